@@ -1,0 +1,60 @@
+"""Device, threads and randomness: the few things every numerical module needs.
+
+No global state is set on import. Randomness is always a `torch.Generator` that is handed down.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from onerec.errors import RecipeError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        RecipeError: a CUDA device is asked for and none is there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"device {name!r}: no CUDA device is visible here; use --set device=cpu")
+    return device
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 matrix products on a GPU, plain float32 on the CPU."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def set_threads(count: int | None = None) -> int:
+    """Use `count` CPU threads (default: all that this process may run on) and return the number."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = count or available or 1
+    torch.set_num_threads(threads)
+    return threads
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator; the same seed gives the same stream on the same kind of device."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
+    """Switch modules to evaluation without gradients, and back to what they were."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.train(training)
