@@ -18,4 +18,4 @@ class RecipeError(OneRecError):
 
 
 class RunError(OneRecError):
-    """A run folder that is missing, unfinished, damaged, held by another process or of other data."""
+    """A run folder that is missing, unfinished, damaged, held by another or of other data."""
