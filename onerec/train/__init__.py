@@ -1,0 +1,1 @@
+"""Optimisers and, in later stages, policy objectives: pure functions of tensors."""

@@ -1,0 +1,232 @@
+"""From the log to the model's `Batch`: contexts cut out of the log, on the device, by gathers.
+
+A context is (user, end): the user's log rows before row `end`. Training draws (context, targets),
+evaluation and serving give contexts alone. All tables stand on the device once, so a batch costs a
+few gathers there and no Python per user.
+
+Time is given to the model as the gap between an event and the newest event of its context, never
+the gap to the target, whose time is not known when a recommendation is made.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onerec.data.dataset import Dataset, Interactions
+from onerec.data.features import (
+    GAP_BUCKETS,
+    EventFeatures,
+    ItemFeatures,
+    UserFeatures,
+    event_features,
+    item_features,
+    user_features,
+)
+from onerec.data.split import Cases, Split
+from onerec.model.onerec import Batch, Events, ItemTable, Vocabulary
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything the model may read of a dataset but the order of events."""
+
+    user: UserFeatures
+    item: ItemFeatures
+    event: EventFeatures
+    timed: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset, log: Interactions) -> "Features":
+        timed = "timestamp" in log.columns and dataset.info.get("time") == "exact"
+        return cls(user_features(dataset), item_features(dataset), event_features(log), timed)
+
+    def vocabulary(self, sizes: tuple[int, ...], n_items: int) -> Vocabulary:
+        """Cardinalities for the model; a feature that the data lack has none."""
+        return Vocabulary(
+            sizes=sizes,
+            n_items=n_items,
+            user_features=self.user.sizes,
+            n_authors=self.item.n_authors if self.item.n_authors > 1 else 0,
+            n_tags=self.item.n_tags if self.item.n_tags > 1 else 0,
+            n_time=GAP_BUCKETS if self.timed else 0,
+            n_play=self.event.n_play,
+            n_duration=self.item.n_durations if self.item.n_durations > 2 else 0,
+            behaviours=len(self.event.behaviours),
+        )
+
+    def item_table(self, codes: NDArray[np.int64]) -> ItemTable:
+        """The model's table of items: codes (n, L) and features, row 0 for padding."""
+        pad = lambda column: torch.from_numpy(np.concatenate([[0], column]))  # noqa: E731
+        padded = np.concatenate([np.zeros((1, codes.shape[1]), dtype=np.int64), codes])
+        return ItemTable(
+            codes=torch.from_numpy(padded),
+            author=pad(self.item.author),
+            tag=pad(self.item.tag),
+            duration=pad(self.item.duration),
+        )
+
+
+class Contexts:
+    """Builds `Batch`es for (user, end) pairs over one log.
+
+    `short_length` newest events of any kind and `positive_length` newest positives; 0 leaves the
+    pathway out. Sequences are left-aligned, oldest first, padding (item 0) behind.
+    """
+
+    def __init__(
+        self,
+        log: Interactions,
+        features: Features,
+        *,
+        short_length: int,
+        positive_length: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.short_length, self.positive_length = short_length, positive_length
+        self.timed = features.timed
+
+        def put(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        self.offsets = put(log.offsets)
+        self.item = put(log.item.astype(np.int64) + 1)
+        self.play = put(features.event.play)
+        self.labels = put(features.event.labels)
+        self.static = put(features.user.codes)
+        self.time = put(log.columns["timestamp"]) if self.timed else None
+        # Row numbers of the positives, and for each row how many positives stand before it.
+        self.positive_rows = put(np.flatnonzero(log.positive))
+        self.positives_before = put(np.concatenate([[0], np.cumsum(log.positive)]))
+        self.device = self.item.device
+
+    def batch(self, user: Tensor, end: Tensor, target: Tensor | None = None) -> Batch:
+        """user (B,), end (B,) log rows, target (B, M) item + 1 or None -> Batch on the device."""
+        user, end = user.to(self.device), end.to(self.device)
+        start = self.offsets[user]
+        rows, mask = _last(start, end, self.short_length)
+        short = self._events(rows, mask, end)
+        first, last = self.positives_before[start], self.positives_before[end]
+        picks, picked = _last(first, last, self.positive_length)
+        found = self.positive_rows[picks.clamp(0, max(0, len(self.positive_rows) - 1))]
+        positive = self._events(found if len(self.positive_rows) else picks, picked, end)
+        if target is None:
+            target = torch.zeros(len(user), 1, dtype=torch.int64)
+        return Batch(
+            static=self.static[user], short=short, positive=positive, target=target.to(self.device)
+        )
+
+    def _events(self, rows: Tensor, mask: Tensor, end: Tensor) -> Events:
+        """rows (B, T) of the log, mask (B, T) -> Events; what is masked is all zeros."""
+        rows = rows.clamp(0, len(self.item) - 1)
+        if self.time is not None:
+            newest = self.time[(end - 1).clamp(min=0)]  # (B,)
+            seconds = (newest[:, None] - self.time[rows]).clamp(min=0) / 1000.0
+            gap = 1 + torch.log2(1 + seconds).long().clamp(max=GAP_BUCKETS - 2)
+        else:
+            gap = torch.zeros_like(rows)
+        return Events(
+            item=self.item[rows] * mask,
+            time=gap * mask,
+            play=self.play[rows] * mask,
+            label=self.labels[rows] * mask[..., None],
+        )
+
+
+def _last(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The last `length` numbers of each range [start, end): (B, length) and which are real."""
+    first = torch.maximum(start, end - length)
+    rows = first[:, None] + torch.arange(length, device=start.device)
+    return rows, rows < end[:, None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Contexts (E,) as (user, end) and their targets (E, M) as item + 1, 0 for none."""
+
+    user: Ints
+    end: Ints
+    target: Ints
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def training_examples(split: Split, targets: int = 1) -> Examples:
+    """Every positive training row with something before it starts an example.
+
+    Its context is all that its user did before; its targets are the `targets` positives from it on,
+    inside the training rows: they share the context, as the targets of a session do in the first
+    OneRec paper and five exposures do in OneRec-V2.
+    """
+    log = split.log
+    rows = np.flatnonzero(log.positive & split.train)
+    user = log.user[rows].astype(np.int64)
+    keep = rows > log.offsets[user]
+    target = np.zeros((len(rows), targets), dtype=np.int64)
+    for m in range(targets):
+        same = np.zeros(len(rows), dtype=bool)
+        same[: len(rows) - m] = user[: len(rows) - m] == user[m:]
+        target[same, m] = log.item[rows[m:][same[: len(rows) - m]]].astype(np.int64) + 1
+    return Examples(user[keep], rows[keep].astype(np.int64), target[keep])
+
+
+class EpochSampler:
+    """Example numbers of step s, in an order shuffled anew each epoch.
+
+    A pure function of (seed, step): a resumed run asks for step s and gets what the uninterrupted
+    one got. The last, smaller batch of an epoch is filled from the next epoch's order.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+        self._cached: tuple[int, Ints] | None = None
+
+    def order(self, epoch: int) -> Ints:
+        """The permutation (n,) of an epoch."""
+        if self._cached is None or self._cached[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._cached = (epoch, rng.permutation(self.n))
+        return self._cached[1]
+
+    def __call__(self, step: int) -> Ints:
+        begin = step * self.batch_size
+        epoch, place = divmod(begin, self.n)
+        numbers = self.order(epoch)[place : place + self.batch_size]
+        if len(numbers) < self.batch_size:
+            rest = self.batch_size - len(numbers)
+            numbers = np.concatenate([numbers, self.order(epoch + 1)[:rest]])
+        return numbers
+
+
+class TrainingBatches:
+    """step -> Batch: examples drawn by an `EpochSampler`, contexts cut by `Contexts`."""
+
+    def __init__(self, contexts: Contexts, examples: Examples, batch_size: int, seed: int) -> None:
+        self.contexts = contexts
+        self.sampler = EpochSampler(len(examples), batch_size, seed)
+        self.user = torch.from_numpy(examples.user)
+        self.end = torch.from_numpy(examples.end)
+        self.target = torch.from_numpy(examples.target)
+
+    def __call__(self, step: int) -> Batch:
+        numbers = torch.from_numpy(self.sampler(step))
+        return self.contexts.batch(self.user[numbers], self.end[numbers], self.target[numbers])
+
+
+def case_batches(
+    contexts: Contexts, cases: Cases, size: int
+) -> "list[tuple[slice, Tensor, Tensor]]":
+    """Evaluation cases in slices of `size`, as (slice, user, end)."""
+    return [
+        (
+            slice(begin, min(begin + size, len(cases.user))),
+            torch.from_numpy(cases.user[begin : begin + size]),
+            torch.from_numpy(cases.end[begin : begin + size]),
+        )
+        for begin in range(0, len(cases.user), size)
+    ]

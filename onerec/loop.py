@@ -1,0 +1,109 @@
+"""The one training loop.
+
+`loop` is a generator: it makes one optimiser step and yields what happened, so that the caller can
+log, save, evaluate, pause or stop between two steps without a callback. Pre-training, tokenizer
+training and alignment differ only in the batches and the loss that they hand in. Nothing here
+touches the disk.
+
+A step's randomness (dropout) is seeded by `seed` and the step's number, and batches are asked for
+by number, so a run that resumes at step s does exactly what the uninterrupted run did from s on.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from onerec.common import autocast
+from onerec.errors import RunError
+
+BatchT = TypeVar("BatchT")
+LossFunction = Callable[[BatchT], tuple[Tensor, Mapping[str, Tensor]]]
+
+_STEP_SEED = 1_000_003  # keeps the streams of neighbouring seeds apart
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did. `seconds` since the loop began; `grad_norm` before clipping."""
+
+    step: int
+    loss: float
+    values: dict[str, float]
+    grad_norm: float
+    lr: float
+    seconds: float
+
+
+@dataclass
+class Trainee(Generic[BatchT]):
+    """What a loop trains: parameters, their optimiser, the loss and the batch of a given step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: LossFunction[BatchT]
+    batch: Callable[[int], BatchT]
+    learning_rate: Callable[[int], float]
+    after_step: Callable[[], None] | None = None
+
+
+def loop(
+    trainee: Trainee[BatchT],
+    *,
+    steps: int,
+    start: int = 0,
+    clip: float = 1.0,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[StepResult]:
+    """Train from `start` to `steps`, yielding after each step.
+
+    `clip` bounds the global gradient norm (0: never). Steps are counted from 1 in what is yielded,
+    so `result.step == steps` is the last.
+
+    Raises:
+        RunError: a loss or a gradient norm is not finite. The weights are still those before it.
+    """
+    device = device or torch.device("cpu")
+    begun = time.perf_counter()
+    trainee.model.train()
+    for step in range(start, steps):
+        torch.manual_seed(seed * _STEP_SEED + step)
+        lr = trainee.learning_rate(step)
+        for group in trainee.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        batch = trainee.batch(step)
+        with autocast(device):
+            loss, values = trainee.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), clip or float("inf"))
+        # One transfer for every number of the step: each .item() would stall the GPU on its own.
+        numbers = torch.stack(
+            [loss.detach().float(), norm.float(), *(v.detach().float() for v in values.values())]
+        ).tolist()
+        _refuse_non_finite(numbers[0], numbers[1], step)
+        trainee.optimizer.step()
+        trainee.optimizer.zero_grad(set_to_none=True)
+        if trainee.after_step is not None:
+            trainee.after_step()
+        yield StepResult(
+            step=step + 1,
+            loss=numbers[0],
+            values=dict(zip(values.keys(), numbers[2:], strict=True)),
+            grad_norm=numbers[1],
+            lr=lr,
+            seconds=time.perf_counter() - begun,
+        )
+        trainee.model.train()  # the caller may have evaluated between two steps
+
+
+def _refuse_non_finite(loss: float, norm: float, step: int) -> None:
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not torch.isfinite(torch.tensor(value)):
+            raise RunError(
+                f"training stopped: the {name} of batch {step} is {value}; weights are those of "
+                f"step {step}; resume from the last checkpoint with a lower train.learning_rate"
+            )

@@ -1,0 +1,355 @@
+"""Recipes: functions that return the whole configuration of a run.
+
+Variants derive from one another with `dataclasses.replace`. A setting is named by its path
+(`train.steps`), a recipe by its function's name; a wrong name is answered with the nearest right
+one. `estimate` says what a run will cost before it starts.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from onerec.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class ContentConfig:
+    """What an item is to the tokenizer: text vectors, content tokens and co-consumption, joined.
+
+    `text` is hashed, sentence, or none; `tokens` uses the dataset's own content tokens where it has
+    them. A weight of 0 leaves the part out.
+    """
+
+    text: str = "hashed"
+    text_dim: int = 64
+    text_weight: float = 1.0
+    tokens_weight: float = 1.0
+    behaviour_dim: int = 64
+    behaviour_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """`codebook_size` is a ceiling: it shrinks to a quarter of the items (DESIGN: a power of two)."""
+
+    levels: int = 3
+    codebook_size: int = 256
+    iterations: int = 25
+    init: str = "k-means++"
+    policy: str = "share"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and shape of OneRec; the rest follows from the data."""
+
+    width: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    heads: int = 4
+    short_length: int = 20
+    positive_length: int = 64
+    experts: int = 4
+    active_experts: int = 2
+    dropout: float = 0.1
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`targets` positives share a context. `keep` is last, or best by valid recall@10."""
+
+    steps: int = 1_000
+    batch_size: int = 256
+    targets: int = 4
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    balance_rate: float = 0.001
+    evaluate_every: int = 250
+    checkpoint_every: int = 250
+    keep: str = "last"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """`baseline_trials` settings are tried for every baseline; `sasrec_steps` bound each trial."""
+
+    split: str = "auto"
+    part: str = "test"
+    filter_seen: bool = False
+    beam: int = 50
+    valid_users: int = 1_000
+    recommend_users: int = 2_000
+    baselines: tuple[str, ...] = ("popularity", "item_knn", "sasrec")
+    baseline_trials: int = 4
+    sasrec_steps: int = 400
+    sasrec_width: int = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run but for the dataset."""
+
+    name: str
+    seed: int = 0
+    device: str = "auto"
+    content: ContentConfig = field(default_factory=ContentConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def tiny() -> Recipe:
+    """Seconds on two CPU cores: the demo, the notebooks and the tests."""
+    return Recipe(
+        name="tiny",
+        tokenizer=TokenizerConfig(codebook_size=128),
+        model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1, positive_length=32),
+        train=TrainConfig(steps=400, batch_size=256, learning_rate=3e-3, warmup_steps=40),
+    )
+
+
+def small() -> Recipe:
+    """Minutes on two CPU cores, for a dataset of your own."""
+    return Recipe(
+        name="small",
+        tokenizer=TokenizerConfig(codebook_size=256),
+        model=ModelConfig(width=128, encoder_layers=2, decoder_layers=2),
+        train=TrainConfig(steps=1_500, batch_size=256, learning_rate=2e-3),
+    )
+
+
+def beauty() -> Recipe:
+    """Amazon 2014 Beauty, leave-one-out, for a GPU: the literature's comparison."""
+    base = small()
+    return replace(
+        base,
+        name="beauty",
+        content=ContentConfig(text="sentence", text_dim=384),
+        model=replace(base.model, encoder_layers=4, decoder_layers=4, dropout=0.3, experts=0),
+        train=replace(base.train, steps=10_000, batch_size=512, keep="best"),
+        evaluate=replace(
+            base.evaluate, split="leave_one_out", sasrec_steps=4_000, sasrec_width=128
+        ),
+    )
+
+
+def kuairand() -> Recipe:
+    """KuaiRand's short-video logs, split as given, for a GPU or a patient CPU."""
+    base = small()
+    return replace(
+        base,
+        name="kuairand",
+        model=replace(base.model, width=192, positive_length=128),
+        train=replace(base.train, steps=6_000, batch_size=512),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    function.__name__: function for function in (tiny, small, beauty, kuairand)
+}
+
+
+def recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe called `name` with `overrides` (path -> text) applied.
+
+    Raises:
+        RecipeError: no such recipe or setting (the nearest is named), or a value of a wrong type.
+    """
+    if name not in RECIPES:
+        raise RecipeError(
+            f"no recipe {name!r}{_nearest(name, RECIPES)}; there are {_list(RECIPES)}"
+        )
+    result = RECIPES[name]()
+    for path, text in (overrides or {}).items():
+        result = _set(result, path, text)
+    return _check(result)
+
+
+def parse_overrides(settings: typing.Iterable[str]) -> dict[str, str]:
+    """`["train.steps=10"]` -> `{"train.steps": "10"}`.
+
+    Raises:
+        RecipeError: an entry without an equals sign.
+    """
+    result = {}
+    for entry in settings:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {entry!r} has no '='; write --set train.steps=100")
+        result[name.strip()] = value.strip()
+    return result
+
+
+def setting_names(config: Any | None = None, prefix: str = "") -> list[str]:
+    """Every setting's path, in order."""
+    names = []
+    for item in dataclasses.fields(config if config is not None else Recipe):
+        value = getattr(config if config is not None else tiny(), item.name)
+        if dataclasses.is_dataclass(value):
+            names += setting_names(value, f"{prefix}{item.name}.")
+        elif item.name != "name":
+            names.append(prefix + item.name)
+    return names
+
+
+def to_dict(config: Recipe) -> dict[str, Any]:
+    """Nested plain dictionaries, as recipe.json holds them."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `to_dict`; a setting that is not there keeps its default.
+
+    Raises:
+        RecipeError: a setting that this version does not know.
+    """
+    return typing.cast(Recipe, _build(Recipe, values, ""))
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise RecipeError(f"setting {prefix + name!r} is unknown{_nearest(name, known)}")
+    made = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            made[name] = _build(typing.cast(type, hint), value, f"{prefix}{name}.")
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def _set(config: Any, path: str, text: str, full: str | None = None) -> Any:
+    full = full or path
+    head, _, rest = path.partition(".")
+    fields = {item.name: item for item in dataclasses.fields(config)}
+    if head not in fields or head == "name":
+        names = setting_names()
+        raise RecipeError(
+            f"no setting {full!r}{_nearest(full, names)}; `onerec recipes` lists them all"
+        )
+    value = getattr(config, head)
+    if dataclasses.is_dataclass(value):
+        if not rest:
+            inner = [f"{full}.{item.name}" for item in dataclasses.fields(value)]
+            raise RecipeError(f"{full!r} is a group of settings: {_list(inner)}")
+        return replace(config, **{head: _set(value, rest, text, full)})
+    if rest:
+        raise RecipeError(f"{full!r}: {head!r} holds one value; write --set {head}=...")
+    hint = typing.get_type_hints(type(config))[head]
+    return replace(config, **{head: _parse(text, hint, full)})
+
+
+def _parse(text: str, hint: Any, name: str) -> Any:
+    if isinstance(hint, types.GenericAlias):  # tuple[str, ...]
+        return tuple(part for part in text.split(",") if part)
+    if hint is bool:
+        if text.lower() in ("true", "1", "yes"):
+            return True
+        if text.lower() in ("false", "0", "no"):
+            return False
+        raise RecipeError(f"{name}={text!r}: needs true or false")
+    try:
+        return hint(text)
+    except ValueError:
+        kind = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
+        raise RecipeError(f"{name}={text!r}: needs {kind}") from None
+
+
+# Settings with a closed set of values, and the smallest value of the numeric ones.
+_CHOICES = {
+    "content.text": ("hashed", "sentence", "none"),
+    "tokenizer.init": ("k-means++", "random"),
+    "tokenizer.policy": ("share", "extra_level", "none"),
+    "train.keep": ("last", "best"),
+    "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
+    "evaluate.part": ("valid", "test"),
+}
+_AT_LEAST = {
+    "tokenizer.levels": 1,
+    "tokenizer.codebook_size": 2,
+    "tokenizer.iterations": 1,
+    "content.text_dim": 2,
+    "content.behaviour_dim": 2,
+    "model.width": 8,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "model.heads": 1,
+    "model.short_length": 0,
+    "model.positive_length": 0,
+    "model.experts": 0,
+    "model.active_experts": 1,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.targets": 1,
+    "train.warmup_steps": 1,
+    "train.evaluate_every": 1,
+    "train.checkpoint_every": 1,
+    "evaluate.beam": 1,
+    "evaluate.valid_users": 1,
+    "evaluate.recommend_users": 1,
+    "evaluate.baseline_trials": 1,
+    "evaluate.sasrec_steps": 1,
+    "evaluate.sasrec_width": 8,
+    "seed": 0,
+}
+BASELINES = ("popularity", "item_knn", "sasrec")
+
+
+def _check(config: Recipe) -> Recipe:
+    def value(path: str) -> Any:
+        result: Any = config
+        for name in path.split("."):
+            result = getattr(result, name)
+        return result
+
+    for path, choices in _CHOICES.items():
+        if value(path) not in choices:
+            raise RecipeError(
+                f"{path}={value(path)!r}{_nearest(value(path), choices)}: needs {_list(choices)}"
+            )
+    for path, least in _AT_LEAST.items():
+        if value(path) < least:
+            raise RecipeError(f"{path}={value(path)}: needs at least {least}")
+    for path in ("model.dropout", "model.label_smoothing"):
+        if not 0 <= value(path) < 1:
+            raise RecipeError(f"{path}={value(path)}: needs a number from 0 to below 1")
+    if not value("train.learning_rate") > 0:
+        raise RecipeError(f"train.learning_rate={value('train.learning_rate')}: needs more than 0")
+    model = config.model
+    if model.width % model.heads:
+        raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")
+    if model.experts and model.active_experts > model.experts:
+        raise RecipeError(
+            f"model.active_experts={model.active_experts} is above model.experts={model.experts}"
+        )
+    if model.short_length + model.positive_length == 0:
+        raise RecipeError("model.short_length and model.positive_length are both 0: no history")
+    for name in config.evaluate.baselines:
+        if name not in BASELINES:
+            raise RecipeError(
+                f"evaluate.baselines: no {name!r}{_nearest(name, BASELINES)}; "
+                f"there are {_list(BASELINES)}"
+            )
+    return config
+
+
+def _nearest(name: str, names: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    if not near:  # a bare name of a nested setting: steps -> train.steps
+        near = [n for n in names if n.rpartition(".")[2] == name][:1]
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _list(names: typing.Iterable[str]) -> str:
+    return ", ".join(names)
