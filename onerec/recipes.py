@@ -34,7 +34,7 @@ class ContentConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """`codebook_size` is a ceiling: it shrinks to a quarter of the items (DESIGN: a power of two)."""
+    """`codebook_size` is a ceiling; a quarter of the items is another one."""
 
     levels: int = 3
     codebook_size: int = 256

@@ -1,0 +1,145 @@
+"""A run's parts put together: dataset, split, features, semantic IDs, trie and model.
+
+Training, evaluation, serving and the app all get them here, so that they cannot disagree.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec.checkpoint import load_model
+from onerec.common import generator
+from onerec.data.batches import Contexts, Features
+from onerec.data.dataset import Dataset, open_dataset
+from onerec.data.split import Split, make_split
+from onerec.errors import RunError
+from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.recipes import Recipe, from_dict
+from onerec.runs import Run
+from onerec.tokenizer.semantic_ids import SemanticIds
+from onerec.tokenizer.trie import Trie
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run learns from: a dataset, its split and the features a model may read."""
+
+    recipe: Recipe
+    dataset: Dataset
+    split: Split
+    features: Features
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: Dataset) -> "Setting":
+        split = make_split(dataset, recipe.evaluate.split)
+        return cls(recipe, dataset, split, Features.of(dataset, split.log))
+
+    def contexts(self, device: torch.device | str) -> Contexts:
+        """The builder of batches, its tables on `device`."""
+        model = self.recipe.model
+        return Contexts(
+            self.split.log,
+            self.features,
+            short_length=model.short_length,
+            positive_length=model.positive_length,
+            device=device,
+        )
+
+    def new_model(self, ids: SemanticIds) -> OneRec:
+        """A model with fresh weights, the same for the same seed."""
+        model = self.recipe.model
+        config = OneRecConfig(
+            width=model.width,
+            layers=model.encoder_layers,
+            decoder_layers=model.decoder_layers,
+            heads=model.heads,
+            short_length=model.short_length,
+            positive_length=model.positive_length,
+            experts=model.experts,
+            active_experts=model.active_experts,
+            dropout=model.dropout,
+            label_smoothing=model.label_smoothing,
+        )
+        result = OneRec(
+            config,
+            self.features.vocabulary(ids.sizes, self.dataset.n_items),
+            self.features.item_table(ids.codes),
+        )
+        result.init_weights(generator(self.recipe.seed))
+        return result
+
+
+def setting_of(run: Run, home: Path | None = None) -> Setting:
+    """The setting that a run was made with.
+
+    Raises:
+        RunError: the dataset has changed since, so its numbers would mean something else.
+    """
+    description = run.recipe()
+    if not description:
+        raise RunError(f"run {run.name!r} has no recipe.json; start it with `onerec run`")
+    named = description["dataset"]
+    dataset = open_dataset(named["name"], home or run.home)
+    if dataset.fingerprint != named["fingerprint"]:
+        raise RunError(
+            f"run {run.name!r} was made on another {named['name']!r} (fingerprint "
+            f"{named['fingerprint'][:12]}, now {dataset.fingerprint[:12]}); start a new run"
+        )
+    return Setting.of(from_dict(description["recipe"]), dataset)
+
+
+def training_popularity(split: Split) -> NDArray[np.int64]:
+    """How often each item is a positive of the training rows: (n_items,)."""
+    rows = split.train & split.log.positive
+    return np.bincount(split.log.item[rows], minlength=split.log.n_items).astype(np.int64)
+
+
+def load_semantic_ids(run: Run) -> tuple[SemanticIds, NDArray[np.int64]]:
+    """A run's semantic IDs and the training popularity of its items (n,).
+
+    Raises:
+        RunError: the tokenizer stage has not finished.
+    """
+    report = run.report()
+    if not run.is_done("tokenize") or report is None:
+        raise RunError(
+            f"run {run.name!r} has no tokenizer yet; `onerec tokenize --run {run.name}` makes it"
+        )
+    path = str(run.path / "tokenizer" / "semantic_ids.parquet")
+    levels = len(report["sizes"])
+    names = [f"code_{level}" for level in range(1, levels + 1)]
+    columns = (
+        duckdb.connect()
+        .execute(
+            f"SELECT {', '.join(names)}, popularity FROM read_parquet(?) ORDER BY item", [path]
+        )
+        .fetchnumpy()
+    )
+    codes = np.stack([np.asarray(columns[name], dtype=np.int64) for name in names], axis=1)
+    ids = SemanticIds(codes, tuple(report["sizes"]), report["collisions"]["policy"], report)
+    return ids, np.asarray(columns["popularity"], dtype=np.int64)
+
+
+def make_trie(ids: SemanticIds, popularity: NDArray[np.int64]) -> Trie:
+    """The tree of legal codes, its leaves in the order of training popularity."""
+    return Trie(torch.from_numpy(ids.codes), ids.sizes, torch.from_numpy(popularity))
+
+
+def trained_model(run: Run, setting: Setting, ids: SemanticIds) -> OneRec:
+    """The model with the weights that pre-training chose.
+
+    Raises:
+        RunError: pre-training has not finished, or its checkpoint is damaged or of another shape.
+    """
+    done = run.done("pretrain")
+    if done is None:
+        raise RunError(
+            f"run {run.name!r} is not trained yet; `onerec pretrain --run {run.name}` goes on"
+        )
+    model = setting.new_model(ids)
+    load_model(run.path / "pretrain" / done["checkpoint"], model)
+    return model

@@ -1,0 +1,137 @@
+"""Weights on disk: safetensors beside readable JSON, complete when the JSON is there.
+
+A training checkpoint holds the weights (`model.<name>`) and the optimiser's moments
+(`optim.<name>.<moment>`), so that a resumed run is the uninterrupted one. No pickle. Shapes and
+fingerprints are checked at load; a file cut in half is named and passed over for the one before.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from onerec.errors import RunError
+from onerec.runs import read_json, write_json
+
+_MODEL, _OPTIM = "model.", "optim."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint: its two files and the step after which it was written."""
+
+    path: Path
+    step: int
+    info: dict[str, Any]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot write ({error.strerror}); free some disk space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose name starts with `prefix`, which is cut off.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name[len(prefix) :]: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; run the stage that writes it again") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{path}: damaged ({str(error).splitlines()[0]}); delete it and run the stage again"
+        ) from None
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    info: dict[str, Any],
+) -> Checkpoint:
+    """Write checkpoint-NNNNNN.safetensors, then its .json, which makes it valid."""
+    path = folder / f"checkpoint-{step:06d}.safetensors"
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for parameter, moments in optimizer.state.items():
+        for moment, value in moments.items():
+            tensors[f"{_OPTIM}{names[id(parameter)]}.{moment}"] = torch.as_tensor(value)
+    save_tensors(path, tensors)
+    info = {**info, "step": step, "bytes": path.stat().st_size}
+    write_json(path.with_suffix(".json"), info)
+    return Checkpoint(path, step, info)
+
+
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """Finished checkpoints of a folder, oldest first; one that is cut short is left out."""
+    found = []
+    for description in sorted(folder.glob("checkpoint-*.json")):
+        path = description.with_suffix(".safetensors")
+        try:
+            info = read_json(description)
+        except (RunError, json.JSONDecodeError):
+            continue
+        if path.is_file() and path.stat().st_size == info.get("bytes"):
+            found.append(Checkpoint(path, int(info["step"]), info))
+    return found
+
+
+def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and those of the steps in `also`."""
+    for old in checkpoints(folder)[:-keep]:
+        if old.step not in (also or set()):
+            old.path.with_suffix(".json").unlink(missing_ok=True)  # first, so none is half there
+            old.path.unlink(missing_ok=True)
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into `model`.
+
+    Raises:
+        RunError: the file is damaged, or a tensor is missing, unknown or of another shape.
+    """
+    weights = load_tensors(path, _MODEL)
+    own = model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        ours, theirs = own.get(name), weights.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            shape = lambda t: "absent" if t is None else tuple(t.shape)  # noqa: E731
+            raise RunError(
+                f"{path.name}: tensor {name!r} is {shape(theirs)} in the file, {shape(ours)} in "
+                "the model: another recipe or tokenizer wrote it; start a run of another name"
+            )
+    model.load_state_dict(weights)
+
+
+def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's moments into `optimizer`, parameter by parameter."""
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_tensors(path, _OPTIM).items():
+        name, _, moment = key.rpartition(".")
+        moments.setdefault(name, {})[moment] = tensor
+    for name, parameter in model.named_parameters():
+        if name in moments:
+            optimizer.state[parameter] = {
+                moment: value.to(parameter.device) for moment, value in moments[name].items()
+            }
