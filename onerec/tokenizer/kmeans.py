@@ -1,0 +1,210 @@
+"""k-means on any device, in bounded memory.
+
+Lloyd's iterations from a greedy k-means++ start. Distances are computed for a chunk of rows at a
+time, so an (n, k) matrix never exists; sums are in float64 and in a fixed order, so a seed gives
+the same centroids again on the same device. Left out: mini-batches and balanced clusters.
+
+Shapes: n vectors, d dimensions, k clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onerec.errors import DataError, RecipeError
+
+INITS = ("k-means++", "random")
+SEED_ROWS = 64
+"""Rows per cluster, drawn at random, among which the k-means++ start looks for seeds; ours."""
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """What `kmeans` found."""
+
+    centroids: Tensor  # (k, d) float32
+    labels: Tensor  # (n,) int64, equal to assign(x, centroids)
+    inertia: float  # sum of squared distances to the own centroid
+    iterations: int  # Lloyd iterations made
+    repaired: int  # how often an empty cluster was given a new centroid
+
+
+def kmeans(
+    x: Tensor,
+    k: int,
+    *,
+    iterations: int = 25,
+    generator: torch.Generator,
+    init: str = "k-means++",
+    tolerance: float = 1e-6,
+) -> KMeansResult:
+    """Cluster the rows of x (n, d) into k clusters.
+
+    Stops early when no label changes or the inertia falls by less than `tolerance` of itself. An
+    empty cluster moves to a row drawn with a probability proportional to its squared distance to
+    its own centroid, the rule of the start (ours); with fewer distinct rows than k some stay empty.
+
+    Raises:
+        RecipeError: fewer rows than clusters, or an unknown init.
+        DataError: a value that is not finite.
+        ValueError: x is not a matrix, or k or iterations is below 1.
+    """
+    _check(x, k, iterations, init)
+    if init == "random":
+        centroids = x[_permutation(len(x), generator, x.device)[:k]].float()
+    else:
+        centroids = _greedy_seeds(x, k, generator)
+    repaired, before, made = 0, math.inf, 1
+    old_labels: Tensor | None = None
+    for made in range(1, iterations + 1):  # noqa: B007 (its last value is the answer)
+        labels, distances = _nearest(x, centroids)
+        sums, counts = _cluster_sums(x, labels, k)
+        full = counts > 0
+        centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
+        centroids = centroids.float()
+        moved = _repair(x, centroids, distances, torch.nonzero(~full)[:, 0], generator)
+        repaired += moved
+        inertia = float(distances.sum(dtype=torch.float64))
+        same = old_labels is not None and bool(torch.equal(labels, old_labels))
+        if moved == 0 and (same or before - inertia <= tolerance * inertia):
+            break
+        before, old_labels = inertia, labels
+    labels = assign(x, centroids)
+    inertia = _inertia(x, centroids, labels)
+    return KMeansResult(centroids, labels, inertia, made, repaired)
+
+
+def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
+    """The nearest centroid of each row: x (n, d), centroids (k, d) -> (n,) int64.
+
+    Equal centroids and equal distances give the lowest index. `chunk` is the number of rows at a
+    time (default: what keeps the distances within a few MiB on a CPU and 256 MiB on a GPU).
+    """
+    labels, _ = _nearest(x, centroids, chunk)
+    return _first_of_equal(centroids)[labels]
+
+
+def _check(x: Tensor, k: int, iterations: int, init: str) -> None:
+    if x.ndim != 2 or k < 1 or iterations < 1:
+        raise ValueError(
+            f"x {tuple(x.shape)} must be (n, d), k {k} and iterations {iterations} >= 1"
+        )
+    if init not in INITS:
+        raise RecipeError(f"k-means init {init!r} is unknown; choose one of {', '.join(INITS)}")
+    if len(x) < k:
+        raise RecipeError(
+            f"{k} codes cannot be made from {len(x)} vectors; "
+            f"choose a codebook of at most {len(x)} codes"
+        )
+    finite = torch.cat(
+        [torch.isfinite(rows).all(1) for rows in torch.split(x, _chunk_rows(x, x.shape[1]))]
+    )
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise DataError(
+            f"content vector {row} has a value that is not finite; mend it or leave it out"
+        )
+
+
+def _chunk_rows(x: Tensor, columns: int) -> int:
+    """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
+    entries = 2**26 if x.is_cuda else 2**21
+    return max(1, entries // max(columns, x.shape[1]))
+
+
+def _inertia(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
+    """Sum of the squared distances of x (n, d) to the centroids of its labels (n,)."""
+    rows = _chunk_rows(x, x.shape[1])
+    parts = [
+        (part.float() - centroids[own]).square().sum(dtype=torch.float64)
+        for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
+    ]
+    return float(torch.stack(parts).sum())
+
+
+def _nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """Label (n,) and squared distance (n,) float32 of each row to its nearest centroid.
+
+    The label comes from |c|^2 - 2 x.c, one matrix product; the distance from the difference itself,
+    so that it is 0 where a row lies on its centroid.
+    """
+    lengths = centroids.square().sum(1)  # (k,)
+    labels, distances = [], []
+    for part in torch.split(x, chunk or _chunk_rows(x, len(centroids))):
+        rows = part.float()  # (c, d)
+        own = torch.addmm(lengths, rows, centroids.T, alpha=-2).argmin(1)  # (c, k) -> (c,)
+        labels.append(own)
+        distances.append((rows - centroids[own]).square().sum(1))
+    return torch.cat(labels), torch.cat(distances)
+
+
+def _first_of_equal(centroids: Tensor) -> Tensor:
+    """(k,) int64: for each centroid the lowest index that holds the same vector."""
+    _, group = torch.unique(centroids, dim=0, return_inverse=True)
+    index = torch.arange(len(group), device=group.device)
+    first = torch.full_like(group, len(group)).scatter_reduce(0, group, index, "amin")
+    return first[group]
+
+
+def _cluster_sums(x: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sum (k, d) float64 and size (k,) of each cluster.
+
+    A bag per cluster in the order of the rows: unlike index_add on a GPU, the same result each
+    time.
+    """
+    sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
+    rows = max(k, _chunk_rows(x, x.shape[1]))
+    for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True):
+        order = torch.argsort(own, stable=True)
+        sizes = torch.bincount(own, minlength=k)
+        sums += F.embedding_bag(order, part.double(), sizes.cumsum(0) - sizes, mode="sum")
+    return sums, torch.bincount(labels, minlength=k)
+
+
+def _repair(
+    x: Tensor, centroids: Tensor, distances: Tensor, empty: Tensor, generator: torch.Generator
+) -> int:
+    """Move empty centroids, in place, to rows drawn by squared distance; return how many."""
+    wanted = min(len(empty), int((distances > 0).sum()))
+    if wanted == 0:
+        return 0
+    drawn = torch.unique(_draw(distances, wanted, generator))  # distinct rows, maybe fewer
+    centroids[empty[: len(drawn)]] = x[drawn].float()
+    return len(drawn)
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` row numbers with replacement, each with a probability proportional to its weight."""
+    cumulative = weights.double().cumsum(0)
+    ticket = torch.rand(count, dtype=torch.float64, generator=generator, device=generator.device)
+    ticket = ticket.to(weights.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, ticket, right=True).clamp(max=len(weights) - 1)
+
+
+def _permutation(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.randperm(n, generator=generator, device=generator.device).to(device)
+
+
+def _greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007, §5): (k, d) seeds.
+
+    Each step draws 2 + ln k rows by their squared distance to the nearest seed and keeps the one
+    that lowers the sum of these distances most.
+    """
+    rows = x[_permutation(len(x), generator, x.device)[: SEED_ROWS * k]].float()  # (m, d)
+    lengths = rows.square().sum(1)
+    tries = 2 + int(math.log(k))
+    chosen = torch.zeros(k, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0
+    nearest = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
+    for i in range(1, k):
+        candidate = _draw(nearest, tries, generator)  # (t,)
+        to = lengths + lengths[candidate, None] - 2 * rows[candidate] @ rows.T  # (t, m)
+        best = candidate[torch.minimum(to, nearest).sum(1).argmin()]
+        chosen[i] = best
+        nearest = torch.minimum(nearest, (rows - rows[best]).square().sum(1))
+    return rows[chosen]

@@ -1,0 +1,127 @@
+"""Semantic ids: an item's tuple of codes, and what is done when items get the same one.
+
+The paper (OneRec technical report, arXiv 2506.13695, §2.1) does not say what happens to items with
+equal codes. Here it is a named policy, and what it met and changed is counted:
+
+- `share`: items keep their codes and share a leaf of the trie; the leaf lists them by popularity.
+- `extra_level`: one more code tells them apart, 0 where an id is unique (TIGER, arXiv 2305.05065,
+  §3.1).
+- `none`: no two items may share; a collision is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from onerec.errors import DataError, RecipeError
+
+POLICIES = ("share", "extra_level", "none")
+
+
+@dataclass(frozen=True)
+class SemanticIds:
+    """The semantic id of every item.
+
+    `report` counts, before the policy: `items`, `distinct` ids, `items_sharing` an id with another
+    item, `share_sharing` of all items, `largest_leaf`; and after it: `items_touched` (their codes
+    changed) and `leaves` (distinct ids of the result).
+    """
+
+    codes: np.ndarray  # (n_items, L) int64
+    sizes: tuple[int, ...]  # N of each level
+    policy: str
+    report: dict[str, Any]
+
+    @property
+    def levels(self) -> int:
+        """L, the number of codes of an item."""
+        return len(self.sizes)
+
+    def leaf_size(self) -> np.ndarray:
+        """(n_items,) int64: how many items have this item's id, itself included."""
+        group = group_rows(self.codes, self.sizes)
+        sizes: np.ndarray = np.bincount(group)[group]
+        return sizes
+
+
+def make_semantic_ids(
+    codes: np.ndarray | Tensor, sizes: Sequence[int], policy: str = "share"
+) -> SemanticIds:
+    """Turn the quantiser's codes (n_items, L) into ids under a collision policy.
+
+    Under `extra_level` the items of an id are told apart in the order of their item numbers, and
+    the level is as large as the largest leaf.
+
+    Raises:
+        RecipeError: an unknown policy.
+        DataError: policy `none` and two items with one id.
+        ValueError: a code outside its level, or shapes that do not agree.
+    """
+    if policy not in POLICIES:
+        raise RecipeError(
+            f"collision policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}"
+        )
+    table = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
+    table = np.ascontiguousarray(table, dtype=np.int64)
+    levels = tuple(int(size) for size in sizes)
+    group = group_rows(table, levels)  # (n_items,)
+    counts = np.bincount(group)
+    sharing = counts[group] > 1
+    report: dict[str, Any] = {
+        "policy": policy,
+        "items": len(table),
+        "distinct": len(counts),
+        "items_sharing": int(sharing.sum()),
+        "share_sharing": float(sharing.mean()),
+        "largest_leaf": int(counts.max()),
+        "items_touched": 0,
+        "leaves": len(counts),
+    }
+    if policy == "none" and sharing.any():
+        pair = " and ".join(map(str, np.flatnonzero(group == group[sharing.argmax()])[:2]))
+        raise DataError(
+            f"{report['items_sharing']} of {len(table)} items share a semantic id, such as items "
+            f"{pair}, and collision policy 'none' forbids it; use 'share' or 'extra_level', or a "
+            "larger codebook"
+        )
+    if policy == "extra_level":
+        last = _rank_in_group(group, counts)
+        table = np.column_stack([table, last])
+        levels = (*levels, int(counts.max()))
+        report |= {"items_touched": int((last > 0).sum()), "leaves": len(table)}
+    return SemanticIds(table, levels, policy, report)
+
+
+def group_rows(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Number the distinct rows of (n, L) codes in lexicographic order -> (n,) int64.
+
+    Raises:
+        ValueError: a code outside its level, no rows, or another number of levels than sizes.
+    """
+    if codes.ndim != 2 or len(codes) == 0 or codes.shape[1] != len(sizes):
+        raise ValueError(f"codes have shape {codes.shape}; expected (items, {len(sizes)})")
+    group = np.zeros(len(codes), dtype=np.int64)
+    for level, size in enumerate(sizes):
+        column = codes[:, level]
+        if column.min() < 0 or column.max() >= size:
+            raise ValueError(f"level {level + 1} has a code outside 0 to {size - 1}")
+        group = np.unique(group * size + column, return_inverse=True)[1]  # never overflows
+    return group
+
+
+def _rank_in_group(group: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(n,) int64: 0 for the first row of each group, 1 for the second, and so on."""
+    order = np.argsort(group, kind="stable")
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank
+
+
+def code_text(codes: Sequence[int]) -> str:
+    """An id for people: (3, 17, 5) -> '3-17-5'."""
+    return "-".join(str(int(code)) for code in codes)
