@@ -1,0 +1,243 @@
+"""Beam search over the trie of semantic IDs: histories in, ranked items out.
+
+The encoder runs once per user and its keys and values are shared by all beams, which are folded
+into the query length of the cross-attention. The self-attention cache holds at most L positions and
+follows the beams by a gather. The trie is tensors: the children of all beams are one gather.
+
+Scores are the model's own log-probabilities in float32, normalised over all N codes of a level;
+the trie only removes continuations. Equal scores are ranked by the parent beam's rank, then by
+code, so a result depends neither on the kernel that picks the best nor on the rest of the batch.
+
+Left out: sampling, length penalties (all sequences have L codes).
+Shapes: B users, K beams, L levels, N codes per level, C children of a node at most, k items, X
+excluded items, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onerec.common import evaluating
+from onerec.model.layers import KeyValue
+from onerec.model.onerec import Batch, Memory, OneRec
+from onerec.tokenizer.trie import Trie
+
+
+class TraceLevel(NamedTuple):
+    """What one level of the search kept, best first; a row that does not exist scores -inf.
+
+    `codes` (B, K, level + 1), `scores` (B, K), `parents` (B, K) rank of the parent in the level
+    before, `legal` (B, K) bool: the prefix is in the trie, `legal_probability` (B, K_parents): what
+    the model gave to all legal continuations of each parent together.
+    """
+
+    codes: Tensor
+    scores: Tensor
+    parents: Tensor
+    legal: Tensor
+    legal_probability: Tensor
+
+
+@dataclass
+class Generated:
+    """Ranked results; a row with no result has item -1, codes -1 and score -inf.
+
+    `items` (B, k) item index, `scores` (B, k) log p of the code sequence, `codes` (B, k, L),
+    `code_log_probs` (B, k, L) whose sum is the score, `legal` (B, k) bool: the codes are an item's.
+    """
+
+    items: Tensor
+    scores: Tensor
+    codes: Tensor
+    code_log_probs: Tensor
+    legal: Tensor
+    trace: list[TraceLevel] = field(default_factory=list)
+
+
+class _Beams(NamedTuple):
+    """codes, log_probs (B, K, l); score (B, K); node (B, K) of the trie, -1 outside it."""
+
+    codes: Tensor
+    log_probs: Tensor
+    score: Tensor
+    node: Tensor
+
+
+class _Next(NamedTuple):
+    """Continuations of all beams: code, node, log_prob (-inf where there is none), (B, K, C)."""
+
+    code: Tensor
+    node: Tensor
+    log_prob: Tensor
+
+
+def beam_search(
+    model: OneRec,
+    batch: Batch,
+    trie: Trie,
+    *,
+    k: int,
+    beam: int,
+    constrained: bool = True,
+    trace: bool = False,
+    exclude: Tensor | None = None,
+    cache: bool = True,
+) -> Generated:
+    """The k items whose codes are most probable, as far as `beam` prefixes per level can see.
+
+    The last level needs no further decoding, so it keeps as many leaves as k items may need. With
+    the trie, a leaf's items follow one another in order of popularity and take one rank each.
+    Without it each rank is one code sequence, whether an item's (the most popular of its leaf) or
+    nobody's (item -1, `legal` False): `legal.float().mean()` is the legality of the model.
+
+    Args:
+        model: in any mode; it is evaluated and then put back.
+        batch: contexts; the targets are not read.
+        trie: which codes exist, on the model's device.
+        k: items per user.
+        beam: prefixes kept at all levels but the last.
+        constrained: follow the trie.
+        trace: record what every level kept.
+        exclude: (B, X) item index + 1, 0 for none: items that may not be returned. The search goes
+            on to the next item instead.
+        cache: keep keys and values of earlier positions; False computes all anew (for tests).
+
+    Raises:
+        ValueError: k or beam is below 1.
+    """
+    if k < 1 or beam < 1:
+        raise ValueError(f"k={k} and beam={beam} must be at least 1")
+    enough = k if exclude is None else k + exclude.shape[1]
+    levels: list[TraceLevel] = []
+    with evaluating(model):
+        memory = model.encode(batch)
+        beams, past = _start(memory), None
+        for level in range(model.levels):
+            logits, present = model.decode_step(level, beams.codes.clamp(min=0), memory, past)
+            children = _children(logits, trie, level, beams.node)
+            options = children if constrained else _all_codes(logits, trie, level, beams.node)
+            parents = beams.score.shape[1]
+            last = level == model.levels - 1
+            beams, parent = _advance(beams, options, enough if last else beam)
+            if cache and not last:
+                past = _follow(present, parent, parents)
+            if trace:
+                mass = children.log_prob.logsumexp(-1).exp()
+                legal = (beams.node >= 0) & beams.score.isfinite()
+                levels.append(TraceLevel(beams.codes, beams.score, parent, legal, mass))
+        result = _rank(beams, trie, k, exclude, expand=constrained)
+    result.trace = levels
+    return result
+
+
+def _start(memory: Memory) -> _Beams:
+    """One empty beam per user at the root."""
+    users, device = len(memory.mask), memory.mask.device
+    codes = torch.zeros(users, 1, 0, dtype=torch.int64, device=device)
+    score = torch.zeros(users, 1, device=device)
+    return _Beams(codes, codes.float(), score, torch.zeros_like(score, dtype=torch.int64))
+
+
+def _children(logits: Tensor, trie: Trie, level: int, node: Tensor) -> _Next:
+    """The legal continuations of each beam, from logits (B, K, N) and nodes (B, K)."""
+    code, child = trie.continuations(level, node)  # (B, K, C), -1 for none
+    log_prob = logits.gather(-1, code.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
+    return _Next(code, child, log_prob.masked_fill(child < 0, -torch.inf))
+
+
+def _all_codes(logits: Tensor, trie: Trie, level: int, node: Tensor) -> _Next:
+    """Every code after each beam; the node is -1 where the trie has no such child."""
+    code = torch.arange(logits.shape[-1], device=node.device).expand(logits.shape)
+    child = trie.step(level, node[..., None].expand(logits.shape), code)
+    return _Next(code, child.long(), logits.log_softmax(-1))
+
+
+def _advance(beams: _Beams, options: _Next, keep: int) -> tuple[_Beams, Tensor]:
+    """The best `keep` continuations and the rank of each one's parent (B, keep)."""
+    width = options.code.shape[-1]  # C
+    score, pick = best((beams.score[..., None] + options.log_prob).flatten(1), keep)
+    parent = pick // width
+    dead = score.isneginf()
+
+    def taken(table: Tensor) -> Tensor:
+        return table.flatten(1).gather(1, pick)
+
+    def inherited(history: Tensor) -> Tensor:
+        index = parent[..., None].expand(-1, -1, history.shape[-1])
+        return history.gather(1, index)
+
+    code = taken(options.code).masked_fill(dead, -1)
+    log_prob = taken(options.log_prob)
+    return _Beams(
+        torch.cat((inherited(beams.codes), code[..., None]), dim=-1),
+        torch.cat((inherited(beams.log_probs), log_prob[..., None]), dim=-1),
+        score,
+        taken(options.node).masked_fill(dead, -1),
+    ), parent
+
+
+def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The `keep` largest of each row (B, n), descending, equal ones by index; values and index.
+
+    `topk` may return any of the equal scores; only when that matters, a stable sort decides.
+    """
+    keep = min(keep, scores.shape[1])
+    value, index = scores.topk(keep)
+    edge = value[:, -1:]
+    undecided = ((scores >= edge).sum(1, keepdim=True) > keep) & edge.isfinite()
+    if undecided.any():
+        value, index = scores.sort(descending=True, stable=True)
+        return value[:, :keep], index[:, :keep]
+    index = index.sort().values
+    value, order = scores.gather(1, index).sort(descending=True, stable=True)
+    return value, index.gather(1, order)
+
+
+def _follow(present: list[KeyValue], parent: Tensor, parents: int) -> list[KeyValue]:
+    """Each new beam takes over the cache (B K, H, t, Dh) of its parent."""
+    first = torch.arange(len(parent), device=parent.device)[:, None] * parents
+    row = (first + parent).flatten()
+    return [(key[row], value[row]) for key, value in present]
+
+
+def _rank(beams: _Beams, trie: Trie, k: int, exclude: Tensor | None, *, expand: bool) -> Generated:
+    """Beams (B, K) of whole sequences -> the first k items that are not excluded."""
+    ranks = k if exclude is None else k + exclude.shape[1]
+    item, of = trie.expand(beams.node, ranks) if expand else _one_each(beams, trie, ranks)
+    exists = of >= 0  # (B, ranks)
+    if exclude is not None:
+        exists = exists & ~_contains(exclude, item + 1)
+    order = (~exists).byte().argsort(dim=1, stable=True)[:, :k]
+    item, of, exists = (table.gather(1, order) for table in (item, of, exists))  # (B, k)
+    of = of.clamp(min=0)
+    sequence = of[..., None].expand(-1, -1, beams.codes.shape[-1])  # (B, k, L)
+    absent = ~exists[..., None]
+    return Generated(
+        items=item.masked_fill(~exists, -1),
+        scores=beams.score.gather(1, of).masked_fill(~exists, -torch.inf),
+        codes=beams.codes.gather(1, sequence).masked_fill(absent, -1),
+        code_log_probs=beams.log_probs.gather(1, sequence).masked_fill(absent, -torch.inf),
+        legal=(item >= 0) & exists,
+    )
+
+
+def _one_each(beams: _Beams, trie: Trie, ranks: int) -> tuple[Tensor, Tensor]:
+    """One rank per sequence: the most popular item of its leaf (-1 if illegal) and its beam."""
+    width = beams.score.shape[1]
+    of = torch.arange(max(width, ranks), device=beams.node.device)
+    of = of.expand(len(beams.node), -1).masked_fill(of >= width, -1)
+    of = of.masked_fill(~beams.score.gather(1, of.clamp(min=0)).isfinite(), -1)
+    leaf = beams.node.gather(1, of.clamp(min=0))
+    item = trie.leaf_items[trie.leaf_start[leaf.clamp(min=0)]]
+    return item.masked_fill((leaf < 0) | (of < 0), -1), of
+
+
+def _contains(exclude: Tensor, item: Tensor) -> Tensor:
+    """Which of item (B, R), 0 for none, stand in exclude (B, X): (B, R) bool."""
+    exclude = exclude.sort(dim=1).values
+    place = torch.searchsorted(exclude, item).clamp(max=exclude.shape[1] - 1)
+    return (exclude.gather(1, place) == item) & (item > 0)

@@ -1,0 +1,269 @@
+"""OneRec: an encoder over what a user did, a decoder that writes an item's semantic codes.
+
+Encoder: pathways -> bidirectional pre-norm blocks. Decoder: [BOS, s_1 .. s_{L-1}] -> causal
+self-attention, cross-attention, dense SwiGLU or mixture of experts -> one head per level.
+Source: OneRec technical report (V1) sections 2.2 and 2.3; what it does not print is ours and said.
+Left out: the lifelong pathway, experts in the encoder (V1 has them in its 2.6B model alone).
+
+    model = OneRec(OneRecConfig(), vocabulary, items)
+    model.init_weights(generator(seed))
+    loss, parts = model.loss(batch)
+
+Shapes: B contexts, M targets (or beams) per context, L levels, N codes per level, S encoder states,
+D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onerec.model.layers import (
+    EPSILON,
+    DecoderBlock,
+    EncoderBlock,
+    KeyValue,
+    SwiGLU,
+    expert_hidden,
+    ffn_hidden,
+)
+from onerec.model.moe import BIAS_STEP, MixtureOfExperts
+from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+
+__all__ = [
+    "Batch",
+    "Events",
+    "ItemTable",
+    "Memory",
+    "OneRec",
+    "OneRecConfig",
+    "Vocabulary",
+]
+
+
+@dataclass(frozen=True)
+class OneRecConfig:
+    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway."""
+
+    width: int = 128
+    layers: int = 4
+    decoder_layers: int = 4
+    heads: int = 4
+    short_length: int = 20
+    positive_length: int = 256
+    experts: int = 0
+    active_experts: int = 2
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class Memory:
+    """An encoded context: states (B, S, D), mask (B, S), and each decoder layer's keys, values."""
+
+    states: Tensor
+    mask: Tensor
+    keys_values: list[KeyValue]
+
+    @property
+    def attendable(self) -> Tensor:
+        """The mask as attention wants it: (B, 1, 1, S)."""
+        return self.mask[:, None, None]
+
+
+class OneRec(nn.Module):
+    """Encoder-decoder over semantic IDs; see the module's docstring.
+
+    Args:
+        config: sizes.
+        vocabulary: cardinalities of what is read and of the codes that are written.
+        items: codes and features of every item.
+
+    Raises:
+        ValueError: the width is no multiple of the heads, or codes and vocabulary disagree.
+    """
+
+    def __init__(self, config: OneRecConfig, vocabulary: Vocabulary, items: ItemTable) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"width={config.width} is no multiple of heads={config.heads}")
+        if items.codes.shape[1] != len(vocabulary.sizes):
+            raise ValueError(
+                f"items have {items.codes.shape[1]} codes, the vocabulary {len(vocabulary.sizes)}"
+            )
+        self.config, self.vocabulary, self.items = config, vocabulary, items
+        width, heads = config.width, config.heads
+        self.codes = CodeEmbedding(vocabulary.sizes, width)
+        self.begin = nn.Parameter(torch.empty(width))
+        self.pathways = Pathways(vocabulary, width, config.short_length, config.positive_length)
+        self.encoder = nn.ModuleList(
+            EncoderBlock(width, heads, config.dropout) for _ in range(config.layers)
+        )
+        self.encoder_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.decoder = nn.ModuleList(
+            DecoderBlock(width, heads, config.dropout, self._ffn())
+            for _ in range(config.decoder_layers)
+        )
+        self.decoder_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.heads = (
+            None
+            if vocabulary.tied_output
+            else nn.ModuleList(nn.Linear(width, n, bias=False) for n in vocabulary.sizes)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.init_weights(torch.Generator().manual_seed(0))
+
+    def _ffn(self) -> nn.Module:
+        config = self.config
+        if not config.experts:
+            return SwiGLU(config.width, ffn_hidden(config.width))
+        hidden = expert_hidden(config.width)
+        return MixtureOfExperts(config.width, hidden, config.experts, config.active_experts)
+
+    @property
+    def levels(self) -> int:
+        """L, the number of codes of an item."""
+        return len(self.vocabulary.sizes)
+
+    # ------------------------------------------------------------------ weights
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Set every parameter anew; call it before moving the model to a GPU.
+
+        Matrices are normal with deviation 1/sqrt(inputs); those that write into the residual stream
+        are smaller by the square root of the number of branches; tables 1/sqrt(D), so that they are
+        not drowned by the first blocks; output heads and routers .02. All ours.
+        """
+        blocks = 2 * len(self.encoder), 3 * len(self.decoder)
+        for name, parameter in self.named_parameters():
+            module = self.get_submodule(name.rpartition(".")[0]) if "." in name else self
+            if isinstance(module, nn.RMSNorm):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim < 2 or isinstance(module, nn.Embedding):
+                parameter.normal_(0.0, self.config.width**-0.5, generator=generator)
+            elif name.startswith("heads") or name.endswith("router.weight"):
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:  # linear weights are (out, in), experts' (E, in, out)
+                deviation = parameter.shape[1] ** -0.5
+                if name.endswith(("out.weight", "down.weight", "ffn.down")):
+                    deviation /= math.sqrt(blocks[name.startswith("decoder")])
+                parameter.normal_(0.0, deviation, generator=generator)
+        for module in self.mixtures():
+            module.router.bias.zero_()
+
+    def mixtures(self) -> list[MixtureOfExperts]:
+        """The mixtures of experts in the order of the layers; empty for a dense model."""
+        return [module for module in self.modules() if isinstance(module, MixtureOfExperts)]
+
+    def update_router_bias(self, step: float = BIAS_STEP) -> None:
+        """Balance the experts by the load of the last step; call after each optimiser step."""
+        for mixture in self.mixtures():
+            mixture.update_bias(step)
+
+    # ------------------------------------------------------------------ encoder
+
+    def encode(self, batch: Batch) -> Memory:
+        """Encode each context once, and the keys and values that every decoder layer will read."""
+        x, mask = self.pathways(batch, self.items, self.codes)  # (B, S, D), (B, S)
+        x = self.dropout(x)
+        attendable = mask[:, None, None]
+        for block in self.encoder:
+            x = block(x, attendable)
+        states = self.encoder_norm(x)
+        cross = [cast(DecoderBlock, block).cross for block in self.decoder]
+        return Memory(states, mask, [attention.keys_values(states) for attention in cross])
+
+    # ------------------------------------------------------------------ decoder
+
+    def decode(
+        self,
+        codes: Tensor,
+        memory: Memory,
+        past: list[KeyValue] | None = None,
+        counted: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Hidden states after a prefix, for M sequences per context.
+
+        Args:
+            codes: (B, M, l) int64, the first l codes of each sequence.
+            memory: encoded contexts; never copied per sequence.
+            past: keys and values of the first l positions, so that only the newest, which reads
+                code l, is computed; None computes all l + 1.
+            counted: (B, M) bool, sequences that enter the experts' load; None for all.
+
+        Returns:
+            (B, M, l + 1, D), or (B, M, 1, D) with `past`; and each layer's keys and values.
+        """
+        batch, sequences, length = codes.shape
+        if past is None:
+            begin = self.begin.expand(batch, sequences, 1, -1)
+            x = torch.cat((begin, self.codes(codes)), dim=2) if length else begin
+        else:
+            x = self.codes(codes[..., -1:], first=length - 1)
+        x = self.dropout(x)  # (B, M, T, D)
+        if counted is not None:
+            counted = counted[..., None].expand(x.shape[:3])
+        present = []
+        for index, block in enumerate(self.decoder):
+            x, keys_values = block(
+                x,
+                memory.keys_values[index],
+                memory.attendable,
+                past[index] if past else None,
+                counted,
+            )
+            present.append(keys_values)
+        return self.decoder_norm(x), present
+
+    def logits(self, level: int, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., N_level)."""
+        if self.heads is None:
+            return F.linear(hidden, self.codes.rows()[level])
+        logits: Tensor = self.heads[level](hidden)
+        return logits
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """Teacher forcing: logits of every target's codes, one (B, M, N_l) per level."""
+        return self.target_logits(self.encode(batch), batch.target)
+
+    def target_logits(self, memory: Memory, target: Tensor) -> list[Tensor]:
+        """As `forward`, for targets (B, M) of contexts that are encoded already."""
+        codes = self.items.codes[target]  # (B, M, L)
+        hidden, _ = self.decode(codes[..., :-1], memory, counted=target > 0)  # (B, M, L, D)
+        return [self.logits(level, hidden[:, :, level]) for level in range(self.levels)]
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Next-token loss: summed over levels (V1 section 2.3), mean over targets, in nats.
+
+        Returns the loss and its detached parts `loss_1` .. `loss_L`.
+        """
+        codes = self.items.codes[batch.target]  # (B, M, L)
+        codes = codes.masked_fill(batch.target[..., None] == 0, -100)
+        parts = [
+            F.cross_entropy(
+                logits.flatten(0, 1).float(),
+                codes[..., level].flatten(),
+                label_smoothing=self.config.label_smoothing,
+            )
+            for level, logits in enumerate(self(batch))
+        ]
+        named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
+        return torch.stack(parts).sum(), named
+
+    # --------------------------------------------------------------- generation
+
+    def decode_step(
+        self, level: int, codes: Tensor, memory: Memory, past: list[KeyValue] | None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Float32 logits (B, K, N_level) of the next code after prefixes (B, K, level)."""
+        hidden, present = self.decode(codes, memory, past if level else None)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.logits(level, hidden[:, :, -1].float()), present

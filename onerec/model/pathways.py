@@ -1,0 +1,272 @@
+"""What the encoder reads: user features and events, turned into one sequence of states.
+
+Three pathways (V1 section 2.2): a static one of length 1, the most recent events of any kind, and
+the positive events over a longer time. Each ends in Dense(LeakyReLU(Dense(.))); the sequence is
+[h_u; h_s; h_p] + e_pos. The lifelong pathway is left out here.
+
+An event is its item (video embedding, semantic codes or both), author, tag, time gap, play time,
+duration and the multi-hot label of what the user did. A feature that a dataset lacks has
+cardinality 0 and then neither parameters nor cost.
+
+Shapes: B batch, T events, S encoder states, D width, L levels, N codes per level, F static
+features, K behaviours, n items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Events:
+    """Events of B users, padded on either side; padding is item 0.
+
+    `item` (B, T) int64 item index + 1; `time` (B, T) int64 bucket of the gap, 0 unknown;
+    `play` (B, T) int64 bucket, 0 unknown; `label` (B, T, K) float, 1 where the user did it.
+    """
+
+    item: Tensor
+    time: Tensor
+    play: Tensor
+    label: Tensor
+
+    def to(self, device: torch.device | str) -> Events:
+        return Events(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@dataclass
+class Batch:
+    """Contexts and their targets.
+
+    `static` (B, F) int64, 0 unknown; `target` (B, M) int64 item index + 1, 0 for none. The M
+    targets of a row are independent of one another and share its context.
+    """
+
+    static: Tensor
+    short: Events
+    positive: Events
+    target: Tensor
+
+    @property
+    def size(self) -> int:
+        """B, the number of contexts."""
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            static=self.static.to(device),
+            short=self.short.to(device),
+            positive=self.positive.to(device),
+            target=self.target.to(device),
+        )
+
+
+@dataclass
+class Vocabulary:
+    """What the model can read and say, as cardinalities; index 0 (unknown) is not counted.
+
+    `sizes` holds N for each level; 0 of anything else leaves that feature out. `item_input` picks
+    what stands for an item in an event: its own embedding, the sum of its code embeddings, or both
+    (the paper: "vid (or the SID)"). `tied_output` lets the output heads be the code embeddings.
+    """
+
+    sizes: tuple[int, ...]
+    n_items: int
+    user_features: tuple[int, ...] = ()
+    n_authors: int = 0
+    n_tags: int = 0
+    n_time: int = 0
+    n_play: int = 0
+    n_duration: int = 0
+    behaviours: int = 0
+    item_input: Literal["both", "codes", "item"] = "both"
+    tied_output: bool = False
+
+
+class ItemTable(nn.Module):
+    """What is known of each item; row 0 is padding, item i is row i + 1. Not saved with weights.
+
+    `codes` (n + 1, L), `author`, `tag`, `duration` (n + 1,), all int64; 0 is unknown but in codes.
+    """
+
+    codes: Tensor
+    author: Tensor
+    tag: Tensor
+    duration: Tensor
+
+    def __init__(
+        self,
+        codes: Tensor,
+        author: Tensor | None = None,
+        tag: Tensor | None = None,
+        duration: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        nothing = torch.zeros(len(codes), dtype=torch.int64)
+        for name, column in (("author", author), ("tag", tag), ("duration", duration)):
+            self.register_buffer(name, nothing if column is None else column, persistent=False)
+        self.register_buffer("codes", codes, persistent=False)
+
+    def __len__(self) -> int:
+        """Number of items n, without the padding row."""
+        return len(self.codes) - 1
+
+
+class CodeEmbedding(nn.Module):
+    """One table for the codes of all levels: events and the decoder's input read the same rows.
+
+    Sharing is ours. A code means the same on both sides, so histories train what the decoder reads;
+    and the last level, which the decoder never reads, is trained by histories alone.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, sizes: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.table = nn.Embedding(sum(sizes), width)
+        starts = [sum(sizes[:level]) for level in range(len(sizes))]
+        self.register_buffer("offsets", torch.tensor(starts), persistent=False)
+
+    def forward(self, codes: Tensor, first: int = 0) -> Tensor:
+        """Codes (..., l) of levels first..first+l-1 -> (..., l, D)."""
+        rows = codes + self.offsets[first : first + codes.shape[-1]]
+        return F.embedding(rows, self.table.weight)
+
+    def total(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, L) -> the sum over levels (B, T, D), in one kernel."""
+        users, events, levels = codes.shape
+        rows = (codes + self.offsets).view(-1, levels)
+        return F.embedding_bag(rows, self.table.weight, mode="sum").view(users, events, -1)
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """The table split into levels, (N_l, D) each."""
+        return torch.split(self.table.weight, list(self.sizes))
+
+
+def dense_pair(inputs: int, width: int) -> nn.Sequential:
+    """Dense(LeakyReLU(Dense(.))): the end of every pathway."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(), nn.Linear(width, width))
+
+
+def feature_widths(width: int) -> tuple[int, int, int]:
+    """Embedding widths of author, other event features and user features.
+
+    The paper prints 512, 128 and 64 beside D = 1024. The same shares of D, at least 16, are ours.
+    """
+    return max(16, width // 2), max(16, width // 8), max(16, width // 16)
+
+
+class EventFeatures(nn.Module):
+    """Embeds and concatenates what is known of an event; both event pathways share the tables."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int) -> None:
+        super().__init__()
+        author, other, _ = feature_widths(width)
+        tables = {
+            "item": (vocabulary.n_items if vocabulary.item_input != "codes" else 0, width),
+            "author": (vocabulary.n_authors, author),
+            "tag": (vocabulary.n_tags, other),
+            "time": (vocabulary.n_time, other),
+            "play": (vocabulary.n_play, other),
+            "duration": (vocabulary.n_duration, other),
+        }
+        self.tables = nn.ModuleDict(
+            {name: nn.Embedding(count + 1, dim) for name, (count, dim) in tables.items() if count}
+        )
+        self.label = nn.Linear(vocabulary.behaviours, other) if vocabulary.behaviours else None
+        self.reads_codes = vocabulary.item_input != "item"
+        self.dim = sum(dim for count, dim in tables.values() if count)
+        self.dim += width * self.reads_codes + other * (self.label is not None)
+
+    def forward(self, events: Events, items: ItemTable, codes: CodeEmbedding) -> Tensor:
+        """(B, T) events -> (B, T, dim)."""
+        index = {
+            "item": events.item,
+            "author": items.author[events.item],
+            "tag": items.tag[events.item],
+            "time": events.time,
+            "play": events.play,
+            "duration": items.duration[events.item],
+        }
+        parts = [table(index[name]) for name, table in self.tables.items()]
+        if self.reads_codes:
+            parts.append(codes.total(items.codes[events.item]))
+        if self.label is not None:
+            parts.append(self.label(events.label))
+        return torch.cat(parts, dim=-1)
+
+
+class StaticFeatures(nn.Module):
+    """User features, embedded and concatenated; without any it is one learned state."""
+
+    def __init__(self, cardinalities: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        dim = feature_widths(width)[2]
+        self.tables = nn.ModuleList(nn.Embedding(count + 1, dim) for count in cardinalities)
+        self.dense = dense_pair(dim * len(cardinalities), width) if cardinalities else None
+        self.constant = None if cardinalities else nn.Parameter(torch.empty(width))
+
+    def forward(self, static: Tensor) -> Tensor:
+        """(B, F) -> (B, 1, D)."""
+        if self.dense is None:
+            assert self.constant is not None
+            return self.constant.expand(len(static), 1, -1)
+        parts = [table(column) for table, column in zip(self.tables, static.unbind(1), strict=True)]
+        state: Tensor = self.dense(torch.cat(parts, dim=-1))
+        return state[:, None]
+
+
+class Pathways(nn.Module):
+    """Static, short-term and positive pathways, joined with learned positions.
+
+    The position of an event counts back from the newest, so that it depends neither on the side of
+    the padding nor on its length (ours). Events older than the table share its last position.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, width: int, short_length: int, positive_length: int
+    ) -> None:
+        super().__init__()
+        self.features = EventFeatures(vocabulary, width)
+        self.static = StaticFeatures(vocabulary.user_features, width)
+        lengths = {"short": short_length, "positive": positive_length}
+        self.dense = nn.ModuleDict(
+            {
+                name: dense_pair(self.features.dim, width)
+                for name, length in lengths.items()
+                if length
+            }
+        )
+        self.position = nn.ModuleDict(
+            {name: nn.Embedding(length, width) for name, length in lengths.items() if length}
+        )
+        self.static_position = nn.Parameter(torch.empty(width))
+
+    def forward(
+        self, batch: Batch, items: ItemTable, codes: CodeEmbedding
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder input (B, S, D) and mask (B, S); the static state always exists."""
+        static = self.static(batch.static) + self.static_position  # (B, 1, D)
+        states, masks = [static], [torch.ones_like(static[..., 0], dtype=torch.bool)]
+        for name, dense in self.dense.items():
+            events: Events = getattr(batch, name)
+            mask = events.item > 0  # (B, T)
+            hidden = dense(self.features(events, items, codes))  # (B, T, D)
+            position = self.position[name]
+            assert isinstance(position, nn.Embedding)
+            states.append(hidden + position(age(mask).clamp(max=position.num_embeddings - 1)))
+            masks.append(mask)
+        return torch.cat(states, dim=1), torch.cat(masks, dim=1)
+
+
+def age(mask: Tensor) -> Tensor:
+    """How many events of the row are newer: mask (B, T), oldest first -> (B, T), newest = 0."""
+    count = mask.long()
+    return (count.sum(1, keepdim=True) - count.cumsum(1)).clamp(min=0)
