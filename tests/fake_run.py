@@ -131,7 +131,7 @@ def _write_dataset(folder: Path, log: pd.DataFrame, items: pd.DataFrame) -> None
         "counts": {"duplicates": 2, "unknown_items": 0, "time_backwards": 0},
         "unknown_items_rule": "drop",
         "time": "exact",
-        "positive": "long_view|like|follow|comment|forward",
+        "positive": "long_view|like|follow",
         "fingerprint": hashlib.sha256(log.to_csv().encode()).hexdigest(),
     }
     _json(folder / "dataset.json", described)
@@ -325,7 +325,7 @@ def _evaluation(lists: pd.DataFrame) -> dict[str, Any]:
     models["popularity"] = {"recall@5": 0.05, "recall@10": 0.1, "ndcg@5": 0.02, "ndcg@10": 0.04}
     models["popularity"] |= {"coverage@10": 10 / ITEMS, "recall@10_ci": [0.0, 0.2]}
     header = {"split": "leave_one_out", "part": "test", "seen_filtered": False, "users": USERS}
-    header |= {"positive": "long_view|like|follow|comment|forward", "seconds": 1.5}
+    header |= {"positive": "long_view|like|follow", "seconds": 1.5}
     return header | {"legality": 1.0, "models": models}
 
 
