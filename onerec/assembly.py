@@ -3,7 +3,8 @@
 Training, evaluation, serving and the app all get them here, so that they cannot disagree.
 """
 
-from dataclasses import dataclass
+import typing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -23,6 +24,8 @@ from onerec.runs import Run
 from onerec.tokenizer.semantic_ids import SemanticIds
 from onerec.tokenizer.trie import Trie
 
+ItemInput = typing.Literal["both", "codes", "item"]
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -40,35 +43,36 @@ class Setting:
 
     def contexts(self, device: torch.device | str) -> Contexts:
         """The builder of batches, its tables on `device`."""
-        model = self.recipe.model
+        history = self.recipe.history
         return Contexts(
             self.split.log,
             self.features,
-            short_length=model.short_length,
-            positive_length=model.positive_length,
+            short_length=history.short_length,
+            positive_length=history.positive_length,
             device=device,
         )
 
     def new_model(self, ids: SemanticIds) -> OneRec:
         """A model with fresh weights, the same for the same seed."""
-        model = self.recipe.model
+        model, history = self.recipe.model, self.recipe.history
         config = OneRecConfig(
             width=model.width,
             layers=model.encoder_layers,
             decoder_layers=model.decoder_layers,
             heads=model.heads,
-            short_length=model.short_length,
-            positive_length=model.positive_length,
+            short_length=history.short_length,
+            positive_length=history.positive_length,
             experts=model.experts,
             active_experts=model.active_experts,
             dropout=model.dropout,
             label_smoothing=model.label_smoothing,
         )
-        result = OneRec(
-            config,
+        vocabulary = replace(
             self.features.vocabulary(ids.sizes, self.dataset.n_items),
-            self.features.item_table(ids.codes),
+            item_input=typing.cast(ItemInput, history.item_input),
+            tied_output=model.tied_output,
         )
+        result = OneRec(config, vocabulary, self.features.item_table(ids.codes))
         result.init_weights(generator(self.recipe.seed))
         return result
 

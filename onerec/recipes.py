@@ -44,6 +44,18 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class HistoryConfig:
+    """What the encoder reads: newest events, newest positives, and what stands for an item in them.
+
+    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both.
+    """
+
+    short_length: int = 20
+    positive_length: int = 64
+    item_input: str = "both"
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Size and shape of OneRec; the rest follows from the data."""
 
@@ -51,12 +63,11 @@ class ModelConfig:
     encoder_layers: int = 2
     decoder_layers: int = 2
     heads: int = 4
-    short_length: int = 20
-    positive_length: int = 64
     experts: int = 4
     active_experts: int = 2
     dropout: float = 0.1
     label_smoothing: float = 0.0
+    tied_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class Recipe:
     device: str = "auto"
     content: ContentConfig = field(default_factory=ContentConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -110,7 +122,8 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         tokenizer=TokenizerConfig(codebook_size=128),
-        model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1, positive_length=32),
+        history=HistoryConfig(positive_length=32),
+        model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1),
         train=TrainConfig(steps=400, batch_size=256, learning_rate=3e-3, warmup_steps=40),
     )
 
@@ -146,7 +159,8 @@ def kuairand() -> Recipe:
     return replace(
         base,
         name="kuairand",
-        model=replace(base.model, width=192, positive_length=128),
+        history=replace(base.history, positive_length=128),
+        model=replace(base.model, width=192),
         train=replace(base.train, steps=6_000, batch_size=512),
     )
 
@@ -271,6 +285,7 @@ _CHOICES = {
     "content.text": ("hashed", "sentence", "none"),
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.policy": ("share", "extra_level", "none"),
+    "history.item_input": ("codes", "item", "both"),
     "train.keep": ("last", "best"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
@@ -285,8 +300,8 @@ _AT_LEAST = {
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
     "model.heads": 1,
-    "model.short_length": 0,
-    "model.positive_length": 0,
+    "history.short_length": 0,
+    "history.positive_length": 0,
     "model.experts": 0,
     "model.active_experts": 1,
     "train.steps": 1,
@@ -333,8 +348,8 @@ def _check(config: Recipe) -> Recipe:
         raise RecipeError(
             f"model.active_experts={model.active_experts} is above model.experts={model.experts}"
         )
-    if model.short_length + model.positive_length == 0:
-        raise RecipeError("model.short_length and model.positive_length are both 0: no history")
+    if config.history.short_length + config.history.positive_length == 0:
+        raise RecipeError("history.short_length and history.positive_length are both 0: no input")
     for name in config.evaluate.baselines:
         if name not in BASELINES:
             raise RecipeError(

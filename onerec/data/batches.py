@@ -51,11 +51,11 @@ class Features:
             sizes=sizes,
             n_items=n_items,
             user_features=self.user.sizes,
-            n_authors=self.item.n_authors if self.item.n_authors > 1 else 0,
-            n_tags=self.item.n_tags if self.item.n_tags > 1 else 0,
+            n_authors=self.item.n_authors,
+            n_tags=self.item.n_tags,
             n_time=GAP_BUCKETS if self.timed else 0,
             n_play=self.event.n_play,
-            n_duration=self.item.n_durations if self.item.n_durations > 2 else 0,
+            n_duration=self.item.n_durations,
             behaviours=len(self.event.behaviours),
         )
 
@@ -126,7 +126,7 @@ class Contexts:
         if self.time is not None:
             newest = self.time[(end - 1).clamp(min=0)]  # (B,)
             seconds = (newest[:, None] - self.time[rows]).clamp(min=0) / 1000.0
-            gap = 1 + torch.log2(1 + seconds).long().clamp(max=GAP_BUCKETS - 2)
+            gap = 1 + torch.log2(1 + seconds).long().clamp(max=GAP_BUCKETS - 1)
         else:
             gap = torch.zeros_like(rows)
         return Events(

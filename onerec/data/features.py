@@ -19,14 +19,14 @@ Ints = NDArray[np.int64]
 MAX_CATEGORIES = 1_000  # a text column with more values than this is an id or a sentence
 NUMERIC_BINS = 10  # a number with more distinct values than this becomes its quantile bin
 MIN_COUNT = 5  # a rarer value of a user column is unknown
-PLAY_BUCKETS = 11  # play time over duration in fifths of the video, up to twice; or a rating
-GAP_BUCKETS = 34  # log2 of seconds: 2^33 s is 270 years
-DURATION_BUCKETS = 24
+PLAY_BUCKETS = 10  # play time over duration in fifths of the video, up to twice; or a rating
+GAP_BUCKETS = 33  # log2 of seconds: 2^33 s is 270 years
+DURATION_BUCKETS = 23
 
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """codes (U, F), the cardinality of each column (0 included) and what became of each column."""
+    """codes (U, F), how many known values each column has, and what became of each column."""
 
     codes: Ints
     sizes: tuple[int, ...]
@@ -36,7 +36,7 @@ class UserFeatures:
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """author, tag and duration bucket (n,), each with its cardinality, 0 for unknown included."""
+    """author, tag and duration bucket (n,), and how many known values each has."""
 
     author: Ints
     tag: Ints
@@ -71,7 +71,7 @@ def user_features(dataset: Dataset) -> UserFeatures:
             dropped.append(str(name))
             continue
         codes.append(column)
-        sizes.append(int(column.max()) + 1)
+        sizes.append(int(column.max()))
         names.append(str(name))
     table = np.stack(codes, axis=1) if codes else np.zeros((len(users), 0), dtype=np.int64)
     return UserFeatures(table, tuple(sizes), tuple(names), tuple(dropped))
@@ -87,7 +87,7 @@ def item_features(dataset: Dataset) -> ItemFeatures:
     seconds = _item_duration_ms(dataset) / 1000.0
     duration = _log2_bucket(seconds, DURATION_BUCKETS)
     return ItemFeatures(
-        author, tag, duration, *(int(c.max(initial=0)) + 1 for c in (author, tag, duration))
+        author, tag, duration, *(int(c.max(initial=0)) for c in (author, tag, duration))
     )
 
 
@@ -103,11 +103,11 @@ def event_features(log: Interactions) -> EventFeatures:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = log.columns["play_ms"] / log.columns["duration_ms"]
         known = np.isfinite(share)
-        play[known] = 1 + np.clip(share[known] * 5, 0, PLAY_BUCKETS - 2).astype(np.int64)
+        play[known] = 1 + np.clip(share[known] * 5, 0, PLAY_BUCKETS - 1).astype(np.int64)
     elif "rating" in log.columns:
         rating = log.columns["rating"]
         known = np.isfinite(rating)
-        play[known] = 1 + np.clip(np.rint(rating[known] * 2), 0, PLAY_BUCKETS - 2).astype(np.int64)
+        play[known] = 1 + np.clip(np.rint(rating[known] * 2), 0, PLAY_BUCKETS - 1).astype(np.int64)
     return EventFeatures(
         play,
         labels[:, varies],
@@ -119,7 +119,7 @@ def event_features(log: Interactions) -> EventFeatures:
 def _log2_bucket(values: NDArray[np.float64], buckets: int) -> Ints:
     result = np.zeros(len(values), dtype=np.int64)
     known = np.isfinite(values) & (values >= 0)
-    result[known] = 1 + np.clip(np.log2(1 + values[known]), 0, buckets - 2).astype(np.int64)
+    result[known] = 1 + np.clip(np.log2(1 + values[known]), 0, buckets - 1).astype(np.int64)
     return result
 
 

@@ -1,0 +1,5 @@
+"""`python -m onerec` is the command line."""
+
+from onerec.cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""`onerec run` and the stages, one command each."""
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table
+
+RunName = Annotated[str, typer.Option("--run", help="Name of the run.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="tiny, small, beauty, ...")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="Name of a dataset.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+]
+
+app = typer.Typer()
+
+
+@app.command("run")
+def run_command(
+    run: RunName,
+    recipe: RecipeName = None,
+    dataset: DatasetName = None,
+    settings: Settings = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """All stages: tokenize, pretrain, evaluate with baselines, recommend."""
+    _run_stages("recommend", run, recipe, dataset, settings, as_json)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    def command(
+        run: RunName,
+        recipe: RecipeName = None,
+        dataset: DatasetName = None,
+        settings: Settings = None,
+        as_json: JsonFlag = False,
+    ) -> None:
+        _run_stages(stage, run, recipe, dataset, settings, as_json)
+
+    command.__doc__ = text
+    app.command(stage)(command)
+
+
+_stage_command("tokenize", "Items become semantic IDs.")
+_stage_command("pretrain", "Train OneRec on next tokens.")
+_stage_command("evaluate", "Measure OneRec beside its baselines; prints evaluate.json.")
+
+
+@app.command("recommend")
+def recommend_command(
+    run: RunName,
+    user: Annotated[list[str] | None, typer.Option(help="A user's id; may be repeated.")] = None,
+    k: Annotated[int, typer.Option(help="Items per user.")] = 10,
+    recipe: RecipeName = None,
+    dataset: DatasetName = None,
+    settings: Settings = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Recommend for one user, or write recommendations.parquet for the test users."""
+    if not user:
+        _run_stages("recommend", run, recipe, dataset, settings, as_json)
+        return
+    from onerec.recommend import Recommender
+
+    recommender = Recommender.load(run)
+    frame = recommender.recommend(user, k)
+    items = recommender.setting.dataset.items
+    name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
+    frame.insert(4, "title", items[name].astype("string").fillna("")[frame["item"]].to_numpy())
+    if as_json:
+        print_json({"recommendations": json.loads(frame.to_json(orient="records"))})
+        return
+    for user_id, rows in frame.groupby("user_id", sort=False):
+        print_table(f"user {user_id}", rows[["rank", "item_id", "title", "score"]])
+
+
+def _run_stages(
+    stage: str,
+    name: str,
+    recipe_name: str | None,
+    dataset: str | None,
+    settings: list[str] | None,
+    as_json: bool,
+) -> None:
+    from onerec.pipeline import run_stage
+    from onerec.recipes import parse_overrides, recipe
+
+    if settings and recipe_name is None:
+        raise typer.BadParameter("--set changes a recipe: name it with --recipe")
+    chosen = recipe(recipe_name, parse_overrides(settings or [])) if recipe_name else None
+    begun = time.perf_counter()
+    with Bars(quiet=as_json) as bars:
+        finished = run_stage(stage, name, recipe=chosen, dataset=dataset, report=bars.report)
+    status = finished.status()
+    if as_json:
+        measured = finished.evaluate() if finished.is_done("evaluate") else None
+        if stage == "evaluate" and measured is not None:
+            print_json(measured)
+            return
+        summary: dict[str, Any] = {
+            "run": finished.name,
+            "path": str(finished.path),
+            "state": status.state,
+            "wall_seconds": round(time.perf_counter() - begun, 2),
+        }
+        print_json(summary | ({"evaluate": measured} if measured else {}))
+        return
+    err.print(f"run {finished.name!r}: {status.state} ({finished.path})")
+    if finished.is_done("evaluate"):
+        from onerec.explain.serving import metrics
+
+        wide = metrics(finished).pivot_table(index="model", columns="metric", values="value")
+        print_table("evaluation", wide.reset_index())
+
+
+@app.command("recipes")
+def recipes_command(as_json: JsonFlag = False) -> None:
+    """The recipes and their settings."""
+    from onerec.recipes import RECIPES, to_dict
+    from onerec.run_files import flatten
+
+    if as_json:
+        print_json({name: to_dict(make()) for name, make in RECIPES.items()})
+        return
+    table = Table("setting", *RECIPES)
+    flat = [flatten(to_dict(make())) for make in RECIPES.values()]
+    for setting in flat[0]:
+        table.add_row(setting, *(values[setting] for values in flat))
+    out.print(table)

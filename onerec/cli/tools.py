@@ -1,0 +1,82 @@
+"""`onerec app`, `onerec doctor` and `onerec bench`."""
+
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from onerec.cli.show import JsonFlag, out, print_json
+from onerec.errors import OneRecError
+
+app = typer.Typer()
+bench = typer.Typer(help="Benchmarks: each stands beside a peer.", no_args_is_help=True)
+
+OutFile = Annotated[Path | None, typer.Option("--out", help="Write the JSON here as well.")]
+
+
+@app.command("app")
+def app_command(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) -> None:
+    """Open the app (streamlit run app/main.py)."""
+    page = Path(__file__).resolve().parents[2] / "app" / "main.py"
+    if not page.is_file():
+        raise OneRecError(
+            f"{page}: the app is not here; it comes with the repository: clone it, "
+            "`pip install -e .`, then `streamlit run app/main.py`"
+        )
+    command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
+    raise typer.Exit(subprocess.call(command, cwd=page.parents[1]))
+
+
+@app.command("doctor")
+def doctor_command(as_json: JsonFlag = False) -> None:
+    """What this machine offers: versions, device, threads, where data stand."""
+    import torch
+
+    from onerec.data.dataset import home, list_datasets
+    from onerec.runs import list_runs
+
+    packages = ("onerec", "torch", "numpy", "pandas", "duckdb", "streamlit", "plotly")
+    facts: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        **{name: _version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "home": str(home().resolve()),
+        "home_writable": os.access(home() if home().exists() else Path.cwd(), os.W_OK),
+        "datasets": len(list_datasets()),
+        "runs": len(list_runs()),
+        "sentence_embeddings": _version("sentence-transformers") or "pip install onerec[text]",
+    }
+    if as_json:
+        print_json(facts)
+        return
+    table = Table("what", "value")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    out.print(table)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _benchmark(name: str, text: str) -> None:
+    def command(target: OutFile = None, as_json: JsonFlag = False) -> None:
+        result = importlib.import_module(f"onerec.bench.{name}").run(out=target)
+        print_json(result) if as_json else out.print_json(data=result)
+
+    command.__doc__ = text
+    bench.command(name)(command)
+
+
+_benchmark("generate", "Constrained beam search beside transformers' T5.")
+_benchmark("world", "The built-in world beside KuaiRand's logs.")

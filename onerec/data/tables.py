@@ -1,0 +1,52 @@
+"""Columns to a Parquet file and back, through DuckDB, complete or not there at all."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from onerec.errors import DataError
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any] | pd.DataFrame) -> None:
+    """Write equally long columns as a Parquet file, replacing what stands there.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame(dict(columns))
+    try:
+        with duckdb.connect() as connection:
+            connection.register("frame", frame)
+            connection.execute(
+                f"COPY frame TO '{_quoted(temporary)}' (FORMAT parquet, COMPRESSION zstd)"
+            )
+        os.replace(temporary, path)
+    except (OSError, duckdb.IOException) as error:
+        raise DataError(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}); free some disk space"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file as a frame, rows in their order.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with duckdb.connect() as connection:
+            return connection.execute(f"FROM read_parquet('{_quoted(path)}')").df()
+    except duckdb.Error as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,213 @@
+"""Stage 2: next-token training of OneRec on the semantic IDs.
+
+Between two steps of the loop this stage logs, evaluates on valid users, saves and obeys
+control.json; that is all it does.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from onerec.assembly import load_semantic_ids
+from onerec.checkpoint import (
+    Checkpoint,
+    checkpoints,
+    load_model,
+    load_optimizer,
+    prune,
+    save_checkpoint,
+)
+from onerec.data.batches import TrainingBatches, training_examples
+from onerec.data.split import Cases
+from onerec.data.tables import read_parquet, write_parquet
+from onerec.errors import DataError, RunError
+from onerec.loop import StepResult, Trainee, loop
+from onerec.metrics import recall_at_k
+from onerec.model.onerec import Batch, OneRec
+from onerec.pipeline.session import Session, Stopped
+from onerec.recommend import Recommender
+from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
+
+STAGE = "pretrain"
+_LOGGED = 500  # lines of metrics that a training leaves
+
+
+class RoutingLog:
+    """The load of every expert over training: rows (step, layer, expert, load)."""
+
+    def __init__(self, path: Path, model: OneRec) -> None:
+        self.path, self.model = path, model
+        self.frames: list[pd.DataFrame] = []
+
+    def rewind(self, step: int) -> None:
+        """Keep what an interrupted training recorded up to `step`."""
+        if self.path.is_file():
+            before = read_parquet(self.path)
+            self.frames = [before[before["step"] <= step]]
+
+    def record(self, step: int) -> None:
+        """Read the loads of the last batch off the model."""
+        for layer, mixture in enumerate(self.model.mixtures()):
+            load = mixture.last_load.tolist()
+            columns = {"step": step, "layer": layer, "expert": range(len(load)), "load": load}
+            self.frames.append(pd.DataFrame(columns))
+
+    def write(self) -> None:
+        """Write routing/load.parquet; nothing where the model has no experts."""
+        if self.frames:
+            write_parquet(self.path, pd.concat(self.frames, ignore_index=True))
+
+
+class Pretraining:
+    """One training: model, optimiser, batches, and what has been seen of valid so far."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.setting = session, session.setting
+        self.config = self.setting.recipe.train
+        self.folder = session.run.path / STAGE
+        self.ids, self.popularity = load_semantic_ids(session.run)
+        self.contexts = self.setting.contexts(session.device)
+        self.model = self.setting.new_model(self.ids).to(session.device)
+        self.optim = OptimConfig(
+            learning_rate=self.config.learning_rate,
+            warmup_steps=min(self.config.warmup_steps, self.config.steps),
+            weight_decay=self.config.weight_decay,
+        )
+        self.optimizer = make_adamw(self.model, self.optim)
+        self.valid: dict[int, float] = {}
+        self.routing = RoutingLog(session.run.path / "routing" / "load.parquet", self.model)
+        self.start = 0
+
+    def trainee(self) -> Trainee[Batch]:
+        """What the loop needs."""
+        examples = training_examples(self.setting.split, self.config.targets)
+        if not len(examples):
+            raise DataError(
+                f"{self.setting.dataset.name!r}: no training target has a history; "
+                "give users at least 3 events each, or set evaluate.split=leave_one_out"
+            )
+        return Trainee(
+            model=self.model,
+            optimizer=self.optimizer,
+            loss=self.model.loss,
+            batch=TrainingBatches(
+                self.contexts, examples, self.config.batch_size, self.setting.recipe.seed
+            ),
+            learning_rate=cosine_schedule(self.optim, self.config.steps),
+            after_step=lambda: self.model.update_router_bias(self.config.balance_rate),
+        )
+
+    def resume(self) -> None:
+        """Go on from the newest finished checkpoint that can be read, if there is any."""
+        for checkpoint in reversed(checkpoints(self.folder)):
+            try:
+                load_model(checkpoint.path, self.model)
+                load_optimizer(checkpoint.path, self.model, self.optimizer)
+            except RunError as error:
+                self.session.writer.log(f"passed over: {error}")
+                continue
+            self.start = checkpoint.step
+            self.valid = {int(s): v for s, v in checkpoint.info.get("valid", {}).items()}
+            self.session.writer.log(f"{STAGE}: goes on from step {self.start}")
+            break
+        self.session.writer.rewind_metrics(STAGE, self.start)
+        self.routing.rewind(self.start)
+
+    def save(self, step: int) -> Checkpoint:
+        """Write a checkpoint; only the last two and the best on valid are kept."""
+        info = {"valid": self.valid, "codes": list(self.ids.sizes)}
+        checkpoint = save_checkpoint(self.folder, step, self.model, self.optimizer, info)
+        prune(self.folder, keep=2, also={self.best()})
+        self.routing.write()
+        return checkpoint
+
+    def best(self) -> int:
+        """The step with the highest valid recall@10, the earliest among equals; 0 without any."""
+        return max(self.valid, key=lambda step: (self.valid[step], -step), default=0)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """recall@10 on a fixed sample of valid users."""
+        cases = sample_cases(self.setting.split.valid, self.setting.recipe.evaluate.valid_users)
+        if not len(cases.user):
+            return {}
+        recommender = Recommender(
+            self.setting, self.ids, self.popularity, self.model, self.session.device
+        )
+        ranked = recommender.lists(cases, 10).items
+        recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10).mean()
+        self.valid[step] = float(recall)
+        return {"valid_recall@10": float(recall)}
+
+
+def pretrain(session: Session) -> None:
+    """Write pretrain/: checkpoints, and done.json that names the chosen one."""
+    training = Pretraining(session)
+    config, device = training.config, session.device
+    session.begin(STAGE, config.steps, f"{_count(training.model):,} parameters on {device}")
+    training.resume()
+    saved = training.start
+    begun = time.perf_counter()
+    for result in loop(
+        training.trainee(),
+        steps=config.steps,
+        start=training.start,
+        clip=training.optim.clip,
+        seed=session.setting.recipe.seed,
+        device=device,
+    ):
+        last = result.step == config.steps
+        values = _values(result, config.batch_size, result.step - training.start, begun)
+        if result.step % config.evaluate_every == 0 or last:
+            values |= training.evaluate(result.step)
+        if last or result.step % max(1, config.steps // _LOGGED) == 0 or len(values) > 8:
+            session.writer.log_metrics(STAGE, result.step, config.steps, **values)
+            training.routing.record(result.step)
+        if result.step % config.checkpoint_every == 0 or last:
+            training.save(result.step)
+            saved = result.step
+        try:
+            session.advance(STAGE, result.step, config.steps, **values)
+        except Stopped:
+            if saved != result.step:
+                training.save(result.step)
+            raise
+    _finish(session, training)
+
+
+def _finish(session: Session, training: Pretraining) -> None:
+    found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
+    step = training.config.steps
+    if training.config.keep == "best" and training.best() in found:
+        step = training.best()
+    session.writer.mark_done(
+        STAGE,
+        checkpoint=found[step].path.name,
+        step=step,
+        parameters=_count(training.model),
+        valid=training.valid,
+    )
+
+
+def sample_cases(cases: Cases, limit: int) -> Cases:
+    """Every so-manieth case, so that at most `limit` remain; the same ones each time."""
+    n = len(cases.user)
+    if n <= limit:
+        return cases
+    return cases.take((np.arange(limit) * n) // limit)
+
+
+def _values(result: StepResult, batch_size: int, done: int, begun: float) -> dict[str, float]:
+    return {
+        "loss": result.loss,
+        **result.values,
+        "grad_norm": result.grad_norm,
+        "lr": result.lr,
+        "samples_per_second": batch_size * done / max(1e-9, time.perf_counter() - begun),
+    }
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

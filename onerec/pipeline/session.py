@@ -1,0 +1,53 @@
+"""What every stage is handed: the run it writes, what it learns from, and who wants to know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from onerec.assembly import Setting
+from onerec.run_writer import RunWriter
+from onerec.runs import Run
+
+Report = Callable[[str, int, int, Mapping[str, Any]], None]
+
+
+class Stopped(Exception):
+    """The user asked for a stop; the stage has saved what it had and can go on later."""
+
+
+def quiet(stage: str, step: int, of: int, values: Mapping[str, Any]) -> None:
+    """A listener that says nothing."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """`report(stage, step, of, values)` is called as a stage advances (a progress bar)."""
+
+    writer: RunWriter
+    setting: Setting
+    device: torch.device
+    report: Report = quiet
+
+    @property
+    def run(self) -> Run:
+        """The run folder, for reading."""
+        return self.writer.run
+
+    def begin(self, stage: str, of: int, message: str = "") -> None:
+        """Say that a stage has begun."""
+        self.writer.set_status(stage, 0, of, "running", message)
+        self.writer.log(f"{stage}: begins{': ' + message if message else ''}")
+        self.report(stage, 0, of, {"message": message})
+
+    def advance(self, stage: str, step: int, of: int, **values: Any) -> None:
+        """One step further; stops here if the user asked for it.
+
+        Raises:
+            Stopped: control.json asks the run to stop.
+        """
+        self.writer.beat(step=step, message=str(values.get("message", "")))
+        self.report(stage, step, of, values)
+        if self.writer.obey() == "stop":
+            raise Stopped

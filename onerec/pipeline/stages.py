@@ -1,0 +1,112 @@
+"""From a recipe and a dataset to a finished run: claim the folder, then stage after stage."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from onerec import __version__
+from onerec.assembly import Setting, setting_of
+from onerec.common import pick_device, set_threads
+from onerec.data.dataset import Dataset, dataset_path, open_dataset
+from onerec.data.sources.world import WORLD, make_world_dataset
+from onerec.errors import RunError
+from onerec.pipeline.evaluate import evaluate
+from onerec.pipeline.pretrain import pretrain
+from onerec.pipeline.recommend import recommend
+from onerec.pipeline.session import Report, Session, Stopped, quiet
+from onerec.pipeline.tokenize import tokenize
+from onerec.recipes import Recipe, to_dict
+from onerec.run_writer import RunWriter
+from onerec.runs import Run, runs_home
+
+STAGES: dict[str, Callable[[Session], None]] = {
+    "tokenize": tokenize,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "recommend": recommend,
+}
+_VERSIONS = ("torch", "numpy", "duckdb", "pandas", "safetensors")
+
+
+def run(
+    name: str,
+    recipe: Recipe | None = None,
+    dataset: str | Dataset | None = None,
+    *,
+    home: Path | None = None,
+    stages: Sequence[str] = tuple(STAGES),
+    report: Report = quiet,
+) -> Run:
+    """Do `stages` of the run called `name`, each unless it is done.
+
+    A new run needs a recipe and a dataset; one that exists goes on with its own, and refuses
+    others. The dataset `world` is made when it is missing. A stop that the user asks for ends the
+    run in state `stopped`; what was done is kept.
+
+    Raises:
+        RunError: the run is new and recipe or dataset are missing, it was made with others, or
+            another process holds it.
+        OneRecError: whatever a stage cannot do with what it was given.
+    """
+    path = runs_home(home) / name
+    setting = _setting(path, recipe, dataset, home, report)
+    with RunWriter.claim(path, _description(name, setting)) as writer:
+        set_threads()
+        session = Session(writer, setting, pick_device(setting.recipe.device), report)
+        try:
+            for stage in stages:
+                if not writer.run.is_done(stage):
+                    STAGES[stage](session)
+        except Stopped:
+            writer.stop("stopped as asked; run the same command to go on")
+        else:
+            writer.finish()
+    return writer.run
+
+
+def run_stage(stage: str, name: str, **options: Any) -> Run:
+    """One stage of a run and, before it, those that it stands on and that are not done."""
+    order = list(STAGES)
+    if stage not in order:
+        raise RunError(f"no stage {stage!r}; there are {', '.join(order)}")
+    return run(name, stages=order[: order.index(stage) + 1], **options)
+
+
+def _setting(
+    path: Path,
+    recipe: Recipe | None,
+    dataset: str | Dataset | None,
+    home: Path | None,
+    report: Report,
+) -> Setting:
+    known = Run(path)
+    if recipe is None and dataset is None and known.recipe():
+        return setting_of(known, home)
+    if recipe is None or dataset is None:
+        missing = "--recipe" if recipe is None else "--dataset"
+        raise RunError(f"run {path.name!r} is new or asked to change: {missing} is needed as well")
+    if isinstance(dataset, str):
+        if dataset == WORLD and not dataset_path(dataset, home).exists():
+            report("ingest", 0, 1, {"message": "making the world"})
+            make_world_dataset(home=home)
+            report("ingest", 1, 1, {"message": "done"})
+        dataset = open_dataset(dataset, home)
+    return Setting.of(recipe, dataset)
+
+
+def _description(name: str, setting: Setting) -> dict[str, Any]:
+    """What recipe.json holds: everything that decides the numbers of a run."""
+    recipe, dataset = setting.recipe, setting.dataset
+    return {
+        "name": recipe.name,
+        "recipe": to_dict(recipe),
+        "seed": recipe.seed,
+        "code_version": __version__,
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _VERSIONS},
+        },
+    }
