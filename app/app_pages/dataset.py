@@ -1,0 +1,96 @@
+"""Dataset: what happened on the platform, one user's history, and the import of your own data."""
+
+import cache
+import import_form
+import pandas as pd
+import places
+import selection
+import streamlit as st
+import widgets
+
+from onerec.explain import dataset as explain
+from onerec.viz import dataset as draw
+
+view = widgets.head(
+    "What happened on the platform",
+    "Who watched what, when, and what they did with it: everything that the model will know.",
+)
+views = ["Overview", "One user", "Columns"] + ["Import"] * selection.shown("import")
+part = widgets.options("Show", views, "dataset_view")
+if part == "Import":
+    import_form.draw()
+    st.stop()
+
+folder = widgets.needs_dataset(view)
+command = f"onerec data describe {places.command_line_name(view.dataset_name)}"
+facts = cache.read(explain.summary, folder)
+
+if part == "Overview":
+    with st.grid(4, min_column_width=120):
+        st.metric("Events", f"{facts['interactions']:,}", border=True)
+        st.metric("Users", f"{facts['users']:,}", border=True)
+        st.metric("Items", f"{facts['items']:,}", border=True)
+        st.metric("Positive events", f"{facts['positive_share']:.0%}", border=True,
+                  help=f"Positive: {facts['positive']}")  # fmt: skip
+    left, right = st.columns(2)
+    with left:
+        widgets.show(
+            folder, explain.timeline, draw.timeline, key="timeline", command=command,
+            empty="This dataset has no times: only the order of events is known.",
+        )  # fmt: skip
+        widgets.show(
+            folder, explain.history_lengths, draw.history_lengths, key="lengths", command=command
+        )
+    with right:
+        widgets.show(
+            folder, explain.behaviours, draw.behaviours, key="behaviours", command=command,
+            empty="This dataset records events only, no behaviours.",
+        )  # fmt: skip
+        widgets.show(
+            folder, explain.popularity, draw.popularity, key="popularity", command=command,
+            drawing={"gini": facts["gini"]},
+        )  # fmt: skip
+elif part == "One user":
+    wanted = st.text_input("Find a user", key="find_user", bind="query-params", type="search",
+                           placeholder="part of a user id")  # fmt: skip
+    st.session_state["page_widgets"].append("find_user")
+    people = cache.read(explain.search_users, folder, text=wanted or "", limit=100)
+    if people.empty:
+        st.info(f"No user id contains “{wanted}”.", icon=":material/person_off:")
+        st.stop()
+
+    def pick_user() -> None:
+        """A click on a row selects that user everywhere."""
+        rows = st.session_state["people"]["selection"]["rows"]
+        if rows:
+            selection.choose(user=int(people["user"][rows[0]]))
+
+    st.dataframe(
+        people, hide_index=True, height=210, key="people", on_select=pick_user,
+        selection_mode="single-row", alt="Users found",
+    )  # fmt: skip
+    user = int(people["user"][0]) if view.user is None else view.user
+    history = cache.read(explain.user_history, folder, user).iloc[::-1]
+    widgets.table(
+        history.drop(columns=["position", "item"]).dropna(axis=1, how="all"),
+        key="history", title=f"The last {len(history)} events of user {user}, newest first",
+    )  # fmt: skip
+else:
+    st.markdown(f"Source: {facts['source']} · licence: {facts['licence']} · time: {facts['time']}")
+    mapped = [
+        (table, ours, theirs)
+        for table, names in facts["columns"].items()
+        for ours, theirs in names.items()
+    ]
+    widgets.table(
+        pd.DataFrame(mapped, columns=["table", "our name", "name in the source"]),
+        key="mapped", title="Columns that were renamed",
+    )  # fmt: skip
+    ignored = [(table, name) for table, names in facts["ignored"].items() for name in names]
+    widgets.table(
+        pd.DataFrame(ignored, columns=["table", "column"]), key="ignored",
+        title="Columns that are not used",
+    )  # fmt: skip
+    counts = pd.DataFrame(list(facts["counts"].items()), columns=["what", "rows"])
+    widgets.table(counts, key="counts", title="What the import found and counted")
+    st.code(command, language="bash")

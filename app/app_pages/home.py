@@ -1,0 +1,58 @@
+"""Home: the pipeline as a picture with this run's numbers at each stage."""
+
+import places
+import selection
+import streamlit as st
+import tour
+import widgets
+
+from onerec.explain import overview, serving
+from onerec.viz import runs as draw
+from onerec.viz import serving as draw_serving
+
+view = widgets.head(
+    "From raw logs to recommendations",
+    "OneRec gives every item a short name of code words and learns to **say** the name of what a "
+    "person will watch next. This page shows each stage of one run, with its numbers.",
+)
+
+demo = next((name for name in places.run_infos() if places.read_only(name)), None)
+with st.container(horizontal=True):
+    tour.begin()
+    if demo and view.run_name != demo and not selection.locked():
+        st.button(
+            "Open the demo", icon=":material/play_circle:",
+            on_click=selection.choose, kwargs={"run": demo},
+        )  # fmt: skip
+    if selection.shown("train"):
+        st.page_link("app_pages/train.py", label="Train a run", icon=":material/model_training:")
+    if selection.shown("import"):
+        st.page_link("app_pages/dataset.py", label="Bring your own data", icon=":material/upload:")
+
+run = widgets.needs_run(view)
+widgets.show(
+    run, overview.stages, draw.pipeline,
+    key="pipeline",
+    command=f"onerec runs show {run.name}",
+    empty="This run has not begun: its first stage will appear here.",
+)  # fmt: skip
+
+PAGES = {
+    "data": ("dataset", "The data"),
+    "tokenize": ("tokenizer", "The code words"),
+    "pretrain": ("train", "The training"),
+    "recommend": ("recommend", "The recommendations"),
+    "evaluate": ("runs", "The comparison"),
+}
+st.markdown("**Look inside a stage**")
+with st.container(horizontal=True):
+    for page, label in PAGES.values():
+        st.page_link(f"app_pages/{page}.py", label=label, icon=":material/arrow_forward:")
+
+if run.is_done("evaluate"):
+    widgets.show(
+        run, serving.metrics, draw_serving.metric_bars,
+        key="result",
+        command=f"onerec evaluate --run {run.name} --json",
+        drawing={"metric": "recall@10"},
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Recommend: one user, what the model saw, what it generated, and what really came next."""
+
+import cache
+import selection
+import streamlit as st
+import widgets
+
+from onerec.explain import dataset as explain_dataset
+from onerec.explain import serving
+from onerec.viz import serving as draw
+
+view = widgets.head(
+    "What would this person watch next?",
+    "The history that the model was given, the list it generated, and a baseline beside it. "
+    "**✓** marks what the person really went on to watch.",
+)
+run = widgets.needs_run(view, "recommend")
+people = cache.read(serving.users, run)
+if people.empty:
+    st.info("This run kept no lists. Run its last stage again: "
+            f"`onerec recommend --run {run.name}`.", icon=":material/playlist_remove:")  # fmt: skip
+    st.stop()
+
+known = people["user"].tolist()
+user = view.user if view.user in known else known[0]
+if view.user is not None and view.user not in known:
+    st.warning(f"User {view.user} has no list in this run; {people['user_id'][0]} is shown.",
+               icon=":material/link_off:")  # fmt: skip
+hits = next((column for column in people if column == "hits_onerec"), None)
+row = people[people["user"] == user].iloc[0]
+
+
+def pick_user() -> None:
+    """A click on a row of the user table selects that user."""
+    rows = st.session_state["people"]["selection"]["rows"]
+    if rows:
+        selection.choose(user=known[rows[0]], item=None)
+
+
+with st.expander(f"User **{row['user_id']}**: choose another", icon=":material/person_search:"):
+    st.dataframe(
+        people, hide_index=True, height=260, key="people", on_select=pick_user,
+        selection_mode="single-row", alt="Users that have lists, those with hits first",
+    )  # fmt: skip
+
+targets = cache.read(serving.targets, run, user)
+with st.grid(3, min_column_width=140):
+    st.metric("Watched later (held out)", len(targets), border=True)
+    st.metric("Found by OneRec", int(row[hits]) if hits else 0, border=True)
+    st.metric("History shown", len(cache.read(serving.history, run, user)), border=True)
+
+
+def covers(frame, limit: int = 6) -> None:
+    """The first covers of a list, where the dataset has pictures."""
+    if not view.dataset or not cache.read(explain_dataset.summary, view.dataset)["has_images"]:
+        return
+    head = frame.head(limit)
+    paths = [cache.read(explain_dataset.cover, view.dataset, int(item)) for item in head["item"]]
+    with st.container(horizontal=True, gap="xsmall"):
+        for path, title in zip(paths, head["title"], strict=True):
+            if path:
+                st.image(str(path), width=72, alt=f"Cover of {title}")
+
+
+left, right = st.columns([2, 3])
+with left:
+    history = cache.read(serving.history, run, user)
+    st.subheader("What the model saw")
+    covers(history.iloc[::-1])
+    newest = history.iloc[::-1][["time", "title", "category", "behaviours"]]
+    st.dataframe(newest, hide_index=True, height=390, alt="History of the user, newest first")
+with right:
+    st.subheader("What it says next")
+    models = cache.read(serving.models, run)
+    covers(cache.read(serving.recommendations, run, user))
+    beside = cache.read(serving.side_by_side, run, user, tuple(models))
+    st.dataframe(beside, hide_index=True, height=390, alt="Generated list beside the baseline's")
+if not targets.empty:
+    widgets.table(targets, key="targets", title="What really came next")
+
+st.subheader("How sure it was of each code")
+widgets.show(
+    run, serving.code_log_probs, draw.code_log_probs,
+    key="code_scores", command=f"onerec recommend --run {run.name} --json",
+    reading={"user": user},
+)  # fmt: skip
+ranked = cache.read(serving.recommendations, run, user)
+titles = dict(zip(ranked["item"].tolist(), ranked["title"], strict=True))
+item = view.item if view.item in titles else next(iter(titles), None)
+if item is not None:
+    st.subheader(f"Why “{titles[item]}”?")
+    st.selectbox(
+        "Explain item", list(titles), index=list(titles).index(item), format_func=titles.get,
+        key="why_item", on_change=lambda: selection.choose(item=st.session_state["why_item"]),
+    )  # fmt: skip
+    widgets.show(
+        run, serving.why, draw.why,
+        key="why", command=f"onerec recommend --run {run.name} --json",
+        reading={"user": user, "item": item},
+        empty="No item of the history lies near this one.",
+    )  # fmt: skip

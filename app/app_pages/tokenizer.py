@@ -1,0 +1,96 @@
+"""Tokenizer: how items become code words, and how well the codebooks are used."""
+
+import cache
+import selection
+import streamlit as st
+import widgets
+
+from onerec.explain import dataset as explain_dataset
+from onerec.explain import tokens
+from onerec.viz import tokens as draw
+
+view = widgets.head(
+    "How items become code words",
+    "Each item is named by a few codes, coarse to fine. Are all codes used, do different items get "
+    "different names, and do similar items get similar ones?",
+)
+run = widgets.needs_run(view, "tokenize")
+command = f"onerec runs show {run.name} --json"
+
+
+def pick_item(points: list[dict]) -> None:
+    """A click on the map selects that item everywhere."""
+    selection.choose(item=int(points[0]["customdata"][0]))
+
+
+def pick_code(points: list[dict]) -> None:
+    """A click in the tree selects that code."""
+    codes = points[0].get("customdata") or ""
+    codes = codes[0] if isinstance(codes, list) else codes
+    selection.choose(code=str(codes).replace(" · ", "-") or None)
+
+
+facts = cache.read(tokens.collisions, run)
+levels = cache.read(tokens.levels, run)
+with st.grid(4, min_column_width=130):
+    st.metric("Levels", len(levels), border=True)
+    st.metric("Codes in use", f"{levels['utilisation'].mean():.0%}", border=True)
+    st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True)
+    st.metric("Most items with one name", f"{facts['largest_leaf']:,}", border=True)
+
+part = widgets.options("Show", ("Map", "Tree", "Codebooks", "Shared names"), "tokens_view")
+if part == "Map":
+    colour = widgets.options("Colour", ("code_1", "popularity", "leaf_size"), "tokens_colour")
+    widgets.show(
+        run, tokens.projection, draw.projection,
+        key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_item,
+    )  # fmt: skip
+    if view.item is None:
+        st.info(
+            "Click a point to see the item's codes and its neighbours.", icon=":material/ads_click:"
+        )
+    else:
+        title = (
+            cache.read(explain_dataset.titles, view.dataset, (view.item,))[0]
+            if view.dataset
+            else ""
+        )
+        codes = " · ".join(map(str, cache.read(tokens.codes_of, run, view.item)))
+        st.subheader(f"{title or f'item {view.item}'}  :blue-badge[{codes}]")
+        widgets.show(
+            run, tokens.residual_walk, draw.residual_walk,
+            key="walk", command=command, reading={"item": view.item},
+        )  # fmt: skip
+        widgets.show(
+            run, tokens.neighbours, draw.neighbours,
+            key="neighbours", command=command, reading={"item": view.item, "k": 10},
+            drawing={"title": title},
+        )  # fmt: skip
+elif part == "Tree":
+    prefix = view.code or ()
+    weight = widgets.options("Size by", ("items", "popularity"), "tree_weight")
+    widgets.show(
+        run, tokens.code_tree, draw.code_tree,
+        key="tree", command=command, reading={"prefix": prefix, "weight": weight}, pick=pick_code,
+    )  # fmt: skip
+    if prefix:
+        st.button("Back to the whole tree", icon=":material/undo:", on_click=selection.choose,
+                  kwargs={"code": None})  # fmt: skip
+        items = cache.read(tokens.items_of_code, run, prefix)
+        name = " · ".join(map(str, prefix))
+        widgets.table(items, key="items_of_code", title=f"{len(items):,} items begin with {name}")
+elif part == "Codebooks":
+    left, right = st.columns(2)
+    with left:
+        widgets.show(run, tokens.levels, draw.utilisation, key="utilisation", command=command)
+        widgets.show(run, tokens.levels, draw.residuals, key="residuals", command=command)
+    with right:
+        widgets.show(run, tokens.levels, draw.entropy, key="entropy", command=command)
+        widgets.show(run, tokens.rank_frequency, draw.rank_frequency, key="ranks", command=command)
+else:
+    widgets.show(run, tokens.leaf_sizes, draw.leaf_sizes, key="leaves", command=command)
+    shared = cache.read(tokens.shared_leaves, run)
+    if shared.empty:
+        st.success("Every item has a name of its own.", icon=":material/check_circle:")
+    else:
+        widgets.table(shared, key="shared", title="Names that several items share")

@@ -1,0 +1,24 @@
+"""Train: start a training, and watch, pause, step, stop or resume the selected one."""
+
+import jobs
+import live
+import selection
+import start_form
+import streamlit as st
+import widgets
+
+view = widgets.head(
+    "Train a model and watch it learn",
+    "Training runs as a process of its own: closing this page, or the app, does not end it.",
+)
+if selection.shown("train") and not selection.locked():
+    nothing_runs = view.run is None or not jobs.status(view.run).busy
+    with st.expander("Start a new run", expanded=nothing_runs, icon=":material/add:"):
+        start_form.draw(view)
+if view.run is None:
+    st.info(
+        "Nothing has been trained yet. The form above starts a first run.",
+        icon=":material/model_training:",
+    )
+    st.stop()
+live.draw(view)

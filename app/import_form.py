@@ -1,0 +1,93 @@
+"""The form that imports CSV or Parquet uploads: files, column mapping, one-line errors."""
+
+from __future__ import annotations
+
+import imports
+import streamlit as st
+import widgets
+
+from onerec.errors import OneRecError
+
+HELP = {
+    "interactions": "One row per event: user, item, a time (or a position), what was done.",
+    "items": "One row per item: title, caption, category, tags, author, duration.",
+    "users": "One row per user: any categorical or numeric column.",
+}
+NOT_THERE = "(not there)"
+
+
+def draw() -> None:
+    """Uploads, then the mapping that was recognised, then Import."""
+    st.subheader("Import your own data")
+    if notice := st.session_state.pop("import_done", None):
+        st.success(notice, icon=":material/check_circle:")
+    uploads: dict[str, bytes] = {}
+    with st.grid(3, min_column_width=220):
+        for table, text in HELP.items():
+            label = table.capitalize() + ("" if table == "interactions" else " (optional)")
+            sent = st.file_uploader(label, ["csv", "parquet"], key=f"upload_{table}", help=text)
+            if sent is not None:
+                uploads[table] = sent.getvalue()
+    if "interactions" not in uploads:
+        st.info(
+            "Choose at least a file of interactions: CSV or Parquet, up to 50 MB. Larger files: "
+            "`onerec data import --interactions F --items F --name N`.",
+            icon=":material/upload_file:",
+        )
+        return
+    try:
+        mapping = {table: _mapping(table, content) for table, content in uploads.items()}
+    except OneRecError as error:
+        widgets.mistake(error)
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input("Name of the dataset", "mydata", max_chars=64, key="import_name")
+        pressed = st.button("Import", type="primary", icon=":material/upload:", key="import_go")
+    st.code(_command(name, mapping), language="bash", wrap_lines=True)
+    if pressed:
+        _import(name, uploads, mapping)
+
+
+def _mapping(table: str, content: bytes) -> dict[str, str]:
+    """Ours -> theirs; what was recognised is filled in, anything can be changed."""
+    names = imports.columns(content, table)
+    proposed = imports.proposal(table, names)
+    chosen: dict[str, str] = {}
+    found = sum(bool(theirs) for theirs in proposed.values())
+    missing = [ours for ours in imports.required(table) if not proposed[ours]]
+    label = f"Columns of {table}: {found} of {len(names)} recognised"
+    body = st.expander(label, expanded=bool(missing), icon=":material/view_column:")
+    with body, st.grid(4, min_column_width=160):
+        for ours, theirs in proposed.items():
+            choices = [NOT_THERE, *names]
+            picked = st.selectbox(
+                ours + (" *" if ours in imports.required(table) else ""), choices,
+                index=choices.index(theirs) if theirs else 0, key=f"map_{table}_{ours}",
+            )  # fmt: skip
+            chosen[ours] = picked if picked in names else ""
+    return chosen
+
+
+def _import(name: str, uploads: dict[str, bytes], mapping: dict[str, dict[str, str]]) -> None:
+    try:
+        with st.spinner("Reading, checking, writing…", show_time=True):
+            made = imports.run(name, uploads, mapping)
+    except OneRecError as error:
+        widgets.mistake(error)
+        return
+    st.session_state["import_done"] = f"Dataset {made} is ready: train on it, or look at it here."
+    st.session_state["follow_dataset"] = made
+    st.rerun()
+
+
+def _command(name: str, mapping: dict[str, dict[str, str]]) -> str:
+    words = ["onerec data import"]
+    words += [f"--{table} {table.upper()}_FILE" for table in mapping]
+    for table, columns in mapping.items():
+        proposed = imports.proposal(table, [c for c in columns.values() if c])
+        words += [
+            f"--column {ours}={theirs}"
+            for ours, theirs in columns.items()
+            if theirs and proposed.get(ours) != theirs
+        ]
+    return " ".join([*words, f"--name {name}"])

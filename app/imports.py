@@ -1,0 +1,89 @@
+"""Importing uploads: check what was sent, propose a column mapping, hand over to the library.
+
+The name of an upload is never used and its ending never trusted: a Parquet file is known by its
+first bytes, anything else has to read as CSV.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+import places
+
+from onerec.data import schema
+from onerec.errors import DataError
+
+TABLES = ("interactions", "items", "users")
+LIMIT_BYTES = 50 * 1024 * 1024  # as server.maxUploadSize, checked again here
+
+
+def columns(content: bytes, table: str) -> list[str]:
+    """The column names of an upload.
+
+    Raises:
+        DataError: empty, too large, or neither Parquet nor CSV.
+    """
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        path = _save(Path(folder), table, content)
+        reader = "read_parquet" if path.suffix == ".parquet" else "read_csv"
+        try:
+            rows = connection.execute(f"DESCRIBE SELECT * FROM {reader}(?)", [str(path)]).fetchall()
+        except duckdb.Error as error:
+            first = str(error).splitlines()[0][:160]
+            raise DataError(f"{table}: not readable as {reader[5:]} ({first})") from None
+    names = [str(row[0]) for row in rows]
+    if len(names) < 2:
+        raise DataError(f"{table}: only the column {names[0]}; is it CSV with a line of names?")
+    return names
+
+
+def proposal(table: str, names: list[str]) -> dict[str, str]:
+    """Ours -> theirs, as the library would map these columns by itself; "" where it would not."""
+    found: dict[str, str] = {}
+    for field in schema.TABLES[table]:  # type: ignore[index]
+        spelled = {schema.simplify(field.name), *field.aliases}
+        match = (n for n in names if schema.simplify(n) in spelled and n not in found.values())
+        found[field.name] = next(match, "")
+    return found
+
+
+def required(table: str) -> list[str]:
+    return [field.name for field in schema.TABLES[table] if field.required]  # type: ignore[index]
+
+
+def run(name: str, uploads: Mapping[str, bytes], mapping: Mapping[str, Mapping[str, str]]) -> str:
+    """Import the uploads as dataset `name`; returns its name in the app.
+
+    Raises:
+        DataError: with file, row and column, as the library says it.
+    """
+    from onerec.data.ingest import import_files
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {table: _save(Path(folder), table, data) for table, data in uploads.items()}
+        overrides = {t: {k: v for k, v in m.items() if v} for t, m in mapping.items()}
+        dataset = import_files(
+            name=name,
+            interactions=paths["interactions"],
+            items=paths.get("items"),
+            users=paths.get("users"),
+            columns=overrides,
+            home=places.home(),
+        )
+    return str(dataset.name)
+
+
+def _save(folder: Path, table: str, content: bytes) -> Path:
+    if not content:
+        raise DataError(f"{table}: the file is empty; choose another")
+    if len(content) > LIMIT_BYTES:
+        raise DataError(
+            f"{table}: {len(content) / 2**20:.0f} MB is above {LIMIT_BYTES // 2**20} MB; "
+            "use `onerec data import` in a terminal for larger files"
+        )
+    path = folder / (f"{table}.parquet" if content[:4] == b"PAR1" else f"{table}.csv")
+    path.write_bytes(content)
+    return path

@@ -1,0 +1,160 @@
+"""The live view of one run: a single fragment that reads the run folder once a second.
+
+It reads files and draws; it holds no state, so a reload or a second tab shows the same. When the
+run ends, the page is drawn once more and the clock stops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jobs
+import selection
+import streamlit as st
+import widgets
+
+from onerec.errors import OneRecError
+from onerec.explain import training
+from onerec.runs import Run
+from onerec.viz import training as viz
+
+BADGES = {
+    "starting": ("blue", "hourglass_top"),
+    "running": ("blue", "directions_run"),
+    "paused": ("orange", "pause_circle"),
+    "stalled": ("orange", "warning"),
+    "interrupted": ("red", "power_off"),
+    "stopped": ("gray", "stop_circle"),
+    "done": ("green", "check_circle"),
+    "failed": ("red", "error"),
+    "new": ("gray", "fiber_new"),
+}
+NUMBERS = {
+    "loss": ("Loss", "{:.3f}"),
+    "samples_per_second": ("Samples a second", "{:,.0f}"),
+    "grad_norm": ("Gradient norm", "{:.2f}"),
+    "valid_recall@10": ("Recall@10 on valid", "{:.3f}"),
+}
+MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samples_per_second"}
+
+
+def draw(view: selection.Selection) -> None:
+    """The run, live while it is busy and still once it is not."""
+    busy = jobs.status(view.run).busy
+    st.fragment(_body, run_every=1.0 if busy else None)(view, busy)
+
+
+def _body(view: selection.Selection, was_busy: bool) -> None:
+    run: Run = view.run
+    job = jobs.status(run)
+    if was_busy != job.busy:
+        st.rerun()  # the whole page once more: start the clock, or stop it and finish the figures
+    colour, icon = BADGES.get(job.state, ("gray", "help"))
+    st.subheader(f"Run {view.run_name}  :{colour}-badge[:material/{icon}: {job.state}]")
+    _progress(job)
+    if not view.read_only and selection.shown("train"):
+        _controls(run, job)
+    _trouble(run, job)
+    curves = training.curves(run)
+    if curves.empty:
+        st.info(_before_curves(job), icon=":material/hourglass_top:")
+        return
+    _numbers(run, curves)
+    _figures(run, curves, job)
+
+
+def _progress(job: jobs.Job) -> None:
+    if job.of:
+        text = f"{job.stage}: step {job.step:,} of {job.of:,}"
+        st.progress(min(1.0, job.share), text=f"{text} · {job.message}" if job.message else text)
+    elif job.message and job.state not in ("failed", "interrupted"):
+        st.caption(job.message)
+
+
+def _controls(run: Run, job: jobs.Job) -> None:
+    with st.container(horizontal=True, key="train_controls"):
+        if job.state == "running":
+            st.button("Pause", icon=":material/pause:", on_click=run.control,
+                      kwargs={"pause": True})  # fmt: skip
+        if job.state == "paused":
+            st.button("Go on", icon=":material/play_arrow:", on_click=run.control,
+                      kwargs={"pause": False}, type="primary")  # fmt: skip
+            st.button("One step", icon=":material/skip_next:", on_click=run.control,
+                      kwargs={"steps": 1})  # fmt: skip
+        if job.state in ("running", "paused"):
+            st.button("Stop", icon=":material/stop:", on_click=run.control, kwargs={"stop": True},
+                      help="Saves a checkpoint and ends; Resume goes on from there")  # fmt: skip
+        if job.state in ("stopped", "interrupted", "failed"):
+            st.button("Resume", icon=":material/replay:", type="primary", on_click=_try,
+                      args=(jobs.resume, run))  # fmt: skip
+        if job.state == "stalled":
+            st.button("End it now", icon=":material/dangerous:", on_click=_try,
+                      args=(jobs.kill, run))  # fmt: skip
+    if problem := st.session_state.pop("live_problem", None):
+        st.error(problem, icon=":material/error:")
+
+
+def _trouble(run: Run, job: jobs.Job) -> None:
+    """What went wrong, and what to do next."""
+    if job.state == "failed":
+        st.error(job.message, icon=":material/error:", title="The training failed")
+    elif job.state == "interrupted":
+        st.warning(
+            "The process is gone without a word (killed, or the machine went down). Resume goes on "
+            "from the last checkpoint and ends with the same weights.",
+            icon=":material/power_off:",
+            title="Interrupted",
+        )
+    elif job.state == "stalled":
+        st.warning(
+            f"The process lives but has said nothing for {job.seconds_since_heartbeat or 0:.0f} s. "
+            "A busy machine can do that; if it lasts, end it and resume from the checkpoint.",
+            icon=":material/warning:",
+            title="No sign of life",
+        )
+    if job.state in ("failed", "interrupted", "stalled"):
+        with st.expander("The last lines of the log", icon=":material/article:"):
+            st.code(run.log_tail(30) or "(empty)", language=None, wrap_lines=True)
+
+
+def _before_curves(job: jobs.Job) -> str:
+    if job.state == "starting":
+        return "The process is loading its libraries; the first numbers come in a few seconds."
+    if job.busy:
+        return f"Stage {job.stage or 'data'} comes before the training: curves follow."
+    return "This run has no training curves."
+
+
+def _numbers(run: Run, curves: Any) -> None:
+    latest = training.latest(run)
+    with st.grid(5, min_column_width=130):
+        for metric, (label, form) in NUMBERS.items():
+            if latest.get(metric) is None:
+                continue
+            past = curves.loc[curves["metric"] == metric, "value"].tolist()
+            st.metric(label, form.format(latest[metric]), border=True, chart_data=past[-60:],
+                      height="stretch")  # fmt: skip
+        left = latest.get("eta_seconds")
+        if left:
+            st.metric("Left", f"{left:,.0f} s", border=True, height="stretch")
+
+
+def _figures(run: Run, curves: Any, job: jobs.Job) -> None:
+    pairs = [("losses", viz.losses, {})]
+    more = st.segmented_control("Also show", list(MORE), default="Gradient norm", key="live_more",
+                                label_visibility="collapsed")  # fmt: skip
+    if more in MORE and (curves["metric"] == MORE[more]).any():
+        pairs.append((f"metric_{MORE[more]}", viz.metric, {"name": MORE[more]}))
+    for key, draw_figure, drawing in pairs:
+        if job.busy:
+            widgets.place(draw_figure(curves, **drawing), key=key)
+        else:
+            widgets.show(run, training.curves, draw_figure, key=key, drawing=drawing,
+                         command=f"onerec runs show {run.name} --json")  # fmt: skip
+
+
+def _try(action: Any, run: Run) -> None:
+    try:
+        action(run)
+    except (OneRecError, OSError) as error:
+        st.session_state["live_problem"] = str(error)

@@ -1,0 +1,68 @@
+"""Where datasets and runs lie: the reader's own home, and the shipped demo beside it.
+
+Names of the demo carry the prefix `demo/`; they are read-only. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onerec import runs
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = "demo/"
+
+
+def home() -> Path:
+    """ONEREC_HOME, else ./data: where imports and trainings are written."""
+    return runs.default_home().resolve()
+
+
+def demo_home() -> Path:
+    """The shipped demo (ONEREC_DEMO moves it, for tests and for a mounted copy)."""
+    return Path(os.environ.get("ONEREC_DEMO", ROOT / "data" / "demo")).resolve()
+
+
+def homes() -> list[tuple[str, Path]]:
+    """(name prefix, folder) of every place that is looked at, the reader's own first."""
+    own, demo = home(), demo_home()
+    return [("", own)] if own == demo else [("", own), (DEMO, demo)]
+
+
+def run_infos() -> dict[str, runs.RunInfo]:
+    """Every run by its name in the app, newest first, the demo's last."""
+    return {
+        prefix + info.name: info
+        for prefix, folder in homes()
+        if (folder / "runs").is_dir()
+        for info in runs.list_runs(folder)
+    }
+
+
+def dataset_folders() -> dict[str, Path]:
+    """Every dataset folder by its name in the app."""
+    return {
+        prefix + path.parent.name: path.parent
+        for prefix, folder in homes()
+        for path in sorted((folder / "datasets").glob("*/dataset.json"))
+    }
+
+
+def dataset_of(run_name: str, info: runs.RunInfo) -> str:
+    """The app's name of the dataset that a run was trained on."""
+    own = info.dataset
+    return DEMO + own if run_name.startswith(DEMO) else own
+
+
+def read_only(name: str) -> bool:
+    """Whether a run or dataset belongs to the shipped demo."""
+    return name.startswith(DEMO)
+
+
+def command_line_name(name: str) -> str:
+    """A demo's name as the command line takes it: the path of its folder."""
+    if not read_only(name):
+        return name
+    folder = dataset_folders().get(name)
+    return str(folder) if folder else name

@@ -1,0 +1,206 @@
+"""What every page is made of: its head, a figure with everything that belongs to it, its states.
+
+A figure comes with a finding as its title, alternative text, how it was computed, the same as a
+table, as CSV and PNG, and the command and the notebook cell that make it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cache
+import pandas as pd
+import selection
+import streamlit as st
+import tour
+
+from onerec.errors import OneRecError
+from onerec.runs import Run
+from onerec.viz import theme
+
+CHART = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "scale": 2}}
+
+
+def head(title: str, question: str) -> selection.Selection:
+    """The page's title, the question it answers, and what of the URL could not be followed."""
+    st.title(title)
+    st.markdown(question)
+    st.session_state["page_widgets"] = []
+    tour.banner()
+    view = selection.current()
+    for notice in view.notices:
+        st.warning(notice, icon=":material/link_off:")
+    return view
+
+
+def options(label: str, choices: Sequence[str], key: str, **settings: Any) -> str:
+    """A choice of a few that lives in the URL; a wrong value falls back and says so."""
+    if notice := selection.bad_parameter(key, choices, choices[0]):
+        st.warning(notice, icon=":material/link_off:")
+    st.session_state.setdefault("page_widgets", []).append(key)
+    chosen = st.segmented_control(
+        label, choices, default=choices[0], required=True, key=key, bind="query-params", **settings
+    )
+    return chosen if chosen in choices else choices[0]
+
+
+def show(
+    source: Run | Path,
+    read: Callable[..., Any],
+    draw: Callable[..., Any],
+    *,
+    key: str,
+    command: str,
+    reading: dict[str, Any] | None = None,
+    drawing: dict[str, Any] | None = None,
+    pick: Callable[[list[dict[str, Any]]], None] | None = None,
+    empty: str = "Nothing to draw yet.",
+) -> pd.DataFrame:
+    """Read (cached), draw, and place one figure; returns the table behind it.
+
+    `pick` receives the points a person selects, in a callback, so it may change the selection.
+    """
+    reading, drawing = reading or {}, drawing or {}
+    result = cache.read(read, source, **reading)
+    parts = result if isinstance(result, tuple) else (result,)
+    frame: pd.DataFrame = parts[0]
+    if frame.empty:
+        st.info(empty, icon=":material/hourglass_empty:")
+        return frame
+    figure = draw(*parts, **drawing)
+    place(figure, key=key, pick=pick)
+    belongings(
+        figure, frame, key=key, command=command, cell=_cell(source, read, draw, reading, drawing)
+    )
+    return frame
+
+
+def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> None:
+    """The figure under its finding; selectable where `pick` is given."""
+    st.markdown(f"**{theme.title(figure)}**")
+    alt = theme.alt_text(figure)
+    plain = theme.untitled(figure)
+    if pick is None:
+        st.plotly_chart(plain, key=key, config=CHART, alt=alt)
+        return
+
+    def picked() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            pick(points)
+
+    st.plotly_chart(
+        plain, key=key, config=CHART, alt=alt, on_select=picked, selection_mode="points"
+    )
+
+
+def belongings(figure: Any, frame: pd.DataFrame, *, key: str, command: str, cell: str) -> None:
+    """How it is computed, the table, the CSV, the command and the notebook cell."""
+    with st.expander("How it is computed · table · code", icon=":material/function:"):
+        how, table, code = st.tabs(["How it is computed", "Table", "Code"])
+        how.markdown(theme.how(figure))
+        table.dataframe(frame, hide_index=True, height=260, alt=f"Table of: {theme.title(figure)}")
+        table.download_button(
+            "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}_csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+        code.caption("In a terminal")
+        code.code(command, language="bash", wrap_lines=True)
+        code.caption("In a notebook")
+        code.code(cell, language="python", wrap_lines=True)
+
+
+def table(frame: pd.DataFrame, *, key: str, title: str, **settings: Any) -> None:
+    """A table that stands for itself, with its CSV."""
+    st.markdown(f"**{title}**")
+    st.dataframe(frame, hide_index=True, alt=title, **settings)
+    st.download_button(
+        "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}_csv",
+        icon=":material/download:", on_click="ignore", type="tertiary",
+    )  # fmt: skip
+
+
+def run_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The table of runs, with its columns in a reader's units."""
+    number = st.column_config.NumberColumn(format="%.4f")
+    frame = pd.DataFrame(rows).assign(
+        started=lambda frame: pd.to_datetime(frame["started"], unit="ms")
+    )
+    table(
+        frame, key="runs", title=f"{len(frame)} runs",
+        column_config={
+            "recall@10": number, "ndcg@10": number, "coverage@10": number,
+            "started": st.column_config.DatetimeColumn(format="distance"),
+        },
+    )  # fmt: skip
+    return frame
+
+
+def needs_run(view: selection.Selection, stage: str | None = None) -> Run:
+    """The selected run, or the empty state and the end of the page."""
+    if view.run is None:
+        st.info(
+            "There is no run yet. Start one on the page **Train**: recipe `tiny` on the built-in "
+            "world takes about a minute and a half on two cores.",
+            icon=":material/model_training:",
+            title="Nothing trained yet",
+        )
+        st.page_link("app_pages/train.py", label="Train a first run", icon=":material/play_arrow:")
+        st.stop()
+    if stage and not view.run.is_done(stage):
+        status = view.run.status()
+        st.info(
+            f"Stage **{stage}** of run **{view.run_name}** is not finished; it is {status.state}"
+            + (f" ({status.stage}, step {status.step:,} of {status.of:,})." if status.of else "."),
+            icon=":material/hourglass_top:",
+            title="Not there yet",
+        )
+        st.page_link("app_pages/train.py", label="Watch or resume it", icon=":material/monitoring:")
+        st.stop()
+    return view.run
+
+
+def needs_dataset(view: selection.Selection) -> Path:
+    """The selected dataset, or the empty state and the end of the page."""
+    if view.dataset is None:
+        st.info(
+            "There is no dataset yet. Import a CSV or Parquet file below, or make the built-in "
+            "short-video world: `onerec data get world`.",
+            icon=":material/database:",
+            title="No data yet",
+        )
+        st.stop()
+    return view.dataset
+
+
+def mistake(error: OneRecError) -> None:
+    """One line that says what, where and what next."""
+    st.error(str(error), icon=":material/error:")
+
+
+def _cell(
+    source: Run | Path,
+    read: Callable[..., Any],
+    draw: Callable[..., Any],
+    reading: dict[str, Any],
+    drawing: dict[str, Any],
+) -> str:
+    module = read.__module__.rpartition(".")[2]
+    look = draw.__module__.rpartition(".")[2]
+    where = f'open_run("{source.path}")' if isinstance(source, Run) else f'Path("{source}")'
+    first = (
+        "from onerec.runs import open_run"
+        if isinstance(source, Run)
+        else "from pathlib import Path"
+    )
+    asked = "".join(f", {name}={value!r}" for name, value in reading.items())
+    drawn = "".join(f", {name}={value!r}" for name, value in drawing.items())
+    star = "*" if read.__name__ in ("projection",) else ""
+    return (
+        f"{first}\nfrom onerec.explain import {module} as explain\n"
+        f"from onerec.viz import {look} as viz\n\n"
+        f"data = explain.{read.__name__}({where}{asked})\n"
+        f"viz.{draw.__name__}({star}data{drawn})"
+    )
