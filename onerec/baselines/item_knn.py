@@ -33,20 +33,21 @@ class ItemKNNConfig:
     """
 
     shrinkage: float = 10.0
-    neighbours: int = 100
-    half_life: float | None = 5.0
+    neighbours: int = 200
+    half_life: float | None = 10.0
     positives_only: bool = False
 
 
+# The first few already span what suits video logs (long memory) and reviews (the last event).
 GRID = (
     ItemKNNConfig(),
-    ItemKNNConfig(positives_only=True),
-    ItemKNNConfig(half_life=None),
-    ItemKNNConfig(half_life=None, positives_only=True),
-    ItemKNNConfig(half_life=2.0),
-    ItemKNNConfig(half_life=2.0, positives_only=True),
-    ItemKNNConfig(half_life=20.0, neighbours=300),
-    ItemKNNConfig(half_life=20.0, neighbours=300, positives_only=True),
+    ItemKNNConfig(shrinkage=30.0, half_life=1.0),
+    ItemKNNConfig(shrinkage=30.0, half_life=10.0, positives_only=True),
+    ItemKNNConfig(half_life=3.0),
+    ItemKNNConfig(shrinkage=100.0, half_life=1.0),
+    ItemKNNConfig(shrinkage=0.0, half_life=0.5),
+    ItemKNNConfig(shrinkage=30.0, half_life=30.0, neighbours=1000),
+    ItemKNNConfig(shrinkage=30.0, half_life=2.0, positives_only=True),
 )
 
 
