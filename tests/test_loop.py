@@ -1,0 +1,77 @@
+"""The loop: it trains, it repeats itself exactly, and it stops before a bad update."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onerec.errors import RunError
+from onerec.loop import Trainee, loop
+
+
+def _regression(seed: int = 0, dropout: float = 0.0) -> Trainee[tuple[Tensor, Tensor]]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout), nn.Linear(8, 1))
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+        return x, x.sum(1, keepdim=True)
+
+    def loss(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        error = (model(pair[0]) - pair[1]).square().mean()
+        return error, {"doubled": 2 * error.detach()}
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return Trainee(model, optimizer, loss, batch, learning_rate=lambda step: 0.01)
+
+
+def test_the_loss_falls_and_every_step_is_reported() -> None:
+    results = list(loop(_regression(), steps=200))
+    assert [r.step for r in results] == list(range(1, 201))
+    assert results[-1].loss < 0.05 * results[0].loss
+    assert all(r.values["doubled"] == pytest.approx(2 * r.loss, rel=1e-5) for r in results)
+
+
+def test_stopping_and_going_on_gives_the_same_weights_as_never_stopping() -> None:
+    whole = _regression(dropout=0.5)
+    list(loop(whole, steps=10, seed=3))
+    halves = _regression(dropout=0.5)
+    list(loop(halves, steps=4, seed=3))
+    torch.randn(100)  # whatever happens between the two must not matter
+    list(loop(halves, steps=10, start=4, seed=3))
+    for left, right in zip(whole.model.parameters(), halves.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_clipping_bounds_the_update_but_reports_the_norm_before_it() -> None:
+    trainee = _regression()
+    trainee.optimizer = torch.optim.SGD(trainee.model.parameters(), lr=1.0)
+    trainee.learning_rate = lambda step: 1.0
+    before = torch.cat([p.detach().flatten().clone() for p in trainee.model.parameters()])
+    result = next(loop(trainee, steps=1, clip=1e-3))
+    after = torch.cat([p.detach().flatten() for p in trainee.model.parameters()])
+    assert result.grad_norm > 1e-2
+    assert (after - before).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_batch() -> None:
+    trainee = _regression()
+    sound = trainee.batch
+    trainee.batch = lambda step: (
+        sound(step)[0] * (float("nan") if step == 2 else 1),
+        sound(step)[1],
+    )
+    steps = loop(trainee, steps=5)
+    next(steps), next(steps)
+    before = [p.detach().clone() for p in trainee.model.parameters()]
+    with pytest.raises(RunError, match="loss of batch 2 is nan"):
+        next(steps)
+    for old, now in zip(before, trainee.model.parameters(), strict=True):
+        assert torch.equal(old, now)
+
+
+def test_after_step_runs_once_a_step_after_the_update() -> None:
+    trainee = _regression()
+    calls: list[int] = []
+    trainee.after_step = lambda: calls.append(1)
+    list(loop(trainee, steps=3))
+    assert len(calls) == 3

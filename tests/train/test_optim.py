@@ -1,0 +1,29 @@
+"""Parameter groups and the learning-rate schedule."""
+
+import pytest
+import torch
+from torch import nn
+
+from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
+
+
+def test_warm_up_is_linear_and_the_cosine_ends_at_its_share() -> None:
+    rate = cosine_schedule(OptimConfig(learning_rate=1.0, warmup_steps=10, final_share=0.1), 110)
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(4) == pytest.approx(0.5)
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(60) == pytest.approx(0.1 + 0.9 * 0.5)  # half of the way down
+    assert rate(110) == pytest.approx(0.1)
+    assert rate(1_000) == pytest.approx(0.1)
+
+
+def test_decay_acts_on_matrices_and_not_on_tables_norms_or_biases() -> None:
+    model = nn.ModuleDict(
+        {"table": nn.Embedding(5, 4), "linear": nn.Linear(4, 3), "norm": nn.RMSNorm(4)}
+    )
+    optimizer = make_adamw(model, OptimConfig(weight_decay=0.5))
+    decayed, free = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.5
+    assert [p.shape for p in decayed["params"]] == [torch.Size([3, 4])]
+    assert free["weight_decay"] == 0.0
+    assert len(free["params"]) == 3
