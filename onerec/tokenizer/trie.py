@@ -113,7 +113,7 @@ class Trie(nn.Module):
         return len(self.leaf_items)
 
     def _dense(self, level: int) -> Tensor | None:
-        """(n_nodes, N_l) int32, the child of each node by each code or -1; None on a large level."""
+        """(n_nodes, N_l) int32: the child by each code, or -1; None on a large level."""
         table: Tensor | None = getattr(self, f"next_{level}")
         return table
 
