@@ -22,6 +22,10 @@ from onerec.explain.query import as_text, column_types, empty, fetch
 DAY_MS = 86_400_000
 TIMELINE_BARS = 400
 LOG = "read_parquet(?)"
+HISTORY = (
+    *("position", "time", "item", "item_id", "title", "category", "tags", "behaviours"),
+    *("positive", "play_ms", "duration_ms", "play_share", "rating", "split"),
+)
 TITLE = "coalesce(title, caption, 'item ' || item_id) AS title"
 
 
@@ -239,7 +243,7 @@ def item_texts(folder: Path, items: Sequence[int] | np.ndarray) -> pd.DataFrame:
         WITH it AS (SELECT file_row_number AS row, {texts}, {duration} AS duration_ms
                     FROM read_parquet(?, file_row_number = true))
         SELECT row, {TITLE}, category, tags, duration_ms FROM it
-        WHERE list_contains(?::BIGINT[], row)""",
+        SEMI JOIN (SELECT unnest(?::BIGINT[]) AS row) USING (row)""",
         path,
         sorted(set(wanted)),
     )

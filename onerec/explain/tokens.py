@@ -306,7 +306,7 @@ def neighbours(run: Run, item: int, k: int = 10) -> pd.DataFrame:
 
 def shared_prefix(codes: np.ndarray, own: np.ndarray) -> np.ndarray:
     """(m, L) and (L,) -> (m,): how many leading codes agree."""
-    return np.cumprod(codes == own, axis=1).sum(1)
+    return np.asarray(np.cumprod(codes == own, axis=1).sum(1))
 
 
 def items_of_code(run: Run, prefix: Sequence[int], limit: int = 200) -> pd.DataFrame:

@@ -1,0 +1,53 @@
+"""What happens inside the network: here the load of the experts over a training.
+
+Reads routing/load.parquet (step, layer, expert, load: tokens sent to the expert since the row
+before). A run of a dense model has none, and every function then returns an empty frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from onerec.explain.query import empty, fetch
+from onerec.runs import Run
+
+LOAD = ("step", "layer", "expert", "load", "share")
+BALANCE = ("step", "layer", "max_violation", "cv", "entropy_nats", "max_entropy_nats")
+
+
+def has_routing(run: Run) -> bool:
+    return (run.path / "routing" / "load.parquet").is_file()
+
+
+def expert_load(run: Run) -> pd.DataFrame:
+    """step, layer, expert, load, share: `share` of the tokens of this step and layer."""
+    if not has_routing(run):
+        return empty(LOAD)
+    path = run.path / "routing" / "load.parquet"
+    return fetch(
+        "SELECT step, layer, expert, load, coalesce(load / nullif(sum(load) OVER "
+        "(PARTITION BY step, layer), 0), 0) AS share FROM read_parquet(?) "
+        "ORDER BY step, layer, expert",
+        path,
+    )
+
+
+def balance(run: Run) -> pd.DataFrame:
+    """How evenly the tokens spread, per step and layer.
+
+    max_violation = max load / mean load - 1 (0 is even; MaxVio of the loss-free balancing paper,
+    arXiv 2408.15664); cv = standard deviation / mean; entropy in nats of the shares, at most ln E.
+    """
+    load = expert_load(run)
+    rows = []
+    for (step, layer), group in load.groupby(["step", "layer"]):
+        values = group["load"].to_numpy(dtype=np.float64)
+        mean, share = values.mean(), group["share"].to_numpy(dtype=np.float64)
+        if mean <= 0:
+            continue
+        used = share[share > 0]
+        entropy = float(-(used * np.log(used)).sum())
+        excess, spread = values.max() / mean - 1, values.std() / mean
+        rows.append((step, layer, excess, spread, entropy, float(np.log(len(values)))))
+    return pd.DataFrame(rows, columns=list(BALANCE)) if rows else empty(BALANCE)

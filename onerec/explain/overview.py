@@ -1,0 +1,81 @@
+"""The whole path of a run at a glance: one line per stage, each with the number that tells most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from onerec.explain.dataset import info
+from onerec.explain.serving import models
+from onerec.explain.tokens import levels
+from onerec.explain.training import latest, progress
+from onerec.runs import Run
+
+
+def stages(run: Run) -> pd.DataFrame:
+    """stage, label, state, headline, detail: data, tokenize, pretrain, evaluate, recommend."""
+    state = dict(zip(*(progress(run)[name] for name in ("stage", "state")), strict=True))
+    rows = [("data", "Data", *_data(run))]
+    for stage, label, words in (
+        ("tokenize", "Semantic IDs", _tokenize),
+        ("pretrain", "Training", _pretrain),
+        ("evaluate", "Evaluation", _evaluate),
+        ("recommend", "Lists", _recommend),
+    ):
+        headline, detail = words(run)
+        rows.append((stage, label, state[stage], headline, detail))
+    return pd.DataFrame(rows, columns=["stage", "label", "state", "headline", "detail"])
+
+
+def _data(run: Run) -> tuple[str, str, str]:
+    folder = run.dataset_folder
+    if folder is None:
+        name = (run.recipe().get("dataset") or {}).get("name", "")
+        return "missing", "not here", f"dataset {name} is gone"
+    rows = info(folder)["rows"]
+    people = f"{rows['users']:,} users, {rows['items']:,} items"
+    return "done", f"{rows['interactions']:,} events", people
+
+
+def _tokenize(run: Run) -> tuple[str, str]:
+    table, report = levels(run), run.report() or {}
+    if table.empty:
+        return "not yet", ""
+    sizes = " x ".join(str(size) for size in table["size"])
+    distinct = (report.get("collisions") or {}).get("distinct")
+    codes = f"{distinct:,} codes in use" if isinstance(distinct, int) else ""
+    return sizes, codes
+
+
+def _pretrain(run: Run) -> tuple[str, str]:
+    last = latest(run)
+    if not last:
+        return "not yet", ""
+    loss = f"loss {last['loss']:.2f}" if "loss" in last else f"step {last['step']:,}"
+    return loss, f"step {last['step']:,} of {last['of']:,}"
+
+
+def _evaluate(run: Run) -> tuple[str, str]:
+    results: dict[str, Any] = (run.evaluate() or {}).get("models") or {}
+    ours = results.get("onerec", {}).get("recall@10")
+    if ours is None:
+        return "not yet", ""
+    rivals = {
+        name: values["recall@10"]
+        for name, values in results.items()
+        if name not in ("onerec", "oracle", "random") and "recall@10" in values
+    }
+    headline = f"recall@10 {ours:.3f}"
+    if not rivals:
+        return headline, ""
+    best = max(rivals, key=lambda name: rivals[name])
+    return headline, f"best baseline: {best} {rivals[best]:.3f}"
+
+
+def _recommend(run: Run) -> tuple[str, str]:
+    names = models(run)
+    if not names:
+        return "not yet", ""
+    people = run.recommendations(model=names[0])["user"].nunique()
+    return f"{people:,} users", "with " + ", ".join(names)
