@@ -41,7 +41,14 @@ MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samp
 def draw(view: selection.Selection) -> None:
     """The run, live while it is busy and still once it is not."""
     busy = jobs.status(view.run).busy
-    st.fragment(_body, run_every=1.0 if busy else None)(view, busy)
+    st.fragment(_guarded, run_every=1.0 if busy else None)(view, busy)
+
+
+def _guarded(view: selection.Selection, was_busy: bool) -> None:
+    try:
+        _body(view, was_busy)
+    except OneRecError as error:
+        widgets.mistake(error)
 
 
 def _body(view: selection.Selection, was_busy: bool) -> None:

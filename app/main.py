@@ -4,6 +4,9 @@ from pathlib import Path
 
 import selection
 import streamlit as st
+import widgets
+
+from onerec.errors import OneRecError
 
 ICON = Path(__file__).with_name("icon.svg")  # a file: symbols and emoji would need the network
 st.set_page_config(page_title="OneRec", page_icon=str(ICON), layout="wide")
@@ -46,4 +49,7 @@ page = st.navigation(
 )  # fmt: skip
 with st.sidebar:
     selection.sidebar()
-page.run()
+try:
+    page.run()
+except OneRecError as error:  # damaged files: one line that says which, never a traceback
+    widgets.mistake(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import links
 import streamlit as st
 
 STOPS = (
@@ -33,20 +34,19 @@ def banner() -> None:
         st.markdown(f":blue-badge[Tour {stop} of {len(STOPS)}] {sentence}")
         with st.container(horizontal=True):
             if stop > 1:
-                _link(stop - 1, "Back", ":material/arrow_back:")
+                _link(stop - 1, "Back", "arrow_back")
             if stop < len(STOPS):
-                _link(stop + 1, "Next stop", ":material/arrow_forward:")
-            st.page_link(f"app_pages/{page}.py", label="End the tour", icon=":material/close:")
+                _link(stop + 1, "Next stop", "arrow_forward")
+            links.to(page, "End the tour", "close")
 
 
 def begin() -> None:
     """The link that starts the tour."""
-    _link(2, "Take the tour", ":material/tour:")
+    _link(2, "Take the tour", "tour")
 
 
 def _link(stop: int, label: str, icon: str) -> None:
-    page = f"app_pages/{STOPS[stop - 1][0]}.py"
-    st.page_link(page, label=label, icon=icon, query_params={"tour": str(stop)})
+    links.to(STOPS[stop - 1][0], label, icon, {"tour": str(stop)})
 
 
 def _stop() -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cache
+import links
 import pandas as pd
 import selection
 import streamlit as st
@@ -147,7 +148,7 @@ def needs_run(view: selection.Selection, stage: str | None = None) -> Run:
             icon=":material/model_training:",
             title="Nothing trained yet",
         )
-        st.page_link("app_pages/train.py", label="Train a first run", icon=":material/play_arrow:")
+        links.to("train", "Train a first run", "play_arrow")
         st.stop()
     if stage and not view.run.is_done(stage):
         status = view.run.status()
@@ -157,7 +158,7 @@ def needs_run(view: selection.Selection, stage: str | None = None) -> Run:
             icon=":material/hourglass_top:",
             title="Not there yet",
         )
-        st.page_link("app_pages/train.py", label="Watch or resume it", icon=":material/monitoring:")
+        links.to("train", "Watch or resume it", "monitoring")
         st.stop()
     return view.run
 

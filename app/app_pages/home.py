@@ -1,5 +1,6 @@
 """Home: the pipeline as a picture with this run's numbers at each stage."""
 
+import links
 import places
 import selection
 import streamlit as st
@@ -25,9 +26,9 @@ with st.container(horizontal=True):
             on_click=selection.choose, kwargs={"run": demo},
         )  # fmt: skip
     if selection.shown("train"):
-        st.page_link("app_pages/train.py", label="Train a run", icon=":material/model_training:")
+        links.to("train", "Train a run", "model_training")
     if selection.shown("import"):
-        st.page_link("app_pages/dataset.py", label="Bring your own data", icon=":material/upload:")
+        links.to("dataset", "Bring your own data", "upload", {"dataset_view": "Import"})
 
 run = widgets.needs_run(view)
 widgets.show(
@@ -37,17 +38,17 @@ widgets.show(
     empty="This run has not begun: its first stage will appear here.",
 )  # fmt: skip
 
-PAGES = {
-    "data": ("dataset", "The data"),
-    "tokenize": ("tokenizer", "The code words"),
-    "pretrain": ("train", "The training"),
-    "recommend": ("recommend", "The recommendations"),
-    "evaluate": ("runs", "The comparison"),
-}
+PAGES = (
+    ("dataset", "The data"),
+    ("tokenizer", "The code words"),
+    ("train", "The training"),
+    ("recommend", "The recommendations"),
+    ("runs", "The comparison"),
+)
 st.markdown("**Look inside a stage**")
 with st.container(horizontal=True):
-    for page, label in PAGES.values():
-        st.page_link(f"app_pages/{page}.py", label=label, icon=":material/arrow_forward:")
+    for page, label in PAGES:
+        links.to(page, label, "arrow_forward")
 
 if run.is_done("evaluate"):
     widgets.show(

@@ -50,11 +50,7 @@ if part == "Map":
             "Click a point to see the item's codes and its neighbours.", icon=":material/ads_click:"
         )
     else:
-        title = (
-            cache.read(explain_dataset.titles, view.dataset, (view.item,))[0]
-            if view.dataset
-            else ""
-        )
+        title = explain_dataset.titles(run.dataset_folder, [view.item])[0]
         codes = " · ".join(map(str, cache.read(tokens.codes_of, run, view.item)))
         st.subheader(f"{title or f'item {view.item}'}  :blue-badge[{codes}]")
         widgets.show(

@@ -1,0 +1,52 @@
+"""Imports: an upload is known by its content, and each mistake is one line."""
+
+from pathlib import Path
+
+import duckdb
+import imports
+import pytest
+
+from onerec.errors import DataError
+
+CSV = b"reviewerID,asin,unixReviewTime,overall,extra\nu1,i1,1700000000,5,x\n"
+
+
+def test_columns_and_proposal_of_a_csv() -> None:
+    names = imports.columns(CSV, "interactions")
+    assert names == ["reviewerID", "asin", "unixReviewTime", "overall", "extra"]
+    proposed = imports.proposal("interactions", names)
+    assert proposed["user_id"] == "reviewerID"
+    assert proposed["item_id"] == "asin"
+    assert proposed["timestamp"] == "unixReviewTime"
+    assert proposed["rating"] == "overall"
+    assert proposed["like"] == ""
+
+
+def test_parquet_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "named.csv"
+    with duckdb.connect() as connection:
+        sql = "COPY (SELECT 'u' AS user_id, 'i' AS item_id) TO '{}' (FORMAT parquet)"
+        connection.execute(sql.format(path))
+    assert imports.columns(path.read_bytes(), "interactions") == ["user_id", "item_id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "is empty"), (b"PAR1garbage", "not readable as parquet"), (b"word\n1\n", "only the")],
+)
+def test_what_cannot_be_read_is_one_line(content: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        imports.columns(content, "items")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("items:")
+
+
+def test_a_file_above_the_limit_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "LIMIT_BYTES", 10)
+    with pytest.raises(DataError, match="onerec data import"):
+        imports.columns(CSV, "interactions")
+
+
+def test_required_columns() -> None:
+    assert imports.required("interactions") == ["user_id", "item_id"]
+    assert imports.required("items") == ["item_id"]

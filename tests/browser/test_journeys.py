@@ -1,0 +1,120 @@
+"""What a person does, in a real browser: open, follow a link, train and reload, look at a user."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import ROOT, Server, serve, settled
+
+pytestmark = pytest.mark.browser
+Visit = Callable[[str], Page]
+PAGES = ("", "dataset", "tokenizer", "train", "recommend", "runs")
+
+
+def no_exception(page: Page) -> None:
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_the_first_picture_stands_within_three_seconds(visit: Visit, server: Server) -> None:
+    page = visit("")  # the server's own first use of its libraries is not the page's
+    begun = time.monotonic()
+    page.goto(server.url)
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=10_000)
+    assert time.monotonic() - begun < 3.0
+    no_exception(page)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_draws_without_an_error(visit: Visit, path: str) -> None:
+    page = visit(path)
+    no_exception(page)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_is_wider_than_a_phone(visit: Visit, page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    visit(path)
+    width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+    assert width <= 390
+    no_exception(page)
+
+
+def test_dark_pages_are_dark(browser: Browser, server: Server) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(server.url)
+    settled(page)
+    colour = page.evaluate(
+        "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+    )
+    assert max(map(int, re.findall(r"\d+", colour)[:3])) < 60
+    context.close()
+
+
+def test_the_view_goes_through_the_url_and_back(visit: Visit, page: Page, server: Server) -> None:
+    visit("tokenizer?run=toy_run&item=5&tokens_view=Map")
+    sidebar = page.get_by_test_id("stSidebar")
+    expect(sidebar.get_by_label("Item", exact=True)).to_have_value("5")
+    page.get_by_role("button", name="Codebooks").click()
+    settled(page)
+    expect(page).to_have_url(re.compile("tokens_view=Codebooks"))
+    sidebar.get_by_role("button", name="Copy link").click()
+    address = page.get_by_test_id("stPopoverBody").locator("code").inner_text()
+    assert address.startswith(f"{server.url}/tokenizer?")
+    page.goto(address)
+    settled(page)
+    expect(page.get_by_test_id("stSidebar").get_by_label("Item", exact=True)).to_have_value("5")
+    expect(page.get_by_text("Codebook", exact=False).first).to_be_visible()
+
+
+def test_a_bad_parameter_falls_back_and_says_so(visit: Visit) -> None:
+    page = visit("tokenizer?run=gone&tokens_view=Nonsense&item=banana")
+    expect(page.get_by_text("run “gone”, which is not here")).to_be_visible()
+    expect(page.get_by_text("“Nonsense”, which is not here")).to_be_visible()
+    expect(page.get_by_text("Item “banana” is not a number")).to_be_visible()
+    no_exception(page)
+
+
+def test_a_selection_follows_from_page_to_page(visit: Visit) -> None:
+    page = visit("recommend?user=4")
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Dataset").click()
+    settled(page)
+    expect(page.get_by_test_id("stSidebar").get_by_label("User", exact=True)).to_have_value("4")
+
+
+@pytest.fixture
+def empty_server(tmp_path: Path) -> Iterator[Server]:
+    """The app over a home with nothing in it."""
+    yield from serve(tmp_path / "home", tmp_path / "no_demo", tmp_path / "server.log")
+
+
+@pytest.mark.slow
+def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, empty_server: Server) -> None:
+    """The real `onerec run`: start, pause, step, reload, go on to the end, open a user."""
+    if not (ROOT / "onerec" / "cli.py").exists():
+        pytest.skip("the command line is not there yet")
+    page.goto(f"{empty_server.url}/train")
+    settled(page)
+    page.get_by_label("Name of the run").fill("journey")
+    settings = "train.steps=60\nevaluate.baseline_trials=1\nevaluate.sasrec_steps=20"
+    page.get_by_label("Settings that differ").fill(settings)
+    page.get_by_label("Settings that differ").press("Control+Enter")
+    settled(page)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_text("Run journey")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text(re.compile("pretrain: step"))).to_be_visible(timeout=180_000)
+    page.reload()
+    expect(page.get_by_text("Run journey")).to_be_visible(timeout=15_000)
+    expect(page).to_have_url(re.compile("run=journey"))
+    expect(page.get_by_text("done", exact=True).first).to_be_visible(timeout=240_000)
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Recommend").click()
+    settled(page)
+    expect(page.get_by_text("What it says next")).to_be_visible()
+    no_exception(page)
