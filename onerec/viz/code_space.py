@@ -1,0 +1,165 @@
+"""Pictures of the vectors that are quantised: the map, an item's neighbours, its residuals.
+
+Each takes the frame of the function of the same name in `onerec.explain.tokens`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+TOKENIZE = "Make them with: onerec tokenize --run NAME --recipe RECIPE --dataset DATASET"
+WEBGL_FROM = 2000  # points; below, SVG is sharper and needs no graphics context
+MAP_GROUPS = 7  # the most frequent first codes get a colour and a symbol each, the rest is grey
+COLOURINGS = ("code_1", "popularity", "leaf_size")
+
+
+def projection(
+    points: pd.DataFrame,
+    shares: tuple[float, float],
+    colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
+) -> go.Figure:
+    """The map of the items. customdata[0] of a point is its item."""
+    if points.empty:
+        return theme.nothing("There is no map yet.", TOKENIZE, "projection")
+    if colour not in COLOURINGS:
+        raise ValueError(f"colour={colour!r}: choose one of {', '.join(COLOURINGS)}")
+    both = sum(shares)
+    fig = theme.figure(
+        title=f"{len(points):,} items; the two axes hold {theme.percent(both)} of the variance of "
+        "their vectors",
+        alt=f"A scatter of {len(points):,} items by the first two principal components of their "
+        f"content vectors, coloured by {colour.replace('_', ' ')}.",
+        how="x, y = (v - mean) · the first two principal axes of the vectors v that were "
+        f"quantised; they hold {shares[0]:.3f} + {shares[1]:.3f} = {both:.3f} of the variance, "
+        "so nearness here is only as true as that.",
+        x=f"component 1 ({theme.percent(shares[0])})",
+        y=f"component 2 ({theme.percent(shares[1])})",
+        height=520,
+        key=f"map-{colour}",
+    )
+    if colour == "code_1":
+        for name, part, look in _map_groups(points):
+            _add_points(fig, part, name, look)
+        fig.update_layout(legend={"title": {"text": "first code "}, "itemsizing": "constant"})
+    else:
+        values = np.log10(points[colour].to_numpy(dtype=float) + 1)
+        ticks = np.arange(0, int(values.max()) + 1)
+        bar: dict[str, Any] = {"title": {"text": colour.replace("_", " "), "side": "right"}}
+        bar |= {"tickvals": ticks, "ticktext": [f"{10**tick - 1:,}" for tick in ticks]}
+        look = {"color": values, "colorscale": theme.SEQUENTIAL, "colorbar": bar}
+        _add_points(fig, points, "items", look)
+    fig.update_xaxes(showticklabels=False)
+    fig.update_yaxes(showticklabels=False, scaleanchor="x")
+    return fig
+
+
+def _map_groups(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """The most frequent first codes, a colour and a symbol each; the others together in grey."""
+    counts = points["code_1"].value_counts()
+    shown = sorted(counts.index, key=lambda code: (-counts[code], code))
+    shown = shown if len(shown) <= MAP_GROUPS + 1 else shown[:MAP_GROUPS]
+    rest = points[~points["code_1"].isin(shown)]
+    groups: list[tuple[str, pd.DataFrame, dict[str, Any]]] = []
+    if len(rest):  # drawn first, so that it lies below
+        look: dict[str, Any] = {"color": theme.GREY, "opacity": 0.35}
+        groups.append((f"{rest['code_1'].nunique()} others", rest, look))
+    for index, code in enumerate(shown):
+        look = {"color": theme.COLOURS[index % 8], "symbol": theme.SYMBOLS[index % 8]}
+        groups.append((str(code), points[points["code_1"] == code], look))
+    return groups
+
+
+def _add_points(fig: go.Figure, part: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
+    many = len(part) >= WEBGL_FROM
+    codes = part.filter(regex=r"^code_\d+$").astype(str).agg(" · ".join, axis=1)
+    add = fig.add_scattergl if many else fig.add_scatter
+    size = 4 if many else 6 if len(part) > 300 else 9
+    add(
+        x=part["x"],
+        y=part["y"],
+        mode="markers",
+        name=name,
+        marker={"size": size, **look},
+        customdata=np.column_stack(
+            [part["item"], part["title"].astype(str), codes, part["popularity"]]
+        ),
+        hovertemplate="%{customdata[1]}<br>code %{customdata[2]}<br>"
+        "%{customdata[3]:,} positives in training<extra></extra>",
+    )
+
+
+def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
+    """The nearest items by distance; the label of a bar says how many leading codes are shared."""
+    if frame.empty:
+        return theme.nothing("There are no vectors yet.", TOKENIZE, "neighbours")
+    shared = int((frame["shared_prefix"] > 0).sum())
+    nearest = frame.iloc[0]
+    fig = theme.figure(
+        title=f"{shared} of the {len(frame)} items nearest to {theme.short(title, 40)} share at "
+        "least its first code",
+        alt="Bars of the distance of the nearest items: "
+        + "; ".join(
+            f"{r['title']}: {r['distance']:.2f}, {r['shared_prefix']} codes shared"
+            for r in frame.to_dict("records")
+        ),
+        how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
+        f"{nearest['title']} at {nearest['distance']:.3f} (cosine {nearest['cosine']:.3f}).",
+        x="distance in the true vector space",
+        height=150 + 28 * len(frame),
+        key="neighbours",
+    )
+    ordered = frame.iloc[::-1]
+    fig.add_bar(
+        x=ordered["distance"],
+        y=[f"{r['rank']}. {theme.short(str(r['title']))}" for r in ordered.to_dict("records")],
+        orientation="h",
+        marker={
+            "color": [theme.BLUE if n else theme.GREY for n in ordered["shared_prefix"]],
+            "pattern": {"shape": ["" if n else "/" for n in ordered["shared_prefix"]]},
+        },
+        text=[f"{n} shared" if n else "none shared" for n in ordered["shared_prefix"]],
+        textposition="auto",
+        customdata=ordered[["item", "cosine", "title"]],
+        hovertemplate="%{customdata[2]}<br>distance %{x:.3f}, cosine %{customdata[1]:.3f}"
+        "<extra></extra>",
+        showlegend=False,
+    )
+    return fig
+
+
+def residual_walk(frame: pd.DataFrame) -> go.Figure:
+    """How the residual of one item shrinks from level to level."""
+    if frame.empty:
+        return theme.nothing("There are no vectors yet.", TOKENIZE, "residual_walk")
+    last = frame.iloc[-1]
+    codes = " · ".join(str(code) for code in frame["code"])
+    steps = [
+        "the vector",
+        *(f"level {r['level']}<br>code {r['code']}" for r in frame.to_dict("records")),
+    ]
+    norms = [float(frame["norm_before"].iloc[0]), *frame["norm_after"]]
+    fig = theme.figure(
+        title=f"After the codes {codes}, {theme.percent(last['share_left'])} of the squared norm "
+        "is left",
+        alt="Bars of the norm that is left: " + ", ".join(f"{norm:.3f}" for norm in norms),
+        how="r₁ = x, rₗ₊₁ = rₗ - Cₗ[codeₗ]: "
+        + " → ".join(f"{norm:.3f}" for norm in norms)
+        + f"; {norms[-1]:.3f}² / {norms[0]:.3f}² = {last['share_left']:.3f}",
+        y="norm of what is left",
+        key="residual_walk",
+    )
+    fig.add_bar(
+        x=steps,
+        y=norms,
+        marker_color=[theme.GREY, *[theme.BLUE] * len(frame)],
+        text=[f"{norm:.2f}" for norm in norms],
+        hovertemplate="%{x}: %{y:.3f}<extra></extra>",
+        showlegend=False,
+    )
+    return fig

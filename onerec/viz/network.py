@@ -1,0 +1,92 @@
+"""Pictures of the network's inside: the load of the experts.
+
+Each takes the frame of the function of the same name in `onerec.explain.network`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+STEPS_SHOWN = 200
+DENSE = "This run's model is dense: it has no experts. Use --set model.experts=8 for some."
+_MEASURES = {
+    "max_violation": ("MaxVio", "max load / mean load - 1; 0 is an even load"),
+    "cv": ("coefficient of variation", "standard deviation of the loads / their mean"),
+    "entropy_nats": ("entropy in nats", "-Σ p ln p over the experts' shares p, at most ln E"),
+}
+
+
+def expert_load(load: pd.DataFrame, layer: int = 1) -> go.Figure:
+    """Experts x steps: the load of each relative to an even share (1 = even)."""
+    part = load[load["layer"] == layer] if len(load) else load
+    if part.empty:
+        return theme.nothing("No expert load was recorded.", DENSE, "expert_load")
+    table = part.pivot(index="expert", columns="step", values="share") * part["expert"].nunique()
+    if table.shape[1] > STEPS_SHOWN:
+        table = table.iloc[:, np.linspace(0, table.shape[1] - 1, STEPS_SHOWN).astype(int)]
+    last = table.iloc[:, -1]
+    busiest, step = last.idxmax(), table.columns[-1]
+    fig = theme.figure(
+        title=f"Layer {layer}: expert {busiest} carries {last.max():.2f} times an even load "
+        f"at step {step:,}",
+        alt=f"A heat map of {len(table)} experts by step; at step {step:,} the loads relative to "
+        "an even share are " + ", ".join(f"{e}: {v:.2f}" for e, v in last.items()),
+        how="relative load = tokens of the expert / (tokens of the layer / experts). Expert "
+        f"{busiest} at step {step:,}: {last.max():.3f}.",
+        x="step",
+        y="expert",
+        height=180 + 22 * len(table),
+        key=f"load-{layer}",
+    )
+    reach = max(0.25, float(np.nanmax(np.abs(table.to_numpy() - 1))))
+    fig.add_heatmap(
+        x=table.columns,
+        y=[str(expert) for expert in table.index],
+        z=table.to_numpy(),
+        zmin=1 - reach,
+        zmax=1 + reach,
+        colorscale=theme.DIVERGING,
+        colorbar={"title": {"text": "times even", "side": "right"}},
+        hovertemplate="step %{x:,}, expert %{y}: %{z:.2f} times an even load<extra></extra>",
+    )
+    return fig
+
+
+def balance(
+    frame: pd.DataFrame, measure: Literal["max_violation", "cv", "entropy_nats"] = "max_violation"
+) -> go.Figure:
+    """One measure of balance over the steps, a line per layer."""
+    if frame.empty:
+        return theme.nothing("No expert load was recorded.", DENSE, "balance")
+    name, formula = _MEASURES[measure]
+    last = frame[frame["step"] == frame["step"].max()].reset_index(drop=True)
+    low = measure == "entropy_nats"
+    worst = last.iloc[int(last[measure].argmin() if low else last[measure].argmax())]
+    fig = theme.figure(
+        title=f"{name} is {worst[measure]:.3f} at worst, in layer {worst['layer']:.0f} at step "
+        f"{worst['step']:,.0f}",
+        alt=f"Lines of {name} by step, one per layer; now "
+        + ", ".join(f"layer {r['layer']}: {r[measure]:.3f}" for r in last.to_dict("records")),
+        how=f"{name} = {formula}. Layer {worst['layer']:.0f}: {worst[measure]:.4f}.",
+        x="step",
+        y=name,
+        key=f"balance-{measure}",
+    )
+    for index, (layer, part) in enumerate(frame.groupby("layer")):
+        fig.add_scatter(
+            x=part["step"],
+            y=part[measure],
+            name=f"layer {layer}",
+            mode="lines",
+            line=theme.line(index),
+        )
+    if low:
+        bound = float(frame["max_entropy_nats"].iloc[0])
+        fig.add_hline(y=bound, line_dash="dot", annotation_text=f"even: ln E = {bound:.2f}")
+    return fig

@@ -1,0 +1,185 @@
+"""Pictures of what is recommended: the codes of a list, what speaks for an item, the metrics.
+
+Each takes the frame of the function of the same name in `onerec.explain.serving`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+RECOMMEND = "Make lists with: onerec recommend --run NAME"
+EVALUATE = "Measure with: onerec evaluate --run NAME"
+ENDS = ("random", "oracle")  # the two ends of every result on the world, not rivals
+
+
+def code_log_probs(frame: pd.DataFrame) -> go.Figure:
+    """Each item of a list as a bar of its codes' surprise (-ln p); shorter is likelier.
+
+    customdata[0] of a bar is the item, customdata[1] its code.
+    """
+    if frame.empty:
+        return theme.nothing("No list with code probabilities.", RECOMMEND, "code_log_probs")
+    totals = frame.groupby(["rank", "title"])["log_prob"].sum().reset_index()
+    first = totals.iloc[0]
+    means = -frame.groupby("level")["log_prob"].mean()
+    hardest, parts = means.idxmax(), frame[frame["rank"] == frame["rank"].min()]
+    fig = theme.figure(
+        title=f"The first item has probability {theme.percent(np.exp(first['log_prob']), 1)}; "
+        f"level {hardest} is the least certain ({means.max():.2f} nats on average)",
+        alt="Stacked bars of -ln p per code for each recommended item: "
+        + "; ".join(
+            f"{r['rank']}. {r['title']}: {-r['log_prob']:.2f} nats"
+            for r in totals.to_dict("records")
+        ),
+        how="ln p(item) = Σ over levels of ln p(code | codes before it, user), not renormalised by "
+        "the trie. First item: "
+        + " + ".join(f"({value:.3f})" for value in parts["log_prob"])
+        + f" = {first['log_prob']:.3f}, e^{first['log_prob']:.3f} = "
+        f"{np.exp(first['log_prob']):.4f}.",
+        x="-ln p in nats, added up over the levels",
+        height=150 + 30 * len(totals),
+        key="code_log_probs",
+    )
+    for index, (level, part) in enumerate(frame.groupby("level")):
+        fig.add_bar(
+            x=-part["log_prob"],
+            y=[_label(r) for r in part.to_dict("records")],
+            name=f"level {level}",
+            orientation="h",
+            marker={
+                "color": theme.COLOURS[index % 8],
+                "pattern": {"shape": theme.PATTERNS[index % 8]},
+            },
+            customdata=part[["item", "code", "probability", "title"]],
+            hovertemplate="%{customdata[3]}<br>code %{customdata[1]}: p = %{customdata[2]:.4f}, "
+            "-ln p = %{x:.3f}<extra>" + f"level {level}" + "</extra>",
+        )
+    fig.update_layout(barmode="stack")
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
+def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
+    """The history items nearest to a recommended one."""
+    if frame.empty:
+        return theme.nothing("No history to compare with.", RECOMMEND, "why")
+    best = frame.iloc[0]
+    shared = int(best["shared_prefix"])
+    codes = {0: "no code", 1: "its first code"}.get(shared, f"its first {shared} codes")
+    fig = theme.figure(
+        title=f"The past item nearest to {theme.short(title, 30)} is "
+        f"{theme.short(str(best['title']), 30)}, which shares {codes}",
+        alt="Bars of the cosine of past items: "
+        + "; ".join(
+            f"{r['title']}: cosine {r['cosine']:.2f}, {r['shared_prefix']} codes shared"
+            for r in frame.to_dict("records")
+        ),
+        how="cosine = v_i·v_j / (|v_i||v_j|) of the vectors that were quantised; first "
+        f"{best['cosine']:.3f}. Sorted by shared leading codes, then cosine. Nearness is a hint, "
+        "not the cause.",
+        x="cosine in the true vector space",
+        height=150 + 28 * len(frame),
+        key="why",
+    )
+    fig.add_bar(
+        x=frame["cosine"],
+        y=[f"#{r['position']} {theme.short(str(r['title']))}" for r in frame.to_dict("records")],
+        orientation="h",
+        marker={
+            "color": [theme.BLUE if n else theme.GREY for n in frame["shared_prefix"]],
+            "pattern": {"shape": ["" if n else "/" for n in frame["shared_prefix"]]},
+        },
+        text=[f"{n} shared" if n else "none shared" for n in frame["shared_prefix"]],
+        textposition="auto",
+        customdata=frame[["item", "title"]],
+        hovertemplate="%{customdata[1]}: cosine %{x:.3f}<extra></extra>",
+        showlegend=False,
+    )
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
+def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
+    """One metric of all models of a run, with its interval where there is one."""
+    part = metrics[metrics["metric"] == metric] if len(metrics) else metrics
+    if part.empty:
+        return theme.nothing(f"No {metric} yet.", EVALUATE, f"bars-{metric}")
+    part = part.sort_values("value", ascending=False).reset_index(drop=True)
+    fig = theme.figure(
+        title=_finding(part, metric),
+        alt=f"Bars of {metric}: " + "; ".join(_with_interval(r) for r in part.to_dict("records")),
+        how=f"{metric}, mean over the evaluated users, full ranking of all items; the whiskers are "
+        "the 95% bootstrap interval over users. "
+        + "; ".join(_with_interval(r) for r in part.to_dict("records")),
+        x=metric,
+        height=130 + 40 * len(part),
+        key=f"bars-{metric}",
+    )
+    fig.add_bar(
+        x=part["value"],
+        y=[theme.model_name(name) for name in part["model"]],
+        orientation="h",
+        marker={
+            "color": [theme.model_colour(name) for name in part["model"]],
+            "pattern": {"shape": ["/" if name in ENDS else "" for name in part["model"]]},
+        },
+        error_x=intervals(part),
+        customdata=part[["model", "value"]],
+        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        showlegend=False,
+    )
+    for row in part.to_dict("records"):
+        end = row["high"] if row["high"] == row["high"] else row["value"]
+        fig.add_annotation(
+            x=end,
+            y=theme.model_name(str(row["model"])),
+            text=f"{row['value']:.4f}",
+            showarrow=False,
+            xanchor="left",
+            xshift=6,
+        )
+    top = float(part[["value", "high"]].max().max())
+    fig.update_xaxes(range=[0, max(top, 1e-9) * 1.18])
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
+def intervals(part: pd.DataFrame) -> dict[str, object]:
+    """Plotly's error bars from the columns value, low and high."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (part["high"] - part["value"]).fillna(0),
+        "arrayminus": (part["value"] - part["low"]).fillna(0),
+        "color": theme.GREY,
+        "thickness": 2,
+        "width": 6,
+    }
+
+
+def _finding(part: pd.DataFrame, metric: str) -> str:
+    """Who leads, over whom, and whether the intervals can tell them apart."""
+    rivals = part[~part["model"].isin(ENDS)].reset_index(drop=True)
+    if len(rivals) < 2:
+        only = part.iloc[0]
+        return f"{metric} of {theme.model_name(only['model'])} is {only['value']:.4f}"
+    first, second = rivals.iloc[0], rivals.iloc[1]
+    text = f"{theme.model_name(first['model'])} leads: {metric} {first['value']:.4f} against "
+    text += f"{second['value']:.4f} of {theme.model_name(second['model'])}"
+    if second["value"] > 0:
+        text += f" ({theme.percent(first['value'] / second['value'] - 1)} more)"
+    return text + ("; the intervals overlap" if first["low"] <= second["high"] else "")
+
+
+def _with_interval(row: dict[object, object]) -> str:
+    text = f"{theme.model_name(str(row['model']))} {row['value']:.4f}"
+    return text if row["low"] != row["low"] else f"{text} [{row['low']:.4f}, {row['high']:.4f}]"
+
+
+def _label(row: dict[object, object]) -> str:
+    mark = "✓ " if row["hit"] else ""
+    return f"{row['rank']}. {mark}{theme.short(str(row['title']))}"

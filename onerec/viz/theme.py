@@ -1,0 +1,147 @@
+"""One look for all figures: colours, fonts, and what every figure must say about itself.
+
+A figure is made by `figure(...)` and carries in `layout.meta` its title (the finding, computed from
+the data), an alternative text for those who do not see it, and how it was computed with the
+current numbers. Backgrounds are transparent, so that one figure stands on light and dark pages.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+# Each has a contrast of at least 3:1 against white and against a dark page.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GOLD, SKY, OLIVE, GREY = "#C58700", "#3D97CF", "#9A9100", "#7A7A7A"
+COLOURS = (BLUE, ORANGE, GREEN, PINK, GOLD, SKY, OLIVE, GREY)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash")
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
+PATTERNS = ("", "/", "x", ".", "-", "+", "|", "\\")
+SEQUENTIAL = "cividis"
+DIVERGING = ((0.0, "#0072B2"), (0.5, "#BDBDBD"), (1.0, "#D55E00"))
+GRID = "rgba(128, 128, 128, 0.25)"
+CLEAR = "rgba(0, 0, 0, 0)"
+TITLE_CHARACTERS = 72
+
+_MODELS = ("onerec", "sasrec", "item_knn", "popularity", "lazy", "cascade", "oracle", "random")
+_NAMES = {
+    "onerec": "OneRec",
+    "sasrec": "SASRec",
+    "item_knn": "item-KNN",
+    "popularity": "popularity",
+    "oracle": "oracle (the truth)",
+    "random": "random list",
+}
+
+
+def model_colour(name: str) -> str:
+    """The colour of a model, the same in every figure."""
+    return COLOURS[_MODELS.index(name) % len(COLOURS)] if name in _MODELS else GREY
+
+
+def model_name(name: str) -> str:
+    """A model as people write it."""
+    return _NAMES.get(name, name)
+
+
+def figure(
+    *,
+    title: str,
+    alt: str,
+    how: str,
+    x: str = "",
+    y: str = "",
+    height: int = 360,
+    key: str = "",
+) -> go.Figure:
+    """An empty figure with everything that all figures share.
+
+    Args:
+        title: the finding, in one sentence.
+        alt: what a reader who cannot see it needs to know.
+        how: Markdown: the formula with the current numbers.
+        x, y: axis titles with units.
+        key: names the figure; zoom and hidden traces live on while it stays the same.
+    """
+    lines = textwrap.wrap(title, TITLE_CHARACTERS) or [""]
+    fig = go.Figure()
+    fig.update_layout(
+        meta={"title": title, "alt": alt, "how": how},
+        title={"text": "<br>".join(lines), "x": 0, "xref": "container", "xanchor": "left"}
+        | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
+        | {"font": {"size": 16}},
+        height=height,
+        margin={"l": 64, "r": 24, "t": 24 + 24 * len(lines) + 22, "b": 56},
+        colorway=list(COLOURS),
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+        uirevision=key or "constant",
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+        font={"size": 13},
+    )
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8}}
+    fig.update_xaxes(title_text=x, **axis)
+    fig.update_yaxes(title_text=y, **axis)
+    return fig
+
+
+def nothing(what: str, next_step: str, key: str = "") -> go.Figure:
+    """The figure that stands where there is nothing to show yet: it says what to do."""
+    fig = figure(title=what, alt=f"{what} {next_step}", how=next_step, height=200, key=key)
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False)
+    fig.add_annotation(
+        text=next_step, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font_size=14
+    )
+    return fig
+
+
+def title(fig: go.Figure) -> str:
+    """The finding, without line breaks."""
+    return str(fig.layout.meta["title"])
+
+
+def alt_text(fig: go.Figure) -> str:
+    """What the figure shows, in words."""
+    return str(fig.layout.meta["alt"])
+
+
+def how(fig: go.Figure) -> str:
+    """Markdown: how it is computed, with the current numbers."""
+    return str(fig.layout.meta["how"])
+
+
+def untitled(fig: go.Figure) -> go.Figure:
+    """A copy without its title, for a page that prints the title as text above (it wraps there)."""
+    copy = go.Figure(fig)
+    legend = any(trace.showlegend is not False and trace.name for trace in copy.data)
+    copy.update_layout(title=None, margin_t=36 if legend else 16)
+    return copy
+
+
+def dark(fig: go.Figure) -> go.Figure:
+    """A copy for a dark page outside the app (which brings its own text colours)."""
+    copy = go.Figure(fig)
+    copy.update_layout(template="plotly_dark", paper_bgcolor="#0E1117", plot_bgcolor="#0E1117")
+    return copy
+
+
+def line(index: int) -> dict[str, Any]:
+    """Colour and dash of the index-th line: told apart without colour too."""
+    return {"color": COLOURS[index % 8], "dash": DASHES[index % 8], "width": 2}
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.416 -> "42%", with a digit more where the value would read as 0 or 100."""
+    text = f"{100 * share:.{digits}f}%"
+    if digits == 0 and ((text == "0%" and share > 0) or (text == "100%" and share < 1)):
+        return f"{100 * share:.1f}%"
+    return text
+
+
+def short(text: str, characters: int = 28) -> str:
+    """A label that fits; the whole text belongs in the hover."""
+    return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"

@@ -1,0 +1,284 @@
+"""Pictures of a tokenizer: use of the codes, entropy, residuals, collisions, tree.
+
+Each takes the frame of the function of the same name in `onerec.explain.tokens` (the first three
+take `levels`). The pictures of the vectors themselves stand in `code_space`, and are named here.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+from onerec.viz.code_space import TOKENIZE, neighbours, projection, residual_walk
+
+__all__ = [
+    "code_tree",
+    "entropy",
+    "leaf_sizes",
+    "neighbours",
+    "projection",
+    "rank_frequency",
+    "residual_walk",
+    "residuals",
+    "utilisation",
+]
+
+
+def utilisation(levels: pd.DataFrame) -> go.Figure:
+    """Codes in use per level, and those that no item uses."""
+    if levels.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "utilisation")
+    dead, size = int(levels["dead_codes"].sum()), int(levels["size"].sum())
+    worst = levels.iloc[int(levels["utilisation"].argmin())]
+    finding = (
+        f"All {size:,} codes are in use"
+        if dead == 0
+        else f"{size - dead:,} of {size:,} codes are in use; level {worst['level']:.0f} uses "
+        f"{theme.percent(worst['utilisation'])}"
+    )
+    fig = theme.figure(
+        title=finding,
+        alt="Bars of used and unused codes per level: " + _listed(levels, "used", "size"),
+        how="utilisation = codes that at least one item has / codes of the codebook: "
+        + "; ".join(
+            f"level {r['level']}: {r['used']}/{r['size']} = {r['utilisation']:.3f}"
+            for r in levels.to_dict("records")
+        ),
+        y="codes",
+        key="utilisation",
+    )
+    names = _level_names(levels)
+    for name, column, colour, shape in (
+        ("used", "used", theme.BLUE, ""),
+        ("unused", "dead_codes", theme.ORANGE, "/"),
+    ):
+        fig.add_bar(
+            x=names,
+            y=levels[column],
+            name=name,
+            marker={"color": colour, "pattern": {"shape": shape}},
+            text=levels[column],
+            textangle=0,
+            hovertemplate="%{x}: %{y:,} " + name + "<extra></extra>",
+        )
+    fig.update_layout(barmode="stack")
+    return fig
+
+
+def entropy(levels: pd.DataFrame) -> go.Figure:
+    """Entropy of the codes per level against its bound ln N."""
+    if levels.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "entropy")
+    low = levels.iloc[int(levels["entropy_share"].argmin())]
+    fig = theme.figure(
+        title=f"Codes are spread to at least {theme.percent(low['entropy_share'])} of the possible "
+        f"entropy; the least even is level {low['level']:.0f}, worth "
+        f"{low['perplexity']:,.0f} equal codes",
+        alt="Bars of the entropy per level with a line at its bound: "
+        + _listed(levels, "entropy_nats", "max_entropy_nats", digits=2),
+        how="H = -Σ p ln p over the codes' shares p of the items, at most ln N; perplexity = e^H: "
+        + "; ".join(
+            f"level {r['level']}: H = {r['entropy_nats']:.3f} of ln {r['size']} = "
+            f"{r['max_entropy_nats']:.3f}, e^H = {r['perplexity']:,.1f}"
+            for r in levels.to_dict("records")
+        ),
+        y="entropy in nats",
+        key="entropy",
+    )
+    names = _level_names(levels)
+    fig.add_bar(
+        x=names,
+        y=levels["entropy_nats"],
+        name="entropy",
+        marker_color=theme.BLUE,
+        text=[f"{value:.2f}" for value in levels["entropy_nats"]],
+        customdata=levels["perplexity"],
+        hovertemplate="%{x}: %{y:.3f} nats, perplexity %{customdata:,.1f}<extra></extra>",
+    )
+    fig.add_scatter(
+        x=names,
+        y=levels["max_entropy_nats"],
+        name="bound ln N",
+        mode="markers",
+        marker={"symbol": "line-ew", "size": 44, "line": {"width": 3, "color": theme.ORANGE}},
+        hovertemplate="%{x}: at most %{y:.3f} nats<extra></extra>",
+    )
+    fig.update_yaxes(rangemode="tozero")
+    return fig
+
+
+def residuals(levels: pd.DataFrame) -> go.Figure:
+    """How much of the vectors' variance is explained after each level."""
+    if levels.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "residuals")
+    first, last = levels.iloc[0], levels.iloc[-1]
+    fig = theme.figure(
+        title=f"{theme.percent(last['variance_explained'])} of the variance is explained by all "
+        f"levels, {theme.percent(first['variance_explained'])} by the first alone",
+        alt="A rising line of the variance explained after each level: "
+        + ", ".join(f"{value:.1%}" for value in levels["variance_explained"]),
+        how="1 - Σ|r|² / Σ|x - mean|², r the residual after the level: "
+        + "; ".join(
+            f"level {r['level']}: {r['variance_explained']:.3f}, mean |r| = "
+            f"{r['residual_norm']:.3f}"
+            for r in levels.to_dict("records")
+        ),
+        y="variance explained",
+        key="residuals",
+    )
+    fig.add_scatter(
+        x=_level_names(levels),
+        y=levels["variance_explained"],
+        mode="lines+markers+text",
+        text=[f"{value:.0%}" for value in levels["variance_explained"]],
+        textposition="top center",
+        cliponaxis=False,
+        line={"color": theme.BLUE, "width": 3},
+        marker_size=10,
+        customdata=levels["residual_norm"],
+        hovertemplate="%{x}: %{y:.1%}; mean residual norm %{customdata:.3f}<extra></extra>",
+        showlegend=False,
+    )
+    fig.update_yaxes(tickformat=".0%", range=[min(0, levels["variance_explained"].min()), 1.08])
+    return fig
+
+
+def rank_frequency(frame: pd.DataFrame) -> go.Figure:
+    """Items per code against the rank of the code, one line a level, both axes logarithmic."""
+    if frame.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "rank_frequency")
+    top = frame.iloc[int(frame["items"].argmax())]
+    heads = frame[frame["rank"] == 1]
+    fig = theme.figure(
+        title=f"The fullest code is {top['code']:.0f} of level {top['level']:.0f}, with "
+        f"{top['items']:,.0f} items ({theme.percent(top['share'])})",
+        alt="Falling lines of items per code by rank, one per level. Fullest codes: "
+        + "; ".join(f"level {r['level']}: {r['items']:,} items" for r in heads.to_dict("records")),
+        how="The codes of a level are sorted by the number of items that have them. A flat line "
+        f"is an even use. Level {top['level']:.0f}: {top['items']:,.0f} items on code "
+        f"{top['code']:.0f} = {top['share']:.4f} of all.",
+        x="rank of the code",
+        y="items with the code",
+        key="rank_frequency",
+    )
+    for index, (level, part) in enumerate(frame.groupby("level")):
+        few = len(part) <= 32
+        fig.add_scatter(
+            x=part["rank"],
+            y=part["items"],
+            name=f"level {level}",
+            mode="lines+markers" if few else "lines",
+            line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index % 8], "size": 7},
+            customdata=part[["level", "code"]],
+            hovertemplate="code %{customdata[1]}: %{y:,} items, rank %{x}<extra></extra>",
+        )
+    fig.update_xaxes(type="log", dtick=1)
+    fig.update_yaxes(type="log", dtick=1)
+    return fig
+
+
+def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
+    """Items by how many share their full code."""
+    if frame.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "leaf_sizes")
+    total, alone = frame["items"].sum(), frame.loc[frame["leaf_size"] == 1, "items"].sum()
+    shared = total - alone
+    fig = theme.figure(
+        title="Every item has a code of its own"
+        if shared == 0
+        else f"{theme.percent(shared / total)} of the items share their code with another; at "
+        f"most {frame['leaf_size'].max()} are on one",
+        alt="Bars of items by the number of items on their code: "
+        + "; ".join(
+            f"{r['leaf_size']} on a code: {r['items']:,} items"
+            for r in frame.to_dict("records")[:12]
+        ),
+        how=f"Items grouped by their full code. {shared:,} of {total:,} items stand on a code "
+        f"with others = {shared / total:.3f}. {frame['leaves'].sum():,} codes are in use.",
+        x="items on the code",
+        y="items",
+        key="leaf_sizes",
+    )
+    fig.add_bar(
+        x=frame["leaf_size"],
+        y=frame["items"],
+        marker={
+            "color": [theme.BLUE if size == 1 else theme.ORANGE for size in frame["leaf_size"]],
+            "pattern": {"shape": ["" if size == 1 else "/" for size in frame["leaf_size"]]},
+        },
+        customdata=frame["leaves"],
+        hovertemplate="%{customdata:,} codes with %{x} items each: %{y:,} items<extra></extra>",
+        showlegend=False,
+    )
+    fig.update_xaxes(dtick=1 if frame["leaf_size"].max() <= 20 else None)
+    return fig
+
+
+def code_tree(frame: pd.DataFrame) -> go.Figure:
+    """An icicle: codes of level 1, below them those of level 2, ..., at the end the items.
+
+    `ids` are the rows' ids; customdata[0] is the code as text, customdata[1] the item or -1.
+    """
+    if frame.empty:
+        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "code_tree")
+    root = frame.iloc[0]
+    children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
+    branches = frame[frame["parent"] == root["id"]]
+    finding = f"{root['items']:,} items below {root['label']}"
+    if len(children) and root["weight"] > 0:
+        first = children.iloc[0]
+        share = first["weight"] / root["weight"]
+        finding += f"; the fullest branch, {first['label']}, holds {theme.percent(share)}"
+    fig = theme.figure(
+        title=finding,
+        alt=f"A tree of codes from left to right. {len(branches)} branches below "
+        f"{root['label']}: "
+        + ", ".join(f"{r['label']} {r['weight']:,}" for r in branches.to_dict("records")),
+        how="The width of a branch is its weight; a row's weight is the sum of its children's. "
+        f"Small branches are joined. Here the root weighs {root['weight']:,} "
+        f"({root['items']:,} items). A click opens a branch.",
+        height=460,
+        key=f"tree-{root['id']}",
+    )
+    fig.add_icicle(
+        ids=frame["id"],
+        parents=frame["parent"],
+        labels=[theme.short(str(label)) for label in frame["label"]],
+        values=frame["weight"],
+        customdata=frame[["codes", "item", "items", "label"]],
+        branchvalues="total",
+        maxdepth=5,
+        tiling={"orientation": "h", "pad": 2},
+        marker={"colors": _tree_colours(frame), "line": {"width": 0}},
+        textfont_size=13,
+        hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>%{customdata[2]:,} items, "
+        "weight %{value:,}<extra></extra>",
+        pathbar={"visible": True, "thickness": 22},
+        sort=False,
+        root_color=theme.GREY,
+    )
+    fig.update_layout(margin={"l": 8, "r": 8, "b": 8})
+    return fig
+
+
+def _tree_colours(frame: pd.DataFrame) -> list[str]:
+    """A colour per depth; the joined rest and the root are grey."""
+    base = int(frame["level"].iloc[0])
+    palette = (theme.GREY, theme.BLUE, "#2D6A4F", "#8A4B08", "#7A4E7E", theme.GREY)
+    return [
+        "#5C5C5C" if other else palette[min(level - base, len(palette) - 1)]
+        for level, other in zip(frame["level"], frame["other"], strict=True)
+    ]
+
+
+def _level_names(levels: pd.DataFrame) -> list[str]:
+    return [f"level {level}" for level in levels["level"]]
+
+
+def _listed(levels: pd.DataFrame, value: str, bound: str, digits: int = 0) -> str:
+    return "; ".join(
+        f"level {r['level']}: {r[value]:,.{digits}f} of {r[bound]:,.{digits}f}"
+        for r in levels.to_dict("records")
+    )

@@ -1,0 +1,174 @@
+"""Pictures of a training: losses, any other metric, validation, progress of the stages.
+
+The first three take the long frame of `onerec.explain.training.curves`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+START = "Start one with: onerec run --recipe tiny --dataset world --run NAME"
+NAMES = {
+    "loss": "loss, all levels",
+    "valid_loss": "loss on valid",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "samples_per_second": "samples per second",
+}
+
+
+def metric_name(name: str) -> str:
+    """A metric as people write it: loss_2 -> "loss, level 2", valid_recall@10 -> "recall@10"."""
+    if name.startswith("loss_"):
+        return f"loss, level {name.removeprefix('loss_')}"
+    return NAMES.get(name, name.removeprefix("valid_").replace("_", " "))
+
+
+def losses(curves: pd.DataFrame) -> go.Figure:
+    """Loss per level, their sum, and the sum on valid."""
+    names = [name for name in _metrics(curves) if name.startswith("loss") or name == "valid_loss"]
+    if not names:
+        return theme.nothing("No training step yet.", START, "losses")
+    shown = "loss" if "loss" in names else names[0]
+    first, last = _ends(curves, shown)
+    levels = {name: _ends(curves, name)[1]["value"] for name in names if name.startswith("loss_")}
+    finding = f"The loss went from {first['value']:.2f} to {last['value']:.2f} in "
+    finding += f"{last['step']:,.0f} steps"
+    if levels:
+        hardest = max(levels, key=lambda name: levels[name])
+        finding += f"; level {hardest.removeprefix('loss_')} is the hardest ({levels[hardest]:.2f})"
+    fig = theme.figure(
+        title=finding,
+        alt="Lines of the training loss by step: "
+        + "; ".join(
+            f"{metric_name(name)} now {_ends(curves, name)[1]['value']:.3f}" for name in names
+        ),
+        how="Loss of a level = mean over targets of -ln p(code | codes before it, user); the loss "
+        "is their sum: "
+        + " + ".join(f"{value:.3f}" for value in levels.values())
+        + (f" = {sum(levels.values()):.3f} nats at step {last['step']:,.0f}." if levels else ""),
+        x="step",
+        y="loss in nats",
+        height=400,
+        key="losses",
+    )
+    order = sorted(names, key=lambda name: (name not in ("loss", "valid_loss"), name))
+    for index, name in enumerate(order):
+        _add_line(fig, curves, name, index)
+    return fig
+
+
+def metric(curves: pd.DataFrame, name: str) -> go.Figure:
+    """One metric over the steps."""
+    if name not in _metrics(curves):
+        return theme.nothing(f"No {metric_name(name)} yet.", START, f"metric-{name}")
+    first, last = _ends(curves, name)
+    label = metric_name(name)
+    values = curves.loc[curves["metric"] == name, "value"]
+    fig = theme.figure(
+        title=f"{label[0].upper()}{label[1:]} is {last['value']:,.4g} at step {last['step']:,.0f} "
+        f"(median {values.median():,.4g})",
+        alt=f"A line of {label} by step, from {first['value']:,.4g} to {last['value']:,.4g}; "
+        f"least {values.min():,.4g}, greatest {values.max():,.4g}.",
+        how=f"`{name}` of metrics.jsonl, thinned to {len(values):,} points that keep every spike.",
+        x="step",
+        y=label,
+        height=280,
+        key=f"metric-{name}",
+    )
+    _add_line(fig, curves, name, 0)
+    fig.update_layout(showlegend=False)
+    return fig
+
+
+def valid(curves: pd.DataFrame) -> go.Figure:
+    """Ranking metrics on the validation users during training."""
+    names = [name for name in _metrics(curves) if name.startswith("valid_") and "@" in name]
+    if not names:
+        return theme.nothing(
+            "Nothing is measured on valid yet.",
+            "The first measurement comes after train.evaluate_every steps.",
+            "valid",
+        )
+    lead = "valid_recall@10" if "valid_recall@10" in names else names[0]
+    part = curves[curves["metric"] == lead].reset_index(drop=True)
+    best = part.iloc[int(part["value"].argmax())]
+    fig = theme.figure(
+        title=f"{metric_name(lead)} on valid is best at step {best['step']:,.0f}: "
+        f"{best['value']:.4f}",
+        alt="Lines of ranking metrics on validation users by step: "
+        + "; ".join(f"{metric_name(n)} {_ends(curves, n)[1]['value']:.4f}" for n in names),
+        how=f"Measured on held-out targets {len(part)} times; the last is "
+        f"{part['value'].iloc[-1]:.4f}. These users choose the checkpoint, the test users do not.",
+        x="step",
+        y="on valid",
+        key="valid",
+    )
+    for index, name in enumerate(names):
+        _add_line(fig, curves, name, index)
+    fig.update_yaxes(rangemode="tozero")
+    return fig
+
+
+def progress(frame: pd.DataFrame) -> go.Figure:
+    """One bar per stage of the run (`explain.training.progress`)."""
+    done = int((frame["state"] == "done").sum())
+    words = [_state_words(row["state"], row["step"], row["of"]) for row in frame.to_dict("records")]
+    fig = theme.figure(
+        title=f"{done} of {len(frame)} stages are done",
+        alt="Bars of progress: "
+        + "; ".join(f"{label}: {word}" for label, word in zip(frame["label"], words, strict=True)),
+        how="A stage is done when its done.json stands; else its share is step / steps of "
+        "status.json, and whether it runs is derived from the process that wrote it.",
+        height=120 + 34 * len(frame),
+        key="progress",
+    )
+    fig.add_bar(
+        x=frame["share"],
+        y=frame["label"],
+        orientation="h",
+        text=words,
+        textposition="outside",
+        cliponaxis=False,
+        marker={
+            "color": [theme.GREEN if s == "done" else theme.BLUE for s in frame["state"]],
+            "pattern": {"shape": ["" if s == "done" else "/" for s in frame["state"]]},
+        },
+        customdata=frame["stage"],
+        hovertemplate="%{y}: %{x:.0%}<extra></extra>",
+        showlegend=False,
+    )
+    fig.update_xaxes(tickformat=".0%", range=[0, 1.5], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    fig.update_yaxes(autorange="reversed")
+    return fig
+
+
+def _state_words(state: str, step: int, of: int) -> str:
+    return f"{state}, {step:,} of {of:,}" if of and state != "done" else state
+
+
+def _metrics(curves: pd.DataFrame) -> list[str]:
+    return [str(name) for name in dict.fromkeys(curves["metric"])] if len(curves) else []
+
+
+def _ends(curves: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series]:
+    part = curves[curves["metric"] == name]
+    return part.iloc[0], part.iloc[-1]
+
+
+def _add_line(fig: go.Figure, curves: pd.DataFrame, name: str, index: int) -> None:
+    part = curves[curves["metric"] == name]
+    sparse = len(part) <= 40
+    fig.add_scatter(
+        x=part["step"],
+        y=part["value"],
+        name=metric_name(name),
+        mode="lines+markers" if sparse else "lines",
+        line=theme.line(index),
+        marker={"symbol": theme.SYMBOLS[index % 8], "size": 7},
+        customdata=part["seconds"],
+        hovertemplate="step %{x:,}: %{y:.4g} after %{customdata:,.0f} s",
+    )
