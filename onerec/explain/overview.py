@@ -70,7 +70,7 @@ def _evaluate(run: Run) -> tuple[str, str]:
     if not rivals:
         return headline, ""
     best = max(rivals, key=lambda name: rivals[name])
-    return headline, f"best baseline: {best} {rivals[best]:.3f}"
+    return headline, f"next: {best.replace('_', '-')} {rivals[best]:.3f}"
 
 
 def _recommend(run: Run) -> tuple[str, str]:
@@ -78,4 +78,4 @@ def _recommend(run: Run) -> tuple[str, str]:
     if not names:
         return "not yet", ""
     people = run.recommendations(model=names[0])["user"].nunique()
-    return f"{people:,} users", "with " + ", ".join(names)
+    return f"{people:,} users", "with " + ", ".join(name.replace("_", "-") for name in names)

@@ -49,11 +49,16 @@ def projection(
         fig.update_layout(legend={"title": {"text": "first code "}, "itemsizing": "constant"})
     else:
         values = np.log10(points[colour].to_numpy(dtype=float) + 1)
-        ticks = np.arange(0, int(values.max()) + 1)
+        ticks = [
+            n
+            for n in (0, *(a * 10**b for b in range(9) for a in (1, 3)))
+            if n <= 10 ** values.max()
+        ]
         bar: dict[str, Any] = {"title": {"text": colour.replace("_", " "), "side": "right"}}
-        bar |= {"tickvals": ticks, "ticktext": [f"{10**tick - 1:,}" for tick in ticks]}
+        bar |= {"tickvals": np.log10(np.array(ticks) + 1), "ticktext": [f"{n:,}" for n in ticks]}
         look = {"color": values, "colorscale": theme.SEQUENTIAL, "colorbar": bar}
         _add_points(fig, points, "items", look)
+        fig.update_layout(showlegend=False)
     fig.update_xaxes(showticklabels=False)
     fig.update_yaxes(showticklabels=False, scaleanchor="x")
     return fig
@@ -111,8 +116,9 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
         f"{nearest['title']} at {nearest['distance']:.3f} (cosine {nearest['cosine']:.3f}).",
         x="distance in the true vector space",
-        height=150 + 28 * len(frame),
+        height=120 + 28 * len(frame),
         key="neighbours",
+        legend=False,
     )
     ordered = frame.iloc[::-1]
     fig.add_bar(
@@ -123,14 +129,21 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
             "color": [theme.BLUE if n else theme.GREY for n in ordered["shared_prefix"]],
             "pattern": {"shape": ["" if n else "/" for n in ordered["shared_prefix"]]},
         },
-        text=[f"{n} shared" if n else "none shared" for n in ordered["shared_prefix"]],
-        textposition="auto",
+        text=[shared_words(n) for n in ordered["shared_prefix"]],
+        textposition="inside",
+        insidetextanchor="start",
+        textfont_color="white",
         customdata=ordered[["item", "cosine", "title"]],
         hovertemplate="%{customdata[2]}<br>distance %{x:.3f}, cosine %{customdata[1]:.3f}"
         "<extra></extra>",
         showlegend=False,
     )
     return fig
+
+
+def shared_words(codes: int) -> str:
+    """0 -> "no code shared", 1 -> "1 code shared", 2 -> "2 codes shared"."""
+    return f"{codes or 'no'} code{'' if codes < 2 else 's'} shared"
 
 
 def residual_walk(frame: pd.DataFrame) -> go.Figure:
@@ -153,6 +166,7 @@ def residual_walk(frame: pd.DataFrame) -> go.Figure:
         + f"; {norms[-1]:.3f}² / {norms[0]:.3f}² = {last['share_left']:.3f}",
         y="norm of what is left",
         key="residual_walk",
+        legend=False,
     )
     fig.add_bar(
         x=steps,

@@ -101,11 +101,11 @@ def history_lengths(frame: pd.DataFrame) -> go.Figure:
     if frame.empty or not frame["users"].sum():
         return theme.nothing("No user has an event.", IMPORT, "history")
     common = frame.iloc[int(frame["users"].argmax())]
-    short = frame.loc[frame["high"] < 5, "share"].sum()
+    few = theme.percent(frame.loc[frame["high"] < 5, "share"].sum())
     total = int(frame["users"].sum())
     fig = theme.figure(
         title=f"Most common: {common['label']} events ({theme.percent(common['share'])} of the "
-        f"users); {theme.percent(short)} have fewer than 5",
+        f"users); {'none has' if few == '0%' else few + ' have'} fewer than 5",
         alt="Bars of users by number of events: "
         + "; ".join(f"{r['label']}: {r['users']:,} users" for r in _rows(frame)),
         how=f"Each of the {total:,} users counted once, by the number of his rows; each bin is "
@@ -114,6 +114,7 @@ def history_lengths(frame: pd.DataFrame) -> go.Figure:
         x="events of a user",
         y="users",
         key="history",
+        legend=False,
     )
     fig.add_bar(
         x=frame["label"],

@@ -41,7 +41,8 @@ def expert_load(load: pd.DataFrame, layer: int = 1) -> go.Figure:
         f"{busiest} at step {step:,}: {last.max():.3f}.",
         x="step",
         y="expert",
-        height=180 + 22 * len(table),
+        height=150 + 22 * len(table),
+        legend=False,
         key=f"load-{layer}",
     )
     reach = max(0.25, float(np.nanmax(np.abs(table.to_numpy() - 1))))

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from onerec.viz import theme
-from onerec.viz.serving import EVALUATE, intervals
+from onerec.viz.serving import EVALUATE
 from onerec.viz.training import START, metric_name
 
 _STATES = {
@@ -40,11 +40,13 @@ def pipeline(stages: pd.DataFrame, vertical: bool = False) -> go.Figure:
         alt="The stages of the run, in order: " + "; ".join(_spoken(row) for row in rows),
         how="Numbers of dataset.json, tokenizer/report.json, metrics.jsonl and evaluate.json of "
         "this run: " + "; ".join(_spoken(row) for row in rows),
-        height=110 * len(rows) + 60 if vertical else 250,
+        height=110 * len(rows) + 60 if vertical else 230,
         key="pipeline",
+        legend=False,
     )
     for index, row in enumerate(rows):
-        _box(fig, row, *((0.0, -index) if vertical else (index, 0.0)))
+        place = (0.0, -float(index)) if vertical else (float(index), 0.0)
+        _box(fig, row, *place, characters=40 if vertical else 18)
         if index:
             _arrow(fig, index, vertical)
     fig.add_scatter(
@@ -57,7 +59,7 @@ def pipeline(stages: pd.DataFrame, vertical: bool = False) -> go.Figure:
         "%{customdata[4]}<extra></extra>",
         showlegend=False,
     )
-    reach = [-0.46, len(rows) - 0.54]
+    reach = [-0.48, len(rows) - 0.52]
     fig.update_xaxes(visible=False, fixedrange=True, range=[-0.5, 0.5] if vertical else reach)
     fig.update_yaxes(
         visible=False, fixedrange=True, range=[-reach[1], -reach[0]] if vertical else [-0.5, 0.5]
@@ -125,15 +127,16 @@ def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figu
     order = part.groupby("model")["value"].max().sort_values(ascending=False).index
     for index, (run, own) in enumerate(part.groupby("run", sort=False)):
         own = own.set_index("model").reindex([name for name in order if name in set(own["model"])])
-        fig.add_bar(
-            x=[theme.model_name(str(name)) for name in own.index],
-            y=own["value"],
+        theme.add_bars(
+            fig,
+            [theme.model_name(str(name)) for name in own.index],
+            own,
+            group=str(run),
             name=str(run),
             marker={
                 "color": theme.COLOURS[index % 8],
                 "pattern": {"shape": theme.PATTERNS[index % 8]},
             },
-            error_y=intervals(own),
             hovertemplate="%{x}: %{y:.4f}<extra>" + str(run) + "</extra>",
         )
     fig.update_layout(barmode="group")
@@ -141,13 +144,13 @@ def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figu
     return fig
 
 
-def _box(fig: go.Figure, row: dict[Hashable, Any], x: float, y: float) -> None:
+def _box(fig: go.Figure, row: dict[Hashable, Any], x: float, y: float, characters: int) -> None:
     """One stage: border and sign by state, its name, its number, what stands behind it."""
     colour, dash, sign = _STATES.get(str(row["state"]), _TROUBLE)
     fig.add_shape(
         type="rect",
-        x0=x - 0.4,
-        x1=x + 0.4,
+        x0=x - 0.44,
+        x1=x + 0.44,
         y0=y - 0.38,
         y1=y + 0.38,
         line={"color": colour, "width": 2, "dash": dash},
@@ -157,19 +160,20 @@ def _box(fig: go.Figure, row: dict[Hashable, Any], x: float, y: float) -> None:
     )
     fig.add_shape(
         type="rect",
-        x0=x - 0.4,
-        x1=x + 0.4,
+        x0=x - 0.44,
+        x1=x + 0.44,
         y0=y - 0.38,
         y1=y + 0.38,
         line={"color": colour, "width": 2, "dash": dash},
     )
-    detail = "<br>".join(textwrap.wrap(str(row["detail"]), 24))
+    detail = "<br>".join(textwrap.wrap(str(row["detail"]), characters))
     text = f"{row['label']}<br><b>{row['headline']}</b><br>{detail}<br>{sign} {row['state']}"
-    fig.add_annotation(x=x, y=y, text=text, showarrow=False, font={"size": 13}, align="center")
+    fig.add_annotation(x=x, y=y, text=text, showarrow=False, font={"size": 12}, align="center")
 
 
 def _arrow(fig: go.Figure, index: int, vertical: bool) -> None:
-    head, tail = index - 0.41, index - 0.59
+    half = 0.38 if vertical else 0.44
+    head, tail = index - half, index - 1 + half
     place = {"x": 0, "ax": 0, "y": -head, "ay": -tail}
     if not vertical:
         place = {"x": head, "ax": tail, "y": 0, "ay": 0}

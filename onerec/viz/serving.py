@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from onerec.viz import theme
+from onerec.viz.code_space import shared_words
 
 RECOMMEND = "Make lists with: onerec recommend --run NAME"
 EVALUATE = "Measure with: onerec evaluate --run NAME"
@@ -82,19 +83,22 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         f"{best['cosine']:.3f}. Sorted by shared leading codes, then cosine. Nearness is a hint, "
         "not the cause.",
         x="cosine in the true vector space",
-        height=150 + 28 * len(frame),
+        height=120 + 28 * len(frame),
         key="why",
+        legend=False,
     )
     fig.add_bar(
         x=frame["cosine"],
-        y=[f"#{r['position']} {theme.short(str(r['title']))}" for r in frame.to_dict("records")],
+        y=[
+            f"#{r['position']} {theme.short(str(r['title']), 22)}, "
+            + shared_words(r["shared_prefix"])
+            for r in frame.to_dict("records")
+        ],
         orientation="h",
         marker={
             "color": [theme.BLUE if n else theme.GREY for n in frame["shared_prefix"]],
             "pattern": {"shape": ["" if n else "/" for n in frame["shared_prefix"]]},
         },
-        text=[f"{n} shared" if n else "none shared" for n in frame["shared_prefix"]],
-        textposition="auto",
         customdata=frame[["item", "title"]],
         hovertemplate="%{customdata[1]}: cosine %{x:.3f}<extra></extra>",
         showlegend=False,
@@ -116,22 +120,23 @@ def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
         "the 95% bootstrap interval over users. "
         + "; ".join(_with_interval(r) for r in part.to_dict("records")),
         x=metric,
-        height=130 + 40 * len(part),
+        height=110 + 40 * len(part),
         key=f"bars-{metric}",
+        legend=False,
     )
-    fig.add_bar(
-        x=part["value"],
-        y=[theme.model_name(name) for name in part["model"]],
-        orientation="h",
+    theme.add_bars(
+        fig,
+        [theme.model_name(name) for name in part["model"]],
+        part,
+        horizontal=True,
         marker={
             "color": [theme.model_colour(name) for name in part["model"]],
             "pattern": {"shape": ["/" if name in ENDS else "" for name in part["model"]]},
         },
-        error_x=intervals(part),
-        customdata=part[["model", "value"]],
+        customdata=part[["model"]],
         hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        showlegend=False,
     )
+    fig.update_layout(barmode="overlay")
     for row in part.to_dict("records"):
         end = row["high"] if row["high"] == row["high"] else row["value"]
         fig.add_annotation(
@@ -146,19 +151,6 @@ def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     fig.update_xaxes(range=[0, max(top, 1e-9) * 1.18])
     fig.update_yaxes(autorange="reversed")
     return fig
-
-
-def intervals(part: pd.DataFrame) -> dict[str, object]:
-    """Plotly's error bars from the columns value, low and high."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": (part["high"] - part["value"]).fillna(0),
-        "arrayminus": (part["value"] - part["low"]).fillna(0),
-        "color": theme.GREY,
-        "thickness": 2,
-        "width": 6,
-    }
 
 
 def _finding(part: pd.DataFrame, metric: str) -> str:

@@ -8,8 +8,10 @@ current numbers. Backgrounds are transparent, so that one figure stands on light
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 # Each has a contrast of at least 3:1 against white and against a dark page.
@@ -55,6 +57,7 @@ def figure(
     y: str = "",
     height: int = 360,
     key: str = "",
+    legend: bool = True,
 ) -> go.Figure:
     """An empty figure with everything that all figures share.
 
@@ -64,6 +67,7 @@ def figure(
         how: Markdown: the formula with the current numbers.
         x, y: axis titles with units.
         key: names the figure; zoom and hidden traces live on while it stays the same.
+        legend: whether room for one is kept between title and plot.
     """
     lines = textwrap.wrap(title, TITLE_CHARACTERS) or [""]
     fig = go.Figure()
@@ -73,24 +77,30 @@ def figure(
         | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
         | {"font": {"size": 16}},
         height=height,
-        margin={"l": 64, "r": 24, "t": 24 + 24 * len(lines) + 22, "b": 56},
+        margin={"l": 64, "r": 24, "t": 20 + 22 * len(lines) + 28 * legend, "b": 56},
         colorway=list(COLOURS),
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         uirevision=key or "constant",
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
+        | {"traceorder": "normal"},
         hoverlabel={"align": "left"},
         font={"size": 13},
     )
-    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8}}
-    fig.update_xaxes(title_text=x, **axis)
-    fig.update_yaxes(title_text=y, **axis)
+    axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
+    axis |= {"ticklabelstandoff": 4}
+    label = {"standoff": 8, "font": {"size": 13}}
+    fig.update_xaxes(title={"text": x, **label}, **axis)
+    fig.update_yaxes(title={"text": y, **label}, **axis)
     return fig
 
 
 def nothing(what: str, next_step: str, key: str = "") -> go.Figure:
     """The figure that stands where there is nothing to show yet: it says what to do."""
-    fig = figure(title=what, alt=f"{what} {next_step}", how=next_step, height=200, key=key)
+    fig = figure(
+        title=what, alt=f"{what} {next_step}", how=next_step, height=200, key=key, legend=False
+    )
     fig.update_xaxes(visible=False)
     fig.update_yaxes(visible=False)
     fig.add_annotation(
@@ -117,8 +127,7 @@ def how(fig: go.Figure) -> str:
 def untitled(fig: go.Figure) -> go.Figure:
     """A copy without its title, for a page that prints the title as text above (it wraps there)."""
     copy = go.Figure(fig)
-    legend = any(trace.showlegend is not False and trace.name for trace in copy.data)
-    copy.update_layout(title=None, margin_t=36 if legend else 16)
+    copy.update_layout(title=None, margin_t=40 if fig.layout.showlegend else 16)
     return copy
 
 
@@ -140,6 +149,52 @@ def percent(share: float, digits: int = 0) -> str:
     if digits == 0 and ((text == "0%" and share > 0) or (text == "100%" and share < 1)):
         return f"{100 * share:.1f}%"
     return text
+
+
+def log_axis(least: float, greatest: float) -> dict[str, Any]:
+    """A logarithmic axis with plain numbers: 1, 2, 5, 10, ... over little range, else 1, 10, ..."""
+    steps = (1, 2, 5) if greatest < 300 * max(least, 1e-12) else (1,)
+    ticks = [step * 10**power for power in range(10) for step in steps]
+    shown = [tick for tick in ticks if least <= tick <= greatest] or [least]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:,}" for tick in shown]}
+
+
+def add_bars(
+    fig: go.Figure,
+    positions: Sequence[str],
+    values: pd.DataFrame,
+    *,
+    horizontal: bool = False,
+    group: str = "",
+    **look: Any,
+) -> None:
+    """Bars with whiskers that can be seen on the bar and on both pages: dark with a light rim.
+
+    Args:
+        values: the columns value, low and high; without an interval low and high are NaN.
+        group: bars of one group share a place among the groups of a position.
+        look: further arguments of the bars.
+    """
+    across, along = ("y", "x") if horizontal else ("x", "y")
+    whiskers = {
+        "type": "data",
+        "symmetric": False,
+        "array": (values["high"] - values["value"]).fillna(0).tolist(),
+        "arrayminus": (values["value"] - values["low"]).fillna(0).tolist(),
+    }
+    place = {across: list(positions), along: values["value"].tolist(), "offsetgroup": group}
+    place |= {"orientation": "h" if horizontal else "v"}
+    rim = whiskers | {"color": "#FFFFFF", "thickness": 5, "width": 8}
+    core = whiskers | {"color": "#1A1A1A", "thickness": 2, "width": 7}
+    fig.add_bar(**place, **{f"error_{along}": rim}, **look)
+    fig.add_bar(
+        **place,
+        **{f"error_{along}": core},
+        marker={"color": CLEAR},
+        showlegend=False,
+        hoverinfo="skip",
+        selectedpoints=None,
+    )
 
 
 def short(text: str, characters: int = 28) -> str:

@@ -93,6 +93,8 @@ def entropy(levels: pd.DataFrame) -> go.Figure:
         name="entropy",
         marker_color=theme.BLUE,
         text=[f"{value:.2f}" for value in levels["entropy_nats"]],
+        textposition="inside",
+        insidetextanchor="middle",
         customdata=levels["perplexity"],
         hovertemplate="%{x}: %{y:.3f} nats, perplexity %{customdata:,.1f}<extra></extra>",
     )
@@ -126,6 +128,7 @@ def residuals(levels: pd.DataFrame) -> go.Figure:
         ),
         y="variance explained",
         key="residuals",
+        legend=False,
     )
     fig.add_scatter(
         x=_level_names(levels),
@@ -174,8 +177,8 @@ def rank_frequency(frame: pd.DataFrame) -> go.Figure:
             customdata=part[["level", "code"]],
             hovertemplate="code %{customdata[1]}: %{y:,} items, rank %{x}<extra></extra>",
         )
-    fig.update_xaxes(type="log", dtick=1)
-    fig.update_yaxes(type="log", dtick=1)
+    fig.update_xaxes(**theme.log_axis(1, int(frame["rank"].max())))
+    fig.update_yaxes(**theme.log_axis(int(frame["items"].min()), int(frame["items"].max())))
     return fig
 
 
@@ -200,6 +203,7 @@ def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
         x="items on the code",
         y="items",
         key="leaf_sizes",
+        legend=False,
     )
     fig.add_bar(
         x=frame["leaf_size"],
@@ -226,7 +230,8 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
     root = frame.iloc[0]
     children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
     branches = frame[frame["parent"] == root["id"]]
-    finding = f"{root['items']:,} items below {root['label']}"
+    below = "" if root["codes"] == "" else f" below code {root['codes']}"
+    finding = f"{root['items']:,} items{below}"
     if len(children) and root["weight"] > 0:
         first = children.iloc[0]
         share = first["weight"] / root["weight"]
@@ -240,6 +245,7 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         f"Small branches are joined. Here the root weighs {root['weight']:,} "
         f"({root['items']:,} items). A click opens a branch.",
         height=460,
+        legend=False,
         key=f"tree-{root['id']}",
     )
     fig.add_icicle(
@@ -252,14 +258,14 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         maxdepth=5,
         tiling={"orientation": "h", "pad": 2},
         marker={"colors": _tree_colours(frame), "line": {"width": 0}},
-        textfont_size=13,
+        textfont={"size": 13, "color": "white"},
         hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>%{customdata[2]:,} items, "
         "weight %{value:,}<extra></extra>",
         pathbar={"visible": True, "thickness": 22},
         sort=False,
         root_color=theme.GREY,
     )
-    fig.update_layout(margin={"l": 8, "r": 8, "b": 8})
+    fig.update_layout(margin={"l": 8, "r": 8, "b": 8}, uniformtext={"minsize": 11, "mode": "hide"})
     return fig
 
 

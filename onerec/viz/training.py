@@ -12,7 +12,6 @@ from onerec.viz import theme
 
 START = "Start one with: onerec run --recipe tiny --dataset world --run NAME"
 NAMES = {
-    "loss": "loss, all levels",
     "valid_loss": "loss on valid",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
@@ -78,9 +77,9 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
         y=label,
         height=280,
         key=f"metric-{name}",
+        legend=False,
     )
     _add_line(fig, curves, name, 0)
-    fig.update_layout(showlegend=False)
     return fig
 
 
@@ -123,8 +122,9 @@ def progress(frame: pd.DataFrame) -> go.Figure:
         + "; ".join(f"{label}: {word}" for label, word in zip(frame["label"], words, strict=True)),
         how="A stage is done when its done.json stands; else its share is step / steps of "
         "status.json, and whether it runs is derived from the process that wrote it.",
-        height=120 + 34 * len(frame),
+        height=100 + 34 * len(frame),
         key="progress",
+        legend=False,
     )
     fig.add_bar(
         x=frame["share"],
@@ -165,7 +165,7 @@ def _add_line(fig: go.Figure, curves: pd.DataFrame, name: str, index: int) -> No
     fig.add_scatter(
         x=part["step"],
         y=part["value"],
-        name=metric_name(name),
+        name="loss, all levels" if name == "loss" else metric_name(name),
         mode="lines+markers" if sparse else "lines",
         line=theme.line(index),
         marker={"symbol": theme.SYMBOLS[index % 8], "size": 7},
