@@ -1,4 +1,4 @@
-"""What a dataset holds, in numbers: counts, mapping, behaviours, history lengths, positives, time."""
+"""What a dataset holds, in numbers: counts, mapping, behaviours, history lengths, time."""
 
 from __future__ import annotations
 

@@ -38,7 +38,13 @@ TableLike: TypeAlias = "Mapping[str, Array] | pd.DataFrame | pa.Table"
 _INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
 _ORDER = ("timestamp", "position")
 _COMPRESSION = "COMPRESSION snappy, ROW_GROUP_SIZE 122880"
-_MERGE = {"play_ms": "max", "duration_ms": "max", "exact_time": "bool_and", "rating": "last"}
+# How rows of one event become one; what is not named holds where one of them says so.
+_MERGE = {
+    "play_ms": "max({0})",
+    "duration_ms": "max({0})",
+    "exact_time": "bool_and({0})",
+    "rating": "arg_max({0}, row)",
+}
 
 
 @dataclass
@@ -282,7 +288,7 @@ def _sort(connection: duckdb.DuckDBPyConnection, columns: list[str], new: NewDat
     rows = "joined"
     if repeated and new.duplicates == "merge":
         rest = [name for name in columns if f'"{name}"' not in key]
-        merged = [f'{_MERGE.get(n, "bool_or")}("{n}" ORDER BY row) AS "{n}"' for n in rest]
+        merged = [_MERGE.get(n, "bool_or({0})").format(f'"{n}"') + f' AS "{n}"' for n in rest]
         merged += ["min(row) AS row", "first(user_id) AS user_id", "first(item_id) AS item_id"]
         rows = f"(SELECT {', '.join([*key, *merged])} FROM joined GROUP BY ALL)"
     order = ", ".join(

@@ -1,4 +1,4 @@
-"""Any interactions, items and users files, with the names and units that `schema` and `values` know.
+"""Any files of interactions, items and users, by the names and units of `schema` and `values`.
 
 This is the way in for all data: the other sources only say which files of an archive are read and
 what their columns are called.
@@ -108,7 +108,8 @@ def _select(
         said[one.name] = theirs + (f" ({how.note})" if how.note else "")
     parts += kept(connection, raw, mapped.kept)
     said.update({name: name for name in mapped.kept})
-    return f"SELECT {', '.join(parts)} FROM {raw.table}"
+    # DuckDB may run `IN (...)` as a join, which does not keep the order of the rows.
+    return f"SELECT {', '.join(parts)} FROM {raw.table} ORDER BY rowid"
 
 
 def _count_unreadable(
