@@ -21,7 +21,7 @@ BIAS_STEP = 1e-3  # gamma of DeepSeek-V3; OneRec prints none
 
 
 class Routing(NamedTuple):
-    """Which experts see a token: `expert` (T, k) int64 and `weight` (T, k) float32."""
+    """Which experts see a token: `expert` (T, k) int64 and `weight` (T, k) float."""
 
     expert: Tensor
     weight: Tensor
@@ -47,9 +47,10 @@ class LossFreeRouter(nn.Module):
         self.register_buffer("bias", torch.zeros(experts))
 
     def forward(self, x: Tensor) -> Routing:
-        """(T, D) -> routing, computed in float32 even under autocast."""
+        """(T, D) -> routing, computed in at least float32, under autocast too."""
+        kind = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            affinity = torch.sigmoid(F.linear(x.float(), self.weight.float()))  # (T, E)
+            affinity = torch.sigmoid(F.linear(x.to(kind), self.weight.to(kind)))  # (T, E)
         expert = (affinity + self.bias).topk(self.active, dim=-1).indices  # (T, k)
         weight = affinity.gather(-1, expert)
         return Routing(expert, weight / weight.sum(-1, keepdim=True))
@@ -92,17 +93,26 @@ class MixtureOfExperts(nn.Module):
         order = routing.expert.flatten().argsort(stable=True)  # (T k,) by expert
         token = order // routing.expert.shape[1]  # (T k,) source row
         ends = self._tokens_per_expert(routing.expert).long().cumsum(0)
-        y = self._experts(tokens[token], ends)  # (T k, D)
+        rows = tokens[token]  # (T k, D)
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            y = self.grouped(rows.to(torch.get_autocast_dtype("cuda")), ends)
+        else:
+            y = self.loop(rows, ends)
         y = y * routing.weight.flatten()[order, None]
         return torch.zeros_like(y[: len(tokens)]).index_add(0, token, y).view(x.shape)
 
-    def _experts(self, x: Tensor, ends: Tensor) -> Tensor:
-        """Rows (T k, D) sorted by expert, `ends` (E,) int64 where each expert's rows end."""
-        if x.is_cuda and torch.is_autocast_enabled("cuda"):  # one kernel, no wait for `ends`
-            kind, offsets = torch.get_autocast_dtype("cuda"), ends.int()
-            gate_up, down = self.gate_up.to(kind), self.down.to(kind)
-            gate, up = F.grouped_mm(x.to(kind), gate_up, offs=offsets).chunk(2, dim=-1)
-            return F.grouped_mm(F.silu(gate) * up, down, offs=offsets)
+    def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        """All experts in one kernel that never waits for `ends`; bfloat16.
+
+        Rows x (T k, D) are sorted by expert; `ends` (E,) int64 says where each expert's rows end.
+        """
+        offsets = ends.int()
+        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
+        gate, up = F.grouped_mm(x, gate_up, offs=offsets).chunk(2, dim=-1)
+        return F.grouped_mm(F.silu(gate) * up, down, offs=offsets)
+
+    def loop(self, x: Tensor, ends: Tensor) -> Tensor:
+        """As `grouped`, expert after expert, in any dtype."""
         outputs = []
         pieces = x.tensor_split(ends[:-1].cpu())
         for piece, gate_up, down in zip(pieces, self.gate_up, self.down, strict=True):
@@ -113,13 +123,11 @@ class MixtureOfExperts(nn.Module):
     @torch.no_grad()
     def _tokens_per_expert(self, expert: Tensor, counted: Tensor | None = None) -> Tensor:
         """expert (T, k), counted (...) of T tokens or None for all -> load (E,) float32."""
-        one = torch.ones(len(expert), device=expert.device)
+        one = torch.ones(len(expert), dtype=self.load.dtype, device=self.load.device)
         if counted is not None:
-            one = counted.flatten().float()
-        index = expert.flatten()
-        return torch.zeros_like(self.load).index_add(
-            0, index, one.repeat_interleave(expert.shape[1], output_size=len(index))
-        )
+            one = counted.flatten().to(self.load)
+        one = one[:, None].expand(expert.shape).flatten()
+        return torch.zeros_like(self.load).index_add(0, expert.flatten(), one)
 
     @torch.no_grad()
     def update_bias(self, step: float = BIAS_STEP) -> None:

@@ -249,7 +249,7 @@ class OneRec(nn.Module):
         codes = codes.masked_fill(batch.target[..., None] == 0, -100)
         parts = [
             F.cross_entropy(
-                logits.flatten(0, 1).float(),
+                logits.flatten(0, 1),  # float32 under autocast
                 codes[..., level].flatten(),
                 label_smoothing=self.config.label_smoothing,
             )

@@ -1,0 +1,179 @@
+"""The model: loss by hand, gradients against float64, targets that share a context."""
+
+import copy
+import math
+
+import pytest
+import torch
+import toy
+
+from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
+
+
+def test_loss_of_a_model_that_knows_nothing_is_the_sum_of_log_n():
+    model, batch = toy.make_model(), toy.make_batch()
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.zero_()
+    loss, parts = model.loss(batch)
+    assert loss.item() == pytest.approx(sum(math.log(n) for n in toy.SIZES))
+    assert parts["loss_2"].item() == pytest.approx(math.log(6))
+    assert list(parts) == ["loss_1", "loss_2", "loss_3"]
+
+
+def test_loss_is_the_mean_over_targets_that_exist_of_the_sum_over_levels():
+    model, batch = toy.make_model(), toy.make_batch()
+    batch.target[0, 1] = batch.target[2, 0] = 0
+    total, count = 0.0, 0
+    logits = model(batch)
+    for b in range(3):
+        for m in range(3):
+            if batch.target[b, m]:
+                count += 1
+                codes = model.items.codes[batch.target[b, m]]
+                for level in range(3):
+                    total -= logits[level][b, m].log_softmax(0)[codes[level]].item()
+    assert model.loss(batch)[0].item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_label_smoothing_mixes_in_the_mean_over_codes():
+    plain, batch = toy.make_model(), toy.make_batch(targets=1)
+    smooth = toy.make_model(label_smoothing=0.1)
+    uniform = sum(-logits.log_softmax(-1).mean() for logits in plain(batch))
+    expected = 0.9 * plain.loss(batch)[0] + 0.1 * uniform
+    torch.testing.assert_close(smooth.loss(batch)[0], expected)
+
+
+def test_a_code_sees_only_the_codes_before_it():
+    codes = toy.item_codes()
+    codes[1] = codes[0]
+    codes[1, 2] = (codes[0, 2] + 1) % 4  # items 0 and 1 differ in the last code only
+    codes[2] = codes[0]
+    codes[2, 1] = (codes[0, 1] + 1) % 6  # item 2 in the middle one
+    model, batch = toy.make_model(codes=codes), toy.make_batch(lengths=(3,), targets=3)
+    batch.target = torch.tensor([[1, 2, 3]])
+    first, second, third = model(batch)
+    torch.testing.assert_close(first[0, 0], first[0, 2])
+    torch.testing.assert_close(second[0, 0], second[0, 2])
+    torch.testing.assert_close(third[0, 0], third[0, 1])
+    assert not torch.allclose(third[0, 0], third[0, 2])
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_targets_share_a_context_as_if_each_had_its_own(experts):
+    model, batch = toy.make_model(experts=experts), toy.make_batch()
+    together = model(batch)
+    for m in range(3):
+        alone = toy.make_batch()
+        alone.target = batch.target[:, m : m + 1]
+        for a, b in zip(together, model(alone), strict=True):
+            torch.testing.assert_close(a[:, m], b[:, 0])
+
+
+def test_keys_and_values_are_made_once_per_context_and_layer():
+    model, batch = toy.make_model(), toy.make_batch(targets=5)
+    seen = []
+    for block in model.decoder:
+        block.cross.key_value.register_forward_hook(lambda _m, _i, y: seen.append(y.shape))
+    model.loss(batch)
+    assert seen == [(3, 11, 32)] * 2
+
+
+@pytest.mark.parametrize("experts", [0, 3])
+def test_gradients_agree_with_float64_and_with_finite_differences(experts):
+    model, batch = toy.make_model(experts=experts).train(), toy.make_batch()
+    exact = copy.deepcopy(model).double()
+    wide = toy.make_batch()
+    for events in (wide.short, wide.positive):
+        events.label = events.label.double()
+    model.loss(batch)[0].backward()
+    exact.loss(wide)[0].backward()
+    reference = dict(exact.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad.double(), reference[name].grad, rtol=1e-3, atol=1e-5, msg=name
+        )
+    step = 1e-6
+    for name, parameter in exact.named_parameters():
+        place = int(parameter.grad.abs().argmax())
+        with torch.no_grad():
+            flat = parameter.view(-1)
+            flat[place] += step
+            above = exact.loss(wide)[0]
+            flat[place] -= 2 * step
+            below = exact.loss(wide)[0]
+            flat[place] += step
+        slope = ((above - below) / (2 * step)).item()
+        assert slope == pytest.approx(parameter.grad.view(-1)[place].item(), rel=1e-5), name
+
+
+def test_initialisation_is_the_generators_and_leaves_nothing_unset():
+    one, other = toy.make_model(seed=5), toy.make_model(seed=5)
+    different = dict(toy.make_model(seed=6).named_parameters())
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert a.equal(b), name
+        assert a.isfinite().all()
+        constant = a.unique().numel() == 1
+        assert constant or not a.equal(different[name]), name
+    for parameter in one.parameters():
+        parameter.data.fill_(float("nan"))
+    one.init_weights(torch.Generator().manual_seed(5))
+    assert all(parameter.isfinite().all() for parameter in one.parameters())
+
+
+def test_tied_heads_are_the_code_embeddings():
+    tied = toy.make_model(vocabulary={"tied_output": True})
+    free = toy.make_model()
+    heads = sum(head.weight.numel() for head in free.heads)
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert count(free) - count(tied) == heads
+    hidden = torch.randn(2, 16)
+    torch.testing.assert_close(tied.logits(1, hidden), hidden @ tied.codes.table.weight[5:11].T)
+    tied.loss(toy.make_batch())[0].backward()
+
+
+def test_router_bias_moves_only_when_asked():
+    model, batch = toy.make_model(experts=3).train(), toy.make_batch()
+    batch.target[0] = 0
+    model.loss(batch)
+    assert all(mixture.router.bias.eq(0).all() for mixture in model.mixtures())
+    # 6 targets that exist x 3 positions x 2 experts
+    assert [mixture.load.sum().item() for mixture in model.mixtures()] == [36.0, 36.0]
+    model.update_router_bias(0.25)
+    assert all(mixture.router.bias.abs().max() == 0.25 for mixture in model.mixtures())
+
+
+def test_dropout_acts_in_training_alone():
+    model, batch = toy.make_model(dropout=0.5), toy.make_batch()
+    assert model(batch)[0].equal(model(batch)[0])
+    model.train()
+    assert not model(batch)[0].equal(model(batch)[0])
+
+
+def test_the_item_table_is_not_a_weight():
+    model = toy.make_model()
+    assert not any(name.startswith("items") for name in model.state_dict())
+    assert len(model.items) == toy.N_ITEMS
+
+
+def test_impossible_sizes_are_refused():
+    items = ItemTable(torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="width=10 is no multiple of heads=4"):
+        OneRec(OneRecConfig(width=10), Vocabulary((4, 4), 2), items)
+    with pytest.raises(ValueError, match="items have 2 codes, the vocabulary 3"):
+        OneRec(OneRecConfig(), Vocabulary((4, 4, 4), 2), items)
+
+
+def test_it_learns_a_rule():
+    """The next item is the user's newest item: the loss falls far below guessing."""
+    torch.manual_seed(0)
+    model = toy.make_model(width=32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(150):
+        batch = toy.make_batch(lengths=(4,) * 32, targets=1, seed=step)
+        batch.target = batch.short.item[:, -1:]
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1.0  # guessing: log 5 + log 6 + log 4 = 4.8

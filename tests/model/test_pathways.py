@@ -1,0 +1,122 @@
+"""Events to encoder states: by hand, under any padding, and with features that are not there."""
+
+import torch
+import toy
+
+from onerec.model.onerec import Batch, Events
+from onerec.model.pathways import CodeEmbedding, age, feature_widths
+
+
+def padded(events: Events, left: int, right: int) -> Events:
+    """The same events with more padding on both sides."""
+
+    def more(tensor):
+        shape = list(tensor.shape)
+        sides = []
+        for count in (left, right):
+            shape[1] = count
+            sides.append(torch.zeros(shape, dtype=tensor.dtype))
+        return torch.cat([sides[0], tensor, sides[1]], dim=1)
+
+    return Events(*(more(getattr(events, name)) for name in events.__dataclass_fields__))
+
+
+def test_age_counts_back_from_the_newest():
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 1]]).bool()
+    assert age(mask)[mask].tolist() == [2, 1, 0, 1, 0]
+    assert age(torch.zeros(1, 3).bool()).tolist() == [[0, 0, 0]]
+
+
+def test_feature_widths_are_the_papers_at_its_width():
+    assert feature_widths(1024) == (512, 128, 64)
+    assert feature_widths(32) == (16, 16, 16)
+
+
+def test_code_embedding_reads_the_level_of_each_code():
+    codes = CodeEmbedding((2, 3), 4)
+    weight = codes.table.weight
+    got = codes(torch.tensor([[1, 2]]))
+    assert got[0, 0].equal(weight[1])
+    assert got[0, 1].equal(weight[2 + 2])
+    assert codes(torch.tensor([[2]]), first=1)[0, 0].equal(weight[4])
+    torch.testing.assert_close(codes.total(torch.tensor([[[1, 2]]]))[0, 0], weight[1] + weight[4])
+    assert [len(rows) for rows in codes.rows()] == [2, 3]
+
+
+def test_padding_changes_nothing():
+    model, batch = toy.make_model(), toy.make_batch()
+    expected = model(batch)
+    for left, right in ((3, 0), (0, 5), (2, 2)):
+        more = Batch(
+            batch.static,
+            padded(batch.short, left, right),
+            padded(batch.positive, right, left),
+            batch.target,
+        )
+        for a, b in zip(expected, model(more), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_length_of_the_sequence_and_the_state_of_a_user_without_history():
+    model, batch = toy.make_model(), toy.make_batch(lengths=(4, 0))
+    states, mask = model.pathways(batch, model.items, model.codes)
+    assert states.shape == (2, 1 + 4 + 6, 16)
+    assert mask.sum(1).tolist() == [1 + 4 + 4, 1]
+    assert all(level.isfinite().all() for level in model(batch))
+
+
+def test_a_feature_that_is_not_there_costs_nothing():
+    nothing = dict.fromkeys(("n_authors", "n_tags", "n_time", "n_play", "n_duration"), 0)
+    bare = toy.make_model(vocabulary={**nothing, "behaviours": 0, "user_features": ()})
+    assert list(bare.pathways.features.tables) == ["item"]
+    assert bare.pathways.features.label is None
+    assert bare.pathways.features.dim == 2 * 16  # item and codes
+    batch = toy.make_batch()
+    batch.static = batch.static[:, :0]
+    for events in (batch.short, batch.positive):
+        events.label = events.label[..., :0]
+    assert all(level.isfinite().all() for level in bare(batch))
+
+
+def test_every_feature_reaches_the_output():
+    model, batch = toy.make_model(), toy.make_batch(lengths=(4, 3, 2))
+    before = model(batch)[0]
+    for name in ("time", "play", "label"):
+        changed = toy.make_batch(lengths=(4, 3, 2))
+        events = changed.short
+        value = getattr(events, name)
+        setattr(events, name, torch.where(value > 0, value * 0, value * 0 + 1))
+        assert not torch.allclose(model(changed)[0], before), name
+    for name in ("author", "tag", "duration", "codes"):
+        model = toy.make_model()
+        column = getattr(model.items, name)
+        column.copy_(column.roll(7, 0))
+        assert not torch.allclose(model(batch)[0], before), name
+    changed = toy.make_batch(lengths=(4, 3, 2))
+    changed.static = (changed.static + 1) % 3
+    assert not torch.allclose(toy.make_model()(changed)[0], before)
+
+
+def test_item_input_picks_what_stands_for_an_item():
+    for choice, tables, dim in (("item", True, 16), ("codes", False, 16), ("both", True, 32)):
+        model = toy.make_model(vocabulary={"item_input": choice, "behaviours": 0})
+        assert ("item" in model.pathways.features.tables) == tables
+        others = sum(
+            t.embedding_dim for n, t in model.pathways.features.tables.items() if n != "item"
+        )
+        assert model.pathways.features.dim == dim + others
+
+
+def test_a_length_of_zero_drops_the_pathway():
+    model = toy.make_model(short_length=0)
+    assert list(model.pathways.dense) == ["positive"]
+    assert model.encode(toy.make_batch()).states.shape[1] == 1 + 6
+
+
+def test_order_of_events_matters():
+    model = toy.make_model()
+    batch = toy.make_batch(lengths=(4, 4, 4))
+    before = model(batch)[0]
+    for name in batch.short.__dataclass_fields__:
+        setattr(batch.short, name, getattr(batch.short, name).flip(1))
+    assert not torch.allclose(model(batch)[0], before)
