@@ -15,13 +15,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 from safetensors.numpy import save_file
 
 from onerec.data.fingerprint import hash_arrays, hash_table
@@ -31,6 +30,9 @@ from onerec.errors import DataError
 FORMAT = 1
 MIN_ITEMS, MIN_EVENTS = 2, 3
 RULES = {"unknown_items": ("keep", "drop"), "duplicates": ("merge", "keep")}
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Array: TypeAlias = npt.NDArray[Any]
 TableLike: TypeAlias = "Mapping[str, Array] | pd.DataFrame | pa.Table"
