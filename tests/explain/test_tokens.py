@@ -1,0 +1,162 @@
+"""The tokenizer's picture in numbers, against slow counting over the semantic ids."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fake_run
+from onerec.errors import RunError
+from onerec.explain import tokens
+from onerec.runs import Run
+
+CODES = ["code_1", "code_2", "code_3"]
+
+
+def test_levels_repeat_the_report_and_derive_the_rest(run: Run) -> None:
+    frame, report = tokens.levels(run), run.report()
+    assert report is not None
+    assert frame["level"].tolist() == [1, 2, 3]
+    assert frame["entropy_nats"].tolist() == [one["entropy_nats"] for one in report["levels"]]
+    assert frame["entropy_share"][0] == pytest.approx(frame["entropy_nats"][0] / np.log(4))
+    assert (frame["dead_codes"] == frame["size"] - frame["used"]).all()
+
+
+def test_rank_frequency_counts_each_level(run: Run) -> None:
+    ids, frame = run.semantic_ids(), tokens.rank_frequency(run)
+    for level, name in enumerate(CODES, 1):
+        part = frame[frame["level"] == level]
+        slow = Counter(ids[name])
+        assert dict(zip(part["code"], part["items"], strict=True)) == dict(slow)
+        assert part["items"].is_monotonic_decreasing
+        assert part["rank"].tolist() == list(range(1, len(slow) + 1))
+        assert part["share"].sum() == pytest.approx(1)
+
+
+def test_leaves_hold_every_item_once(run: Run) -> None:
+    slow = Counter(map(tuple, run.semantic_ids()[CODES].to_numpy().tolist()))
+    frame = tokens.leaf_sizes(run)
+    assert dict(zip(frame["leaf_size"], frame["leaves"], strict=True)) == Counter(slow.values())
+    assert frame["items"].sum() == fake_run.ITEMS
+    shared = tokens.shared_leaves(run)
+    assert len(shared) == sum(count > 1 for count in slow.values())
+    assert (
+        shared["leaf_size"].iloc[0] == max(slow.values()) == tokens.collisions(run)["largest_leaf"]
+    )
+    codes = tuple(int(code) for code in shared["codes"].iloc[0].split(" · "))
+    assert slow[codes] == shared["leaf_size"].iloc[0]
+    assert shared["item_ids"].iloc[0].count("v1") == shared["leaf_size"].iloc[0]
+
+
+@pytest.mark.parametrize("weight", ["items", "popularity"])
+@pytest.mark.parametrize("top", [1, 2, 8])
+def test_each_branch_weighs_what_its_children_weigh(run: Run, weight: str, top: int) -> None:
+    frame = tokens.code_tree(run, top=top, items=2, weight=weight)  # type: ignore[arg-type]
+    assert frame["id"].is_unique
+    root = frame.iloc[0]
+    ids = run.semantic_ids()
+    assert root["weight"] == (fake_run.ITEMS if weight == "items" else ids["popularity"].sum())
+    children = frame[frame["parent"] != ""].groupby("parent")[["items", "weight"]].sum()
+    inner = frame.set_index("id").loc[children.index, ["items", "weight"]]
+    assert (children == inner).all(axis=None)
+    below = frame[frame["parent"] != ""].groupby("parent").agg(n=("id", "size"), o=("other", "sum"))
+    assert (below["n"] - below["o"] <= max(top, 2)).all()
+
+
+def test_a_tree_below_a_prefix_holds_only_its_items(run: Run) -> None:
+    frame = tokens.code_tree(run, prefix=(1,), items=100)
+    found = set(frame.loc[frame["item"] >= 0, "item"])
+    ids = run.semantic_ids()
+    assert found == set(ids.loc[ids["code_1"] == 1, "item"])
+    assert frame["codes"].iloc[0] == "1"
+    assert frame["level"].max() == 4
+    with pytest.raises(RunError, match="4 levels"):
+        tokens.code_tree(run, prefix=(1, 1, 1, 1))
+
+
+def test_the_map_is_a_principal_component_analysis(run: Run) -> None:
+    points, shares = tokens.projection(run)
+    vectors = run.vectors()
+    assert vectors is not None
+    centred = vectors - vectors.mean(0)
+    _, singular, basis = np.linalg.svd(centred, full_matrices=False)
+    assert np.abs(points[["x", "y"]]).to_numpy() == pytest.approx(
+        np.abs(centred @ basis[:2].T), abs=1e-4
+    )
+    assert shares == pytest.approx(singular[:2] ** 2 / (singular**2).sum(), abs=1e-6)
+    assert points["title"][5] == "football clip 5"
+
+
+def test_the_map_is_sampled_by_the_seed(run: Run) -> None:
+    first, again = tokens.projection(run, limit=10)[0], tokens.projection(run, limit=10)[0]
+    other = tokens.projection(run, limit=10, seed=1)[0]
+    assert first["item"].tolist() == again["item"].tolist() == sorted(first["item"])
+    assert len(first) == 10
+    assert first["item"].tolist() != other["item"].tolist()
+
+
+def test_principal_components_of_a_line_and_of_one_dimension() -> None:
+    line = np.array([[0, 0, 0], [1, 1, 0], [2, 2, 0]], dtype=np.float32)
+    xy, shares = tokens.principal_components(line)
+    assert xy[:, 0] == pytest.approx([-np.sqrt(2), 0, np.sqrt(2)])
+    assert shares == pytest.approx((1, 0))
+    flat, shares = tokens.principal_components(np.array([[1.0], [3.0]]))
+    assert flat.tolist() == [[-1, 0], [1, 0]]
+    assert shares == (1, 0)
+
+
+def test_neighbours_by_hand(run: Run) -> None:
+    frame, vectors, ids = tokens.neighbours(run, 5, k=47), run.vectors(), run.semantic_ids()
+    assert vectors is not None
+    slow = sorted((np.linalg.norm(vectors[i] - vectors[5]), i) for i in range(48) if i != 5)
+    assert frame["item"].tolist() == [i for _, i in slow]
+    assert frame["distance"].to_numpy() == pytest.approx([d for d, _ in slow])
+    own, first = tokens.codes_of(run, 5), frame.iloc[0]
+    codes = tuple(ids[CODES].to_numpy()[first["item"]])
+    expected = next((n for n, (a, b) in enumerate(zip(own, codes, strict=True)) if a != b), 3)
+    assert first["shared_prefix"] == expected
+    assert len(tokens.neighbours(run, 5, k=99)) == 47
+    with pytest.raises(RunError, match="items 0 to 47"):
+        tokens.neighbours(run, 48)
+
+
+def test_shared_prefix_stops_at_the_first_difference() -> None:
+    codes = np.array([[1, 2, 3], [1, 9, 3], [9, 2, 3], [1, 2, 9]])
+    assert tokens.shared_prefix(codes, np.array([1, 2, 3])).tolist() == [3, 1, 0, 2]
+
+
+def test_the_residual_walk_ends_at_the_reconstruction_error(run: Run) -> None:
+    books, vectors = run.codebooks(), run.vectors()
+    assert books is not None
+    assert vectors is not None
+    codes = tokens.codes_of(run, 7)
+    rebuilt = sum(books[level][code] for level, code in enumerate(codes))
+    walk = tokens.residual_walk(run, 7)
+    assert walk["code"].tolist() == list(codes)
+    assert walk["norm_before"][0] == pytest.approx(np.linalg.norm(vectors[7]))
+    assert walk["norm_after"].iloc[-1] == pytest.approx(
+        np.linalg.norm(vectors[7] - rebuilt), rel=1e-5
+    )
+    assert (walk["norm_after"][:-1].to_numpy() == walk["norm_before"][1:].to_numpy()).all()
+
+
+def test_items_of_a_code(run: Run) -> None:
+    ids = run.semantic_ids()
+    frame = tokens.items_of_code(run, (2, 0))
+    assert set(frame["item"]) == set(ids.query("code_1 == 2 and code_2 == 0")["item"])
+    assert frame["popularity"].is_monotonic_decreasing
+    assert len(tokens.items_of_code(run, ())) == 48
+    assert tokens.items_of_code(run, (77,)).empty
+
+
+def test_before_the_tokenizer_everything_is_empty(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for name in ("levels", "rank_frequency", "leaf_sizes", "shared_leaves", "code_tree"):
+        assert getattr(tokens, name)(run).empty
+    assert tokens.projection(run)[0].empty
+    assert tokens.neighbours(run, 0).empty
+    assert tokens.residual_walk(run, 0).empty
+    assert tokens.items_of_code(run, (1,)).empty
+    assert tokens.codes_of(run, 0) == ()
+    assert tokens.collisions(run) == {}
