@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 
@@ -30,6 +30,8 @@ _DELIMITERS = ("\t", "::", ";", "|", ",")
 _NULLS = ("", "NULL", "null", "NaN", "nan", "\\N")
 _HEAD_BYTES = 1 << 20
 
+Known: TypeAlias = tuple[re.Pattern[bytes], set[bytes]]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -40,12 +42,15 @@ class Source:
         names: column names, for text without a header line.
         delimiter: of text; by default the one that the header line shows.
         select: SQL over `{raw}` that makes the table, where the columns have to be made first.
+        known_by: of items, keep only those whose value in this column occurs in the interactions'
+            column of the same name.
     """
 
     paths: tuple[Path, ...]
     names: tuple[str, ...] = ()
     delimiter: str = ""
     select: str = ""
+    known_by: str = ""
 
     @property
     def label(self) -> str:
@@ -95,6 +100,12 @@ def read_raw(connection: duckdb.DuckDBPyConnection, table: str, source: Source) 
         _read_text(connection, raw, source)
     if source.select:
         connection.execute(f"CREATE TABLE {table} AS {source.select.format(raw=raw)}")
+    if source.known_by:
+        column = quote(source.known_by)
+        connection.execute(
+            f"DELETE FROM {table} WHERE CAST({column} AS VARCHAR) NOT IN "
+            f"(SELECT CAST({column} AS VARCHAR) FROM interactions)"
+        )
     types = columns_of(connection, table)
     return Raw(table=table, label=source.label, types=types, text=kind == "text")
 
@@ -193,8 +204,9 @@ def _text(value: str) -> str:
 def _read_json(connection: duckdb.DuckDBPyConnection, table: str, source: Source) -> None:
     head = _first_line(source.paths[0])
     if head.lstrip().startswith("{") and not _is_json(head):
+        known = _known(connection, source.known_by)
         with tempfile.TemporaryDirectory() as folder:
-            clean = [_literal_to_json(path, Path(folder)) for path in source.paths]
+            clean = [_literal_to_json(path, Path(folder), known) for path in source.paths]
             _create(connection, table, _json_query(clean), source.label)
         return
     _create(connection, table, _json_query(source.paths), source.label)
@@ -215,11 +227,23 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def _literal_to_json(path: Path, folder: Path) -> Path:
+def _known(connection: duckdb.DuckDBPyConnection, column: str) -> Known | None:
+    """How to see, before a line is parsed, that it is of an item nobody met."""
+    if not column:
+        return None
+    rows = connection.execute(f"SELECT DISTINCT {quote(column)} FROM interactions").fetchall()
+    pattern = re.compile(rf"""['"]{re.escape(column)}['"]: ['"]([^'"]*)['"]""".encode())
+    return pattern, {str(row[0]).encode() for row in rows}
+
+
+def _literal_to_json(path: Path, folder: Path, known: Known | None) -> Path:
     """Rewrite lines of Python dictionaries (the Amazon metadata of 2014) as JSON lines."""
     clean = folder / f"{path.name.removesuffix('.gz')}l"
     with _open(path) as lines, clean.open("w", encoding="utf-8") as out:
         for number, line in enumerate(lines, start=1):
+            found = known[0].search(line) if known else None
+            if known and found and found.group(1) not in known[1]:
+                continue
             try:
                 row: Any = ast.literal_eval(line.decode("utf-8"))
                 out.write(json.dumps(row) + "\n")

@@ -100,7 +100,7 @@ ITEMS = (
     Field("title", "text", ("name", "itemname", "productname", "prodname", "videotitle")),
     Field("caption", "text", ("description", "overview", "plot", "omdbplot", "abstract", "text")),
     Field("category", "list", ("categories", "genres", "genre", "categoryid", "maincategory")),
-    Field("tags", "list", ("tag", "keywords", "labels", "topictag", "features")),
+    Field("tags", "list", ("tag", "keywords", "labels", "topictag")),
     Field("author_id", "key", ("author", "brand", "store", "creatorid", "creator", "artist")),
     _DURATION,
     Field(
