@@ -1,0 +1,277 @@
+"""Users per second of constrained beam search: ours beside transformers' T5, in one run.
+
+    python -m onerec.bench.generate --json [--out onerec/bench/results/generate_cpu.json]
+
+Both have 4 + 4 layers of width 128 with 4 heads and gated feed-forwards of width 256, random
+weights, 3 x 256 codes of 12,101 items and a history of 60. Both return the 10 best items of a beam.
+The peer is `T5ForConditionalGeneration.generate` with a `prefix_allowed_tokens_fn` that looks up a
+dict made beforehand. It reads a history of 60 tokens, as many positions as we have events; with
+three tokens per event, as TIGER has it, it would read 180 and be slower. Each side runs at the
+batch size that was fastest for it in a sweep; then the two take turns, so that whatever else the
+machine does falls on both. What is compared is the median over the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onerec.common import generator, set_threads
+from onerec.model.generate import beam_search
+from onerec.model.onerec import Batch, Events, ItemTable, OneRec, OneRecConfig, Vocabulary
+from onerec.tokenizer.trie import Trie
+
+LEVELS, CODES, ITEMS = 3, 256, 12_101  # the item count of Amazon Beauty
+SHORT, POSITIVE = 20, 40  # together a history of 60
+WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 256
+RETURNED = 10
+
+Search = Callable[[int, int], None]  # batch size, beams: generate once for that many users
+
+
+def item_codes(items: int, seed: int) -> Tensor:
+    """Random codes (items, L)."""
+    return torch.randint(0, CODES, (items, LEVELS), generator=generator(seed))
+
+
+def our_search(codes: Tensor, seed: int) -> tuple[Search, int]:
+    """Our model's search and its number of parameters without item embeddings."""
+    items = len(codes)
+    table = ItemTable(torch.cat([torch.zeros(1, LEVELS, dtype=torch.int64), codes]))
+    config = OneRecConfig(
+        width=WIDTH,
+        layers=LAYERS,
+        decoder_layers=LAYERS,
+        heads=HEADS,
+        short_length=SHORT,
+        positive_length=POSITIVE,
+    )
+    model = OneRec(config, Vocabulary((CODES,) * LEVELS, items), table).eval()
+    model.init_weights(generator(seed))
+    trie = Trie(codes, (CODES,) * LEVELS)
+    random = generator(seed)
+
+    def events(users: int, length: int) -> Events:
+        item = torch.randint(1, items + 1, (users, length), generator=random)
+        nothing = torch.zeros_like(item)
+        return Events(item, nothing, nothing, torch.zeros(users, length, 0))
+
+    def search(users: int, beams: int) -> None:
+        batch = Batch(
+            torch.zeros(users, 0, dtype=torch.int64),
+            events(users, SHORT),
+            events(users, POSITIVE),
+            torch.zeros(users, 1, dtype=torch.int64),
+        )
+        result = beam_search(model, batch, trie, k=RETURNED, beam=beams)
+        assert result.items.shape == (users, RETURNED)
+        assert result.legal.all()
+
+    embedded = model.pathways.features.tables["item"].weight
+    assert isinstance(embedded, Tensor)
+    return search, sum(p.numel() for p in model.parameters()) - embedded.numel()
+
+
+def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
+    """T5's search with a prefix function over a dict, and its number of parameters."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokens = codes + 1 + CODES * torch.arange(LEVELS)  # token 0 is padding and start
+    children: dict[tuple[int, ...], set[int]] = {}
+    for row in tokens.tolist():
+        for level in range(LEVELS):
+            children.setdefault(tuple(row[:level]), set()).add(row[level])
+    allowed = {prefix: sorted(codes) for prefix, codes in children.items()}
+    config = T5Config(
+        vocab_size=1 + LEVELS * CODES,
+        d_model=WIDTH,
+        d_kv=WIDTH // HEADS,
+        d_ff=HIDDEN,
+        num_layers=LAYERS,
+        num_decoder_layers=LAYERS,
+        num_heads=HEADS,
+        feed_forward_proj="gated-silu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(config)
+    model.train(False)
+    random, legal = generator(seed), {tuple(row) for row in tokens.tolist()}
+
+    def allowed_after(_: int, prefix: Tensor) -> list[int]:
+        return allowed[tuple(prefix.tolist()[1:])]
+
+    def search(users: int, beams: int) -> None:
+        history = torch.randint(1, config.vocab_size, (users, SHORT + POSITIVE), generator=random)
+        with torch.inference_mode():
+            result = model.generate(
+                input_ids=history,
+                num_beams=beams,
+                num_return_sequences=RETURNED,
+                max_new_tokens=LEVELS,
+                do_sample=False,
+                decoder_start_token_id=0,
+                prefix_allowed_tokens_fn=allowed_after,
+            )
+        assert result.shape == (users * RETURNED, 1 + LEVELS)
+        assert all(tuple(row[1:]) in legal for row in result[:RETURNED].tolist())
+
+    return search, sum(p.numel() for p in model.parameters())
+
+
+def rate(search: Search, users: int, beams: int, seconds: float) -> float:
+    """Users per second over at least `seconds`, and at least one batch."""
+    begin, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begin) < seconds or not done:
+        search(users, beams)
+        done += users
+    return done / elapsed
+
+
+def sweep(search: Search, sizes: Sequence[int], beams: int, seconds: float) -> dict[int, float]:
+    """Batch size -> users per second, each after one batch that is not counted."""
+    rates = {}
+    for users in sizes:
+        search(users, beams)
+        rates[users] = rate(search, users, beams, seconds)
+    return rates
+
+
+def compare(
+    searches: dict[str, Search],
+    sizes: dict[str, Sequence[int]],
+    beams: int,
+    rounds: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Both sides at their best batch size, taking turns for `rounds` rounds."""
+    sweeps = {name: sweep(search, sizes[name], beams, seconds) for name, search in searches.items()}
+    batch = {name: max(rates, key=rates.__getitem__) for name, rates in sweeps.items()}
+    turns: dict[str, list[float]] = {name: [] for name in searches}
+    for _ in range(rounds):
+        for name, search in searches.items():
+            turns[name].append(rate(search, batch[name], beams, seconds))
+    ours, peer = (statistics.median(turns[name]) for name in ("onerec", "t5"))
+    ratios = sorted(a / b for a, b in zip(turns["onerec"], turns["t5"], strict=True))
+    return {
+        "beams": beams,
+        "onerec_users_per_second": round(ours, 1),
+        "t5_users_per_second": round(peer, 1),
+        "ratio": round(ours / peer, 2),
+        "ratio_of_rounds": [round(value, 2) for value in ratios],
+        "batch": batch,
+        "sweep": {
+            name: {size: round(value, 1) for size, value in rates.items()}
+            for name, rates in sweeps.items()
+        },
+    }
+
+
+def run(
+    *,
+    beams: Sequence[int] = (10, 50),
+    rounds: int = 5,
+    seconds: float = 1.5,
+    threads: int = 2,
+    items: int = ITEMS,
+    seed: int = 0,
+    our_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+    peer_sizes: Sequence[int] = (2, 4, 8, 16, 32),
+) -> dict[str, Any]:
+    """Measure and return one JSON-able dict; `results` has one entry per beam width."""
+    import transformers
+
+    threads = set_threads(min(threads, set_threads()))
+    codes = item_codes(items, seed)
+    (ours, our_parameters), (peer, peer_parameters) = (
+        our_search(codes, seed),
+        peer_search(codes, seed),
+    )
+    searches = {"onerec": ours, "t5": peer}
+    sizes = {"onerec": our_sizes, "t5": peer_sizes}
+    return {
+        "benchmark": "generate",
+        "command": "python -m onerec.bench.generate " + " ".join(sys.argv[1:]),
+        "commit": commit(),
+        "device": f"{cpu_name()}, {threads} threads",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "seed": seed,
+        "setting": {
+            "layers": f"{LAYERS}+{LAYERS}",
+            "width": WIDTH,
+            "codes": f"{LEVELS}x{CODES}",
+            "history": SHORT + POSITIVE,
+            "items": items,
+            "returned": RETURNED,
+        },
+        "parameters": {"onerec": our_parameters, "t5": peer_parameters},
+        "results": [compare(searches, sizes, beam, rounds, seconds) for beam in beams],
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of the working tree, `+` when it has changes; `unknown` outside git."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write JSON under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints a table, or one JSON object with --json."""
+    parser = argparse.ArgumentParser(description="constrained beam search against transformers' T5")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="also write it to this file")
+    parser.add_argument("--beams", type=int, nargs="+", default=[10, 50])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each turn, at least")
+    options = parser.parse_args(argv)
+    result = run(beams=options.beams, rounds=options.rounds, seconds=options.seconds)
+    if options.out:
+        write(result, options.out)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    for row in result["results"]:
+        print(
+            f"beam {row['beams']:>3}: onerec {row['onerec_users_per_second']:>7} users/s, "
+            f"T5 {row['t5_users_per_second']:>6} users/s, {row['ratio']} times"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
