@@ -1,0 +1,174 @@
+"""The built-in world as a dataset folder, and the truth that lies beside its log.
+
+`truth/` holds the settings and everything that was drawn, so the world can answer later; no table
+of the dataset holds any of it. The world counts its users and items itself, in an order that says
+nothing; those numbers are the original ids of the dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from onerec.data.dataset import Content, Dataset, dataset_path, write_dataset
+from onerec.errors import DataError
+from onerec.world import World, WorldConfig, make_world
+from onerec.world.config import DAY_MS
+from onerec.world.people import (
+    ACTIVE_DEGREES,
+    AGE_BANDS,
+    CITY_TIERS,
+    DEVICES,
+    GENDERS,
+    active_degree,
+)
+from onerec.world.response import BEHAVIOURS
+from onerec.world.words import CATEGORY_NAMES
+
+Ints = NDArray[np.int64]
+
+WORLD = "world"
+SOURCE = "onerec's built-in world"
+LICENCE = "Apache-2.0"
+_TRUTH, _SETTINGS, _ARRAYS = "truth", "world.json", "world.safetensors"
+
+
+def make_world_dataset(
+    name: str = WORLD,
+    config: WorldConfig | None = None,
+    home: Path | None = None,
+    *,
+    covers: bool = False,
+) -> Dataset:
+    """Simulate a world and write it as the dataset `name`.
+
+    Args:
+        config: default is the default world, whose fingerprint is frozen.
+        covers: draw the pictures into `images/` as well (slower; they can be drawn at any time).
+    """
+    world = make_world(config)
+    tokens, mask, modality, names = world.content_tokens()
+
+    def extra_files(folder: Path) -> None:
+        truth = folder / _TRUTH
+        truth.mkdir()
+        save_file(world.state(), truth / _ARRAYS)
+        settings = json.dumps(world.config.as_dict(), indent=2)
+        (truth / _SETTINGS).write_text(settings + "\n", encoding="utf-8")
+
+    return write_dataset(
+        dataset_path(name, home),
+        name,
+        interactions(world),
+        items(world),
+        users(world),
+        source=SOURCE,
+        licence=LICENCE,
+        counts={},
+        content=Content(tokens, mask, modality, names),
+        extra_files=extra_files,
+        duplicates="keep",
+    )
+
+
+def interactions(world: World) -> dict[str, NDArray[Any]]:
+    """The log as columns of a dataset, (N,) each."""
+    log = world.simulate()
+    names = ("timestamp", *BEHAVIOURS, "play_ms", "duration_ms")
+    return {"user_id": log["user"], "item_id": log["item"], **{name: log[name] for name in names}}
+
+
+def items(world: World) -> pd.DataFrame:
+    """What the platform shows of its videos, n rows."""
+    catalogue = world.catalogue
+    published = world.config.start_ms + (catalogue.published_day * float(DAY_MS)).astype(np.int64)
+    return pd.DataFrame(
+        {
+            "item_id": np.arange(catalogue.n_items),
+            "caption": world.captions(),
+            "category": world.categories(),
+            "tags": world.tags(),
+            "author_id": catalogue.author,
+            "duration_ms": catalogue.duration_ms,
+            "published_at": published,
+        }
+    )
+
+
+def users(world: World) -> pd.DataFrame:
+    """What the platform knows of its users, U rows."""
+    people = world.people
+    degree = active_degree(people, world.config.stream("active degree"))
+    return pd.DataFrame(
+        {
+            "user_id": np.arange(people.n_users),
+            "age_band": np.array(AGE_BANDS)[people.age_band],
+            "gender": np.array(GENDERS)[people.gender],
+            "device": np.array(DEVICES)[people.device],
+            "city_tier": np.array(CITY_TIERS)[people.city_tier],
+            "active_degree": np.array(ACTIVE_DEGREES)[degree],
+            "declared_category": np.array(CATEGORY_NAMES)[people.declared_category],
+        }
+    )
+
+
+class KnownWorld:
+    """A world and the dataset it left: the truth, addressed by the dataset's dense indices."""
+
+    def __init__(self, world: World, dataset: Dataset) -> None:
+        self.world = world
+        self.dataset = dataset
+        self.user = dataset.users["user_id"].to_numpy(np.int64)  # dense -> the world's number
+        self.item = dataset.items["item_id"].to_numpy(np.int64)
+        self._dense_item = np.argsort(self.item)
+
+    def oracle(self, users: Ints, k: int, ends: Ints | None = None) -> Ints:
+        """The k items most likely to be each user's next logged positive, (M, k) dense.
+
+        Args:
+            users: (M,) dense.
+            ends: (M,) rows of the log; what stands before counts as history, and the row itself
+                says when the user comes back. Default: where the last tenth of the log begins.
+        """
+        log = self.dataset.log
+        time = log.columns["timestamp"]
+        start, stop = log.offsets[users], log.offsets[users + 1]
+        if ends is None:
+            cut = np.sort(time)[int(0.9 * len(time))]
+            before = np.concatenate([[0], np.cumsum(time < cut)])
+            ends = start + before[stop] - before[start]
+        at = np.clip(ends, start, np.maximum(stop - 1, start))
+        days = (time[at] - self.world.config.start_ms) / DAY_MS
+        length = ends - start
+        rows = np.repeat(np.arange(len(users)), length)
+        place = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length)
+        seen = rows, self.item[log.item[np.repeat(start, length) + place]]
+        return self._dense_item[self.world.oracle(self.user[users], k, days, seen)]
+
+    def random(self, users: Ints, k: int, generator: torch.Generator) -> Ints:
+        """k different items for each user, all equally likely, (M, k) dense."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return self.world.random(self.user[users], k, np.random.default_rng(seed))
+
+
+def world_of(dataset: Dataset) -> KnownWorld | None:
+    """The world that the dataset came from; None where it came from elsewhere."""
+    truth = dataset.path / _TRUTH
+    if not (truth / _SETTINGS).is_file():
+        return None
+    try:
+        config = WorldConfig(**json.loads((truth / _SETTINGS).read_text(encoding="utf-8")))
+        world = World.from_state(config, load_file(truth / _ARRAYS))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{truth}: damaged ({error}); make it again with `onerec data delete {dataset.name}` "
+            f"and `onerec data get {dataset.name}`"
+        ) from error
+    return KnownWorld(world, dataset)
