@@ -36,22 +36,22 @@ def draw() -> None:
         )
         return
     try:
-        mapping = {table: _mapping(table, content) for table, content in uploads.items()}
+        names = {table: imports.columns(content, table) for table, content in uploads.items()}
     except OneRecError as error:
         widgets.mistake(error)
         return
+    proposed = {table: imports.proposal(table, columns) for table, columns in names.items()}
+    mapping = {table: _mapping(table, names[table], proposed[table]) for table in uploads}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Name of the dataset", "mydata", max_chars=64, key="import_name")
         pressed = st.button("Import", type="primary", icon=":material/upload:", key="import_go")
-    st.code(_command(name, mapping), language="bash", wrap_lines=True)
+    st.code(_command(name, mapping, proposed), language="bash", wrap_lines=True)
     if pressed:
         _import(name, uploads, mapping)
 
 
-def _mapping(table: str, content: bytes) -> dict[str, str]:
+def _mapping(table: str, names: list[str], proposed: dict[str, str]) -> dict[str, str]:
     """Ours -> theirs; what was recognised is filled in, anything can be changed."""
-    names = imports.columns(content, table)
-    proposed = imports.proposal(table, names)
     chosen: dict[str, str] = {}
     found = sum(bool(theirs) for theirs in proposed.values())
     missing = [ours for ours in imports.required(table) if not proposed[ours]]
@@ -80,14 +80,16 @@ def _import(name: str, uploads: dict[str, bytes], mapping: dict[str, dict[str, s
     st.rerun()
 
 
-def _command(name: str, mapping: dict[str, dict[str, str]]) -> str:
+def _command(
+    name: str, mapping: dict[str, dict[str, str]], proposed: dict[str, dict[str, str]]
+) -> str:
+    """The command that does the same, with only the columns that were changed by hand."""
     words = ["onerec data import"]
     words += [f"--{table} {table.upper()}_FILE" for table in mapping]
     for table, columns in mapping.items():
-        proposed = imports.proposal(table, [c for c in columns.values() if c])
         words += [
-            f"--column {ours}={theirs}"
+            f"--column {table}.{ours}={theirs}"
             for ours, theirs in columns.items()
-            if theirs and proposed.get(ours) != theirs
+            if theirs != proposed[table][ours]
         ]
     return " ".join([*words, f"--name {name}"])

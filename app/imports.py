@@ -45,6 +45,8 @@ def proposal(table: str, names: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for field in schema.TABLES[table]:  # type: ignore[index]
         spelled = {schema.simplify(field.name), *field.aliases}
+        if field.required and table != "interactions":
+            spelled.add("id")
         match = (n for n in names if schema.simplify(n) in spelled and n not in found.values())
         found[field.name] = next(match, "")
     return found
@@ -64,16 +66,28 @@ def run(name: str, uploads: Mapping[str, bytes], mapping: Mapping[str, Mapping[s
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {table: _save(Path(folder), table, data) for table, data in uploads.items()}
-        overrides = {t: {k: v for k, v in m.items() if v} for t, m in mapping.items()}
-        dataset = import_files(
-            name=name,
-            interactions=paths["interactions"],
-            items=paths.get("items"),
-            users=paths.get("users"),
-            columns=overrides,
-            home=places.home(),
-        )
+        try:
+            dataset = import_files(
+                paths["interactions"],
+                paths.get("items"),
+                paths.get("users"),
+                name=name,
+                home=places.home(),
+                columns=overrides(mapping),
+                source="uploaded in the app",
+            )
+        except DataError as error:  # our temporary folder means nothing to the reader
+            raise DataError(str(error).replace(f"{folder}/", "")) from None
     return str(dataset.name)
+
+
+def overrides(mapping: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The mapping as the library takes it: `table.ours` -> theirs, "" leaves ours out."""
+    return {
+        f"{table}.{ours}": theirs
+        for table, columns in mapping.items()
+        for ours, theirs in columns.items()
+    }
 
 
 def _save(folder: Path, table: str, content: bytes) -> Path:

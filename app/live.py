@@ -134,7 +134,7 @@ def _before_curves(job: jobs.Job) -> str:
 
 def _numbers(run: Run, curves: Any) -> None:
     latest = training.latest(run)
-    with st.grid(5, min_column_width=130):
+    with st.grid("auto", min_column_width=150):
         for metric, (label, form) in NUMBERS.items():
             if latest.get(metric) is None:
                 continue

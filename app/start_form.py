@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cache
 import jobs
 import places
@@ -19,49 +21,86 @@ WORLD_SIZE = {"items": 4_000, "users": 6_000}  # only for the estimate before th
 
 def draw(view: selection.Selection) -> None:
     """Recipe, dataset, name and settings; the estimate; the command; Start."""
-    names = list(places.dataset_folders())
-    names += [WORLD] * (WORLD not in names)
+    names = _datasets()
     recipe_name = widgets.options("Recipe", list(recipes.RECIPES), "recipe")
     st.caption((recipes.RECIPES[recipe_name].__doc__ or "").splitlines()[0])
+    _propose_name(recipe_name)
     with st.grid(2, min_column_width=220):
         default = names.index(view.dataset_name) if view.dataset_name in names else 0
-        dataset = st.selectbox("Dataset to train on", names, index=default, key="train_dataset")
-        name = st.text_input("Name of the run", _free_name(recipe_name), max_chars=80,
-                             key=f"train_name_{recipe_name}")  # fmt: skip
-    text = st.text_area(
+        st.selectbox("Dataset to train on", names, index=default, key="train_dataset")
+        st.text_input("Name of the run", max_chars=80, key="train_name")
+    st.text_area(
         "Settings that differ from the recipe", key="train_settings", height=80,
         placeholder="one a line, as in  train.steps=100",
     )  # fmt: skip
-    dataset = dataset if dataset in names else names[0]  # a browser can send anything
     try:
-        settings = recipes.parse_overrides(line for line in text.splitlines() if line.strip())
-        recipe = recipes.recipe(recipe_name, settings)
-        _estimate(recipe, dataset)
+        asked = _asked()
+        _estimate(recipes.recipe(asked.recipe, asked.settings), asked.dataset)
     except OneRecError as error:
         widgets.mistake(error)
         return
-    words = jobs.command(recipe_name, places.command_line_name(dataset), name, settings)
-    st.code(jobs.command_line(words), language="bash", wrap_lines=True)
+    st.code(jobs.command_line(asked.words), language="bash", wrap_lines=True)
     st.button(
         "Start training", type="primary", icon=":material/play_arrow:", key="train_go",
-        on_click=_start, args=(name, words),
+        on_click=_start,
     )  # fmt: skip
     if problem := st.session_state.pop("train_problem", None):
         st.error(problem, icon=":material/error:")
 
 
-def _start(name: str, words: list[str]) -> None:
-    """In the callback, so that the new run is the selected one when the page is drawn."""
+@dataclass(frozen=True)
+class Asked:
+    """What the form holds, checked again on this side."""
+
+    recipe: str
+    dataset: str
+    name: str
+    settings: dict[str, str]
+
+    @property
+    def words(self) -> list[str]:
+        dataset = places.command_line_name(self.dataset)
+        return jobs.command(self.recipe, dataset, self.name, self.settings)
+
+
+def _asked() -> Asked:
+    state = st.session_state
+    dataset = state["train_dataset"]
+    if dataset not in _datasets():  # a browser can send anything
+        raise RecipeError(f"no dataset {dataset!r} here; choose one of the list")
+    lines = [line for line in state["train_settings"].splitlines() if line.strip()]
+    return Asked(state["recipe"], dataset, state["train_name"], recipes.parse_overrides(lines))
+
+
+def _start() -> None:
+    """A callback: it reads what the form holds now, and the page is drawn with the new run."""
     try:
-        taken = places.run_infos().get(name)
+        asked = _asked()
+        recipes.recipe(asked.recipe, asked.settings)
+        taken = places.run_infos().get(asked.name)
         if taken is not None:
-            raise RecipeError(f"run {name} exists ({taken.state}); choose another name, or resume")
-        jobs.start(places.home(), name, words)
+            raise RecipeError(
+                f"run {asked.name} exists ({taken.state}); choose another name, or resume it"
+            )
+        jobs.start(places.home(), asked.name, asked.words)
     except (OneRecError, OSError) as error:
         st.session_state["train_problem"] = str(error)
         return
-    selection.choose(run=name)
+    st.session_state["train_name"] = None  # the next proposal
+    selection.choose(run=asked.name)
     selection.clear()
+
+
+def _propose_name(recipe: str) -> None:
+    """A free name that follows the recipe until a person writes one."""
+    state = st.session_state
+    if state.get("train_name") in (None, state.get("proposed_name")):
+        state["train_name"] = state["proposed_name"] = _free_name(recipe)
+
+
+def _datasets() -> list[str]:
+    names = list(places.dataset_folders())
+    return names + [WORLD] * (WORLD not in names)
 
 
 def _estimate(recipe: recipes.Recipe, dataset: str) -> None:

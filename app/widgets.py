@@ -13,6 +13,7 @@ from typing import Any
 import cache
 import links
 import pandas as pd
+import places
 import selection
 import streamlit as st
 import tour
@@ -22,6 +23,8 @@ from onerec.runs import Run
 from onerec.viz import theme
 
 CHART = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "scale": 2}}
+
+INK = {"light": "#3B424A", "dark": "#D8DCE0"}
 
 
 def head(title: str, question: str) -> selection.Selection:
@@ -82,7 +85,7 @@ def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> 
     """The figure under its finding; selectable where `pick` is given."""
     st.markdown(f"**{theme.title(figure)}**")
     alt = theme.alt_text(figure)
-    plain = theme.untitled(figure)
+    plain = _inked(theme.untitled(figure))
     if pick is None:
         st.plotly_chart(plain, key=key, config=CHART, alt=alt)
         return
@@ -95,6 +98,15 @@ def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> 
     st.plotly_chart(
         plain, key=key, config=CHART, alt=alt, on_select=picked, selection_mode="points"
     )
+
+
+def _inked(figure: Any) -> Any:
+    """Text in the page's own colour: the grey of the chart theme is too faint to read."""
+    ink = INK.get(st.context.theme.type or "light", INK["light"])
+    figure.update_layout(font_color=ink)
+    figure.update_xaxes(tickfont_color=ink, title_font_color=ink)
+    figure.update_yaxes(tickfont_color=ink, title_font_color=ink)
+    return figure
 
 
 def belongings(figure: Any, frame: pd.DataFrame, *, key: str, command: str, cell: str) -> None:
@@ -130,7 +142,7 @@ def run_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         started=lambda frame: pd.to_datetime(frame["started"], unit="ms")
     )
     table(
-        frame, key="runs", title=f"{len(frame)} runs",
+        frame, key="runs", title=f"{len(frame):,} run{'s' * (len(frame) != 1)}",
         column_config={
             "recall@10": number, "ndcg@10": number, "coverage@10": number,
             "started": st.column_config.DatetimeColumn(format="distance"),
@@ -190,7 +202,7 @@ def _cell(
 ) -> str:
     module = read.__module__.rpartition(".")[2]
     look = draw.__module__.rpartition(".")[2]
-    where = f'open_run("{source.path}")' if isinstance(source, Run) else f'Path("{source}")'
+    where = f"open_run({_named(source)!r})" if isinstance(source, Run) else f'Path("{source}")'
     first = (
         "from onerec.runs import open_run"
         if isinstance(source, Run)
@@ -205,3 +217,8 @@ def _cell(
         f"data = explain.{read.__name__}({where}{asked})\n"
         f"viz.{draw.__name__}({star}data{drawn})"
     )
+
+
+def _named(run: Run) -> str:
+    """A run's name where the library finds it by name, else the path of its folder."""
+    return run.name if run.home.resolve() == places.home() else str(run.path)

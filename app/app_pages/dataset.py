@@ -32,24 +32,18 @@ if part == "Overview":
         st.metric("Items", f"{facts['items']:,}", border=True)
         st.metric("Positive events", f"{facts['positive_share']:.0%}", border=True,
                   help=f"Positive: {facts['positive']}")  # fmt: skip
-    left, right = st.columns(2)
-    with left:
-        widgets.show(
-            folder, explain.timeline, draw.timeline, key="timeline", command=command,
-            empty="This dataset has no times: only the order of events is known.",
-        )  # fmt: skip
-        widgets.show(
-            folder, explain.history_lengths, draw.history_lengths, key="lengths", command=command
-        )
-    with right:
-        widgets.show(
-            folder, explain.behaviours, draw.behaviours, key="behaviours", command=command,
-            empty="This dataset records events only, no behaviours.",
-        )  # fmt: skip
-        widgets.show(
-            folder, explain.popularity, draw.popularity, key="popularity", command=command,
-            drawing={"gini": facts["gini"]},
-        )  # fmt: skip
+    grid = st.grid(2, min_column_width=340)
+    for read, figure, drawing, empty in (
+        (explain.timeline, draw.timeline, {}, "No times here: only the order of events is known."),
+        (explain.behaviours, draw.behaviours, {}, "This dataset records events, no behaviours."),
+        (explain.history_lengths, draw.history_lengths, {}, "No user has an event."),
+        (explain.popularity, draw.popularity, {"gini": facts["gini"]}, "No item has an event."),
+    ):
+        with grid.cell():
+            widgets.show(
+                folder, read, figure,
+                key=figure.__name__, command=command, drawing=drawing, empty=empty,
+            )  # fmt: skip
 elif part == "One user":
     wanted = st.text_input("Find a user", key="find_user", bind="query-params", type="search",
                            placeholder="part of a user id")  # fmt: skip

@@ -1,5 +1,6 @@
 """Home: the pipeline as a picture with this run's numbers at each stage."""
 
+import cache
 import links
 import places
 import selection
@@ -10,6 +11,11 @@ import widgets
 from onerec.explain import overview, serving
 from onerec.viz import runs as draw
 from onerec.viz import serving as draw_serving
+
+WIDE_OR_TALL = """<style>
+@media (max-width: 760px) { .st-key-pipeline_wide { display: none; } }
+@media (min-width: 761px) { .st-key-pipeline_tall { display: none; } }
+</style>"""  # the same picture, side by side or one below the other
 
 view = widgets.head(
     "From raw logs to recommendations",
@@ -31,11 +37,17 @@ with st.container(horizontal=True):
         links.to("dataset", "Bring your own data", "upload", {"dataset_view": "Import"})
 
 run = widgets.needs_run(view)
-widgets.show(
-    run, overview.stages, draw.pipeline,
-    key="pipeline",
-    command=f"onerec runs show {run.name}",
-    empty="This run has not begun: its first stage will appear here.",
+st.html(WIDE_OR_TALL)
+stages = cache.read(overview.stages, run)
+with st.container(key="pipeline_tall"):
+    widgets.place(draw.pipeline(stages, vertical=True), key="pipeline_narrow")
+with st.container(key="pipeline_wide"):
+    widgets.place(draw.pipeline(stages), key="pipeline")
+widgets.belongings(
+    draw.pipeline(stages), stages,
+    key="pipeline", command=f"onerec runs show {run.name}",
+    cell="from onerec.runs import open_run\nfrom onerec.explain import overview\n"
+    f"from onerec.viz import runs as viz\n\nviz.pipeline(overview.stages(open_run({run.name!r})))",
 )  # fmt: skip
 
 PAGES = (

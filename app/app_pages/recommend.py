@@ -67,14 +67,17 @@ with left:
     history = cache.read(serving.history, run, user)
     st.subheader("What the model saw")
     covers(history.iloc[::-1])
-    newest = history.iloc[::-1][["time", "title", "category", "behaviours"]]
-    st.dataframe(newest, hide_index=True, height=390, alt="History of the user, newest first")
+    newest = history.iloc[::-1][["title", "behaviours", "category", "time"]]
+    st.dataframe(
+        newest, hide_index=True, alt="History of the user, newest first",
+        column_config={"time": st.column_config.DatetimeColumn(format="D MMM YYYY")},
+    )  # fmt: skip
 with right:
     st.subheader("What it says next")
     models = cache.read(serving.models, run)
     covers(cache.read(serving.recommendations, run, user))
     beside = cache.read(serving.side_by_side, run, user, tuple(models))
-    st.dataframe(beside, hide_index=True, height=390, alt="Generated list beside the baseline's")
+    st.dataframe(beside.set_index("rank"), alt="Generated list beside the baseline's")
 if not targets.empty:
     widgets.table(targets, key="targets", title="What really came next")
 
@@ -89,9 +92,10 @@ titles = dict(zip(ranked["item"].tolist(), ranked["title"], strict=True))
 item = view.item if view.item in titles else next(iter(titles), None)
 if item is not None:
     st.subheader(f"Why “{titles[item]}”?")
+    st.session_state["why_item"] = item  # follows the shared selection, and sets it
     st.selectbox(
-        "Explain item", list(titles), index=list(titles).index(item), format_func=titles.get,
-        key="why_item", on_change=lambda: selection.choose(item=st.session_state["why_item"]),
+        "Explain item", list(titles), format_func=titles.get, key="why_item",
+        on_change=lambda: selection.choose(item=st.session_state["why_item"]),
     )  # fmt: skip
     widgets.show(
         run, serving.why, draw.why,

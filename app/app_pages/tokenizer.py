@@ -9,6 +9,9 @@ from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens
 from onerec.viz import tokens as draw
 
+COLOURS = {"First code": "code_1", "Popularity": "popularity", "Items per name": "leaf_size"}
+WEIGHTS = {"Number of items": "items", "Popularity": "popularity"}
+
 view = widgets.head(
     "How items become code words",
     "Each item is named by a few codes, coarse to fine. Are all codes used, do different items get "
@@ -40,7 +43,7 @@ with st.grid(4, min_column_width=130):
 
 part = widgets.options("Show", ("Map", "Tree", "Codebooks", "Shared names"), "tokens_view")
 if part == "Map":
-    colour = widgets.options("Colour", ("code_1", "popularity", "leaf_size"), "tokens_colour")
+    colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
     widgets.show(
         run, tokens.projection, draw.projection,
         key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_item,
@@ -64,7 +67,7 @@ if part == "Map":
         )  # fmt: skip
 elif part == "Tree":
     prefix = view.code or ()
-    weight = widgets.options("Size by", ("items", "popularity"), "tree_weight")
+    weight = WEIGHTS[widgets.options("Size by", list(WEIGHTS), "tree_weight")]
     widgets.show(
         run, tokens.code_tree, draw.code_tree,
         key="tree", command=command, reading={"prefix": prefix, "weight": weight}, pick=pick_code,
@@ -76,13 +79,15 @@ elif part == "Tree":
         name = " · ".join(map(str, prefix))
         widgets.table(items, key="items_of_code", title=f"{len(items):,} items begin with {name}")
 elif part == "Codebooks":
-    left, right = st.columns(2)
-    with left:
-        widgets.show(run, tokens.levels, draw.utilisation, key="utilisation", command=command)
-        widgets.show(run, tokens.levels, draw.residuals, key="residuals", command=command)
-    with right:
-        widgets.show(run, tokens.levels, draw.entropy, key="entropy", command=command)
-        widgets.show(run, tokens.rank_frequency, draw.rank_frequency, key="ranks", command=command)
+    grid = st.grid(2, min_column_width=340)
+    for read, figure in (
+        (tokens.levels, draw.utilisation),
+        (tokens.levels, draw.entropy),
+        (tokens.levels, draw.residuals),
+        (tokens.rank_frequency, draw.rank_frequency),
+    ):
+        with grid.cell():
+            widgets.show(run, read, figure, key=figure.__name__, command=command)
 else:
     widgets.show(run, tokens.leaf_sizes, draw.leaf_sizes, key="leaves", command=command)
     shared = cache.read(tokens.shared_leaves, run)

@@ -32,10 +32,10 @@ def said(app: AppTest) -> str:
     return "\n".join(box.value for kind in (app.warning, app.info, app.error) for box in kind)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_finished_run_is_drawn(page: str, use_home: Callable[..., Path], finished: Path) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_a_finished_run_is_drawn(name: str, use_home: Callable[..., Path], finished: Path) -> None:
     use_home(finished)
-    app = open_page(page)
+    app = open_page(name)
     assert not app.exception
     assert app.title
     assert not app.error
@@ -43,25 +43,25 @@ def test_a_finished_run_is_drawn(page: str, use_home: Callable[..., Path], finis
     assert app.sidebar.selectbox(key="dataset").value == "toy"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("name", PAGES)
 def test_an_empty_home_says_what_to_do_next(
-    page: str, use_home: Callable[..., Path], tmp_path: Path
+    name: str, use_home: Callable[..., Path], tmp_path: Path
 ) -> None:
     use_home(tmp_path / "empty")
-    app = open_page(page)
+    app = open_page(name)
     assert not app.exception
     assert app.info, "an empty state, not an empty page"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_link_that_cannot_be_followed_falls_back_and_says_so(
-    page: str, use_home: Callable[..., Path], finished: Path
+    name: str, use_home: Callable[..., Path], finished: Path
 ) -> None:
     use_home(finished)
-    app = open_page(page, BAD_LINK)
+    app = open_page(name, BAD_LINK)
     assert not app.exception
     assert app.sidebar.selectbox(key="run").value == "toy_run"
-    if page == "home":  # a switch of page drops what the URL asked for first
+    if name == "home":  # a switch of page drops what the URL asked for first
         for word in ("run “gone”", "dataset “gone”", "Item “x”", "Code “99-1”", "User “-3”"):
             assert word in said(app)
 

@@ -9,13 +9,13 @@ from streamlit.testing.v1 import AppTest
 PAGES = Path(__file__).resolve().parents[2] / "app" / "app_pages"
 
 
-@pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.glob("*.py")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in PAGES.glob("*.py")))
 @pytest.mark.parametrize("home", ["finished", "empty"])
 def test_page_alone(
-    page: str, home: str, use_home: Callable[..., Path], finished: Path, tmp_path: Path
+    name: str, home: str, use_home: Callable[..., Path], finished: Path, tmp_path: Path
 ) -> None:
     use_home(finished if home == "finished" else tmp_path)
-    app = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=30)
+    app = AppTest.from_file(str(PAGES / f"{name}.py"), default_timeout=30)
     app.query_params["run"] = "nowhere"
     app.run()
     assert not app.exception
