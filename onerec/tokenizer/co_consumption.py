@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from onerec.tokenizer.sparse import SparseMatrix, truncated_svd
@@ -52,7 +53,7 @@ def co_consumption_vectors(
     )
     u, s, _ = truncated_svd(ppmi, dim, generator)
     vectors = np.zeros((n_items, dim), dtype=np.float32)
-    vectors[:, : len(s)] = (u * s.sqrt()).numpy()
+    vectors[:, : len(s)] = F.normalize(u * s.sqrt(), eps=1e-6).numpy()
     return vectors
 
 

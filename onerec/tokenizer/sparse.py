@@ -85,8 +85,7 @@ def truncated_svd(
     basis = torch.randn(m, width, generator=generator)  # (m, w)
     left = torch.linalg.qr(matrix @ basis)[0]  # (n, w)
     for _ in range(power_iterations):
-        basis = torch.linalg.qr(matrix.transposed @ left)[0]
-        left = torch.linalg.qr(matrix @ basis)[0]
+        left = torch.linalg.qr(matrix @ (matrix.transposed @ left))[0]
     small = (matrix.transposed @ left).T  # (w, m)
     u, s, vt = torch.linalg.svd(small, full_matrices=False)
     r = min(rank, width)

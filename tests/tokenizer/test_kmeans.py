@@ -1,0 +1,221 @@
+"""k-means: by hand, against the obvious loop, and on data that has nothing to cluster."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from onerec.errors import DataError, RecipeError
+from onerec.tokenizer import kmeans as module
+from onerec.tokenizer.kmeans import assign, kmeans
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def blobs(n: int = 300, d: int = 5, k: int = 6, seed: int = 0) -> Tensor:
+    centres = 10 * torch.randn(k, d, generator=generator(seed))
+    return centres.repeat(n // k, 1) + 0.1 * torch.randn(n, d, generator=generator(seed + 1))
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_two_pairs_by_hand(init: str) -> None:
+    x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 4.0]])
+    result = kmeans(x, 2, generator=generator(3), init=init)
+    order = result.centroids[:, 0].argsort()
+    assert result.centroids[order].tolist() == [[0.0, 1.0], [10.0, 2.0]]
+    assert result.inertia == 1 + 1 + 4 + 4
+    assert result.labels[0] == result.labels[1] != result.labels[2] == result.labels[3]
+
+
+def test_as_many_clusters_as_rows() -> None:
+    x = blobs(30, 3)
+    result = kmeans(x, 30, generator=generator())
+    assert result.inertia == 0
+    assert sorted(result.labels.tolist()) == list(range(30))
+
+
+def test_assign_equals_all_distances_in_float64() -> None:
+    x, centroids = (
+        torch.randn(500, 7, generator=generator()),
+        torch.randn(33, 7, generator=generator(1)),
+    )
+    distances = (x.double()[:, None] - centroids.double()).square().sum(-1)
+    assert assign(x, centroids).equal(distances.argmin(1))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 499, 500, 9999])
+def test_assign_is_the_same_in_any_chunk(chunk: int) -> None:
+    x, centroids = (
+        torch.randn(500, 7, generator=generator()),
+        torch.randn(33, 7, generator=generator(1)),
+    )
+    assert assign(x, centroids, chunk).equal(assign(x, centroids))
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    centroids = torch.tensor([[2.0], [0.0], [2.0], [0.0]])
+    assert assign(torch.tensor([[0.0], [2.0], [1.0]]), centroids).tolist() == [1, 0, 0]
+
+
+def test_equal_centroids_are_one_whatever_their_column() -> None:
+    """A matrix product may round two equal columns differently: the lowest must still win."""
+    one = torch.randn(40, 19, generator=generator())
+    twice = torch.cat([one, one])
+    labels = assign(one.repeat(20, 1) + 0.01, twice)
+    assert labels.max() < 40
+    assert labels[:40].tolist() == list(range(40))
+
+
+def slow_lloyd(x: np.ndarray, centroids: np.ndarray, iterations: int) -> np.ndarray:
+    for _ in range(iterations):
+        label = [
+            min(range(len(centroids)), key=lambda k: ((row - centroids[k]) ** 2).sum()) for row in x
+        ]
+        groups = [x[[own == k for own in label]] for k in range(len(centroids))]
+        centroids = np.stack(
+            [g.mean(0) if len(g) else c for g, c in zip(groups, centroids, strict=True)]
+        )
+    return centroids
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_equals_the_obvious_loop(iterations: int) -> None:
+    x = torch.randn(120, 4, generator=generator(2))
+    start = x[torch.randperm(120, generator=generator(0))[:7]]  # what init="random" takes
+    result = kmeans(x, 7, generator=generator(0), init="random", iterations=iterations, tolerance=0)
+    expected = slow_lloyd(x.double().numpy(), start.double().numpy(), iterations)
+    np.testing.assert_allclose(result.centroids.numpy(), expected, atol=1e-5)
+    assert result.labels.equal(assign(x, result.centroids))
+    assert result.inertia == pytest.approx(
+        float((x - result.centroids[result.labels]).square().sum())
+    )
+
+
+def test_inertia_never_rises_and_the_best_of_all_partitions_bounds_it() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.5], [7.0], [7.5], [20.0]])
+    partitions = itertools.product(range(3), repeat=6)
+    best = min(
+        sum(
+            float(
+                (
+                    x[[i for i in range(6) if p[i] == k]]
+                    - x[[i for i in range(6) if p[i] == k]].mean()
+                )
+                .square()
+                .sum()
+            )
+            for k in set(p)
+        )
+        for p in partitions
+    )
+    found = [
+        kmeans(x, 3, generator=generator(2), iterations=i, tolerance=0).inertia for i in (1, 2, 9)
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == pytest.approx(best)
+
+
+def test_start_finds_every_blob_where_a_random_one_often_does_not() -> None:
+    x = blobs(600, 5, 20)
+    good = [kmeans(x, 20, generator=generator(seed)).inertia for seed in range(5)]
+    poor = [
+        kmeans(x, 20, generator=generator(seed), init="random", iterations=3).inertia
+        for seed in range(5)
+    ]
+    assert max(good) < 2 * 600 * 5 * 0.1**2
+    assert np.median(poor) > 5 * max(good)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    x = torch.randn(2000, 8, generator=generator())
+    one, two = (kmeans(x, 50, generator=generator(7)) for _ in range(2))
+    assert one.centroids.equal(two.centroids)
+    assert one.labels.equal(two.labels)
+    assert not kmeans(x, 50, generator=generator(8)).centroids.equal(one.centroids)
+
+
+def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three starts on one point: two are empty after the first assignment."""
+    x = blobs(60, 2, 3)
+    monkeypatch.setattr(module, "_greedy_seeds", lambda x, k, g: x[:1].repeat(k, 1))
+    result = kmeans(x, 3, generator=generator())
+    assert result.repaired == 2
+    assert len(result.labels.unique()) == 3
+
+
+def test_constant_data_is_one_cluster_at_no_distance() -> None:
+    result = kmeans(torch.full((50, 3), 0.1), 4, generator=generator())
+    assert result.inertia == 0
+    assert result.labels.unique().tolist() == [0]
+    assert result.repaired == 0
+    assert result.centroids[0].equal(torch.full((3,), 0.1))
+
+
+def test_fewer_distinct_rows_than_clusters() -> None:
+    x = torch.randn(3, 6, generator=generator()).repeat(20, 1)
+    result = kmeans(x, 8, generator=generator())
+    assert result.inertia == 0
+    assert len(result.labels.unique()) == 3
+    assert result.labels.equal(assign(x, result.centroids))
+
+
+def test_half_precision_is_read_in_pieces() -> None:
+    x = blobs().half()
+    result = kmeans(x, 6, generator=generator())
+    assert result.centroids.dtype == torch.float32
+    assert result.inertia < 300 * 5 * 0.1**2 * 2
+
+
+def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product of all rows with all centroids: the largest one has the rows of a chunk."""
+    seen: list[int] = []
+    product = torch.addmm
+    monkeypatch.setattr(module, "_chunk_rows", lambda x, columns: 64)
+
+    def watched(*args: Tensor, **more: float) -> Tensor:
+        seen.append(len(args[1]))
+        return product(*args, **more)
+
+    monkeypatch.setattr(torch, "addmm", watched)
+    kmeans(blobs(1200, 5, 6), 6, generator=generator())
+    assert max(seen) == 64
+
+
+def test_says_what_cannot_be_clustered() -> None:
+    x = blobs(30, 3)
+    with pytest.raises(
+        RecipeError, match=r"31 codes cannot be made from 30 vectors; choose .* at most 30"
+    ):
+        kmeans(x, 31, generator=generator())
+    with pytest.raises(
+        RecipeError, match=r"init 'kmeans' is unknown; choose one of k-means\+\+, random"
+    ):
+        kmeans(x, 3, generator=generator(), init="kmeans")
+    x[17, 1] = math.nan
+    with pytest.raises(DataError, match="content vector 17 has a value that is not finite"):
+        kmeans(x, 3, generator=generator())
+    with pytest.raises(ValueError, match="must be"):
+        kmeans(x[0], 3, generator=generator())
+
+
+def test_close_to_scikit_learn() -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    x = torch.randn(1500, 6, generator=generator())
+    ours = min(kmeans(x, 20, generator=generator(seed)).inertia for seed in range(3))
+    theirs = cluster.KMeans(20, n_init=3, random_state=0, max_iter=25).fit(x.numpy()).inertia_
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_gives_the_same_bits_again_and_the_cpu_quality() -> None:
+    x = torch.randn(20_000, 16, generator=generator())
+    cpu = kmeans(x, 64, generator=generator(1))
+    one, two = (kmeans(x.cuda(), 64, generator=generator(1)) for _ in range(2))
+    assert one.centroids.equal(two.centroids)
+    assert one.labels.equal(two.labels)
+    assert one.inertia == pytest.approx(cpu.inertia, rel=0.01)

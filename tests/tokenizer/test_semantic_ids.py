@@ -1,0 +1,71 @@
+"""Collision policies by hand, and the counts they report."""
+
+import numpy as np
+import pytest
+import torch
+
+from onerec.errors import DataError, RecipeError
+from onerec.tokenizer.semantic_ids import code_text, group_rows, make_semantic_ids
+
+# Items 0, 2 and 5 share an id, items 1 and 4 another; item 3 is alone.
+CODES = np.array([[1, 1], [0, 2], [1, 1], [0, 0], [0, 2], [1, 1]])
+BEFORE = {
+    "items": 6,
+    "distinct": 3,
+    "items_sharing": 5,
+    "share_sharing": 5 / 6,
+    "largest_leaf": 3,
+}
+
+
+def test_share_keeps_the_codes_and_counts() -> None:
+    ids = make_semantic_ids(CODES, (2, 3))
+    assert ids.codes.tolist() == CODES.tolist()
+    assert (ids.sizes, ids.levels, ids.policy) == ((2, 3), 2, "share")
+    assert ids.report == {"policy": "share", **BEFORE, "items_touched": 0, "leaves": 3}
+    assert ids.leaf_size().tolist() == [3, 2, 3, 1, 2, 3]
+
+
+def test_extra_level_separates_in_item_order() -> None:
+    ids = make_semantic_ids(torch.from_numpy(CODES), (2, 3), "extra_level")
+    assert ids.codes[:, :2].tolist() == CODES.tolist()
+    assert ids.codes[:, 2].tolist() == [0, 0, 1, 0, 1, 2]
+    assert ids.sizes == (2, 3, 3)
+    assert ids.report == {"policy": "extra_level", **BEFORE, "items_touched": 3, "leaves": 6}
+    assert ids.leaf_size().tolist() == [1] * 6
+
+
+def test_extra_level_of_unique_ids_has_one_code() -> None:
+    ids = make_semantic_ids(np.array([[0], [1]]), (2,), "extra_level")
+    assert ids.codes.tolist() == [[0, 0], [1, 0]]
+    assert ids.sizes == (2, 1)
+
+
+def test_none_names_two_items_that_collide() -> None:
+    with pytest.raises(
+        DataError, match=r"5 of 6 items share a semantic id, such as items 0 and 2,"
+    ):
+        make_semantic_ids(CODES, (2, 3), "none")
+    assert make_semantic_ids(CODES[1:4], (2, 3), "none").report["items_touched"] == 0
+
+
+def test_unknown_policy_offers_the_known() -> None:
+    with pytest.raises(RecipeError, match="'shared' is unknown; choose one of share, extra_level"):
+        make_semantic_ids(CODES, (2, 3), "shared")
+
+
+@pytest.mark.parametrize("codes", [np.zeros((0, 2)), np.zeros((3, 1)), CODES + 2, CODES - 1])
+def test_codes_must_fit_their_levels(codes: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"shape|outside"):
+        make_semantic_ids(codes, (2, 3))
+
+
+def test_groups_equal_numpy_unique_rows() -> None:
+    codes = np.random.default_rng(0).integers(0, (4, 5, 6), size=(500, 3))
+    expected = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+    assert group_rows(codes, (4, 5, 6)).tolist() == expected.tolist()
+
+
+def test_code_text() -> None:
+    assert code_text((3, 17, 5)) == "3-17-5"
+    assert code_text(CODES[1]) == "0-2"
