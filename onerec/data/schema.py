@@ -46,16 +46,16 @@ class Field:
 _USER = Field(
     "user_id",
     "id",
-    ("userid", "user", "uid", "reviewerid", "customerid", "visitorid", "memberid", "viewerid"),
+    ("userid", "uid", "reviewerid", "customerid", "visitorid", "memberid", "viewerid", "user"),
     required=True,
 )
 _ITEM = Field(
     "item_id",
     "id",
     (
-        *("itemid", "item", "videoid", "movieid", "parentasin", "asin", "productid", "photoid"),
+        *("itemid", "videoid", "movieid", "parentasin", "asin", "productid", "photoid"),
         *("isbn", "articleid", "newsid", "songid", "trackid", "artistid", "bookid", "businessid"),
-        *("postid", "goodsid", "gameid", "recipeid", "gmapid", "iid", "vid", "pid", "sku"),
+        *("postid", "goodsid", "gameid", "recipeid", "gmapid", "iid", "vid", "pid", "sku", "item"),
     ),
     required=True,
 )

@@ -194,7 +194,8 @@ def _time(
     if numbers * 2 <= values:
         formats = ", ".join(f"'{one}'" for one in _DATE_FORMATS)
         text = f"trim(CAST({column} AS VARCHAR))"
-        parsed = f"coalesce(TRY_CAST({text} AS TIMESTAMP), try_strptime({text}, [{formats}]))"
+        iso = f"TRY_CAST({text} AS TIMESTAMPTZ)"  # the session is in UTC
+        parsed = f"coalesce({iso}, CAST(try_strptime({text}, [{formats}]) AS TIMESTAMPTZ))"
         return Reading(f"epoch_ms({parsed})", "date and time as text")
     if not unit and low >= 18000101 and high <= 25001231:
         day = f"try_strptime(CAST(CAST({number} AS BIGINT) AS VARCHAR), '%Y%m%d')"
@@ -240,8 +241,10 @@ def _list(connection: duckdb.DuckDBPyConnection, raw: Raw, column: str, type_: s
             f"THEN TRY_CAST({plain} AS VARCHAR[]) "
             f"ELSE string_split({text}, '{'|' if piped else ','}') END"
         )
-    trimmed = f"[trim(x) FOR x IN {parts} IF trim(x) <> '']"
-    return f"list_filter({trimmed}, lambda x, i: list_position({trimmed}, x) = i)"
+    # The names are unlikely ones: a column of the source with the same name would be read instead.
+    trimmed = f"[trim(part_) FOR part_ IN {parts} IF trim(part_) <> '']"
+    first = f"list_position({trimmed}, word_) = place_"
+    return f"list_filter({trimmed}, lambda word_, place_: {first})"
 
 
 def _flattened(column: str, type_: str) -> str:
