@@ -58,15 +58,16 @@ class SASRecConfig:
     positives_only: bool = True
 
 
+# The first four differ in dropout too, so that none is a repeat where every event is positive.
 GRID = (
     SASRecConfig(),
-    SASRecConfig(positives_only=False),
-    SASRecConfig(dropout=0.3),
-    SASRecConfig(dropout=0.3, positives_only=False),
+    SASRecConfig(dropout=0.2, positives_only=False),
     SASRecConfig(dropout=0.6),
+    SASRecConfig(dropout=0.35, positives_only=False),
+    SASRecConfig(dropout=0.35),
     SASRecConfig(dropout=0.6, positives_only=False),
-    SASRecConfig(dropout=0.2, width=64),
-    SASRecConfig(dropout=0.2, width=64, positives_only=False),
+    SASRecConfig(dropout=0.2),
+    SASRecConfig(dropout=0.5, positives_only=False),
 )
 
 
