@@ -1,4 +1,4 @@
-"""What reader and writer of a run folder share: stages, names, JSON in one step, live processes.
+"""What reader and writer of a run folder share: stages, names, JSON, tables, live processes.
 
 No torch, and nothing about what the files mean: that stands in `onerec.runs`.
 """
@@ -6,6 +6,7 @@ No torch, and nothing about what the files mean: that stands in `onerec.runs`.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psutil
 
 from onerec.errors import RunError
@@ -75,6 +77,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
                 f"{path}: no space left on the disk; free some and start again"
             ) from None
         raise
+
+
+def cursor() -> duckdb.DuckDBPyConnection:
+    """A cursor on this process's in-memory DuckDB: opening one anew costs ten times a small query.
+
+    Nothing is kept between queries: no table is made, and files are read again each time, since a
+    run replaces them while it is watched. Safe from any thread; a forked child opens its own.
+    """
+    return _connection(os.getpid()).cursor()
+
+
+@functools.lru_cache(maxsize=1)
+def _connection(pid: int) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"enable_external_file_cache": False})
 
 
 def process_lives(pid: int, started: float) -> bool:

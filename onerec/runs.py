@@ -29,6 +29,7 @@ from onerec.errors import RunError
 from onerec.run_files import (
     STAGE_FOLDERS,
     STAGES,
+    cursor,
     flatten,
     process_lives,
     read_json,
@@ -284,9 +285,8 @@ class Run:
         if not path.is_file():
             return pd.DataFrame(columns=list(columns))
         try:
-            with duckdb.connect() as connection:
-                sql = f"SELECT * FROM read_parquet(?) {rest}"
-                return connection.execute(sql, [str(path), *values]).df()
+            sql = f"SELECT * FROM read_parquet(?) {rest}"
+            return cursor().execute(sql, [str(path), *values]).df()
         except duckdb.Error as error:
             raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 

@@ -1,4 +1,4 @@
-"""Questions to Parquet files, asked through an in-memory DuckDB: nothing is kept open or locked."""
+"""Questions to Parquet files, asked through an in-memory DuckDB: no file is kept open or locked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from onerec.errors import DataError
+from onerec.run_files import cursor
 
 
 def fetch(sql: str, *values: Any) -> pd.DataFrame:
@@ -20,8 +21,7 @@ def fetch(sql: str, *values: Any) -> pd.DataFrame:
     """
     bound = [str(value) if isinstance(value, Path) else value for value in values]
     try:
-        with duckdb.connect() as connection:
-            return connection.execute(sql, bound).df()
+        return cursor().execute(sql, bound).df()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         named = next((value for value in values if isinstance(value, Path)), "a file")
         reason = str(error).splitlines()[0]

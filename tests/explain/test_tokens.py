@@ -3,10 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
+import fake_run
 import numpy as np
 import pytest
 
-import fake_run
 from onerec.errors import RunError
 from onerec.explain import tokens
 from onerec.runs import Run

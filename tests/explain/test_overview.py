@@ -1,0 +1,24 @@
+"""The stages of a run in one line each."""
+
+from pathlib import Path
+
+from onerec.explain import overview
+from onerec.runs import Run
+
+
+def test_each_stage_shows_its_number(run: Run) -> None:
+    frame = overview.stages(run).set_index("stage")
+    assert list(frame.index) == ["data", "tokenize", "pretrain", "evaluate", "recommend"]
+    assert frame.loc["data", "headline"] == "420 events"
+    assert frame.loc["tokenize", "headline"] == "4 x 4 x 4"
+    assert frame.loc["pretrain", "detail"] == "step 60 of 60"
+    assert frame.loc["evaluate", "headline"] == "recall@10 0.500"
+    assert frame.loc["evaluate", "detail"] == "next: item-knn 0.208"
+    assert frame.loc["recommend", "headline"] == "24 users"
+    assert set(frame["state"]) == {"done"}
+
+
+def test_a_run_that_has_not_begun_says_not_yet(tmp_path: Path) -> None:
+    frame = overview.stages(Run(tmp_path))
+    assert frame["state"].tolist() == ["missing", *["waiting"] * 4]
+    assert frame["headline"].tolist()[1:] == ["not yet"] * 4

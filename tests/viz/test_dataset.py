@@ -1,0 +1,67 @@
+"""The pictures of a dataset show its numbers."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from onerec.explain import dataset as explain
+from onerec.viz import dataset as viz
+from onerec.viz import theme
+
+
+def test_the_time_line_has_a_line_for_all_and_for_each_behaviour(folder: Path) -> None:
+    frame = explain.timeline(folder)
+    fig = viz.timeline(frame)
+    assert [trace.name for trace in fig.data] == ["events", "click", "long view", "like", "follow"]
+    assert sum(fig.data[0].y) == 420
+    assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == 5
+    assert "48 at the peak on 15 Nov 2023" in theme.title(fig)
+    assert "420 events / 15 days" in theme.how(fig)
+    assert not viz.timeline(frame.iloc[:0]).data
+
+
+def test_bars_of_behaviours_are_rates(folder: Path) -> None:
+    fig = viz.behaviours(explain.behaviours(folder))
+    bars = fig.data[0]
+    rates = dict(zip(bars.y, bars.x, strict=True))
+    assert rates["follow"] == 48 / 216
+    assert list(bars.x) == sorted(bars.x), "the most frequent on top"
+    assert dict(zip(bars.y, bars.marker.pattern.shape, strict=True)) == {
+        "like": "/",
+        "follow": "/",
+        "long view": "/",
+        "click": "",
+    }
+    assert theme.title(fig).startswith(
+        "click is the most frequent behaviour (100% of events), like"
+    )
+    assert "follow 48 / 216" in theme.how(fig)
+
+
+def test_history_lengths_and_what_they_find(folder: Path) -> None:
+    fig = viz.history_lengths(explain.history_lengths(folder))
+    assert dict(zip(fig.data[0].x, fig.data[0].y, strict=True)) == {
+        "5-8": 3,
+        "9-16": 8,
+        "17-32": 13,
+    }
+    assert theme.title(fig) == "Most common: 17-32 events (54% of the users); none has fewer than 5"
+
+
+def test_the_popularity_curve_begins_at_zero_and_ends_at_one(folder: Path) -> None:
+    frame = explain.popularity(folder)
+    fig = viz.popularity(frame, explain.summary(folder)["gini"])
+    curve = fig.data[0]
+    assert (curve.x[0], curve.y[0]) == (0, 0)
+    assert (curve.x[-1], curve.y[-1]) == pytest.approx((1, 1))
+    assert "Gini 0.27" in theme.title(fig)
+    tenth = frame[frame["item_share"] <= 0.1].iloc[-1]
+    assert theme.percent(tenth["cumulative"]) in theme.title(fig)
+
+
+def test_empty_frames_say_so() -> None:
+    none = pd.DataFrame()
+    for fig in (viz.behaviours(none), viz.history_lengths(none), viz.popularity(none, 0)):
+        assert not fig.data
+        assert theme.alt_text(fig)

@@ -1,0 +1,95 @@
+"""Colours that can be told apart on both themes, and what every figure carries."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from onerec.viz import theme
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_measure_of_contrast_by_hand() -> None:
+    assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("colour", theme.COLOURS)
+@pytest.mark.parametrize("page", ["#FFFFFF", "#0E1117"])
+def test_every_colour_stands_out_on_both_themes(colour: str, page: str) -> None:
+    assert contrast(colour, page) >= 3
+
+
+def test_a_figure_says_what_it_shows() -> None:
+    fig = theme.figure(title="A " * 60, alt="words", how="x = 1", x="steps", y="nats", key="k")
+    assert theme.title(fig) == "A " * 60
+    assert (theme.alt_text(fig), theme.how(fig)) == ("words", "x = 1")
+    assert fig.layout.title.text.count("<br>") == 1
+    assert fig.layout.uirevision == "k"
+    assert fig.layout.xaxis.title.text == "steps"
+    assert fig.layout.paper_bgcolor == fig.layout.plot_bgcolor == theme.CLEAR
+
+
+def test_a_copy_without_title_leaves_the_original_alone() -> None:
+    fig = theme.figure(title="finding", alt="a", how="h")
+    copy = theme.untitled(fig)
+    assert copy.layout.title.text is None
+    assert copy.layout.margin.t < fig.layout.margin.t
+    assert fig.layout.title.text == "finding"
+    assert theme.title(copy) == "finding"
+    assert theme.dark(fig).layout.paper_bgcolor == "#0E1117"
+
+
+def test_nothing_says_what_to_do_next() -> None:
+    fig = theme.nothing("No list yet.", "Run this")
+    assert fig.layout.annotations[0].text == "Run this"
+    assert not fig.data
+
+
+def test_models_have_names_and_colours_of_their_own() -> None:
+    names = ("onerec", "sasrec", "item_knn", "popularity", "oracle", "random")
+    assert len({theme.model_colour(name) for name in names}) == len(names)
+    assert theme.model_name("item_knn") == "item-KNN"
+    assert theme.model_name("mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0%"), (0.0004, "0.0%"), (0.004, "0.4%"), (0.42, "42%"), (0.999, "99.9%"), (1, "100%")],
+)
+def test_percent_never_hides_a_remainder(share: float, text: str) -> None:
+    assert theme.percent(share) == text
+
+
+def test_a_log_axis_has_plain_numbers() -> None:
+    assert theme.log_axis(1, 40)["tickvals"] == [1, 2, 5, 10, 20]
+    assert theme.log_axis(1, 40)["ticktext"] == ["1", "2", "5", "10", "20"]
+    assert theme.log_axis(1, 12_000)["ticktext"] == ["1", "10", "100", "1,000", "10,000"]
+
+
+def test_whiskers_reach_from_low_to_high() -> None:
+    values = pd.DataFrame({"value": [0.5, 0.2], "low": [0.4, None], "high": [0.7, None]})
+    fig = go.Figure()
+    theme.add_bars(fig, ["a", "b"], values, horizontal=True)
+    bars: Any = fig.data[0]
+    assert list(bars.x) == [0.5, 0.2]
+    assert bars.error_x.array == pytest.approx([0.2, 0])
+    assert bars.error_x.arrayminus == pytest.approx([0.1, 0])
+    assert list(fig.data[1].error_x.array) == list(bars.error_x.array)
+    assert fig.data[1].showlegend is False
+
+
+def test_a_long_label_is_cut() -> None:
+    assert theme.short("abc", 3) == "abc"
+    assert theme.short("abcd efgh", 6) == "abcd…"

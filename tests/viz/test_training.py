@@ -1,0 +1,69 @@
+"""The pictures of a training show its numbers."""
+
+import fake_run
+import pandas as pd
+import pytest
+
+from onerec.explain import training as explain
+from onerec.runs import Run
+from onerec.viz import theme
+from onerec.viz import training as viz
+
+
+@pytest.fixture(scope="module")
+def curves(run: Run) -> pd.DataFrame:
+    return explain.curves(run)
+
+
+def test_losses_of_levels_stand_beside_their_sum(curves: pd.DataFrame) -> None:
+    fig = viz.losses(curves)
+    names = [trace.name for trace in fig.data]
+    assert names[:2] == ["loss, all levels", "loss on valid"]
+    assert names[2:] == ["loss, level 1", "loss, level 2", "loss, level 3"]
+    total = sum(trace.y[-1] for trace in fig.data[2:])
+    assert fig.data[0].y[-1] == pytest.approx(total, abs=1e-3)
+    assert "from 4.67 to 1.28 in 60 steps; level 3 is the hardest" in theme.title(fig)
+    assert "0.325 + 0.425 + 0.525" in theme.how(fig)
+    assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == len(fig.data)
+
+
+def test_one_metric(curves: pd.DataFrame) -> None:
+    fig = viz.metric(curves, "grad_norm")
+    assert list(fig.data[0].x) == list(range(1, fake_run.STEPS + 1))
+    assert theme.title(fig).startswith("Gradient norm is 1.017 at step 60")
+    assert not viz.metric(curves, "nothing_of_the_kind").data
+
+
+def test_valid_names_the_best_step(curves: pd.DataFrame) -> None:
+    fig = viz.valid(curves)
+    assert list(fig.data[0].y) == [0.1, 0.2, 0.3]
+    assert theme.title(fig) == "recall@10 on valid is best at step 60: 0.3000"
+    assert len(fig.data) == 1, "the loss on valid stands with the losses"
+
+
+def test_a_live_picture_keeps_its_zoom(curves: pd.DataFrame) -> None:
+    early, late = curves[curves["step"] < 30], curves
+    assert viz.losses(early).layout.uirevision == viz.losses(late).layout.uirevision
+
+
+def test_progress_by_stage(run: Run) -> None:
+    frame = explain.progress(run)
+    frame.loc[1, ["state", "share", "step", "of"]] = ["running", 0.25, 15, 60]
+    fig = viz.progress(frame)
+    assert list(fig.data[0].x) == [1, 0.25, 1, 1]
+    assert list(fig.data[0].text) == ["done", "running, 15 of 60", "done", "done"]
+    assert theme.title(fig) == "3 of 4 stages are done"
+
+
+def test_no_step_yet_says_how_to_start(curves: pd.DataFrame) -> None:
+    none = curves.iloc[:0]
+    assert "onerec run" in viz.losses(none).layout.annotations[0].text
+    assert "train.evaluate_every" in viz.valid(none).layout.annotations[0].text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("loss_2", "loss, level 2"), ("lr", "learning rate"), ("valid_ndcg@5", "ndcg@5")],
+)
+def test_metrics_are_named_for_people(name: str, words: str) -> None:
+    assert viz.metric_name(name) == words
