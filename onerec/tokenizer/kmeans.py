@@ -19,8 +19,8 @@ from torch import Tensor
 from onerec.errors import DataError, RecipeError
 
 INITS = ("k-means++", "random")
-SEED_ROWS = 64
-"""Rows per cluster, drawn at random, among which the k-means++ start looks for seeds; ours."""
+SEED_ROWS_PER_CLUSTER, SEED_ROWS = 64, 2**17
+"""The k-means++ start looks for seeds among so many random rows per cluster and in all; ours."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def kmeans(
         centroids = x[_permutation(len(x), generator, x.device)[:k]].float()
     else:
         centroids = _greedy_seeds(x, k, generator)
-    repaired, before, made = 0, math.inf, 1
+    repaired, made, before = 0, 0, math.inf
     old_labels: Tensor | None = None
-    for made in range(1, iterations + 1):  # noqa: B007 (its last value is the answer)
+    for _ in range(iterations):
+        made += 1
         labels, distances = _nearest(x, centroids)
         sums, counts = _cluster_sums(x, labels, k)
         full = counts > 0
@@ -196,7 +197,8 @@ def _greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     Each step draws 2 + ln k rows by their squared distance to the nearest seed and keeps the one
     that lowers the sum of these distances most.
     """
-    rows = x[_permutation(len(x), generator, x.device)[: SEED_ROWS * k]].float()  # (m, d)
+    m = min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))  # or all rows where there are fewer
+    rows = x[_permutation(len(x), generator, x.device)[:m]].float()  # (m, d)
     lengths = rows.square().sum(1)
     tries = 2 + int(math.log(k))
     chosen = torch.zeros(k, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0

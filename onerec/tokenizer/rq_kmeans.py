@@ -10,6 +10,7 @@ Shapes: n items, d dimensions, L levels, N codes per level.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from onerec.errors import RecipeError, RunError
+from onerec.metrics import entropy_nats, perplexity, utilisation
 from onerec.tokenizer.kmeans import assign, kmeans
 
 ROWS = 2**16
@@ -178,18 +180,16 @@ def quantisation_report(x: Tensor, codes: Tensor, codebooks: Tensor) -> dict[str
 def _level_report(
     level: int, codes: Tensor, size: int, left: float, spread: float
 ) -> dict[str, Any]:
-    counts = torch.bincount(codes, minlength=size).double()
-    share = counts[counts > 0] / counts.sum()
-    entropy = abs(float(-(share * share.log()).sum()))  # abs: one code gives -0.0
-    used = len(share)
+    counts = torch.bincount(codes, minlength=size).cpu().numpy()  # (N,)
+    used = int((counts > 0).sum())
     return {
         "level": level + 1,
         "size": size,
         "used": used,
-        "utilisation": used / size,
-        "entropy_nats": entropy,
-        "max_entropy_nats": float(torch.log(torch.tensor(float(size), dtype=torch.float64))),
-        "perplexity": float(torch.tensor(entropy, dtype=torch.float64).exp()),
+        "utilisation": utilisation(counts),
+        "entropy_nats": entropy_nats(counts),
+        "max_entropy_nats": math.log(size),
+        "perplexity": perplexity(counts),
         "dead_codes": size - used,
         "residual_norm": left**0.5,
         "variance_explained": 1 - left / spread if spread > 0 else None,

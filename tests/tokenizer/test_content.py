@@ -99,7 +99,7 @@ def test_mean_pool_by_hand() -> None:
 
 
 def test_join_by_hand() -> None:
-    """Rows 0 and 4 lie 2 from their mean, rows 0 and 20 lie 10 from theirs: both become -1 and 1."""
+    """Rows 0 and 4 lie 2 from their mean, 0 and 20 lie 10 from theirs: both become -1 and 1."""
     joined = join_vectors([(np.array([[0.0], [4.0]]), 1.0), (np.array([[0.0], [20.0]]), 3.0)])
     assert joined.tolist() == [[-1.0, -3.0], [1.0, 3.0]]
 
