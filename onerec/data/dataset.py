@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 from onerec.data.log import Interactions, positive_rows, read_log
 from onerec.data.schema import BEHAVIOURS
-from onerec.data.write import FORMAT, NewDataset, TableLike, sql_path, write_folder
+from onerec.data.write import FORMAT, NewDataset, TableLike, is_name, sql_path, write_folder
 from onerec.errors import DataError
 
 __all__ = [
@@ -177,7 +177,7 @@ def list_datasets(home: Path | None = None) -> list[dict[str, Any]]:
 def delete_dataset(name: str, home: Path | None = None) -> None:
     """Remove a dataset folder; it disappears from the list at once."""
     path = dataset_path(name, home)
-    if not name or Path(name).name != name or not path.is_dir():
+    if not is_name(name) or not path.is_dir():
         raise DataError(_missing(name, home))
     doomed = path.with_name(f".{name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)

@@ -196,9 +196,10 @@ def _valid_from_train(log: Interactions, rank: Array) -> tuple[Array, int]:
     candidates = np.flatnonzero((rank == _TRAIN) & log.positive)
     start = np.full(log.n_users, len(log), dtype=np.int64)
     start[log.user[candidates]] = candidates  # the last one stands
+    possible = (start < len(log)) & (start > log.offsets[:-1])  # a history is left
     rows = np.arange(len(log))
-    moved = (rank == _TRAIN) & (rows >= start[log.user]) & (start > log.offsets[:-1])[log.user]
-    return np.where(moved, _VALID, rank), int((start < len(log)).sum())
+    moved = (rank == _TRAIN) & possible[log.user] & (rows >= start[log.user])
+    return np.where(moved, _VALID, rank), int(possible.sum())
 
 
 def _by_part(rule: str, log: Interactions, part: Array, extra: dict[str, int]) -> Split:
@@ -245,7 +246,7 @@ def _all_targets(log: Interactions, chosen: Array, begin: Array) -> tuple[Cases,
 
 def _cut(time: Array, share: float) -> int:
     """The time at which the given share of the rows lies before (ties fall after it)."""
-    place = min(int(len(time) * share), len(time) - 1)
+    place = min(round(len(time) * share), len(time) - 1)
     return int(np.partition(time, place)[place])
 
 

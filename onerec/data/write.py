@@ -104,9 +104,14 @@ def write_folder(
         (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
 
 
+def is_name(name: str) -> bool:
+    """Whether a dataset may be called so: the name is that of one folder, and not hidden."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) is not None
+
+
 def check_free(path: Path, name: str) -> None:
     """Refuse a name that cannot be a folder's or that is taken."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+    if not is_name(name):
         raise DataError(f"dataset name {name!r}: use at most 64 of letters, digits, '.', '_', '-'")
     if path.exists():
         raise DataError(

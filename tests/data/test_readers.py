@@ -110,8 +110,8 @@ def test_missing_empty_and_damaged_files(tmp_path: Path) -> None:
         read(file(tmp_path, "empty.csv", ""))
     with pytest.raises(DataError, match=r"bad\.parquet: "):
         read(file(tmp_path, "bad.parquet", "no parquet at all, but long enough to be one"))
+    (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"bad\.csv\.gz: cannot be read"):
-        (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
         read(tmp_path / "bad.csv.gz")
 
 
