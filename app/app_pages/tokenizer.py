@@ -27,10 +27,14 @@ def pick_item(points: list[dict]) -> None:
 
 
 def pick_code(points: list[dict]) -> None:
-    """A click in the tree selects that code."""
-    codes = points[0].get("customdata") or ""
-    codes = codes[0] if isinstance(codes, list) else codes
-    selection.choose(code=str(codes).replace(" · ", "-") or None)
+    """A click in the tree selects that code, and the item where it is one.
+
+    An icicle's event has no customdata; the id is the path, as in `all/3/1/item 7`.
+    """
+    path = points[0]["id"].split("/")[1:]
+    selection.choose(code="-".join(part for part in path if part.isdigit()) or None)
+    if path and path[-1].startswith("item "):
+        selection.choose(item=int(path[-1].removeprefix("item ")))
 
 
 facts = cache.read(tokens.collisions, run)

@@ -31,6 +31,12 @@ class Server:
 
 
 @pytest.fixture(scope="session")
+def base_url() -> str:
+    """Instead of the plugin's own fixture, which this pytest warns about."""
+    return ""
+
+
+@pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
     """The system's Chromium where there is one, else the one that Playwright installed."""
     path = next((found for name in CANDIDATES if (found := shutil.which(name))), None)
