@@ -66,6 +66,7 @@ def test_equal_centroids_are_one_whatever_their_column() -> None:
     """A matrix product may round two equal columns differently: the lowest must still win."""
     one = torch.randn(40, 19, generator=generator())
     twice = torch.cat([one, one])
+    assert module._first_of_equal(twice).tolist() == [*range(40), *range(40)]
     labels = assign(one.repeat(20, 1) + 0.01, twice)
     assert labels.max() < 40
     assert labels[:40].tolist() == list(range(40))
