@@ -7,7 +7,6 @@ source did not have shows as missing, never as false or zero.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,34 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onerec.data.schema import BEHAVIOURS, EVERY_ROW
-from onerec.errors import DataError
+from onerec.data.schema import BEHAVIOURS
+from onerec.explain.folder import LOG, info, positive_rule, positive_sql
 from onerec.explain.query import as_text, column_types, empty, fetch
 
 DAY_MS = 86_400_000
 TIMELINE_BARS = 400
-LOG = "read_parquet(?)"
 HISTORY = (
     *("position", "time", "item", "item_id", "title", "category", "tags", "behaviours"),
     *("positive", "play_ms", "duration_ms", "play_share", "rating", "split"),
 )
 TITLE = "coalesce(title, caption, 'item ' || item_id) AS title"
-
-
-def info(folder: Path) -> dict[str, Any]:
-    """dataset.json. Raises DataError when it is missing or damaged."""
-    path = folder / "dataset.json"
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder}: no dataset there; `onerec data list` shows what there is"
-        ) from None
-    except ValueError as error:
-        raise DataError(
-            f"{path}: not readable as JSON ({error}); import the dataset again"
-        ) from None
-    return value
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -54,7 +36,7 @@ def summary(folder: Path) -> dict[str, Any]:
     about, log = info(folder), folder / "interactions.parquet"
     types = column_types(log)
     rows, counts = about["rows"], item_counts(folder)
-    positives = fetch(f"SELECT count(*) AS n FROM {LOG} WHERE {_positive(about, types)}", log)
+    positives = fetch(f"SELECT count(*) AS n FROM {LOG} WHERE {positive_sql(folder)}", log)
     per_user = fetch(f'SELECT count(*) AS n FROM {LOG} GROUP BY "user"', log)["n"]
     first, last = _time_range(about, types, log)
     total = max(1, int(rows["interactions"]))
@@ -66,7 +48,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "users": int(rows["users"]),
         "items": int(rows["items"]),
         "behaviours": [name for name in BEHAVIOURS if name in types],
-        "positive": about.get("positive") or EVERY_ROW,
+        "positive": positive_rule(folder),
         "positives": int(positives["n"][0]),
         "positive_share": int(positives["n"][0]) / total,
         "time": about.get("time", "none"),
@@ -116,9 +98,9 @@ def timeline(folder: Path) -> pd.DataFrame:
 
 def behaviours(folder: Path) -> pd.DataFrame:
     """behaviour, known (rows that say yes or no), count (yes), rate (count / known), positive."""
-    about, log = info(folder), folder / "interactions.parquet"
+    log = folder / "interactions.parquet"
     types = column_types(log)
-    rule = str(about.get("positive") or EVERY_ROW).split("|")
+    rule = positive_rule(folder).split("|")
     rows = []
     for name in (name for name in BEHAVIOURS if name in types):
         found = fetch(
@@ -194,7 +176,7 @@ def user_history(folder: Path, user: int, limit: int = 200) -> pd.DataFrame:
     log = folder / "interactions.parquet"
     types = column_types(log)
     rows = fetch(
-        f'SELECT *, {_positive(info(folder), types)} AS positive FROM {LOG} WHERE "user" = ?',
+        f'SELECT *, {positive_sql(folder)} AS positive FROM {LOG} WHERE "user" = ?',
         log,
         int(user),
     )
@@ -253,7 +235,7 @@ def item_texts(folder: Path, items: Sequence[int] | np.ndarray) -> pd.DataFrame:
 def search_users(folder: Path, text: str = "", limit: int = 100) -> pd.DataFrame:
     """user, user_id, events, positives of the users whose id contains `text`, busiest first."""
     log = folder / "interactions.parquet"
-    positive = _positive(info(folder), column_types(log))
+    positive = positive_sql(folder)
     return fetch(
         f'SELECT "user", any_value(user_id)::VARCHAR AS user_id, count(*) AS events, '
         f"count(*) FILTER ({positive}) AS positives FROM {LOG} "
@@ -269,7 +251,7 @@ def search_items(folder: Path, text: str = "", limit: int = 100, offset: int = 0
     """Items whose id, title, caption, category or tags contain `text`, most frequent first."""
     log, path = folder / "interactions.parquet", folder / "items.parquet"
     types = column_types(path)
-    positive = _positive(info(folder), column_types(log))
+    positive = positive_sql(folder)
     names = ("item_id", "title", "caption", "category", "tags", "author_id")
     texts = ", ".join(as_text(name, types) for name in names)
     duration = "duration_ms" if "duration_ms" in types else "NULL AS duration_ms"
@@ -316,7 +298,7 @@ def item(folder: Path, index: int) -> dict[str, Any]:
     )
     if found.empty:
         return {}
-    positive = _positive(info(folder), column_types(log))
+    positive = positive_sql(folder)
     counts = fetch(
         f"SELECT count(*) AS events, count(*) FILTER ({positive}) AS positives FROM {LOG} "
         "WHERE item = ?",
@@ -338,18 +320,6 @@ def cover(folder: Path, item: int) -> Path | None:
     """The picture of an item, if the dataset has one."""
     path = folder / "images" / f"{int(item)}.png"
     return path if path.is_file() else None
-
-
-def _positive(about: dict[str, Any], types: dict[str, str]) -> str:
-    """The dataset's rule for positives as SQL, e.g. "long_view|like" or "rating>=4"."""
-    rule = str(about.get("positive") or EVERY_ROW)
-    if rule == EVERY_ROW:
-        return "true"
-    if ">=" in rule:
-        name, limit = rule.split(">=")
-        return f'"{name}" >= {float(limit)}' if name in types else "false"
-    known = [f'"{name}"' for name in rule.split("|") if name in types]
-    return f"({' OR '.join(known)})" if known else "false"
 
 
 def _time_range(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from onerec.explain.dataset import info
+from onerec.explain.folder import info
 from onerec.explain.serving import models
 from onerec.explain.tokens import levels
 from onerec.explain.training import latest, progress
