@@ -60,7 +60,7 @@ def test_a_damaged_dataset_says_so(made: Dataset, tmp_path: Path) -> None:
     file = made.path / "interactions.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged dataset.*import it again"):
+    with pytest.raises(DataError, match=r"damaged dataset.*import it again"):
         open_dataset("d", tmp_path)
     file.unlink()
     with pytest.raises(DataError, match="damaged dataset"):

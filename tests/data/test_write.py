@@ -197,7 +197,7 @@ def test_refusals_leave_nothing_behind(
 
 def test_a_taken_name_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     before = write(tmp_path).fingerprint
-    with pytest.raises(DataError, match="already there.*onerec data delete made"):
+    with pytest.raises(DataError, match=r"already there.*onerec data delete made"):
         write(tmp_path, {**LOG, "timestamp": [1, 2, 3, 4, 5, 6]})
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert write(tmp_path / "again").fingerprint == before
