@@ -127,6 +127,7 @@ def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
                 decoder_start_token_id=0,
                 prefix_allowed_tokens_fn=allowed_after,
             )
+        assert isinstance(result, Tensor)
         assert result.shape == (users * RETURNED, 1 + LEVELS)
         assert all(tuple(row[1:]) in legal for row in result[:RETURNED].tolist())
 
@@ -257,9 +258,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="also write it to this file")
     parser.add_argument("--beams", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each turn, at least")
     options = parser.parse_args(argv)
-    result = run(beams=options.beams, rounds=options.rounds, seconds=options.seconds)
+    result = run(
+        beams=options.beams,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        threads=options.threads,
+    )
     if options.out:
         write(result, options.out)
     if options.json:

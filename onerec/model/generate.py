@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from onerec.common import evaluating
-from onerec.model.layers import KeyValue
-from onerec.model.onerec import Batch, Memory, OneRec
+from onerec.model.onerec import Batch, Cache, Memory, OneRec
 from onerec.tokenizer.trie import Trie
 
 
@@ -115,16 +114,16 @@ def beam_search(
     levels: list[TraceLevel] = []
     with evaluating(model):
         memory = model.encode(batch)
-        beams, past = _start(memory), None
+        beams = _start(memory)
+        past: Cache | None = [] if cache else None
         for level in range(model.levels):
             logits, present = model.decode_step(level, beams.codes.clamp(min=0), memory, past)
             children = _children(logits, trie, level, beams.node)
             options = children if constrained else _all_codes(logits, trie, level, beams.node)
-            parents = beams.score.shape[1]
             last = level == model.levels - 1
             beams, parent = _advance(beams, options, enough if last else beam)
             if cache and not last:
-                past = _follow(present, parent, parents)
+                past = _follow(present, parent)
             if trace:
                 mass = children.log_prob.logsumexp(-1).exp()
                 legal = (beams.node >= 0) & beams.score.isfinite()
@@ -197,11 +196,14 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return value, index.gather(1, order)
 
 
-def _follow(present: list[KeyValue], parent: Tensor, parents: int) -> list[KeyValue]:
-    """Each new beam takes over the cache (B K, H, t, Dh) of its parent."""
-    first = torch.arange(len(parent), device=parent.device)[:, None] * parents
-    row = (first + parent).flatten()
-    return [(key[row], value[row]) for key, value in present]
+def _follow(cache: Cache, parent: Tensor) -> Cache:
+    """Each new beam takes over its parent's positions (B, K, H, Dh); shared ones stay."""
+    users = torch.arange(len(parent), device=parent.device)[:, None]
+
+    def inherited(table: Tensor) -> Tensor:
+        return table if table.shape[1] == 1 else table[users, parent]
+
+    return [[(inherited(key), inherited(value)) for key, value in layer] for layer in cache]
 
 
 def _rank(beams: _Beams, trie: Trie, k: int, exclude: Tensor | None, *, expand: bool) -> Generated:

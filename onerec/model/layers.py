@@ -13,9 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KeyValue = tuple[Tensor, Tensor]  # keys and values, (B, H, T, Dh) each
+KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 
 EPSILON = 1e-6  # RMSNorm; the paper prints none, ours
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that asks oneDNN where nothing needs a gradient on a CPU.
+
+    torch sends float32 products to MKL, which leaves half of an AMD core unused; oneDNN does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = x.is_cpu and x.dtype == self.weight.dtype == torch.float32
+        if ONEDNN and plain and x.numel() and not torch.is_grad_enabled():
+            product = torch.ops.mkldnn._linear_pointwise
+            y: Tensor = product(x, self.weight, self.bias, "none", [], "")
+            return y
+        return F.linear(x, self.weight, self.bias)
 
 
 def ffn_hidden(width: int) -> int:
@@ -42,37 +58,58 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
+
+    `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
+    CPU it is written out, as two threads share its batched products better than torch's kernel.
+    """
+    if torch.is_grad_enabled() or not q.is_cpu or causal:
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
+    if mask is not None:
+        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+    y: Tensor = scores.softmax(-1) @ v
+    return y
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with queries, keys and values from one product."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        *,
-        causal: bool = False,
-        past: KeyValue | None = None,
-    ) -> tuple[Tensor, KeyValue]:
-        """Attend and return (B, T, D) with the keys and values of all positions so far.
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """(B, T, D) -> (B, T, D); see `attend` for the mask."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        result: Tensor = self.out(merge_heads(attend(q, k, v, mask, causal=causal)))
+        return result
+
+    def step(self, x: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
+        """One more position of K sequences, after the positions in `past`.
 
         Args:
-            x: (B, T, D).
-            mask: bool, broadcastable to (B, H, T, T); True may be attended to.
-            causal: position t attends to positions <= t. With `past`, T must be 1.
-            past: keys and values of earlier positions.
+            x: (B, K, D).
+            past: keys and values of each earlier position, (B, K, H, Dh), or (B, 1, H, Dh) where
+                all sequences share the position. There are a handful, so they stay apart: beams are
+                re-ordered position by position, and nothing is put together anew at each step.
+
+        Returns:
+            (B, K, D), and `past` with this position at its end.
         """
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if past is not None:
-            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
-        causal = causal and past is None and x.shape[1] > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)  # (B, H, T, Dh)
-        return self.out(merge_heads(y)), (k, v)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
+        present = [*past, (k, v)]
+        scores = torch.stack([(q * key).sum(-1) for key, _ in present])  # (t, B, K, H)
+        weights = (scores * q.shape[-1] ** -0.5).softmax(0)[..., None]
+        y = weights[0] * present[0][1]  # (B, K, H, Dh)
+        for weight, (_, value) in zip(weights[1:], present[1:], strict=True):
+            y = torch.addcmul(y, weight, value)
+        return self.out(y.flatten(2)), present
 
 
 class CrossAttention(nn.Module):
@@ -81,9 +118,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def keys_values(self, states: Tensor) -> KeyValue:
         """(B, S, D) -> keys, values (B, H, S, Dh)."""
@@ -93,8 +130,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
         """(B, Q, D) queries on (B, H, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
         q = split_heads(self.query(x), self.heads)  # (B, H, Q, Dh)
-        y = F.scaled_dot_product_attention(q, memory[0], memory[1], mask)
-        result: Tensor = self.out(merge_heads(y))
+        result: Tensor = self.out(merge_heads(attend(q, *memory, mask)))
         return result
 
 
@@ -103,8 +139,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
         """(..., D) -> (..., D). `counted` is for mixtures, whose place this takes; unused."""
@@ -126,7 +162,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, S, D) with mask (B, 1, 1, S) -> (B, S, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask)[0])
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
         y: Tensor = self.dropout(self.ffn(self.ffn_norm(x)))
         return x + y
 
@@ -148,26 +184,30 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        memory: KeyValue,
-        mask: Tensor,
-        past: KeyValue | None = None,
-        counted: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValue]:
-        """Decode M sequences per context; they share the context's keys and values uncopied.
+        self, x: Tensor, memory: KeyValue, mask: Tensor, counted: Tensor | None = None
+    ) -> Tensor:
+        """All positions of M sequences per context, which share its keys and values uncopied.
 
         Args:
             x: (B, M, T, D); self-attention stays inside each of the M sequences.
             memory: cross-attention keys and values (B, H, S, Dh).
             mask: (B, 1, 1, S) bool, True for states that exist.
-            past: self-attention keys and values (B M, H, t, Dh) of earlier positions.
             counted: (B, M, T) bool, tokens that enter the load of a mixture of experts.
         """
-        shape = x.shape
-        y = self.attention_norm(x).flatten(0, 1)  # (B M, T, D)
-        y, present = self.attention(y, causal=True, past=past)
-        x = x + self.dropout(y.view(shape))
-        y = self.cross_norm(x).flatten(1, 2)  # (B, M T, D): sequences become query length
-        x = x + self.dropout(self.cross(y, memory, mask).view(shape))
-        return x + self.dropout(self.ffn(self.ffn_norm(x), counted)), present
+        y = self.attention(self.attention_norm(x).flatten(0, 1), causal=True)  # (B M, T, D)
+        x = x + self.dropout(y.view(x.shape))
+        return self._read(x, memory, mask, counted)
+
+    def step(
+        self, x: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """The next position (B, K, D) of K sequences per context; see `SelfAttention.step`."""
+        y, present = self.attention.step(self.attention_norm(x), past)
+        return self._read(x + y, memory, mask, None), present
+
+    def _read(self, x: Tensor, memory: KeyValue, mask: Tensor, counted: Tensor | None) -> Tensor:
+        """Cross-attention and feed-forward of x (B, ..., D): sequences become query length."""
+        queries = self.cross_norm(x).view(len(x), -1, x.shape[-1])
+        x = x + self.dropout(self.cross(queries, memory, mask).view(x.shape))
+        y: Tensor = self.dropout(self.ffn(self.ffn_norm(x), counted))
+        return x + y

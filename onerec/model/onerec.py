@@ -28,6 +28,7 @@ from onerec.model.layers import (
     DecoderBlock,
     EncoderBlock,
     KeyValue,
+    Linear,
     SwiGLU,
     expert_hidden,
     ffn_hidden,
@@ -60,6 +61,9 @@ class OneRecConfig:
     active_experts: int = 2
     dropout: float = 0.0
     label_smoothing: float = 0.0
+
+
+Cache = list[list[KeyValue]]  # of each decoder layer, position after position
 
 
 @dataclass
@@ -113,7 +117,7 @@ class OneRec(nn.Module):
         self.heads = (
             None
             if vocabulary.tied_output
-            else nn.ModuleList(nn.Linear(width, n, bias=False) for n in vocabulary.sizes)
+            else nn.ModuleList(Linear(width, n, bias=False) for n in vocabulary.sizes)
         )
         self.dropout = nn.Dropout(config.dropout)
         self.init_weights(torch.Generator().manual_seed(0))
@@ -183,45 +187,26 @@ class OneRec(nn.Module):
 
     # ------------------------------------------------------------------ decoder
 
-    def decode(
-        self,
-        codes: Tensor,
-        memory: Memory,
-        past: list[KeyValue] | None = None,
-        counted: Tensor | None = None,
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Hidden states after a prefix, for M sequences per context.
+    def decode(self, codes: Tensor, memory: Memory, counted: Tensor | None = None) -> Tensor:
+        """Hidden states after every prefix of M sequences per context.
 
         Args:
             codes: (B, M, l) int64, the first l codes of each sequence.
             memory: encoded contexts; never copied per sequence.
-            past: keys and values of the first l positions, so that only the newest, which reads
-                code l, is computed; None computes all l + 1.
             counted: (B, M) bool, sequences that enter the experts' load; None for all.
 
         Returns:
-            (B, M, l + 1, D), or (B, M, 1, D) with `past`; and each layer's keys and values.
+            (B, M, l + 1, D): before the first code, after it, ..., after code l.
         """
-        batch, sequences, length = codes.shape
-        if past is None:
-            begin = self.begin.expand(batch, sequences, 1, -1)
-            x = torch.cat((begin, self.codes(codes)), dim=2) if length else begin
-        else:
-            x = self.codes(codes[..., -1:], first=length - 1)
-        x = self.dropout(x)  # (B, M, T, D)
+        begin = self.begin.expand(*codes.shape[:2], 1, -1)
+        x = torch.cat((begin, self.codes(codes)), dim=2) if codes.shape[2] else begin
+        x = self.dropout(x)  # (B, M, l + 1, D)
         if counted is not None:
             counted = counted[..., None].expand(x.shape[:3])
-        present = []
-        for index, block in enumerate(self.decoder):
-            x, keys_values = block(
-                x,
-                memory.keys_values[index],
-                memory.attendable,
-                past[index] if past else None,
-                counted,
-            )
-            present.append(keys_values)
-        return self.decoder_norm(x), present
+        for block, keys_values in zip(self.decoder, memory.keys_values, strict=True):
+            x = block(x, keys_values, memory.attendable, counted)
+        hidden: Tensor = self.decoder_norm(x)
+        return hidden
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., N_level)."""
@@ -237,7 +222,7 @@ class OneRec(nn.Module):
     def target_logits(self, memory: Memory, target: Tensor) -> list[Tensor]:
         """As `forward`, for targets (B, M) of contexts that are encoded already."""
         codes = self.items.codes[target]  # (B, M, L)
-        hidden, _ = self.decode(codes[..., :-1], memory, counted=target > 0)  # (B, M, L, D)
+        hidden = self.decode(codes[..., :-1], memory, counted=target > 0)  # (B, M, L, D)
         return [self.logits(level, hidden[:, :, level]) for level in range(self.levels)]
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -261,9 +246,33 @@ class OneRec(nn.Module):
     # --------------------------------------------------------------- generation
 
     def decode_step(
-        self, level: int, codes: Tensor, memory: Memory, past: list[KeyValue] | None
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Float32 logits (B, K, N_level) of the next code after prefixes (B, K, level)."""
-        hidden, present = self.decode(codes, memory, past if level else None)
+        self, level: int, codes: Tensor, memory: Memory, past: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Logits of the next code after K prefixes per context, for generation.
+
+        Args:
+            level: how many codes are there already.
+            codes: (B, K, level) int64.
+            memory: encoded contexts; never copied per prefix.
+            past: for each layer the keys and values of the positions before code `level`, from the
+                call before; `[]` at level 0. None computes all positions anew.
+
+        Returns:
+            Float32 logits (B, K, N_level), also under autocast, and the cache with one more
+            position (empty without `past`).
+        """
+        present: Cache = []
+        if past is None:
+            hidden = self.decode(codes, memory)[:, :, -1]
+        else:
+            x = self.begin.expand(*codes.shape[:2], -1)  # (B, K, D)
+            if level:
+                x = self.codes(codes[..., -1:], first=level - 1)[:, :, 0]
+            for index, block in enumerate(self.decoder):
+                keys_values, before = memory.keys_values[index], past[index] if level else []
+                step = cast(DecoderBlock, block).step
+                x, after = step(x, keys_values, memory.attendable, before)
+                present.append(after)
+            hidden = self.decoder_norm(x)
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.logits(level, hidden[:, :, -1].float()), present
+            return self.logits(level, hidden.float()), present

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.model.layers import Linear
+
 
 @dataclass
 class Events:
@@ -152,7 +154,7 @@ class CodeEmbedding(nn.Module):
 
 def dense_pair(inputs: int, width: int) -> nn.Sequential:
     """Dense(LeakyReLU(Dense(.))): the end of every pathway."""
-    return nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(), nn.Linear(width, width))
+    return nn.Sequential(Linear(inputs, width), nn.LeakyReLU(), Linear(width, width))
 
 
 def feature_widths(width: int) -> tuple[int, int, int]:
@@ -180,7 +182,7 @@ class EventFeatures(nn.Module):
         self.tables = nn.ModuleDict(
             {name: nn.Embedding(count + 1, dim) for name, (count, dim) in tables.items() if count}
         )
-        self.label = nn.Linear(vocabulary.behaviours, other) if vocabulary.behaviours else None
+        self.label = Linear(vocabulary.behaviours, other) if vocabulary.behaviours else None
         self.reads_codes = vocabulary.item_input != "item"
         self.dim = sum(dim for count, dim in tables.values() if count)
         self.dim += width * self.reads_codes + other * (self.label is not None)

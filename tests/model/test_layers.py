@@ -1,13 +1,16 @@
 """Attention against explicit softmax, the cache against the whole sequence, SwiGLU by hand."""
 
+import pytest
 import torch
 
 from onerec.model.layers import (
     CrossAttention,
     DecoderBlock,
     EncoderBlock,
+    Linear,
     SelfAttention,
     SwiGLU,
+    attend,
     expert_hidden,
     ffn_hidden,
     merge_heads,
@@ -50,10 +53,10 @@ def test_self_attention_equals_explicit_softmax():
     q, k, v = (split_heads(part, 3) for part in attention.qkv(x).chunk(3, -1))
     everywhere = exists[:, None].expand(2, 5, 5)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, everywhere)))
-    torch.testing.assert_close(attention(x, exists[:, None, None])[0], expected)
+    torch.testing.assert_close(attention(x, exists[:, None, None]), expected)
     before = torch.ones(5, 5).tril().bool().expand(2, 5, 5)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, before)))
-    torch.testing.assert_close(attention(x, causal=True)[0], expected)
+    torch.testing.assert_close(attention(x, causal=True), expected)
 
 
 def test_cross_attention_equals_explicit_softmax():
@@ -75,12 +78,47 @@ def test_cache_gives_what_the_whole_sequence_gives():
     x = torch.randn(2, 3, 4, 8).double()  # (B, M, T, D)
     memory = block.cross.keys_values(torch.randn(2, 5, 8).double())
     mask = torch.ones(2, 1, 1, 5).bool()
-    whole, _ = block(x, memory, mask)
-    past, steps = None, []
+    whole = block(x, memory, mask)
+    past, steps = [], []
     for t in range(4):
-        y, past = block(x[:, :, t : t + 1], memory, mask, past)
+        y, past = block.step(x[:, :, t], memory, mask, past)
         steps.append(y)
-    torch.testing.assert_close(torch.cat(steps, dim=2), whole)
+    torch.testing.assert_close(torch.stack(steps, dim=2), whole)
+
+
+def test_a_position_that_sequences_share_is_kept_once():
+    torch.manual_seed(5)
+    attention = SelfAttention(8, 2).double()
+    first, second = torch.randn(2, 1, 8).double(), torch.randn(2, 3, 8).double()
+    _, past = attention.step(first, [])
+    y, present = attention.step(second, past)
+    assert [key.shape[1] for key, _ in present] == [1, 3]
+    _, copied = attention.step(first.expand(2, 3, 8), [])
+    torch.testing.assert_close(y, attention.step(second, copied)[0])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_without_gradients_equals_attention_with_them(masked):
+    torch.manual_seed(6)
+    q, k, v = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), torch.randn(2, 3, 7, 4)
+    mask = (torch.rand(2, 1, 1, 7) < 0.6) | (torch.arange(7) == 0) if masked else None
+    expected = attend(q, k, v, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, v, mask), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_without_gradients_equals_linear_with_them(bias):
+    torch.manual_seed(7)
+    layer = Linear(5, 3, bias=bias)
+    for shape in ((4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            got = layer(x)
+        torch.testing.assert_close(got, layer(x).detach())
+        wide = x.repeat_interleave(2, -1)[..., ::2]  # not contiguous
+        with torch.no_grad():
+            torch.testing.assert_close(layer(wide), got)
 
 
 def test_sequences_of_one_context_do_not_see_one_another():
@@ -89,9 +127,9 @@ def test_sequences_of_one_context_do_not_see_one_another():
     x = torch.randn(1, 2, 3, 8).double()
     memory = block.cross.keys_values(torch.randn(1, 5, 8).double())
     mask = torch.ones(1, 1, 1, 5).bool()
-    together, _ = block(x, memory, mask)
+    together = block(x, memory, mask)
     for m in range(2):
-        torch.testing.assert_close(together[:, m], block(x[:, m : m + 1], memory, mask)[0][:, 0])
+        torch.testing.assert_close(together[:, m], block(x[:, m : m + 1], memory, mask)[:, 0])
 
 
 def test_encoder_block_ignores_masked_states():
