@@ -25,7 +25,8 @@ from safetensors.numpy import load_file
 
 from onerec.data.log import Interactions, positive_rows, read_log
 from onerec.data.schema import BEHAVIOURS
-from onerec.data.write import FORMAT, NewDataset, TableLike, is_name, sql_path, write_folder
+from onerec.data.sql import columns_of, quote, sql_path
+from onerec.data.write import FORMAT, NewDataset, TableLike, is_name, write_folder
 from onerec.errors import DataError
 
 __all__ = [
@@ -84,7 +85,7 @@ class Dataset:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """One row per item; row i is item i."""
+        """One row per item; row i is item i. A missing list is an empty one."""
         return _read_frame(self.path / "items.parquet")
 
     @cached_property
@@ -248,7 +249,13 @@ def write_dataset(
 def _read_frame(path: Path) -> pd.DataFrame:
     with duckdb.connect() as connection:
         try:
-            return connection.execute(f"FROM {sql_path(path)}").df()
+            columns = [
+                f"coalesce({quote(name)}, []) AS {quote(name)}"
+                if type_.endswith("[]")
+                else quote(name)
+                for name, type_ in columns_of(connection, sql_path(path)).items()
+            ]
+            return connection.execute(f"SELECT {', '.join(columns)} FROM {sql_path(path)}").df()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: cannot be read ({reason}); import it again") from error

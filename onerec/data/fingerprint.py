@@ -14,6 +14,8 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from onerec.data.sql import columns_of, quote
+
 # Types whose values are hashed as little-endian arrays; all others as text.
 _FIXED = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE")
 
@@ -37,10 +39,10 @@ def hash_table(
     `order` is the column that gives the row order; None where the table is stored in it.
     """
     by = f'ORDER BY "{order}"' if order else ""
-    for name, type_, *_ in connection.execute(f"DESCRIBE {table}").fetchall():
+    for name, type_ in columns_of(connection, table).items():
         if name in leave_out:
             continue
-        quoted = '"' + name.replace('"', '""') + '"'
+        quoted = quote(name)
         if type_ in _FIXED:
             got: Any = connection.execute(f"SELECT {quoted} FROM {table} {by}").fetchnumpy()[name]
             missing = np.ma.getmaskarray(got)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onerec.data.schema import BEHAVIOURS, EVERY_ROW, POSITIVE_BEHAVIOURS, SPLITS
-from onerec.data.write import sql_path
+from onerec.data.sql import columns_of, sql_path
 from onerec.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -117,7 +117,7 @@ def read_log(path: Path, info: dict[str, Any]) -> Interactions:
     """Read interactions.parquet into columns; the ids stay on disk."""
     file = sql_path(path)
     with duckdb.connect() as connection:
-        types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE FROM {file}").fetchall()}
+        types = columns_of(connection, file)
         wanted = [_select(name, type_) for name, type_ in types.items() if not name.endswith("_id")]
         raw = connection.execute(f"SELECT {', '.join(wanted)} FROM {file}").fetchnumpy()
     columns = {name: np.ascontiguousarray(values) for name, values in raw.items()}

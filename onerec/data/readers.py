@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import duckdb
 
-from onerec.data.write import sql_path
+from onerec.data.sql import columns_of, quote, sql_path
 from onerec.errors import DataError
 
 _PARQUET = (".parquet", ".pq")
@@ -65,17 +65,6 @@ class Raw:
     label: str
     types: dict[str, str]
     text: bool
-
-
-def quote(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def columns_of(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
-    """The columns of a table and their SQL types."""
-    rows = connection.execute(f"DESCRIBE {quote(table)}").fetchall()
-    return {row[0]: row[1] for row in rows}
 
 
 def read_raw(connection: duckdb.DuckDBPyConnection, table: str, source: Source) -> Raw:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from onerec.data.readers import Raw, quote
+from onerec.data.readers import Raw
 from onerec.data.schema import Kind, simplify
+from onerec.data.sql import quote
 from onerec.errors import DataError
 
 # Units of a time since 1970, by the largest size that a plausible value has in them, and how many
@@ -120,7 +121,8 @@ def refuse_unreadable(
         return
     value = connection.execute(f"SELECT {column} FROM {raw.table} WHERE rowid = {row}").fetchall()
     shown = "empty" if value[0][0] is None else f"{value[0][0]!r} is {_EXPECTED[kind]}"
-    otherwise = "" if kind == "id" else f" or leave the column out with --column {ours}="
+    needs_it = kind in ("id", "time", "order")
+    otherwise = "" if needs_it else f" or leave the column out with --column {ours}="
     raise DataError(f"{raw.label}, row {row + 1}, column {theirs}: {shown}; mend it{otherwise}")
 
 
@@ -191,7 +193,7 @@ def _time(
         f"SELECT median(abs({number})), min({number}), max({number}), count({number}), "
         f"count({column}) FROM {raw.table}"
     ).fetchall()[0]
-    if numbers * 2 <= values:
+    if numbers == 0 or numbers * 2 < values:
         formats = ", ".join(f"'{one}'" for one in _DATE_FORMATS)
         text = f"trim(CAST({column} AS VARCHAR))"
         iso = f"TRY_CAST({text} AS TIMESTAMPTZ)"  # the session is in UTC

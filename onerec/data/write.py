@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 from onerec.data.fingerprint import hash_arrays, hash_table
 from onerec.data.schema import BEHAVIOURS, INTERACTIONS
+from onerec.data.sql import columns_of, quote, sql_path
 from onerec.errors import DataError
 
 FORMAT = 1
@@ -63,11 +64,6 @@ class NewDataset:
     duplicates: str = "merge"
     positive: str | None = None
     modalities: list[str] = field(default_factory=list)
-
-
-def sql_path(path: Path) -> str:
-    """A path as an SQL string."""
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def write_folder(
@@ -171,7 +167,7 @@ def _load(
         types = _register(connection, f"given_{table}", given)
         if key not in types:
             raise DataError(f"{table}: no column {key}; there are {', '.join(types)}")
-        rest = [f'"{name}"' for name in types if name not in (key, "user", "item")]
+        rest = [quote(name) for name in types if name not in (key, "user", "item")]
         connection.execute(
             f"CREATE TABLE own_{table} AS SELECT "
             f"{', '.join([f'{_id(key, types[key])} AS {key}', *rest])} FROM given_{table}"
@@ -188,8 +184,7 @@ def _register(connection: duckdb.DuckDBPyConnection, name: str, table: TableLike
             raise ValueError(f"{name}: columns of different lengths {lengths}")
         table = dict(table)
     connection.register(name, table)
-    described = connection.execute(f"DESCRIBE {name}").fetchall()
-    return {row[0]: row[1] for row in described}
+    return columns_of(connection, name)
 
 
 def _id(name: str, type_: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from onerec.data.readers import Source, quote, read_raw
+from onerec.data.readers import Source, read_raw
 from onerec.errors import DataError
 
 
@@ -113,7 +113,3 @@ def test_missing_empty_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"bad\.csv\.gz: cannot be read"):
         read(tmp_path / "bad.csv.gz")
-
-
-def test_a_name_is_quoted() -> None:
-    assert quote('a"b') == '"a""b"'

@@ -1,8 +1,10 @@
 """Names of other datasets become ours, and what knows the future is not read."""
 
+from pathlib import Path
+
 import pytest
 
-from onerec.data.schema import TABLES, map_columns, simplify
+from onerec.data.schema import FORBIDDEN, TABLES, map_columns, simplify
 from onerec.errors import DataError
 
 
@@ -69,3 +71,13 @@ def test_an_override_wins_and_an_empty_one_leaves_out() -> None:
 def test_a_missing_column_lists_what_is_there() -> None:
     with pytest.raises(DataError, match=r"log\.csv: no column user_id .*it has who, item_id"):
         map_columns("interactions", ["who", "item_id"], {}, "log.csv")
+
+
+def test_the_table_of_names_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
+    for fields in TABLES.values():
+        for one in fields:
+            line = next(row for row in text.splitlines() if row.startswith(f"| `{one.name}`"))
+            assert line
+            assert all(f"`{alias}`" in text for alias in one.aliases), one.name
+    assert all(f"`{name}`" in text for name in FORBIDDEN)

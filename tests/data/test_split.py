@@ -179,7 +179,7 @@ def logs(draw: st.DrawFn) -> Interactions:
 
 
 @given(logs(), st.sampled_from(["leave_one_out", "temporal", "given"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 def test_nothing_that_is_tested_is_trained_on_or_read(log: Interactions, rule: str) -> None:
     """Holds for every rule: the rows of targets are in no train row and in no history, train and
     valid come before test, and the tokenizer sees items of train rows only."""

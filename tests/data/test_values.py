@@ -5,8 +5,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from onerec.data.readers import Raw, columns_of
+from onerec.data.readers import Raw
 from onerec.data.schema import Kind
+from onerec.data.sql import columns_of
 from onerec.data.values import kept, reading, refuse_unreadable
 from onerec.errors import DataError
 

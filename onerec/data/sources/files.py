@@ -14,8 +14,9 @@ from typing import Any
 
 import duckdb
 
-from onerec.data.readers import Raw, Source, quote, read_raw
+from onerec.data.readers import Raw, Source, read_raw
 from onerec.data.schema import TABLES, Field, Mapped, Table, map_columns
+from onerec.data.sql import quote
 from onerec.data.values import UNITS, kept, reading, refuse_unreadable
 from onerec.errors import DataError
 
