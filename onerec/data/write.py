@@ -21,6 +21,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from onerec.data.fingerprint import hash_arrays, hash_table
@@ -125,12 +126,16 @@ def _folder_in_the_making(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, SafetensorError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        full = "No space left on device"
+        reason = full if full in str(error) else str(error).splitlines()[0]
         raise DataError(
             f"{path}: cannot be written ({reason}); nothing was left behind, free some space or "
             "set ONEREC_HOME to another disk"
         ) from error
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path.name}: a value is not of its column's type ({reason})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

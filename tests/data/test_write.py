@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from onerec.data.dataset import Content, Dataset, write_dataset
 from onerec.errors import DataError
@@ -182,6 +184,7 @@ def test_the_order_is_that_of_a_slow_sort(tmp_path: Path) -> None:
         ({"timestamp": None}, "neither timestamp nor position"),
         ({"user_id": None}, "no column user_id; there are item_id, timestamp, click"),
         ({"timestamp": [30, 10, None, 30, 10, 40]}, "row 3, column timestamp: empty"),
+        ({"timestamp": [30, 10, "soon", 30, 10, 40]}, "value is not of its column's type .*'soon'"),
         ({"item_id": ["x"] * 6}, r"1 item\(s\) in all; a dataset needs at least 2"),
         ({"user_id": list("abcdef")}, "no user has 3 events"),
     ],
@@ -209,10 +212,13 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> 
         write_dataset(tmp_path / "d", name, pd.DataFrame(LOG), None, None, source="test")
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [OSError, duckdb.IOException, SafetensorError])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, kind: type[Exception]) -> None:
+    """Each writer says it in its own way; these are their words."""
+
     def fill(folder: Path) -> None:
         assert (folder / "interactions.parquet").exists()
-        raise OSError(28, "No space left on device")
+        raise kind("write failed: No space left on device (os error 28)")
 
     with pytest.raises(DataError, match=r"No space left on device.*nothing was left behind"):
         write(tmp_path, extra_files=fill)
