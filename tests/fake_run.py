@@ -333,7 +333,7 @@ def _write_routing(folder: Path, random: np.random.Generator) -> None:
     rows = [
         {"step": step, "layer": layer, "expert": expert, "load": float(load)}
         for step in range(10, STEPS + 1, 10)
-        for layer in (1, 2)
+        for layer in (0, 1)
         for expert, load in enumerate(random.multinomial(400, np.full(4, 0.25)))
     ]
     (folder / "routing").mkdir()

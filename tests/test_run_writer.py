@@ -94,9 +94,7 @@ def test_of_many_that_start_at_once_one_wins(tmp_path: Path, dead_claim: bool) -
     if dead_claim:
         with claim(path):
             pass
-        own = json.dumps(
-            {"pid": 999_999_999, "process_started": 1.0, "host": socket.gethostname()}
-        )
+        own = json.dumps({"pid": 999_999_999, "process_started": 1.0, "host": socket.gethostname()})
         (path / "writer.json").write_text(own)
     context = multiprocessing.get_context("fork")
     won = context.SimpleQueue()

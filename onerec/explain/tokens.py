@@ -36,7 +36,8 @@ def levels(run: Run) -> pd.DataFrame:
     """One row per quantised level, from report.json.
 
     utilisation = used / size; entropy in nats of the codes over the items, at most ln size;
-    perplexity = exp(entropy); residual_norm and variance_explained after this level.
+    perplexity = exp(entropy); residual_norm (root mean square) and variance_explained (NaN where
+    the vectors do not vary) after this level.
     """
     report = run.report()
     if report is None:
@@ -48,7 +49,8 @@ def levels(run: Run) -> pd.DataFrame:
         known |= {"level": number, "dead_codes": int(level["size"]) - int(level["used"])}
         known["entropy_share"] = float(level["entropy_nats"]) / bound if bound > 0 else 1.0
         rows.append(known)
-    return pd.DataFrame(rows)[list(LEVEL_COLUMNS)]
+    frame = pd.DataFrame(rows)[list(LEVEL_COLUMNS)]
+    return frame.assign(variance_explained=frame["variance_explained"].astype(float))
 
 
 def rank_frequency(run: Run) -> pd.DataFrame:

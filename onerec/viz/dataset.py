@@ -39,15 +39,21 @@ def timeline(frame: pd.DataFrame) -> go.Figure:
         y=f"events per {unit}",
         key="timeline",
     )
+    rare = frame.groupby("behaviour")["count"].mean().min() < mean / 50
     for index, (name, part) in enumerate(frame.groupby("behaviour", sort=False)):
         fig.add_scatter(
             x=part["day"],
-            y=part["count"],
+            y=part["count"].where(part["count"] > 0) if rare else part["count"],
             name=str(name).replace("_", " "),
             mode="lines" if len(part) > 1 else "markers",
             line=theme.line(index),
         )
-    fig.update_yaxes(rangemode="tozero")
+    if rare:  # on a linear axis they would all lie on the floor
+        least = int(frame.loc[frame["count"] > 0, "count"].min())
+        fig.update_yaxes(**theme.log_axis(least, int(frame["count"].max())))
+        fig.update_yaxes(title_text=f"events per {unit}, log scale")
+    else:
+        fig.update_yaxes(rangemode="tozero")
     return fig
 
 

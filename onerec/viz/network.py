@@ -22,8 +22,13 @@ _MEASURES = {
 }
 
 
-def expert_load(load: pd.DataFrame, layer: int = 1) -> go.Figure:
-    """Experts x steps: the load of each relative to an even share (1 = even)."""
+def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
+    """Experts x steps: the load of each relative to an even share (1 = even).
+
+    Without a layer, of the first one.
+    """
+    if layer is None and len(load):
+        layer = int(load["layer"].min())
     part = load[load["layer"] == layer] if len(load) else load
     if part.empty:
         return theme.nothing("No expert load was recorded.", DENSE, "expert_load")

@@ -67,7 +67,7 @@ def figure(
         how: Markdown: the formula with the current numbers.
         x, y: axis titles with units.
         key: names the figure; zoom and hidden traces live on while it stays the same.
-        legend: whether room for one is kept between title and plot.
+        legend: whether there is one; it stands below the plot, where it may take several rows.
     """
     lines = textwrap.wrap(title, TITLE_CHARACTERS) or [""]
     fig = go.Figure()
@@ -77,14 +77,14 @@ def figure(
         | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
         | {"font": {"size": 16}},
         height=height,
-        margin={"l": 64, "r": 24, "t": 20 + 22 * len(lines) + 28 * legend, "b": 56},
+        margin={"l": 64, "r": 24, "t": 24 + 22 * len(lines), "b": 56},
         colorway=list(COLOURS),
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         uirevision=key or "constant",
         showlegend=legend,
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
-        | {"traceorder": "normal"},
+        legend={"orientation": "h", "x": 0, "xref": "container", "xanchor": "left"}
+        | {"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"},
         hoverlabel={"align": "left"},
         font={"size": 13},
     )
@@ -127,7 +127,7 @@ def how(fig: go.Figure) -> str:
 def untitled(fig: go.Figure) -> go.Figure:
     """A copy without its title, for a page that prints the title as text above (it wraps there)."""
     copy = go.Figure(fig)
-    copy.update_layout(title=None, margin_t=40 if fig.layout.showlegend else 16)
+    copy.update_layout(title=None, margin_t=16)
     return copy
 
 
@@ -140,7 +140,7 @@ def dark(fig: go.Figure) -> go.Figure:
 
 def line(index: int) -> dict[str, Any]:
     """Colour and dash of the index-th line: told apart without colour too."""
-    return {"color": COLOURS[index % 8], "dash": DASHES[index % 8], "width": 2}
+    return {"color": COLOURS[index % 8], "dash": DASHES[(index + index // 8) % 8], "width": 2}
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -122,7 +122,7 @@ def residuals(levels: pd.DataFrame) -> go.Figure:
         + ", ".join(f"{value:.1%}" for value in levels["variance_explained"]),
         how="1 - Σ|r|² / Σ|x - mean|², r the residual after the level: "
         + "; ".join(
-            f"level {r['level']}: {r['variance_explained']:.3f}, mean |r| = "
+            f"level {r['level']}: {r['variance_explained']:.3f}, root mean square |r| = "
             f"{r['residual_norm']:.3f}"
             for r in levels.to_dict("records")
         ),
@@ -140,7 +140,7 @@ def residuals(levels: pd.DataFrame) -> go.Figure:
         line={"color": theme.BLUE, "width": 3},
         marker_size=10,
         customdata=levels["residual_norm"],
-        hovertemplate="%{x}: %{y:.1%}; mean residual norm %{customdata:.3f}<extra></extra>",
+        hovertemplate="%{x}: %{y:.1%}; residual norm %{customdata:.3f}<extra></extra>",
         showlegend=False,
     )
     fig.update_yaxes(tickformat=".0%", range=[min(0, levels["variance_explained"].min()), 1.08])
@@ -241,8 +241,9 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         alt=f"A tree of codes from left to right. {len(branches)} branches below "
         f"{root['label']}: "
         + ", ".join(f"{r['label']} {r['weight']:,}" for r in branches.to_dict("records")),
-        how="The width of a branch is its weight; a row's weight is the sum of its children's. "
-        f"Small branches are joined. Here the root weighs {root['weight']:,} "
+        how="Branches of one parent are as wide as their weights; a weight is the sum of those "
+        "below. Small branches are joined, and the joined one is drawn no wider than the widest "
+        f"beside it: its label has the number. Here the root weighs {root['weight']:,} "
         f"({root['items']:,} items). A click opens a branch.",
         height=460,
         legend=False,
@@ -252,21 +253,39 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         ids=frame["id"],
         parents=frame["parent"],
         labels=[theme.short(str(label)) for label in frame["label"]],
-        values=frame["weight"],
-        customdata=frame[["codes", "item", "items", "label"]],
-        branchvalues="total",
-        maxdepth=5,
+        values=drawn_widths(frame),
+        customdata=frame[["codes", "item", "items", "label", "weight"]],
+        branchvalues="remainder",
+        maxdepth=3 if len(frame) > 300 else 4,  # below, a click shows more
         tiling={"orientation": "h", "pad": 2},
         marker={"colors": _tree_colours(frame), "line": {"width": 0}},
         textfont={"size": 13, "color": "white"},
         hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>%{customdata[2]:,} items, "
-        "weight %{value:,}<extra></extra>",
+        "weight %{customdata[4]:,}<extra></extra>",
         pathbar={"visible": True, "thickness": 22},
         sort=False,
         root_color=theme.GREY,
     )
     fig.update_layout(margin={"l": 8, "r": 8, "b": 8}, uniformtext={"minsize": 11, "mode": "hide"})
     return fig
+
+
+def drawn_widths(frame: pd.DataFrame) -> list[float]:
+    """A width for each row without children, 0 for the others (they are as wide as their children).
+
+    Each parent divides its width among its children by weight, the joined one counting no more
+    than the heaviest of the others: with hundreds of codes it would leave them no room.
+    """
+    width = {str(frame["id"].iloc[0]): 1.0}
+    for parent, children in frame.iloc[1:].groupby("parent", sort=False):
+        weight = children["weight"].to_numpy(dtype=float) + 1e-9
+        joined = children["other"].to_numpy(dtype=bool)
+        if joined.any() and not joined.all():
+            weight[joined] = weight[joined].clip(max=weight[~joined].max())
+        shares = width[str(parent)] * weight / weight.sum()
+        width |= dict(zip(children["id"], shares, strict=True))
+    parents = set(frame["parent"])
+    return [0.0 if node in parents else width[node] for node in frame["id"]]
 
 
 def _tree_colours(frame: pd.DataFrame) -> list[str]:

@@ -18,7 +18,16 @@ def test_the_time_line_has_a_line_for_all_and_for_each_behaviour(folder: Path) -
     assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == 5
     assert "48 at the peak on 15 Nov 2023" in theme.title(fig)
     assert "420 events / 15 days" in theme.how(fig)
+    assert fig.layout.yaxis.type != "log"
     assert not viz.timeline(frame.iloc[:0]).data
+
+
+def test_rare_behaviours_are_lifted_off_the_floor(folder: Path) -> None:
+    frame = explain.timeline(folder)
+    frame.loc[frame["behaviour"] == "events", "count"] *= 1000
+    axis = viz.timeline(frame).layout.yaxis
+    assert axis.type == "log"
+    assert axis.title.text == "events per day, log scale"
 
 
 def test_bars_of_behaviours_are_rates(folder: Path) -> None:

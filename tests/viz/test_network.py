@@ -12,7 +12,7 @@ from onerec.viz import theme
 
 def test_load_is_relative_to_an_even_share(run: Run) -> None:
     load = explain.expert_load(run)
-    heat = viz.expert_load(load, layer=2).data[0]
+    heat = viz.expert_load(load, layer=1).data[0]
     assert np.asarray(heat.z).shape == (4, 6)
     assert np.asarray(heat.z).mean(axis=0) == pytest.approx(1)
     assert heat.zmin + heat.zmax == pytest.approx(2), "the middle of the colours is an even load"
@@ -22,7 +22,7 @@ def test_load_is_relative_to_an_even_share(run: Run) -> None:
 def test_many_steps_are_thinned() -> None:
     rows = [(step, 1, expert, 1.0, 0.5) for step in range(1000) for expert in (0, 1)]
     load = pd.DataFrame(rows, columns=["step", "layer", "expert", "load", "share"])
-    heat = viz.expert_load(load).data[0]
+    heat = viz.expert_load(load).data[0]  # the first layer there is
     assert len(heat.x) == viz.STEPS_SHOWN
     assert (heat.x[0], heat.x[-1]) == (0, 999)
 
@@ -30,7 +30,7 @@ def test_many_steps_are_thinned() -> None:
 def test_balance_has_a_line_per_layer_and_names_the_worst(run: Run) -> None:
     frame = explain.balance(run)
     fig = viz.balance(frame)
-    assert [trace.name for trace in fig.data] == ["layer 1", "layer 2"]
+    assert [trace.name for trace in fig.data] == ["layer 0", "layer 1"]
     worst = frame[frame["step"] == 60]["max_violation"].max()
     assert f"MaxVio is {worst:.3f} at worst" in theme.title(fig)
     low = frame[frame["step"] == 60]["entropy_nats"].min()

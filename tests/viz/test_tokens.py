@@ -58,12 +58,26 @@ def test_the_tree_is_an_icicle_whose_branches_add_up(run: Run) -> None:
     frame = explain.code_tree(run)
     icicle = viz.code_tree(frame).data[0]
     assert icicle.type == "icicle"
-    assert icicle.branchvalues == "total"
-    assert icicle.values[0] == fake_run.ITEMS
+    assert icicle.branchvalues == "remainder"
+    assert icicle.values[0] == 0, "a branch is as wide as what is below it"
+    assert sum(icicle.values) == pytest.approx(1)
     assert list(icicle.ids) == frame["id"].tolist()
     assert list(icicle.customdata[1][:2]) == ["0", -1]
     below = viz.code_tree(explain.code_tree(run, prefix=(2,)))
     assert theme.title(below).startswith("12 items below code 2; the fullest branch, 0,")
+
+
+def test_the_joined_branch_leaves_room_for_the_others() -> None:
+    """Once 120 joined codes of 128 took nine tenths of the picture and no label could be read."""
+    rows = [("all", "", 100, False), ("all/1", "all", 6, False), ("all/2", "all", 4, False)]
+    rows += [("all/other", "all", 90, True), ("all/1/0", "all/1", 6, False)]
+    frame = pd.DataFrame(rows, columns=["id", "parent", "weight", "other"])
+    widths = dict(zip(frame["id"], viz.drawn_widths(frame), strict=True))
+    assert widths == pytest.approx(
+        {"all": 0, "all/1": 0, "all/2": 4 / 16, "all/other": 6 / 16, "all/1/0": 6 / 16}
+    )
+    nothing_popular = frame.assign(weight=0)
+    assert sum(viz.drawn_widths(nothing_popular)) == pytest.approx(1)
 
 
 def test_the_map_carries_items_in_its_points(run: Run) -> None:
