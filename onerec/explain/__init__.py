@@ -1,0 +1,1 @@
+"""Reads dataset and run folders for people: frames and dictionaries, no torch, no drawing."""
