@@ -19,8 +19,8 @@ from typing import IO, TypeAlias
 
 from onerec.errors import DataError
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the file name, the bytes that are there and the bytes in all (0 if unknown)."""
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Called with the bytes that are there and the bytes in all (None if unknown)."""
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
@@ -99,14 +99,15 @@ def _fetch(url: str, partial: Path, progress: Progress | None) -> None:
     with answer:
         resumed = answer.status == 206
         have = have if resumed else 0
-        total = have + int(answer.headers.get("Content-Length") or 0)
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
         with partial.open("ab" if resumed else "wb") as file:
             while block := answer.read(_CHUNK):
                 file.write(block)
                 have += len(block)
                 if progress is not None:
-                    progress(partial.name.removesuffix(".part"), have, total)
-    if total and have < total:
+                    progress(have, total)
+    if total is not None and have < total:
         raise OSError(f"the connection ended after {have} of {total} bytes")
 
 

@@ -60,6 +60,8 @@ OFFICIAL = {
     "ml-32m": _movielens("ml-32m", "d472be332d4daa821edc399621853b57"),
 }
 
+ALIASES = {"beauty": "amazon-2014-Beauty"}
+
 
 def official(name: str) -> Official:
     """What is known of a published dataset, e.g. `ml-1m` or `amazon-2014-Beauty`.
@@ -67,6 +69,7 @@ def official(name: str) -> Official:
     Raises:
         DataError: the name is unknown; the message offers the nearest.
     """
+    name = ALIASES.get(name, name)
     if name in OFFICIAL:
         return OFFICIAL[name]
     maker, _, rest = name.partition("-")
@@ -78,32 +81,41 @@ def official(name: str) -> Official:
             partial(amazon.sources, year=year, category=category),
             positive=amazon.POSITIVE,
         )
-    names = [*OFFICIAL, *(f"amazon-{one}-CATEGORY" for one in amazon.YEARS)]
+    names = ["world", *ALIASES, *OFFICIAL, *(f"amazon-{one}-CATEGORY" for one in amazon.YEARS)]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DataError(f"no published dataset {name!r}; {hint}there are {', '.join(names)}")
 
 
 def get(
-    name: str,
+    published: str,
+    /,
     source: Path | None = None,
     home: Path | None = None,
     progress: Progress | None = None,
+    *,
+    name: str | None = None,
 ) -> Dataset:
     """Make a published dataset, fetched from its official address or taken from `source`.
 
     Args:
-        name: see `official`; the dataset gets the same name.
+        published: see `official`; or `world`, which is made here and needs no network.
         source: an archive that is already there, or a folder with its files.
         home: the folder of all data; archives are kept in its `downloads`.
         progress: called while fetching.
+        name: of the dataset; by default as it is published.
 
     Raises:
         DataError: it cannot be fetched, is damaged, or is no such dataset.
     """
-    known = official(name)
-    path = dataset_path(name, home)
-    check_free(path, name)
+    name = name or published
+    if published == "world":
+        from onerec.data.sources.world import make_world_dataset  # the simulation needs torch
+
+        check_free(dataset_path(name, home), name)
+        return make_world_dataset(name, home=home)
+    known = official(published)
+    check_free(dataset_path(name, home), name)
     data = home or default_home()
     if source is None:
         downloads = data / "downloads"
