@@ -70,7 +70,8 @@ def test_get_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given:
     url = next(iter(known.files))
     monkeypatch.setitem(ingest.OFFICIAL, "kuairand-pure", replace(known, files={url: digest}))
     home = tmp_path / "home"
-    dataset = get("kuairand-pure", file if given == "archive" else tmp_path, home)
+    dataset = get("kuairand-pure", file if given == "archive" else tmp_path, home, name="kr")
+    assert dataset.name == "kr"
     assert (dataset.n_users, dataset.n_items, len(dataset.log)) == (1, 4, 4)
     assert dataset.info["source"] == f"{url} ({digest})"
     assert dataset.info["licence"] == "CC BY-SA 4.0"
@@ -91,6 +92,18 @@ def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(DataError, match=r"no published dataset 'ml1m'; did you mean ml-1m\?"):
         official("ml1m")
     assert next(iter(official("amazon-2014-Beauty").files)).endswith("reviews_Beauty_5.json.gz")
+
+
+def test_a_short_name_and_the_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert official("beauty").files == official("amazon-2014-Beauty").files
+    made: list[tuple[str, Path | None]] = []
+    monkeypatch.setattr(
+        "onerec.data.sources.world.make_world_dataset",
+        lambda name, home: made.append((name, home)),
+    )
+    get("world", None, tmp_path)
+    get("world", None, tmp_path, name="mine")
+    assert made == [("world", tmp_path), ("mine", tmp_path)]
 
 
 def test_kuairand_of_the_shared_data(real_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Where data come from: files of one's own, published archives, and the built-in world."""
