@@ -41,10 +41,11 @@ st.html(WIDE_OR_TALL)
 stages = cache.read(overview.stages, run)
 with st.container(key="pipeline_tall"):
     widgets.place(draw.pipeline(stages, vertical=True), key="pipeline_narrow")
+picture = draw.pipeline(stages)
 with st.container(key="pipeline_wide"):
-    widgets.place(draw.pipeline(stages), key="pipeline")
+    widgets.place(picture, key="pipeline")
 widgets.belongings(
-    draw.pipeline(stages), stages,
+    picture, stages,
     key="pipeline", command=f"onerec runs show {run.name}",
     cell="from onerec.runs import open_run\nfrom onerec.explain import overview\n"
     f"from onerec.viz import runs as viz\n\nviz.pipeline(overview.stages(open_run({run.name!r})))",

@@ -62,7 +62,7 @@ def covers(frame, limit: int = 6) -> None:
                 st.image(str(path), width=72, alt=f"Cover of {title}")
 
 
-left, right = st.columns([2, 3])
+left, right = st.columns([1, 2])
 with left:
     history = cache.read(serving.history, run, user)
     st.subheader("What the model saw")
@@ -70,14 +70,20 @@ with left:
     newest = history.iloc[::-1][["title", "behaviours", "category", "time"]]
     st.dataframe(
         newest, hide_index=True, alt="History of the user, newest first",
-        column_config={"time": st.column_config.DatetimeColumn(format="D MMM YYYY")},
+        column_config={
+            "title": st.column_config.TextColumn(width="small"),
+            "time": st.column_config.DatetimeColumn(format="D MMM YYYY"),
+        },
     )  # fmt: skip
 with right:
     st.subheader("What it says next")
     models = cache.read(serving.models, run)
     covers(cache.read(serving.recommendations, run, user))
     beside = cache.read(serving.side_by_side, run, user, tuple(models))
-    st.dataframe(beside.set_index("rank"), alt="Generated list beside the baseline's")
+    st.dataframe(
+        beside.set_index("rank"), alt="Generated list beside the baseline's",
+        column_config={name: st.column_config.TextColumn(width="medium") for name in models},
+    )  # fmt: skip
 if not targets.empty:
     widgets.table(targets, key="targets", title="What really came next")
 

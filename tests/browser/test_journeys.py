@@ -1,16 +1,14 @@
 """What a person does, in a real browser: open, follow a link, train and reload, look at a user."""
 
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_run
 import pytest
+from app_server import Server, serve, settled
 from playwright.sync_api import Browser, FloatRect, Page, expect
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, Server, serve, settled
 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
@@ -122,31 +120,48 @@ def test_a_selection_follows_from_page_to_page(visit: Visit) -> None:
 
 
 @pytest.fixture
-def empty_server(tmp_path: Path) -> Iterator[Server]:
-    """The app over a home with nothing in it."""
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """The app over a home of its own, which the test may train in."""
+    fake_run.build(tmp_path / "home")
     yield from serve(tmp_path / "home", tmp_path / "no_demo", tmp_path / "server.log")
 
 
 @pytest.mark.slow
-def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, empty_server: Server) -> None:
-    """The real `onerec run`: start, pause, step, reload, go on to the end, open a user."""
-    if not (ROOT / "onerec" / "cli.py").exists():
-        pytest.skip("the command line is not there yet")
-    page.goto(f"{empty_server.url}/train")
+def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, own_server: Server) -> None:
+    """The real `onerec run`: start, pause, one step, reload, go on to the end, open a user."""
+    page.set_default_timeout(30_000)
+    page.goto(f"{own_server.url}/train")
     settled(page)
     page.get_by_label("Name of the run").fill("journey")
-    settings = "train.steps=60\nevaluate.baseline_trials=1\nevaluate.sasrec_steps=20"
+    settings = "train.steps=150\ntrain.evaluate_every=50\nevaluate.baselines=popularity"
     page.get_by_label("Settings that differ").fill(settings)
     page.get_by_label("Settings that differ").press("Control+Enter")
-    settled(page)
+    expect(page.get_by_text("--run journey")).to_be_visible(timeout=15_000)
     page.get_by_role("button", name="Start training").click()
-    expect(page.get_by_text("Run journey")).to_be_visible(timeout=15_000)
-    expect(page.get_by_text(re.compile("pretrain: step"))).to_be_visible(timeout=180_000)
+    expect(page.get_by_role("heading", name="Run journey")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"pretrain: step \d"))).to_be_visible(timeout=120_000)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("heading", name=re.compile("journey .*paused"))).to_be_visible(
+        timeout=30_000
+    )
+    at = step_of(page)
+    page.get_by_role("button", name="One step").click()
+    expect(page.get_by_text(f"pretrain: step {at + 1} of 150")).to_be_visible(timeout=30_000)
     page.reload()
-    expect(page.get_by_text("Run journey")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Run journey")).to_be_visible(timeout=30_000)
     expect(page).to_have_url(re.compile("run=journey"))
-    expect(page.get_by_text("done", exact=True).first).to_be_visible(timeout=240_000)
+    assert step_of(page) == at + 1
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("heading", name=re.compile("journey .*done"))).to_be_visible(
+        timeout=180_000
+    )
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Recommend").click()
-    settled(page)
-    expect(page.get_by_text("What it says next")).to_be_visible()
+    expect(page.get_by_text("What it says next")).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("stSidebar").get_by_text("journey")).to_be_visible()
     no_exception(page)
+
+
+def step_of(page: Page) -> int:
+    """The step that the progress bar names."""
+    text = page.get_by_text(re.compile(r"pretrain: step \d")).inner_text()
+    return int(re.search(r"step ([\d,]+)", text)[1].replace(",", ""))  # type: ignore[index]

@@ -1,0 +1,97 @@
+"""The live view: each state says what to do next, and a second's body is cheap."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jobs
+import psutil
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from onerec.runs import Run
+
+PAGE = Path(__file__).resolve().parents[2] / "app" / "app_pages" / "train.py"
+
+
+def with_status(home: Path, **values: object) -> Run:
+    """The finished run, told to be in another state by this very process."""
+    path = home / "runs" / "toy_run" / "status.json"
+    now = {"pid": os.getpid(), "process_started": psutil.Process().create_time()}
+    now |= {"heartbeat": time.time(), "stage": "pretrain", "step": 7, "of": 60}
+    path.write_text(json.dumps(json.loads(path.read_text()) | now | values))
+    return Run(path.parent)
+
+
+def buttons(app: AppTest) -> set[str]:
+    return {button.label for button in app.button}
+
+
+@pytest.mark.parametrize(
+    ("values", "state", "offered"),
+    [
+        ({"state": "running"}, "running", {"Pause", "Stop"}),
+        ({"state": "paused"}, "paused", {"Go on", "One step", "Stop"}),
+        ({"state": "running", "heartbeat": 1.0}, "stalled", {"End it now"}),
+        ({"state": "running", "pid": 999_999_999}, "interrupted", {"Resume"}),
+        ({"state": "failed", "message": "loss is not finite"}, "failed", {"Resume"}),
+        ({"state": "stopped"}, "stopped", {"Resume"}),
+        ({"state": "done"}, "done", set()),
+    ],
+)
+def test_every_state_is_named_and_offers_the_next_step(
+    use_home: Callable[..., Path],
+    own_home: Path,
+    values: dict[str, object],
+    state: str,
+    offered: set[str],
+) -> None:
+    use_home(own_home)
+    with_status(own_home, **values)
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert not app.exception
+    assert any(f" {state}]" in heading.value for heading in app.subheader)
+    controls = {"Pause", "Go on", "One step", "Stop", "Resume", "End it now"}
+    assert buttons(app) & controls == offered
+    if state == "failed":
+        assert "loss is not finite" in [box.value for box in app.error]
+
+
+def test_a_press_reaches_the_trainer_through_the_run_folder(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    run = with_status(own_home, state="running")
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    next(button for button in app.button if button.label == "Pause").click().run()
+    assert json.loads((run.path / "control.json").read_text())["pause"] is True
+
+
+def test_the_demo_can_be_watched_but_not_steered(
+    use_home: Callable[..., Path], own_home: Path, tmp_path: Path
+) -> None:
+    use_home(tmp_path / "empty", own_home)
+    with_status(own_home, state="stopped")
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert "Resume" not in buttons(app)
+
+
+def test_reading_the_state_of_a_run_is_cheap(own_home: Path) -> None:
+    """CPU time, so that a busy machine does not decide."""
+    from onerec.explain import training
+    from onerec.viz import training as viz
+
+    run = with_status(own_home, state="running")
+
+    def body() -> float:
+        begun = time.process_time()
+        jobs.status(run)
+        curves = training.curves(run)
+        training.latest(run)
+        viz.losses(curves)
+        viz.metric(curves, name="grad_norm")
+        return time.process_time() - begun
+
+    assert min(body() for _ in range(5)) < 0.1

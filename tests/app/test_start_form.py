@@ -1,0 +1,72 @@
+"""The start form: the command is shown, mistakes are one line, Start hands over to jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import jobs
+import pytest
+from streamlit.testing.v1 import AppTest
+
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
+
+
+@pytest.fixture
+def form(use_home: Callable[..., Path], own_home: Path) -> AppTest:
+    use_home(own_home)
+    app = AppTest.from_file(str(MAIN), default_timeout=30).run()
+    return app.switch_page("app_pages/train.py").run()
+
+
+def shown(app: AppTest) -> str:
+    return " ".join(block.value for block in app.main.get("code"))
+
+
+def test_the_command_follows_the_form(form: AppTest) -> None:
+    form.text_input(key="train_name").set_value("mine")
+    form.text_area(key="train_settings").set_value("train.steps=5").run()
+    line = "onerec run --recipe tiny --dataset toy --run mine --set train.steps=5"
+    assert line in shown(form)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("train.stepz=5", "train.steps"),
+        ("train.steps", "no '='"),
+        ("train.steps=x", "whole number"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_no_start(form: AppTest, settings: str, says: str) -> None:
+    form.text_area(key="train_settings").set_value(settings).run()
+    assert len(form.error) == 1
+    assert says in form.error[0].value
+    assert "Start training" not in [button.label for button in form.button]
+
+
+def test_start_uses_what_was_typed_last_and_selects_the_run(form: AppTest, own_home: Path) -> None:
+    def begin(home: Path, name: str, words: list[str]) -> None:
+        (home / "runs" / name).mkdir()
+        begun.append((home, name, words))
+
+    begun: list[tuple[Path, str, list[str]]] = []
+    with patch.object(jobs, "start", begin):
+        form.text_input(key="train_name").set_value("fresh")
+        form.button(key="train_go").click().run()
+    assert not form.exception
+    assert [(home, name) for home, name, _ in begun] == [(own_home, "fresh")]
+    assert begun[0][2] == jobs.command("tiny", "toy", "fresh", {})
+    assert form.sidebar.selectbox(key="run").value == "fresh"
+
+
+def test_a_name_that_is_taken_is_refused(form: AppTest) -> None:
+    form.text_input(key="train_name").set_value("toy_run")
+    form.button(key="train_go").click().run()
+    assert "run toy_run exists" in form.error[0].value
+
+
+def test_the_proposed_name_follows_the_recipe(form: AppTest) -> None:
+    assert form.text_input(key="train_name").value == "tiny-1"
+    form.session_state["recipe"] = "small"
+    form.run()
+    assert form.text_input(key="train_name").value == "small-1"
