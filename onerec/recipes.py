@@ -47,12 +47,14 @@ class TokenizerConfig:
 class HistoryConfig:
     """What the encoder reads: newest events, newest positives, and what stands for an item in them.
 
-    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both.
+    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both. In
+    training an event is hidden with probability `event_dropout`.
     """
 
     short_length: int = 20
     positive_length: int = 64
     item_input: str = "both"
+    event_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -336,7 +338,7 @@ def _check(config: Recipe) -> Recipe:
     for path, least in _AT_LEAST.items():
         if value(path) < least:
             raise RecipeError(f"{path}={value(path)}: needs at least {least}")
-    for path in ("model.dropout", "model.label_smoothing"):
+    for path in ("model.dropout", "model.label_smoothing", "history.event_dropout"):
         if not 0 <= value(path) < 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to below 1")
     if not value("train.learning_rate") > 0:

@@ -37,7 +37,7 @@ def data_import(
     from onerec.data.ingest import import_files
 
     dataset = import_files(
-        name, interactions, items, users, columns=_pairs(column), unknown_items=unknown_items
+        interactions, items, users, name=name, columns=_pairs(column), unknown_items=unknown_items
     )
     _print_description(describe(dataset), as_json)
 

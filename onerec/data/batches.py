@@ -8,7 +8,7 @@ Time is given to the model as the gap between an event and the newest event of i
 the gap to the target, whose time is not known when a recommendation is made.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -204,10 +204,22 @@ class EpochSampler:
 
 
 class TrainingBatches:
-    """step -> Batch: examples drawn by an `EpochSampler`, contexts cut by `Contexts`."""
+    """step -> Batch: examples drawn by an `EpochSampler`, contexts cut by `Contexts`.
 
-    def __init__(self, contexts: Contexts, examples: Examples, batch_size: int, seed: int) -> None:
-        self.contexts = contexts
+    Each event of a context is hidden with probability `event_dropout` (ours; what dropout on the
+    item embeddings is to SASRec). It draws from torch's global stream, which the loop seeds anew at
+    each step.
+    """
+
+    def __init__(
+        self,
+        contexts: Contexts,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        event_dropout: float = 0.0,
+    ) -> None:
+        self.contexts, self.event_dropout = contexts, event_dropout
         self.sampler = EpochSampler(len(examples), batch_size, seed)
         self.user = torch.from_numpy(examples.user)
         self.end = torch.from_numpy(examples.end)
@@ -215,7 +227,21 @@ class TrainingBatches:
 
     def __call__(self, step: int) -> Batch:
         numbers = torch.from_numpy(self.sampler(step))
-        return self.contexts.batch(self.user[numbers], self.end[numbers], self.target[numbers])
+        batch = self.contexts.batch(self.user[numbers], self.end[numbers], self.target[numbers])
+        if not self.event_dropout:
+            return batch
+        return replace(
+            batch, short=self._thinned(batch.short), positive=self._thinned(batch.positive)
+        )
+
+    def _thinned(self, events: Events) -> Events:
+        keep = torch.rand(events.item.shape, device=events.item.device) >= self.event_dropout
+        return Events(
+            item=events.item * keep,
+            time=events.time * keep,
+            play=events.play * keep,
+            label=events.label * keep[..., None],
+        )
 
 
 def case_batches(

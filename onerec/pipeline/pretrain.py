@@ -94,7 +94,11 @@ class Pretraining:
             optimizer=self.optimizer,
             loss=self.model.loss,
             batch=TrainingBatches(
-                self.contexts, examples, self.config.batch_size, self.setting.recipe.seed
+                self.contexts,
+                examples,
+                self.config.batch_size,
+                self.setting.recipe.seed,
+                self.setting.recipe.history.event_dropout,
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.model.update_router_bias(self.config.balance_rate),

@@ -96,7 +96,7 @@ def content_vectors(setting: Setting) -> tuple[NDArray[np.float32], list[dict[st
             "items have no content: every weight under `content` is 0 or the items hold no text; "
             "set content.behaviour_weight=1 or give the items a title, tags or content tokens"
         )
-    return join_vectors(parts), names
+    return join_vectors(parts, fit=split.fit_items), names
 
 
 def _text_vectors(setting: Setting, texts: list[str]) -> NDArray[np.float32]:
