@@ -149,11 +149,12 @@ def _picker(
 ) -> None:
     if notice := bad_parameter(key, names, names[default]):
         st.session_state[REMEMBERED].append(notice)
-    if key in st.session_state and st.session_state[key] not in names:
-        del st.session_state[key]  # it was deleted or renamed meanwhile
-    st.selectbox(
-        label, names, index=default, key=key, bind="query-params", on_change=changed,
-        disabled=locked(),
+    asked = st.session_state.get(key, st.query_params.get(key))
+    if asked not in names:  # not asked for, or deleted or renamed meanwhile
+        st.session_state[key] = names[default]
+    st.selectbox(  # no default of its own: a default would be left out of the URL
+        label, names, index=None, required=True, key=key, bind="query-params",
+        on_change=changed, disabled=locked(),
     )  # fmt: skip
 
 
