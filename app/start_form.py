@@ -11,12 +11,12 @@ import selection
 import streamlit as st
 import widgets
 
-from onerec import recipes
+from onerec import cost, recipes
 from onerec.errors import OneRecError, RecipeError
 from onerec.explain import dataset as explain_dataset
 
 WORLD = "world"  # built in: made by the first run that asks for it
-WORLD_SIZE = {"items": 4_000, "users": 6_000}  # only for the estimate before the world exists
+WORLD_SIZE = {"items": 4_000}  # only for the estimate before the world exists
 
 
 def draw(view: selection.Selection) -> None:
@@ -105,17 +105,16 @@ def _datasets() -> list[str]:
 
 def _estimate(recipe: recipes.Recipe, dataset: str) -> None:
     """Size and cost before anything is spent."""
-    estimate = getattr(recipes, "estimate", None)
-    if estimate is None:
-        st.caption("This version does not estimate the cost of a recipe.")
-        return
     folder = places.dataset_folders().get(dataset)
     size = cache.read(explain_dataset.summary, folder) if folder else WORLD_SIZE
-    cost = estimate(recipe, size["items"], size["users"])
+    gpu = recipe.device.startswith("cuda")
+    expected = cost.estimate(recipe, size["items"], "cuda" if gpu else "cpu")
     with st.grid(3, min_column_width=130):
-        st.metric("Parameters", cost["parameters"], format="compact", border=True)
-        st.metric("Memory", f"{cost['memory_bytes'] / 2**20:,.0f} MB", border=True)
-        st.metric("About", _duration(cost["seconds_estimate"]), border=True)
+        st.metric("Parameters", expected.parameters, format="compact", border=True)
+        st.metric("Memory", f"{expected.memory_bytes / 2**20:,.0f} MB", border=True)
+        st.metric(
+            f"Training on a {'GPU' if gpu else 'CPU'}", _duration(expected.seconds), border=True
+        )
 
 
 def _duration(seconds: float) -> str:

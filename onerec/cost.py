@@ -1,0 +1,58 @@
+"""What a run will cost, from its recipe and the size of its dataset, before anything is built.
+
+Parameters count tables, attention, feed-forward, experts and heads, but not the narrow tables of
+event features, which depend on the data (at `tiny` they are a few per cent). One training sample
+costs three forward passes (one forward, one backward of twice its size). Seconds are that over a
+rate measured once: an estimate to choose by, not a promise.
+"""
+
+from dataclasses import dataclass
+
+from onerec.recipes import Recipe
+
+# Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in eager bfloat16.
+CPU_RATE, GPU_RATE = 2.5e10, 2.5e13
+_BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`seconds` is for pre-training alone; `memory_bytes` is weights, optimiser and activations."""
+
+    parameters: int
+    active_parameters: int
+    flops_per_sample: float
+    memory_bytes: float
+    seconds: float
+
+
+def estimate(recipe: Recipe, n_items: int, device: str = "cpu") -> Cost:
+    """The cost of pre-training `recipe` on a dataset of `n_items`."""
+    model, width = recipe.model, recipe.model.width
+    ffn = 3 * width * 2 * width
+    expert = 3 * width * max(128, round(8 * width / 3 / 128) * 128)
+    attention = 4 * width * width
+    experts, active = (model.experts or 1), (model.active_experts if model.experts else 1)
+    block = expert if model.experts else ffn
+    encoder = model.encoder_layers * (attention + ffn)
+    decoder = model.decoder_layers * 2 * attention
+    levels = recipe.tokenizer.levels
+    codes = levels * min(recipe.tokenizer.codebook_size, max(2, n_items // 4)) * width
+    items = n_items * width if recipe.history.item_input != "codes" else 0
+    tables = codes + items + (0 if model.tied_output else codes)
+    parameters = tables + encoder + decoder + model.decoder_layers * experts * block
+    positions = 1 + recipe.history.short_length + recipe.history.positive_length
+    reads = encoder + model.decoder_layers * 2 * width * width  # keys and values of the context
+    writes = decoder + model.decoder_layers * active * block + codes // levels
+    tokens = recipe.train.targets * levels
+    scores = model.encoder_layers * 2 * positions**2 * width
+    flops = 6.0 * (positions * reads + tokens * writes + scores)
+    activations = 4.0 * recipe.train.batch_size * width * positions * 16 * model.encoder_layers
+    rate = CPU_RATE if device == "cpu" else GPU_RATE
+    return Cost(
+        parameters=parameters,
+        active_parameters=parameters - model.decoder_layers * (experts - active) * block,
+        flops_per_sample=flops,
+        memory_bytes=parameters * _BYTES_TRAINED + activations,
+        seconds=recipe.train.steps * recipe.train.batch_size * flops / rate,
+    )
