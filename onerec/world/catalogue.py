@@ -30,7 +30,7 @@ ITEMS_PER_AUTHOR = 4
 AUTHOR_SPREAD = 1.0  # of the logarithm of an author's output
 
 POPULARITY_SPREAD = 2.2  # of the logarithm of an item's weight before the head is bent down
-POPULARITY_CAP = 250.0  # no weight passes this many times the median
+POPULARITY_CAP = 200.0  # no weight passes this many times the median
 QUALITY_IN_POPULARITY = 0.5  # correlation of quality and log-popularity
 PUBLISHED_BEFORE = 0.88  # share of the items that are there on the first day
 AGE_BEFORE_DAYS = 30.0

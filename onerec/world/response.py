@@ -29,24 +29,24 @@ QUALITY_WEIGHT = 1.0
 AFFINITY_WEIGHT = 1.0
 REPEAT_WEIGHT = 1.2  # per earlier showing of the same item, at most three count
 SAME_TOPIC_WEIGHT = 0.12  # per earlier showing of its topic in the session, at most five count
-CLICK_OFFSET = -1.45
-LONG_VIEW_OFFSET = -2.3
+CLICK_OFFSET = -1.5
+LONG_VIEW_OFFSET = -2.36
 CONTENT_SHARPNESS = 6.0  # of the maximum over the interests a person holds
 
 # Buttons, given a click: offset, weight of the person's readiness, of affinity and of quality.
 BUTTONS = {
-    "like": (-6.3, 2.6, 0.35, 0.5),
-    "follow": (-7.4, 1.2, 0.6, 0.3),
+    "like": (-6.45, 2.6, 0.35, 0.5),
+    "follow": (-7.7, 1.2, 0.6, 0.3),
     "comment": (-6.5, 1.2, 0.3, 0.3),
-    "forward": (-7.6, 1.2, 0.3, 0.4),
+    "forward": (-7.75, 1.2, 0.3, 0.4),
 }
-DISLIKE = (-7.3, 0.6, -0.6, -0.3)  # the same, given no click
+DISLIKE = (-6.6, 0.6, -0.6, -0.3)  # the same, given no click
 
 CLICK_S = 7.0  # a click on this platform is this much watched, or the whole video
 LONG_VIEW_S = 18.0  # a long view this much, or the whole video
 NOT_STARTED = 0.17  # share of the showings without a click that play nothing
-COMPLETED = 0.45  # share of the long views that see the end
-AGAIN_SCALE = 0.24  # mean of what is played again after the end, in lengths of the video
+COMPLETED = 0.43  # share of the long views that see the end
+AGAIN_SCALE = 0.115  # of what is played again after the end, in lengths of the video
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _play_ms(
     # A long view: up to the end, and over it.
     place = np.clip((long_view - watched) / np.maximum(long_view, 1e-12), 0, 1)
     partly = long_s + (seconds - long_s) * (place / (1 - COMPLETED)) ** 2.2
-    again = seconds * (1 + rng.exponential(AGAIN_SCALE, size=len(seconds)) ** 1.5)
+    again = seconds * (1 + AGAIN_SCALE * rng.exponential(size=len(seconds)) ** 2.2)
     finished = (place > 1 - COMPLETED) | (seconds <= LONG_VIEW_S)
     play = np.where(watched < long_view, np.where(finished, again, partly), play)
     return (1000 * play).astype(np.int64)

@@ -9,6 +9,7 @@ Legend: N events, U users, n items, B requests, S slots.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ Doubles = NDArray[np.float64]
 
 SESSION_EVENTS = 3.0  # events per session, on average
 PAUSE_S = (1.0, 6.0)  # between two videos of a session
-USERS_AT_ONCE = 20_000  # simulated together; a constant, so that it changes no draw
+USERS_AT_ONCE = 2_200  # simulated together; a constant, so that it changes no draw
+THREADS = 2
 HOURS = (2, 1, 1, 1, 1, 1, 2, 4, 5, 5, 5, 6, 7, 6, 5, 5, 5, 6, 7, 8, 9, 9, 7, 4)  # use by hour
 
 
@@ -55,12 +57,15 @@ class World:
         Rows stand by user and time. Everything is drawn for many events at once; satiation reads
         what was shown before, so showings are drawn first and answered after.
         """
-        parts = []
-        for k, first in enumerate(range(0, self.config.n_users, USERS_AT_ONCE)):
+
+        def part(first: int) -> dict[str, Array]:
             last = min(first + USERS_AT_ONCE, self.config.n_users)
-            rng = self.config.stream(f"log {k}")
-            parts.append(self._simulate(rng, np.arange(first, last)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return self._simulate(self.config.stream(f"log {first}"), np.arange(first, last))
+
+        # Each part has random numbers of its own, so the number of threads changes nothing.
+        with ThreadPoolExecutor(THREADS) as pool:
+            parts = list(pool.map(part, range(0, self.config.n_users, USERS_AT_ONCE)))
+        return {name: np.concatenate([log[name] for log in parts]) for name in parts[0]}
 
     def respond(
         self,

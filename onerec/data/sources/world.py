@@ -8,16 +8,21 @@ nothing; those numbers are the original ids of the dataset.
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from onerec.data.dataset import Content, Dataset, dataset_path, write_dataset
+from onerec.data.sql import sql_path
 from onerec.errors import DataError
 from onerec.world import World, WorldConfig, make_world
 from onerec.world.config import DAY_MS
@@ -37,6 +42,8 @@ Ints = NDArray[np.int64]
 WORLD = "world"
 SOURCE = "onerec's built-in world"
 LICENCE = "Apache-2.0"
+# Of the default world. Results are compared on it: it may change only together with all of them.
+FINGERPRINT = "?"
 _TRUTH, _SETTINGS, _ARRAYS = "truth", "world.json", "world.safetensors"
 
 
@@ -62,6 +69,8 @@ def make_world_dataset(
         save_file(world.state(), truth / _ARRAYS)
         settings = json.dumps(world.config.as_dict(), indent=2)
         (truth / _SETTINGS).write_text(settings + "\n", encoding="utf-8")
+        if covers:
+            _write_covers(world, folder)
 
     return write_dataset(
         dataset_path(name, home),
@@ -76,6 +85,34 @@ def make_world_dataset(
         extra_files=extra_files,
         duplicates="keep",
     )
+
+
+def _write_covers(world: World, folder: Path) -> None:
+    """One small PNG per item, named by its index in the dataset."""
+    with duckdb.connect() as connection:
+        ids: Any = connection.execute(
+            f"SELECT item_id FROM read_parquet({sql_path(folder / 'items.parquet')}) ORDER BY item"
+        ).fetchnumpy()["item_id"]
+    images = folder / "images"
+    images.mkdir()
+    for low in range(0, len(ids), 1_000):
+        for row, picture in enumerate(world.covers(ids[low : low + 1_000]), start=low):
+            (images / f"{row}.png").write_bytes(png(picture))
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture (height, width, 3) as the bytes of a PNG file, without a library for it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    height, width, _ = picture.shape
+    unfiltered = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row begins with filter 0
+    unfiltered[:, 1:] = picture.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(unfiltered.tobytes(), 6))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
 def interactions(world: World) -> dict[str, NDArray[Any]]:
@@ -166,7 +203,7 @@ def world_of(dataset: Dataset) -> KnownWorld | None:
     try:
         config = WorldConfig(**json.loads((truth / _SETTINGS).read_text(encoding="utf-8")))
         world = World.from_state(config, load_file(truth / _ARRAYS))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise DataError(
             f"{truth}: damaged ({error}); make it again with `onerec data delete {dataset.name}` "
             f"and `onerec data get {dataset.name}`"
