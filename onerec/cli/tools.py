@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from onerec.cli.show import JsonFlag, out, print_json
+from onerec.cli.show import Bars, JsonFlag, out, print_json
 from onerec.errors import OneRecError
 
 app = typer.Typer()
@@ -31,6 +31,18 @@ def app_command(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 
         )
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port)]
     raise typer.Exit(subprocess.call(command, cwd=page.parents[1]))
+
+
+@app.command("demo")
+def demo_command(
+    folder: Annotated[Path, typer.Option(help="Where the demo is built.")] = Path("data/demo"),
+) -> None:
+    """Build the shipped demo anew: a small world and a finished run."""
+    from onerec.pipeline.demo import make_demo
+
+    with Bars(quiet=False) as bars:
+        made = make_demo(folder, bars.report)
+    out.print(f"demo: {made.path}")
 
 
 @app.command("doctor")

@@ -1,0 +1,60 @@
+"""The shipped demo: a small world with covers and a finished run, small enough to travel along.
+
+Made by `make demo` with the same stages as any run; afterwards what only a training needs
+(optimiser moments, older checkpoints) is left out.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from onerec.checkpoint import checkpoints, load_tensors, save_tensors
+from onerec.data.sources.world import make_world_dataset
+from onerec.pipeline.session import Report, quiet
+from onerec.pipeline.stages import run
+from onerec.recipes import recipe
+from onerec.run_files import write_json
+from onerec.runs import Run
+from onerec.world import WorldConfig
+
+DATASET, RUN = "small_world", "first_run"
+SIZE_LIMIT = 10 << 20
+
+
+def make_demo(folder: Path, report: Report = quiet) -> Run:
+    """Build `folder`/datasets and `folder`/runs anew; what stood there is replaced at the end.
+
+    Raises:
+        AssertionError: the demo outgrew what the repository may carry.
+    """
+    work = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        world = WorldConfig(n_items=1_200, n_users=1_000)
+        make_world_dataset(DATASET, world, work, covers=True)
+        tiny = recipe("tiny")
+        settings = replace(tiny, evaluate=replace(tiny.evaluate, recommend_users=400))
+        run(RUN, settings, DATASET, home=work, report=report)
+        _strip(Run(work / "runs" / RUN))
+        size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+        assert size <= SIZE_LIMIT, f"the demo has {size >> 20} MiB, the limit is 10"
+        shutil.rmtree(folder, ignore_errors=True)
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Run(folder / "runs" / RUN)
+
+
+def _strip(finished: Run) -> None:
+    """Keep the chosen checkpoint's weights alone."""
+    folder, chosen = finished.path / "pretrain", (finished.done("pretrain") or {})["checkpoint"]
+    for checkpoint in checkpoints(folder):
+        if checkpoint.path.name != chosen:
+            checkpoint.path.with_suffix(".json").unlink()
+            checkpoint.path.unlink()
+            continue
+        weights = load_tensors(checkpoint.path, "model.")
+        save_tensors(checkpoint.path, {f"model.{name}": t for name, t in weights.items()})
+        size = checkpoint.path.stat().st_size
+        write_json(checkpoint.path.with_suffix(".json"), {**checkpoint.info, "bytes": size})
+    (finished.path / "baselines" / "lists.safetensors").unlink(missing_ok=True)
