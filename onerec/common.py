@@ -34,9 +34,13 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Use `count` CPU threads (default: all that this process may run on) and return the number."""
+    """Use `count` CPU threads and return the number.
+
+    The default is OMP_NUM_THREADS where it is a number, else all that this process may run on.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = count or available or 1
+    threads = count or (int(asked) if asked.isdecimal() else 0) or available or 1
     torch.set_num_threads(threads)
     return threads
 
