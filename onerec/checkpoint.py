@@ -116,12 +116,15 @@ def load_model(path: Path, model: nn.Module) -> None:
     for name in sorted(own.keys() | weights.keys()):
         ours, theirs = own.get(name), weights.get(name)
         if ours is None or theirs is None or ours.shape != theirs.shape:
-            shape = lambda t: "absent" if t is None else tuple(t.shape)  # noqa: E731
             raise RunError(
-                f"{path.name}: tensor {name!r} is {shape(theirs)} in the file, {shape(ours)} in "
+                f"{path.name}: tensor {name!r} is {_shape(theirs)} in the file, {_shape(ours)} in "
                 "the model: another recipe or tokenizer wrote it; start a run of another name"
             )
     model.load_state_dict(weights)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))
 
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.table import Table
@@ -23,7 +24,7 @@ def runs_list(as_json: JsonFlag = False) -> None:
         return
     table = Table("run", "state", "recipe", "dataset", "recall@10")
     for info in found:
-        recall = info.metrics.get("recall@10")
+        recall = (info.metrics or {}).get("recall@10")
         shown = "" if recall is None else f"{recall:.4f}"
         table.add_row(info.name, info.state, info.recipe, info.dataset, shown)
     out.print(table)
@@ -56,7 +57,8 @@ def runs_compare(names: list[str], as_json: JsonFlag = False) -> None:
     print_table("settings that differ", frame)
     table = Table("run", "model", "recall@10", "ndcg@10")
     for run in runs:
-        for model, values in (run.evaluate() or {"models": {}})["models"].items():
+        measured: dict[str, Any] = run.evaluate() or {"models": {}}
+        for model, values in measured["models"].items():
             shown = [f"{values[metric]:.4f}" for metric in ("recall@10", "ndcg@10")]
             table.add_row(run.name, model, *shown)
     out.print(table)

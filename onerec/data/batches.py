@@ -61,14 +61,18 @@ class Features:
 
     def item_table(self, codes: NDArray[np.int64]) -> ItemTable:
         """The model's table of items: codes (n, L) and features, row 0 for padding."""
-        pad = lambda column: torch.from_numpy(np.concatenate([[0], column]))  # noqa: E731
         padded = np.concatenate([np.zeros((1, codes.shape[1]), dtype=np.int64), codes])
         return ItemTable(
             codes=torch.from_numpy(padded),
-            author=pad(self.item.author),
-            tag=pad(self.item.tag),
-            duration=pad(self.item.duration),
+            author=_padded(self.item.author),
+            tag=_padded(self.item.tag),
+            duration=_padded(self.item.duration),
         )
+
+
+def _padded(column: Ints) -> Tensor:
+    """(n,) -> (n + 1,) with the padding's 0 in front."""
+    return torch.from_numpy(np.concatenate([[0], column]))
 
 
 class Contexts:

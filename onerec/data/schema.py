@@ -97,7 +97,9 @@ INTERACTIONS = (
 
 ITEMS = (
     _ITEM,
-    Field("title", "text", ("name", "itemname", "productname", "prodname", "videotitle", "movietitle")),
+    Field(
+        "title", "text", ("name", "itemname", "productname", "prodname", "videotitle", "movietitle")
+    ),
     Field("caption", "text", ("description", "overview", "plot", "omdbplot", "abstract", "text")),
     Field("category", "list", ("categories", "genres", "genre", "categoryid", "maincategory")),
     Field("tags", "list", ("tag", "keywords", "labels", "topictag")),

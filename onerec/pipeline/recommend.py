@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from onerec.checkpoint import load_tensors
 from onerec.data.split import Cases
@@ -48,11 +49,13 @@ def best_baseline(session: Session) -> str | None:
     return max(names, key=lambda name: float(models[name]["recall@10"]), default=None)
 
 
-def _frame(session: Session, model: str, cases: Cases, lists: Lists | Any) -> pd.DataFrame:
+def _frame(
+    session: Session, model: str, cases: Cases, lists: Lists | NDArray[np.int64]
+) -> pd.DataFrame:
     """Rows (model, user, rank, item, score, lp_1..lp_L, hit); a baseline has no probabilities."""
     dataset = session.setting.dataset
     generated = lists if isinstance(lists, Lists) else None
-    items = generated.items if generated is not None else lists
+    items = lists.items if isinstance(lists, Lists) else lists
     row, place = np.nonzero(items >= 0)
     chosen = items[row, place]
     counts = np.diff(cases.target_offsets)
