@@ -16,11 +16,14 @@ def pick_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device where there is one, else the CPU.
 
     Raises:
-        RecipeError: a CUDA device is asked for and none is there.
+        RecipeError: no such kind of device, or a CUDA device is asked for and none is there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"device {name!r}: unknown; use auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"device {name!r}: no CUDA device is visible here; use --set device=cpu")
     return device

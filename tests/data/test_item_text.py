@@ -1,0 +1,59 @@
+"""What an item says of itself in words."""
+
+import numpy as np
+import pandas as pd
+
+from onerec.data.item_text import item_texts
+
+LONG = ("a quiet walk along the river", "how to mend a bicycle at home", None)
+
+
+def frame(**columns: object) -> pd.DataFrame:
+    return pd.DataFrame({"item": [0, 1, 2], "item_id": ["x", "y", "z"], **columns})
+
+
+def test_words_stand_in_one_order_lists_flattened_gaps_empty() -> None:
+    texts, columns = item_texts(
+        frame(
+            category=[["food", "soup"], np.array(["food"]), []],
+            title=["Soup", None, np.nan],
+            tags=[["hot", "hot"], [], ["cold"]],
+        )
+    )
+    assert columns == ["title", "tags", "category"]
+    assert texts == ["Soup hot food soup", "food", "cold"]
+
+
+def test_nested_categories_lose_what_they_repeat() -> None:
+    texts, _ = item_texts(frame(category=[[["Beauty", "Hair"], ["Beauty"]], [["Beauty"]], []]))
+    assert texts[0].split().count("Hair") == 1
+    assert texts[1:] == ["Beauty", ""]
+
+
+def test_a_further_column_is_read_when_it_holds_sentences_and_only_then() -> None:
+    texts, columns = item_texts(
+        frame(
+            title=["one", "two", "three"],
+            description=LONG,
+            link=[f"https://example.org/some/long/path/{i}" for i in range(3)],
+            state=["normal"] * 3,
+        )
+    )
+    assert columns == ["title", "description"]
+    assert texts == [f"one {LONG[0]}", f"two {LONG[1]}", "three"]
+
+
+def test_without_words_categories_become_words() -> None:
+    """Tags that are numbers say nothing to an encoder of letters; `tags=39` does."""
+    texts, columns = item_texts(
+        frame(tags=["39", "8", "39"], author_id=[1, 1, 2], kind=["a b", "c", "c"], same=[1, 1, 1])
+    )
+    assert columns == ["tags=", "author_id=", "kind="]
+    assert texts[0] == "tags=39 author_id=1 kind=a_b"
+    assert texts[2] == "tags=39 author_id=2 kind=c"
+
+
+def test_items_that_say_nothing_have_empty_texts() -> None:
+    texts, columns = item_texts(frame(image=["1.png", "2.png", "3.png"]))
+    assert texts == ["", "", ""]
+    assert columns == []

@@ -1,0 +1,70 @@
+"""Device, threads and randomness."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from onerec.common import autocast, evaluating, generator, pick_device, set_threads
+from onerec.errors import RecipeError
+
+
+def test_auto_is_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    with pytest.raises(RecipeError, match=r"'cuda:1': no CUDA device.*--set device=cpu"):
+        pick_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto").type == "cuda"
+
+
+def test_an_unknown_device_is_the_users_mistake() -> None:
+    with pytest.raises(RecipeError, match="'gpu'"):
+        pick_device("gpu")
+
+
+def test_the_cpu_computes_in_full_precision() -> None:
+    with autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_threads_are_those_asked_for_or_those_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert set_threads(1) == torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert set_threads() == torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # a nested setting: not one number
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+        assert set_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_seed_is_a_stream_of_its_own() -> None:
+    torch.manual_seed(5)
+    first = torch.rand(3, generator=generator(7))
+    untouched = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), untouched)  # the global stream did not move
+    assert torch.equal(first, torch.rand(3, generator=generator(7)))
+    assert not torch.equal(first, torch.rand(3, generator=generator(8)))
+
+
+def test_evaluating_gives_every_module_its_mode_back_even_after_an_error() -> None:
+    training, still = nn.Dropout().train(), nn.Dropout().eval()
+
+    def fail() -> None:
+        with evaluating(training, still):
+            assert not training.training
+            assert not torch.is_grad_enabled()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert training.training
+    assert not still.training
+    assert torch.is_grad_enabled()
