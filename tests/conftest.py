@@ -1,11 +1,14 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT / "tests") not in sys.path:  # for `import toy_home` and `import fake_run`
+    sys.path.insert(0, str(ROOT / "tests"))
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,16 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder}; set ONEREC_TEST_DATA to a folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the dataset `toy` and the finished run `first`, really trained; do not change."""
+    import toy_home
+
+    from onerec.pipeline import run
+
+    home = tmp_path_factory.mktemp("trained")
+    toy_home.make_dataset(home)
+    run("first", toy_home.make_recipe(), "toy", home=home)
+    return home

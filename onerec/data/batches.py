@@ -103,8 +103,9 @@ class Contexts:
         self.labels = put(features.event.labels)
         self.static = put(features.user.codes)
         self.time = put(log.columns["timestamp"]) if self.timed else None
-        # Row numbers of the positives, and for each row how many positives stand before it.
-        self.positive_rows = put(np.flatnonzero(log.positive))
+        # Row numbers of the positives (and a 0, so that a window past the last one reads something
+        # to mask), and for each row how many positives stand before it.
+        self.positive_rows = put(np.append(np.flatnonzero(log.positive), 0))
         self.positives_before = put(np.concatenate([[0], np.cumsum(log.positive)]))
         self.device = self.item.device
 
@@ -116,8 +117,8 @@ class Contexts:
         short = self._events(rows, mask, end)
         first, last = self.positives_before[start], self.positives_before[end]
         picks, picked = _last(first, last, self.positive_length)
-        found = self.positive_rows[picks.clamp(0, max(0, len(self.positive_rows) - 1))]
-        positive = self._events(found if len(self.positive_rows) else picks, picked, end)
+        found = self.positive_rows[picks.clamp(max=len(self.positive_rows) - 1)]
+        positive = self._events(found, picked, end)
         if target is None:
             target = torch.zeros(len(user), 1, dtype=torch.int64)
         return Batch(

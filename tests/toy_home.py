@@ -1,0 +1,105 @@
+"""A small dataset and a small recipe, with which the whole pipeline takes a second or two.
+
+Unlike `fake_run`, everything here goes through the library: the dataset is written by it and runs
+are really trained. People walk through one of three shelves of ten items, mostly one item further
+each time, so there is something to learn and there are repeats to filter.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from onerec.data.dataset import Dataset, dataset_path, write_dataset
+from onerec.recipes import Recipe, recipe
+
+USERS, SHELVES, PER_SHELF = 40, ("cooking", "football", "travel"), 10
+ITEMS = len(SHELVES) * PER_SHELF
+HOUR_MS = 3_600_000
+STEPS = 30
+SETTINGS = {
+    "content.text_dim": "8",
+    "content.behaviour_dim": "8",
+    "tokenizer.levels": "2",
+    "history.short_length": "5",
+    "history.positive_length": "8",
+    "model.width": "16",
+    "model.heads": "2",
+    "model.experts": "2",
+    "model.active_experts": "1",
+    "train.steps": str(STEPS),
+    "train.batch_size": "32",
+    "train.targets": "2",
+    "train.warmup_steps": "5",
+    "train.evaluate_every": "10",
+    "train.checkpoint_every": "10",
+    "evaluate.split": "leave_one_out",
+    "evaluate.beam": "10",
+    "evaluate.baseline_trials": "1",
+    "evaluate.sasrec_steps": "20",
+    "evaluate.sasrec_width": "16",
+}
+
+
+def tables(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Interactions, items and users with original ids, as a source would give them."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for user in range(USERS):
+        shelf, place = user % len(SHELVES), int(random.integers(PER_SHELF))
+        for event in range(8 + user % 9):
+            place = (place + 1 if random.random() < 0.9 else int(random.integers(10))) % PER_SHELF
+            rows.append(
+                {
+                    "user_id": f"u{user:02d}",
+                    "item_id": f"i{shelf * PER_SHELF + place:02d}",
+                    "timestamp": 1_700_000_000_000 + (event * 50 + user) * HOUR_MS,
+                    "click": bool(random.random() < 0.9),
+                    "like": None if random.random() < 0.1 else bool(random.random() < 0.8),
+                }
+            )
+    shelf = [SHELVES[item // PER_SHELF] for item in range(ITEMS)]
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{item:02d}" for item in range(ITEMS)],
+            "title": [f"{name} part {i % PER_SHELF}" for i, name in enumerate(shelf)],
+            "tags": [[name, f"part{i % PER_SHELF}"] for i, name in enumerate(shelf)],
+            "author_id": [f"a{i % 7}" for i in range(ITEMS)],
+        }
+    )
+    users = pd.DataFrame(
+        {
+            "user_id": [f"u{user:02d}" for user in range(USERS)],
+            "city": [("north", "south")[user % 2] for user in range(USERS)],
+        }
+    )
+    return pd.DataFrame(rows), items, users
+
+
+def make_dataset(home: Path, name: str = "toy", seed: int = 0) -> Dataset:
+    """Write the dataset below `home`."""
+    log, items, users = tables(seed)
+    return write_dataset(dataset_path(name, home), name, log, items, users, source="toy")
+
+
+def write_files(folder: Path) -> tuple[Path, Path, Path]:
+    """The same tables as CSV files, for import."""
+    log, items, users = tables()
+    items["tags"] = items["tags"].map("|".join)
+    paths = folder / "log.csv", folder / "items.csv", folder / "users.csv"
+    for frame, path in zip((log, items, users), paths, strict=True):
+        frame.to_csv(path, index=False)
+    return paths
+
+
+def make_recipe(changes: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe `tiny` made much smaller, with `changes` on top."""
+    return recipe("tiny", {**SETTINGS, **(changes or {})})
+
+
+def set_options(changes: Mapping[str, str] | None = None) -> list[str]:
+    """The same recipe as options of the command line."""
+    settings = {**SETTINGS, **(changes or {})}
+    named = [f"{key}={value}" for key, value in settings.items()]
+    return ["--recipe", "tiny", *(part for entry in named for part in ("--set", entry))]
