@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from onerec.cli.show import Bars, JsonFlag, out, print_json, say
+from onerec.errors import DataError
 
 app = typer.Typer(help="Datasets: list, get, import, describe, delete.", no_args_is_help=True)
 
@@ -17,7 +18,7 @@ def _pairs(entries: list[str] | None) -> dict[str, str]:
     for entry in entries or []:
         ours, equals, theirs = entry.partition("=")
         if not equals:
-            raise typer.BadParameter(f"--column {entry!r} has no '='; write --column ours=theirs")
+            raise DataError(f"--column {entry!r} has no '='; write --column ours=theirs")
         pairs[ours.strip()] = theirs.strip()
     return pairs
 
@@ -83,6 +84,9 @@ def data_list(as_json: JsonFlag = False) -> None:
         return
     table = Table("name", "interactions", "users", "items", "source")
     for info in found:
+        if info.get("damaged"):
+            table.add_row(info["name"], "damaged", "", "", "delete it and import it again")
+            continue
         rows = info["rows"]
         counts = [f"{rows[name]:,}" for name in ("interactions", "users", "items")]
         table.add_row(info["name"], *counts, info["source"])

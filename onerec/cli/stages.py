@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table
+from onerec.errors import RecipeError
 
 RunName = Annotated[str, typer.Option("--run", help="Name of the run.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="tiny, small, beauty, ...")]
@@ -90,7 +91,7 @@ def _run_stages(
     from onerec.recipes import parse_overrides, recipe
 
     if settings and recipe_name is None:
-        raise typer.BadParameter("--set changes a recipe: name it with --recipe")
+        raise RecipeError("--set changes a recipe: name it with --recipe as well")
     chosen = recipe(recipe_name, parse_overrides(settings or [])) if recipe_name else None
     begun = time.perf_counter()
     with Bars(quiet=as_json) as bars:

@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from onerec import __version__
 from onerec.assembly import Setting, setting_of
 from onerec.common import pick_device, set_threads
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
 from onerec.errors import RunError
-from onerec.pipeline.evaluate import evaluate
+from onerec.pipeline.evaluate import cases_of, evaluate
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.session import Report, Session, Stopped, quiet
-from onerec.pipeline.tokenize import tokenize
+from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
 from onerec.run_writer import RunWriter
-from onerec.runs import Run, runs_home
+from onerec.runs import Run, runs_home, valid_name
 
 STAGES: dict[str, Callable[[Session], None]] = {
     "tokenize": tokenize,
@@ -50,11 +52,12 @@ def run(
             another process holds it.
         OneRecError: whatever a stage cannot do with what it was given.
     """
-    path = runs_home(home) / name
+    path = runs_home(home) / valid_name(name)
     setting = _setting(path, recipe, dataset, home, report)
+    device = _refuse_early(setting)
     with RunWriter.claim(path, _description(name, setting)) as writer:
         set_threads()
-        session = Session(writer, setting, pick_device(setting.recipe.device), report)
+        session = Session(writer, setting, device, report)
         try:
             for stage in stages:
                 if not writer.run.is_done(stage):
@@ -94,6 +97,13 @@ def _setting(
             report("ingest", 1, 1, {"message": "done"})
         dataset = open_dataset(dataset, home)
     return Setting.of(recipe, dataset)
+
+
+def _refuse_early(setting: Setting) -> torch.device:
+    """What cannot work is refused before a folder is made; returns the device to work on."""
+    codebook_size(setting)
+    cases_of(setting)
+    return pick_device(setting.recipe.device)
 
 
 def _description(name: str, setting: Setting) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _STEPS = 3
 def tokenize(session: Session) -> None:
     """Write tokenizer/: codebooks, vectors, semantic_ids.parquet, report.json, done.json."""
     setting = session.setting
-    size = _codebook_size(setting)
+    size = codebook_size(setting)
     session.begin(STAGE, _STEPS, "reading what items say")
     vectors, parts = content_vectors(setting)
     session.advance(STAGE, 1, _STEPS, message="residual k-means")
@@ -108,7 +108,7 @@ def _text_vectors(setting: Setting, texts: list[str]) -> NDArray[np.float32]:
     return np.asarray(encoder.encode(texts)[:, 0], dtype=np.float32)
 
 
-def _codebook_size(setting: Setting) -> int:
+def codebook_size(setting: Setting) -> int:
     """The recipe's ceiling brought down to what the items allow; an explicit excess is refused."""
     asked, n = setting.recipe.tokenizer.codebook_size, setting.dataset.n_items
     made = RECIPES.get(setting.recipe.name)
