@@ -90,7 +90,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """`baseline_trials` settings are tried for every baseline; `sasrec_steps` bound each trial."""
+    """Whom to measure, on which part, with how wide a beam; how many users get lists on disk."""
 
     split: str = "auto"
     part: str = "test"
@@ -98,10 +98,17 @@ class EvaluateConfig:
     beam: int = 50
     valid_users: int = 1_000
     recommend_users: int = 2_000
-    baselines: tuple[str, ...] = ("popularity", "item_knn", "sasrec")
-    baseline_trials: int = 4
-    sasrec_steps: int = 400
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Each of `names` is tuned on valid, `trials` settings each; SASRec trains `sasrec_steps`."""
+
+    names: tuple[str, ...] = ("popularity", "item_knn", "sasrec")
+    trials: int = 4
+    sasrec_steps: int = 600
     sasrec_width: int = 64
+    sasrec_batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
 
 
 def tiny() -> Recipe:
@@ -124,9 +132,10 @@ def tiny() -> Recipe:
     return Recipe(
         name="tiny",
         tokenizer=TokenizerConfig(codebook_size=128),
-        history=HistoryConfig(positive_length=32),
+        history=HistoryConfig(positive_length=32, item_input="codes"),
         model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1),
-        train=TrainConfig(steps=400, batch_size=256, learning_rate=3e-3, warmup_steps=40),
+        train=TrainConfig(steps=400, batch_size=128, learning_rate=3e-3, warmup_steps=40),
+        baselines=BaselineConfig(trials=2, sasrec_steps=200, sasrec_batch_size=64),
     )
 
 
@@ -166,9 +175,8 @@ def beauty() -> Recipe:
             base.evaluate,
             split="leave_one_out",
             valid_users=4_000,
-            sasrec_steps=4_000,
-            sasrec_width=128,
         ),
+        baselines=BaselineConfig(sasrec_steps=4_000, sasrec_width=128, sasrec_batch_size=256),
     )
 
 
@@ -332,9 +340,10 @@ _AT_LEAST = {
     "evaluate.beam": 1,
     "evaluate.valid_users": 1,
     "evaluate.recommend_users": 1,
-    "evaluate.baseline_trials": 1,
-    "evaluate.sasrec_steps": 1,
-    "evaluate.sasrec_width": 8,
+    "baselines.trials": 1,
+    "baselines.sasrec_steps": 1,
+    "baselines.sasrec_width": 8,
+    "baselines.sasrec_batch_size": 1,
     "seed": 0,
 }
 BASELINES = ("popularity", "item_knn", "sasrec")
@@ -369,10 +378,10 @@ def _check(config: Recipe) -> Recipe:
         )
     if config.history.short_length + config.history.positive_length == 0:
         raise RecipeError("history.short_length and history.positive_length are both 0: no input")
-    for name in config.evaluate.baselines:
+    for name in config.baselines.names:
         if name not in BASELINES:
             raise RecipeError(
-                f"evaluate.baselines: no {name!r}{_nearest(name, BASELINES)}; "
+                f"baselines.names: no {name!r}{_nearest(name, BASELINES)}; "
                 f"there are {_list(BASELINES)}"
             )
     return config

@@ -23,14 +23,14 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
             "train.steps": "7",
             "train.learning_rate": "1e-4",
             "evaluate.filter_seen": "true",
-            "evaluate.baselines": "popularity,item_knn",
+            "baselines.names": "popularity,item_knn",
             "seed": "3",
         },
     )
     assert made.train.steps == 7
     assert made.train.learning_rate == 1e-4
     assert made.evaluate.filter_seen is True
-    assert made.evaluate.baselines == ("popularity", "item_knn")
+    assert made.baselines.names == ("popularity", "item_knn")
     assert made.seed == 3
 
 
@@ -49,7 +49,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.dropout": "1"}, "from 0 to below 1"),
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
-        ("tiny", {"evaluate.baselines": "sasrek"}, "did you mean 'sasrec'"),
+        ("tiny", {"baselines.names": "sasrek"}, "did you mean 'sasrec'"),
         ("tiny", {"history.short_length": "0", "history.positive_length": "0"}, "no input"),
     ],
 )

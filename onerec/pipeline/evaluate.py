@@ -5,6 +5,7 @@ Every baseline is tuned on valid with the same number of trials; the part that i
 truth mark the two ends of what any model could reach.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ def evaluate(session: Session) -> None:
     """Write baselines/ and, last, evaluate.json."""
     setting, config = session.setting, session.setting.recipe.evaluate
     cases = cases_of(setting)
-    total = len(config.baselines) + 2
+    total = len(setting.recipe.baselines.names) + 2
     begun = time.perf_counter()
     session.begin(STAGE, total, f"{len(cases):,} users, {config.part} part")
     ids, popularity_ = load_semantic_ids(session.run)
@@ -60,10 +61,11 @@ def evaluate(session: Session) -> None:
     recommender = Recommender(setting, ids, popularity_, model, session.device)
     onerec = recommender.lists(cases, LISTED)
     lists: Lists = {"onerec": onerec.items}
-    seconds = {"onerec": time.perf_counter() - begun}
+    trained_in = float((session.run.done("pretrain") or {}).get("seconds", 0.0))
+    seconds = {"onerec": trained_in + time.perf_counter() - begun}
     free = recommender.lists(sample_cases(cases, _LEGALITY_USERS), RANKS, constrained=False)
     session.advance(STAGE, 1, total, message="baselines")
-    for number, name in enumerate(config.baselines, start=2):
+    for number, name in enumerate(setting.recipe.baselines.names, start=2):
         trained = train_baseline(session, name)
         lists[name] = trained.model.recommend(setting.split, cases, LISTED, config.filter_seen)
         seconds[name] = trained.seconds
@@ -110,7 +112,7 @@ def train_baseline(session: Session, name: str) -> Trained:
     setting, config = session.setting, session.setting.recipe.evaluate
     begun = time.perf_counter()
     grid, fit = _baseline(session, name)
-    trials = min(config.baseline_trials, len(grid))
+    trials = min(setting.recipe.baselines.trials, len(grid))
     tuned: Tuned[Any] = tune(
         grid, fit, setting.split, trials=trials, exclude_seen=config.filter_seen
     )
@@ -125,13 +127,22 @@ def train_baseline(session: Session, name: str) -> Trained:
 def _baseline(session: Session, name: str) -> tuple[tuple[Any, ...], Callable[[Any], Baseline]]:
     """The grid of a baseline and how one of its settings is fitted."""
     setting = session.setting
-    config, seed = setting.recipe.evaluate, setting.recipe.seed
+    seed = setting.recipe.seed
     if name == "popularity":
         return popularity.GRID, lambda c: popularity.fit(setting.split, c, generator(seed))
     if name == "item_knn":
-        return item_knn.GRID, lambda c: item_knn.fit(setting.split, c, generator(seed))
-    width, steps = config.sasrec_width, config.sasrec_steps
-    grid = tuple(replace(c, width=width, steps=steps) for c in sasrec.GRID)
+        # Counting common users is most of the work, and there are only two ways to count.
+        overlap = functools.cache(lambda positives: item_knn.co_users(setting.split, positives))
+        return item_knn.GRID, lambda c: item_knn.fit(
+            setting.split, c, generator(seed), overlap(c.positives_only)
+        )
+    chosen = setting.recipe.baselines
+    size: dict[str, Any] = {
+        "width": chosen.sasrec_width,
+        "steps": chosen.sasrec_steps,
+        "batch_size": chosen.sasrec_batch_size,
+    }
+    grid = tuple(replace(c, **size) for c in sasrec.GRID)
     return grid, lambda c: sasrec.fit(setting.split, c, generator(seed), device=session.device)
 
 

@@ -178,10 +178,10 @@ def pretrain(session: Session) -> None:
             if saved != result.step:
                 training.save(result.step)
             raise
-    _finish(session, training)
+    _finish(session, training, time.perf_counter() - begun)
 
 
-def _finish(session: Session, training: Pretraining) -> None:
+def _finish(session: Session, training: Pretraining, seconds: float) -> None:
     found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
     step = training.config.steps
     if training.config.keep == "best" and training.best() in found:
@@ -192,6 +192,7 @@ def _finish(session: Session, training: Pretraining) -> None:
         step=step,
         parameters=_count(training.model),
         valid=training.valid,
+        seconds=round(seconds, 2),
     )
 
 

@@ -45,7 +45,7 @@ def recommend(session: Session) -> None:
 def best_baseline(session: Session) -> str | None:
     """The baseline with the highest recall@10 in evaluate.json."""
     models = (session.run.evaluate() or {"models": {}})["models"]
-    names = [n for n in session.setting.recipe.evaluate.baselines if n in models]
+    names = [n for n in session.setting.recipe.baselines.names if n in models]
     return max(names, key=lambda name: float(models[name]["recall@10"]), default=None)
 
 

@@ -140,7 +140,7 @@ def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, own_server: S
     page.goto(f"{own_server.url}/train")
     settled(page)
     page.get_by_label("Name of the run").fill("journey")
-    settings = "train.steps=40\ntrain.batch_size=16\nevaluate.baselines=popularity"
+    settings = "train.steps=40\ntrain.batch_size=16\nbaselines.names=popularity"
     page.get_by_label("Settings that differ").fill(settings)
     page.get_by_label("Settings that differ").press("Control+Enter")
     expect(page.get_by_text("--run journey")).to_be_visible(timeout=15_000)
