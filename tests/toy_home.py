@@ -22,6 +22,7 @@ SETTINGS = {
     "content.text_dim": "8",
     "content.behaviour_dim": "8",
     "tokenizer.levels": "2",
+    "history.item_input": "both",
     "history.short_length": "5",
     "history.positive_length": "8",
     "model.width": "16",
@@ -29,6 +30,7 @@ SETTINGS = {
     "model.experts": "2",
     "model.active_experts": "1",
     "train.steps": str(STEPS),
+    "train.learning_rate": "0.003",
     "train.batch_size": "32",
     "train.targets": "2",
     "train.warmup_steps": "5",
@@ -36,9 +38,9 @@ SETTINGS = {
     "train.checkpoint_every": "10",
     "evaluate.split": "leave_one_out",
     "evaluate.beam": "10",
-    "evaluate.baseline_trials": "1",
-    "evaluate.sasrec_steps": "20",
-    "evaluate.sasrec_width": "16",
+    "baselines.trials": "1",
+    "baselines.sasrec_steps": "20",
+    "baselines.sasrec_width": "16",
 }
 
 

@@ -1,0 +1,289 @@
+"""Training that is paused, stopped, killed or damaged ends with the weights of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toy_home
+from safetensors.torch import load_file, save_file
+
+from onerec.data.split import Cases
+from onerec.errors import DataError, RunError
+from onerec.metrics import recall_at_k
+from onerec.pipeline import run_stage
+from onerec.pipeline.pretrain import sample_cases
+from onerec.recommend import Recommender
+from onerec.runs import Run, open_run
+
+LAST = f"checkpoint-{toy_home.STEPS:06d}.safetensors"
+
+
+def weights(run: Run, name: str = LAST) -> dict[str, torch.Tensor]:
+    """Everything in a checkpoint: weights and the optimiser's moments."""
+    return load_file(run.path / "pretrain" / name)
+
+
+def assert_same_weights(ours: Run, theirs: Run, name: str = LAST) -> None:
+    a, b = weights(ours, name), weights(theirs, name)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def at_step(
+    step: int, do: Callable[[], object]
+) -> Callable[[str, int, int, Mapping[str, Any]], None]:
+    """A listener that does something once training has reached a step."""
+
+    def report(stage: str, now: int, of: int, values: Mapping[str, Any]) -> None:
+        if stage == "pretrain" and now == step:
+            do()
+
+    return report
+
+
+def stopped_at(home: Path, step: int) -> Run:
+    """A run that was asked to stop at a step."""
+    path = home / "runs" / "x"
+    stop = at_step(step, lambda: Run(path).control(stop=True))
+    return run_stage(
+        "pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home, report=stop
+    )
+
+
+def test_metrics_have_a_line_a_step_and_valid_numbers_where_they_were_measured(
+    trained: Path,
+) -> None:
+    metrics = open_run("first", trained).metrics("pretrain")
+    assert metrics["step"].tolist() == list(range(1, toy_home.STEPS + 1))
+    assert set(metrics["of"]) == {toy_home.STEPS}
+    levels = metrics[["loss_1", "loss_2"]].sum(axis=1)
+    assert np.allclose(metrics["loss"], levels, atol=1e-5)  # the sum over levels
+    assert metrics["loss"].iloc[-5:].mean() < metrics["loss"].iloc[:5].mean()
+    assert metrics["lr"].iloc[0] < metrics["lr"].max() > metrics["lr"].iloc[-1]  # warm-up, decay
+    measured = metrics.dropna(subset="valid_recall@10")
+    assert measured["step"].tolist() == [10, 20, 30]
+    assert (metrics["grad_norm"] > 0).all()
+
+
+def test_done_json_names_the_chosen_checkpoint(trained: Path) -> None:
+    run = open_run("first", trained)
+    done = run.done("pretrain")
+    assert done is not None
+    assert (done["checkpoint"], done["step"]) == (LAST, toy_home.STEPS)
+    model = [v for k, v in weights(run).items() if k.startswith("model.") and "bias" not in k]
+    assert done["parameters"] >= sum(tensor.numel() for tensor in model)
+    measured = run.metrics("pretrain").dropna(subset="valid_recall@10").set_index("step")
+    assert {int(k): v for k, v in done["valid"].items()} == dict(measured["valid_recall@10"])
+
+
+def test_valid_recall_is_that_of_the_weights_at_that_step(trained: Path) -> None:
+    """The number in the curve, measured again from the checkpoint on disk."""
+    run = open_run("first", trained)
+    recommender = Recommender.load(run, device="cpu")
+    valid = recommender.setting.split.valid
+    items = recommender.lists(valid, 10).items
+    recall = recall_at_k(items, valid.target_offsets, valid.target_items, 10).mean()
+    assert run.metrics("pretrain")["valid_recall@10"].iloc[-1] == recall
+
+
+def test_only_the_last_two_checkpoints_and_the_best_stay(trained: Path) -> None:
+    run = open_run("first", trained)
+    valid = {int(k): v for k, v in (run.done("pretrain") or {})["valid"].items()}
+    best = max(valid, key=lambda step: (valid[step], -step))
+    assert run.checkpoints()["step"].tolist() == sorted({20, 30, best})
+
+
+def test_keep_best_chooses_by_valid(home: Path) -> None:
+    changes = {"train.keep": "best", "train.learning_rate": "0.05"}
+    run = run_stage("pretrain", "b", recipe=toy_home.make_recipe(changes), dataset="toy", home=home)
+    done = run.done("pretrain")
+    assert done is not None
+    valid = {int(k): v for k, v in done["valid"].items()}
+    assert valid[done["step"]] == max(valid.values())
+    assert (run.path / "pretrain" / done["checkpoint"]).is_file()
+
+
+def test_the_load_of_every_expert_is_recorded(trained: Path) -> None:
+    import duckdb
+
+    path = open_run("first", trained).path / "routing" / "load.parquet"
+    rows = duckdb.connect().execute("FROM read_parquet(?)", [str(path)]).df()
+    assert list(rows.columns) == ["step", "layer", "expert", "load"]
+    assert sorted(set(rows["step"])) == list(range(1, toy_home.STEPS + 1))
+    assert set(rows["expert"]) == {0, 1}
+    # One of two experts for each decoder position: at most 32 contexts x 2 targets x 2 levels.
+    total = rows.groupby(["step", "layer"])["load"].sum()
+    assert (total % 2 == 0).all()
+    assert 0 < total.min() <= total.max() <= 32 * 2 * 2
+
+
+def test_a_stop_is_obeyed_at_once_and_the_rest_is_as_if_it_had_not_been(
+    trained: Path, home: Path
+) -> None:
+    run = stopped_at(home, 13)
+    assert run.status().state == "stopped"
+    assert run.status().step == 13
+    assert not run.is_done("pretrain")
+    assert run.checkpoints()["step"].tolist()[-1] == 13
+    run_stage("pretrain", "x", home=home)
+    assert run.status().state == "done"
+    first = open_run("first", trained)
+    assert_same_weights(run, first)
+    # Metrics hold each step once, though the run was made in two parts.
+    assert run.metrics("pretrain")["step"].tolist() == list(range(1, toy_home.STEPS + 1))
+    assert run.metrics("pretrain")["loss"].equals(first.metrics("pretrain")["loss"])
+
+
+def test_a_pause_holds_single_steps_pass_and_the_weights_do_not_mind(
+    trained: Path, home: Path
+) -> None:
+    run = Run(home / "runs" / "x")
+    arguments = {"recipe": toy_home.make_recipe(), "dataset": "toy", "home": home}
+    pause = at_step(5, lambda: run.control(pause=True))
+    thread = threading.Thread(
+        target=run_stage, args=("pretrain", "x"), kwargs={**arguments, "report": pause}
+    )
+    thread.start()
+    try:
+        wait(lambda: run.status().state == "paused")
+        assert run.status().step == 5
+        time.sleep(0.15)
+        assert run.metrics("pretrain")["step"].max() == 5
+        run.control(steps=2)
+        wait(lambda: run.metrics("pretrain")["step"].max() == 7)
+        wait(lambda: run.status().state == "paused")
+        with pytest.raises(RunError, match="'x' is held by process"):
+            run_stage("pretrain", "x", **arguments)
+    finally:
+        run.control(pause=False)
+        thread.join(60)
+    assert run.status().state == "done"
+    assert_same_weights(run, open_run("first", trained))
+
+
+def wait(until: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_kill_9_in_the_middle_then_resume_gives_the_same_bits(home: Path) -> None:
+    steps = {"train.steps": "120"}
+    command = [sys.executable, "-m", "onerec", "pretrain", "--run", "x", "--dataset", "toy"]
+    process = subprocess.Popen(
+        [*command, *toy_home.set_options(steps)],
+        env={**os.environ, "ONEREC_HOME": str(home)},
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait(lambda: (home / "runs/x/pretrain/checkpoint-000020.json").exists(), 120)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run = open_run("x", home)
+    assert run.status().state == "interrupted"
+    assert not run.is_done("pretrain")
+    assert (run.path / "writer.json").exists()  # a dead claim, which the next start takes over
+    assert run.checkpoints()["step"].max() < 120
+    run_stage("pretrain", "x", home=home)
+    whole = run_stage(
+        "pretrain", "whole", recipe=toy_home.make_recipe(steps), dataset="toy", home=home
+    )
+    assert_same_weights(run, whole, "checkpoint-000120.safetensors")
+    assert run.metrics("pretrain")["loss"].equals(whole.metrics("pretrain")["loss"])
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scribble(path: Path) -> None:
+    path.write_bytes(b"\xff" * path.stat().st_size)  # as long as it should be, and wrong
+
+
+def belong_to_another_model(path: Path) -> None:
+    """A whole file of the right length whose tensors are not ours."""
+    save_file({"model.other": torch.zeros(1)}, path)
+    about = path.with_suffix(".json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"bytes": path.stat().st_size}))
+
+
+@pytest.mark.parametrize(
+    ("half", "damage", "logged"),
+    [
+        ("safetensors", cut_in_half, ""),
+        ("safetensors", scribble, "passed over: "),
+        ("safetensors", belong_to_another_model, "passed over: "),
+        ("json", cut_in_half, ""),
+        ("json", scribble, ""),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    trained: Path, home: Path, half: str, damage: Callable[[Path], None], logged: str
+) -> None:
+    run = stopped_at(home, 23)
+    assert run.checkpoints()["step"].tolist()[-2:] == [20, 23]
+    damage(run.path / "pretrain" / f"checkpoint-000023.{half}")
+    begun: list[int] = []
+    run_stage("pretrain", "x", home=home, report=lambda _, step, *rest: begun.append(step))
+    assert begun[1] == 21
+    assert_same_weights(run, open_run("first", trained))
+    assert logged in run.log_tail()
+
+
+def test_no_readable_checkpoint_means_from_the_start(trained: Path, home: Path) -> None:
+    run = stopped_at(home, 7)
+    scribble(run.path / "pretrain" / "checkpoint-000007.safetensors")
+    run_stage("pretrain", "x", home=home)
+    assert_same_weights(run, open_run("first", trained))
+    assert run.metrics("pretrain")["step"].tolist() == list(range(1, toy_home.STEPS + 1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path) -> None:
+    changes = {"train.learning_rate": "1e30", "train.warmup_steps": "1"}
+    with pytest.raises(RunError, match=r"batch \d+ is (nan|inf).*lower train\.learning_rate"):
+        run_stage("pretrain", "x", recipe=toy_home.make_recipe(changes), dataset="toy", home=home)
+    run = open_run("x", home)
+    assert run.status().state == "failed"
+    assert "training stopped" in run.status().message
+    assert not run.is_done("pretrain")
+
+
+def test_training_without_any_history_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module = importlib.import_module("onerec.pipeline.pretrain")
+    found = module.training_examples
+    monkeypatch.setattr(
+        module,
+        "training_examples",
+        lambda *a: replace(found(*a), user=np.zeros(0, int), end=np.zeros(0, int)),
+    )
+    with pytest.raises(DataError, match="no training target has a history"):
+        run_stage("pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home)
+
+
+def test_a_sample_is_spread_over_all_cases_and_always_the_same() -> None:
+    offsets = np.arange(0, 22, 2)
+    cases = Cases(np.arange(10), np.arange(10), offsets, np.arange(20))
+    assert sample_cases(cases, 10) is cases
+    taken = sample_cases(cases, 4)
+    assert taken.user.tolist() == [0, 2, 5, 7]
+    assert taken.target_items.tolist() == [0, 1, 4, 5, 10, 11, 14, 15]

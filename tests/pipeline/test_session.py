@@ -1,0 +1,41 @@
+"""What a stage is handed: it can say where it is, and it hears a stop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from onerec.assembly import Setting
+from onerec.pipeline.session import Session, Stopped, quiet
+from onerec.run_writer import RunWriter
+
+
+def test_a_session_reports_writes_and_obeys(tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int, dict[str, Any]]] = []
+
+    def listen(stage: str, step: int, of: int, values: Mapping[str, Any]) -> None:
+        heard.append((stage, step, of, dict(values)))
+
+    description = {"name": "r", "recipe": {}, "seed": 0, "dataset": {}}
+    with RunWriter.claim(tmp_path / "x", description) as writer:
+        session = Session(writer, cast(Setting, None), torch.device("cpu"), listen)
+        session.begin("tokenize", 3, "reading")
+        assert session.run.status().message == "reading"
+        assert session.run.status().of == 3
+        session.advance("tokenize", 1, 3, loss=0.5)
+        session.run.control(stop=True)
+        with pytest.raises(Stopped):
+            session.advance("tokenize", 2, 3)
+    assert heard == [
+        ("tokenize", 0, 3, {"message": "reading"}),
+        ("tokenize", 1, 3, {"loss": 0.5}),
+        ("tokenize", 2, 3, {}),  # heard before it stops: the step was done
+    ]
+    assert "tokenize: begins: reading" in writer.run.log_tail()
+    assert writer.run.status().step == 2
+
+
+def test_nobody_has_to_listen() -> None:
+    quiet("tokenize", 0, 1, {})

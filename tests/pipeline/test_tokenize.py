@@ -1,0 +1,152 @@
+"""The tokenizer stage: what it is fitted on, how large its codebooks get, what it reports."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_home
+
+from onerec.assembly import Setting
+from onerec.data.dataset import Content, dataset_path, open_dataset, write_dataset
+from onerec.errors import RecipeError
+from onerec.pipeline import run_stage
+from onerec.pipeline.tokenize import codebook_size, content_vectors
+from onerec.recipes import recipe
+from onerec.runs import Run, open_run
+
+
+def tokenized(home: Path, changes: dict[str, str] | None = None, name: str = "x") -> Run:
+    return run_stage(
+        "tokenize", name, recipe=toy_home.make_recipe(changes), dataset="toy", home=home
+    )
+
+
+def make_setting(home: Path, changes: dict[str, str] | None = None) -> Setting:
+    return Setting.of(toy_home.make_recipe(changes), open_dataset("toy", home))
+
+
+def test_every_item_has_its_codes_and_the_report_agrees_with_them(trained: Path) -> None:
+    run = open_run("first", trained)
+    ids, report = run.semantic_ids(), run.report()
+    assert report is not None
+    columns = ["item", "item_id", "code_1", "code_2", "leaf_size", "popularity"]
+    assert list(ids.columns) == columns
+    items = open_dataset("toy", trained).items
+    assert ids["item"].tolist() == list(range(toy_home.ITEMS))
+    assert ids["item_id"].tolist() == items["item_id"].tolist()
+    codes = ids[["code_1", "code_2"]]
+    assert report["sizes"] == [4, 4]
+    assert codes.min().min() >= 0
+    assert codes.max().max() < 4
+    assert report["collisions"]["distinct"] == len(codes.drop_duplicates())
+    sharing = codes.groupby(["code_1", "code_2"])["code_1"].transform("size")
+    assert ids["leaf_size"].tolist() == sharing.tolist()
+    assert [level["used"] for level in report["levels"]] == codes.nunique().tolist()
+    assert run.codebooks().shape == (2, 4, 16)
+    assert run.vectors().shape == (toy_home.ITEMS, 16)
+    parts = [(part["part"], part["dim"]) for part in report["content"]]
+    assert parts == [("hashed text", 8), ("co-consumption of training positives", 8)]
+
+
+def test_codes_are_the_nearest_entries_level_by_level(trained: Path) -> None:
+    """Against the definition: each level takes the entry nearest to what is left."""
+    run = open_run("first", trained)
+    left = run.vectors().astype(np.float64)
+    codes = run.semantic_ids()[["code_1", "code_2"]].to_numpy()
+    for level, book in enumerate(run.codebooks().astype(np.float64)):
+        distance = ((left[:, None] - book[None]) ** 2).sum(2)
+        rows = np.arange(len(left))
+        # Vectors are kept in half precision: a tie within that may fall either way.
+        assert (distance[rows, codes[:, level]] - distance.min(1)).max() < 1e-2
+        left = left - book[codes[:, level]]
+
+
+def test_popularity_counts_training_positives_alone(trained: Path) -> None:
+    setting = make_setting(trained)
+    split, slow = setting.split, np.zeros(toy_home.ITEMS, dtype=int)
+    for user in range(toy_home.USERS):
+        for row in range(split.log.offsets[user], split.train_end[user]):
+            slow[split.log.item[row]] += bool(split.log.positive[row])
+    assert open_run("first", trained).semantic_ids()["popularity"].tolist() == slow.tolist()
+
+
+def test_a_ceiling_shrinks_to_a_quarter_of_the_items_and_the_report_shows_it(trained: Path) -> None:
+    report = open_run("first", trained).report()
+    assert report is not None
+    ceiling = recipe("tiny").tokenizer.codebook_size
+    assert (report["codebook_ceiling"], report["codebook_size"]) == (ceiling, 4)
+
+
+def test_a_size_that_was_asked_for_is_kept_or_refused(home: Path) -> None:
+    exact = make_setting(home, {"tokenizer.codebook_size": "20"})
+    assert codebook_size(exact) == 20
+    assert codebook_size(make_setting(home, {"tokenizer.codebook_size": "30"})) == 30
+    with pytest.raises(RecipeError, match="codebook_size=31 is above the 30 items"):
+        codebook_size(make_setting(home, {"tokenizer.codebook_size": "31"}))
+    assert codebook_size(Setting.of(recipe("tiny"), open_dataset("toy", home))) == 4
+    report = tokenized(home, {"tokenizer.codebook_size": "20"}).report()
+    assert report is not None
+    assert report["codebook_size"] == 20
+
+
+def test_items_outside_fit_items_move_neither_codebooks_nor_the_others_vectors(home: Path) -> None:
+    """The words of an item that only appears after the cut are changed: nothing else changes."""
+    setting = make_setting(home)
+    fit = setting.split.fit_items.copy()
+    fit[[3, 17]] = False
+    held_out = np.flatnonzero(~fit)
+
+    def vectors(words: str) -> np.ndarray:
+        dataset = open_dataset("toy", home)
+        dataset.items.loc[held_out, "title"] = words
+        split = replace(setting.split, fit_items=fit)
+        return content_vectors(replace(setting, dataset=dataset, split=split))[0]
+
+    plain, strange = vectors("cooking part 3"), vectors("zebra quartz xylophone jubilee")
+    assert np.array_equal(plain[fit], strange[fit])
+    assert not np.array_equal(plain[held_out], strange[held_out])
+
+
+def test_no_event_after_the_training_rows_enters_the_vectors(home: Path) -> None:
+    setting = make_setting(home)
+    log = setting.split.log
+    before = content_vectors(setting)[0]
+    later = np.flatnonzero(~setting.split.train)
+    log.item[later] = (log.item[later] + 11) % toy_home.ITEMS
+    assert np.array_equal(content_vectors(setting)[0], before)
+
+
+def test_content_tokens_of_the_dataset_stand_in_for_text(home: Path) -> None:
+    log, items, users = toy_home.tables()
+    random = np.random.default_rng(0)
+    content = Content(
+        tokens=random.normal(size=(toy_home.ITEMS, 3, 5)).astype(np.float32),
+        mask=np.ones((toy_home.ITEMS, 3), dtype=bool),
+        modality=np.arange(3),
+        names=("caption", "cover", "frame"),
+    )
+    write_dataset(
+        dataset_path("rich", home), "rich", log, items, users, source="toy", content=content
+    )
+    rich = Setting.of(toy_home.make_recipe(), open_dataset("rich", home))
+    vectors, parts = content_vectors(rich)
+    assert parts[0]["part"] == "content tokens"
+    assert vectors.shape == (toy_home.ITEMS, 5 + 8)
+    no_tokens = replace(rich, recipe=toy_home.make_recipe({"content.tokens_weight": "0"}))
+    assert content_vectors(no_tokens)[1][0]["part"] == "hashed text"
+
+
+def test_items_without_any_content_are_refused(home: Path) -> None:
+    silent = {"content.text": "none", "content.behaviour_weight": "0"}
+    with pytest.raises(RecipeError, match=r"items have no content.*content\.behaviour_weight=1"):
+        content_vectors(make_setting(home, silent))
+
+
+def test_each_policy_is_counted(home: Path) -> None:
+    report = tokenized(home, {"tokenizer.policy": "extra_level"}).report()
+    assert report is not None
+    assert report["collisions"]["policy"] == "extra_level"
+    assert len(report["sizes"]) == 3
+    ids = open_run("x", home).semantic_ids()
+    assert len(ids[["code_1", "code_2", "code_3"]].drop_duplicates()) == toy_home.ITEMS
