@@ -23,7 +23,7 @@ HIDDEN_WIDTH = 8
 STYLES = 16
 
 # Shares of the variance of an item's content vector: category, topic, author, the item's own.
-CONTENT_SHARES = (0.25, 0.3, 0.15, 0.3)
+CONTENT_SHARES = (0.25, 0.45, 0.1, 0.2)
 AUTHOR_SHARE_OF_HIDDEN = 0.5
 HOME_TOPIC = 0.75  # how often an author stays with the topic he is known for
 ITEMS_PER_AUTHOR = 4
@@ -35,7 +35,7 @@ QUALITY_IN_POPULARITY = 0.5  # correlation of quality and log-popularity
 PUBLISHED_BEFORE = 0.88  # share of the items that are there on the first day
 AGE_BEFORE_DAYS = 30.0
 FRESH_DAYS = 12.0  # attention falls by a factor e in this time ...
-EVERGREEN = 0.35  # ... towards this share of what it was
+EVERGREEN = 0.6  # ... towards this share of what it was
 
 MEDIAN_DURATION_S = 72.0
 DURATION_SPREAD = 1.15  # of the logarithm

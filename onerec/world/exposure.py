@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 SOURCES = ("popular", "category", "topic", "style", "author")
-SOURCE_SHARES = (0.15, 0.1, 0.45, 0.2, 0.1)
+SOURCE_SHARES = (0.1, 0.05, 0.6, 0.15, 0.1)
 STYLE_SHARPNESS = 4.0
 SESSION_INTENT = 0.6  # how often a showing in a session stays with the session's interest
 SKIP_SEEN = 0.95  # how often an item that the user has had is replaced by a fresh draw

@@ -26,21 +26,21 @@ POSITIVES = ("long_view", "like", "follow", "comment", "forward")
 
 USER_WEIGHT = 1.0
 QUALITY_WEIGHT = 1.0
-AFFINITY_WEIGHT = 1.0
+AFFINITY_WEIGHT = 0.9
 REPEAT_WEIGHT = 1.2  # per earlier showing of the same item, at most three count
 SAME_TOPIC_WEIGHT = 0.12  # per earlier showing of its topic in the session, at most five count
-CLICK_OFFSET = -1.5
-LONG_VIEW_OFFSET = -2.36
+CLICK_OFFSET = -1.67
+LONG_VIEW_OFFSET = -2.55
 CONTENT_SHARPNESS = 6.0  # of the maximum over the interests a person holds
 
 # Buttons, given a click: offset, weight of the person's readiness, of affinity and of quality.
 BUTTONS = {
-    "like": (-6.45, 2.6, 0.35, 0.5),
-    "follow": (-7.7, 1.2, 0.6, 0.3),
-    "comment": (-6.5, 1.2, 0.3, 0.3),
+    "like": (-6.2, 2.4, 0.35, 0.45),
+    "follow": (-7.85, 1.2, 0.6, 0.3),
+    "comment": (-6.6, 1.2, 0.3, 0.3),
     "forward": (-7.75, 1.2, 0.3, 0.4),
 }
-DISLIKE = (-6.6, 0.6, -0.6, -0.3)  # the same, given no click
+DISLIKE = (-6.4, 0.6, -0.6, -0.3)  # the same, given no click
 
 CLICK_S = 7.0  # a click on this platform is this much watched, or the whole video
 LONG_VIEW_S = 18.0  # a long view this much, or the whole video

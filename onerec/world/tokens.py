@@ -1,7 +1,8 @@
 """Content tokens: what encoders of text, sound and pictures would make of each video.
 
-Each modality sees the item's content through its own linear map, with its own noise and offset:
-tags know the topic well and the item badly, frames the other way round. Some videos have no text
+Each modality sees the item's content through a linear map that is partly its own, as encoders that
+were aligned do, with its own noise and offset: tags know the topic well and the item badly, frames
+the other way round. Some videos have no text
 on the screen, some no speech; their tokens are masked. Hidden style and quality are in none.
 Legend: n items, N_M tokens per item, d token width, C content width.
 """
@@ -17,6 +18,8 @@ from onerec.world.catalogue import CONTENT_WIDTH, Catalogue
 from onerec.world.config import WorldConfig
 
 TOKEN_WIDTH = 32
+OWN_LENS = 0.5  # weight of a modality's own map beside the one that all share
+OFFSET = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,11 @@ def content_tokens(
     rng = config.stream("tokens")
     n = catalogue.n_items
     kind = catalogue.content - catalogue.own_content
+    shared = rng.standard_normal((CONTENT_WIDTH, TOKEN_WIDTH), dtype=np.float32)
     tokens, mask = [], []
     for modality in MODALITIES:
-        lens = rng.standard_normal((CONTENT_WIDTH, TOKEN_WIDTH)).astype(np.float32)
-        offset = 0.3 * rng.standard_normal(TOKEN_WIDTH, dtype=np.float32)
+        lens = shared + OWN_LENS * rng.standard_normal(shared.shape, dtype=np.float32)
+        offset = OFFSET * rng.standard_normal(TOKEN_WIDTH, dtype=np.float32)
         there = rng.random(n) >= modality.missing
         for _ in range(modality.tokens):
             seen = kind + modality.own * catalogue.own_content  # (n, C)
