@@ -344,8 +344,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """Only the settings that differ: `setting`, then a column of texts per run ("" = not there)."""
     settings = []
     for run in runs:
-        described = run.recipe()
-        described = {**described.get("recipe", {}), **described}
+        described = {**run.recipe().get("recipe", {}), **run.recipe()}
         settings.append(flatten({k: v for k, v in described.items() if k != "recipe"}))
     names = list(dict.fromkeys(name for flat in settings for name in flat))
     rows = [[name, *(flat.get(name, "") for flat in settings)] for name in names]
@@ -376,8 +375,7 @@ def delete_run(run: Run) -> None:
 
 
 def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
-    """Write a run as a zip file, by default without its weights; `target` is replaced whole."""
-    target = Path(target)
+    """Write a run as a zip file, by default without its weights. RunError when it cannot be."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -387,6 +385,8 @@ def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
                 if path.is_file() and not passing and (checkpoints or not weights):
                     archive.write(path, Path(run.name) / path.relative_to(run.path))
         os.replace(temporary, target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
     return target

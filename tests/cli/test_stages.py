@@ -1,0 +1,154 @@
+"""`onerec run` and the stages: what they print, and what they say of a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_home
+
+from onerec.run_files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = {"train.steps": "3", "baselines.names": "popularity"}
+
+
+def test_run_on_imported_files_then_every_stage_prints_one_object(
+    cli: Any, home: Path, tmp_path: Path
+) -> None:
+    log, items, users = toy_home.write_files(tmp_path)
+    cli("data", "import", "--interactions", log, "--items", items, "--users", users, "--name", "n")
+    new = ("--run", "r", "--dataset", "n", *toy_home.set_options(SHORT))
+    done = cli("run", *new, "--json").json()
+    assert (done["run"], done["state"]) == ("r", "done")
+    result = read_json(home / "runs" / "r" / "evaluate.json")
+    assert done["evaluate"] == result
+    assert cli("evaluate", "--run", "r", "--json").json() == result
+    for stage in ("run", "tokenize", "pretrain", "recommend"):
+        again = cli(stage, "--run", "r", "--json").json()
+        assert (again["run"], again["state"]) == ("r", "done")
+    assert cli("run", *new, "--json").json()["evaluate"] == result  # the same command again
+
+
+def test_for_people_a_run_ends_in_a_table(cli: Any, finished: Path) -> None:
+    answer = cli("evaluate", "--run", "first")
+    assert answer.code == 0
+    assert "item_knn" in answer.out
+    assert "recall@10" in answer.out
+    assert "run 'first': done" in answer.err
+
+
+def test_recommend_for_users_by_id(cli: Any, check_refused: Any, finished: Path) -> None:
+    command = ("recommend", "--run", "first", "--user")
+    rows = cli(*command, "u07", "--user", "u00", "--k", "3", "--json").json()
+    rows = rows["recommendations"]
+    assert [row["user_id"] for row in rows] == ["u07"] * 3 + ["u00"] * 3
+    assert [row["rank"] for row in rows] == [1, 2, 3] * 2
+    assert all("part" in row["title"] for row in rows)
+    assert "user u07" in cli(*command, "u07").out
+    check_refused(cli(*command, "nobody"), "'nobody' is no user of dataset 'toy'")
+    check_refused(cli(*command, "u07", "--k", "0"), "k=0")
+    check_refused(cli("recommend", "--run", "frist", "--user", "u07"), "did you mean 'first'?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--recipe", "tinny", "--dataset", "toy"), ("no recipe 'tinny'", "did you mean 'tiny'?")),
+        (
+            ("--recipe", "tiny", "--dataset", "toy", "--set", "train.step=3"),
+            ("no setting 'train.step'", "did you mean 'train.steps'?"),
+        ),
+        (("--recipe", "tiny", "--dataset", "toy", "--set", "seed"), ("'seed' has no '='",)),
+        (("--recipe", "tiny", "--dataset", "tyo"), ("no dataset 'tyo'", "there are toy")),
+        (("--recipe", "tiny"), ("'new'", "--dataset is needed")),
+        (("--dataset", "toy"), ("'new'", "--recipe is needed")),
+        ((), ("'new'", "needed")),
+        (("--set", "seed=1"), ("name it with --recipe",)),
+        (
+            ("--recipe", "tiny", "--dataset", "toy", "--set", "tokenizer.codebook_size=4096"),
+            ("codebook_size=4096", "30 items", "at most 4"),
+        ),
+        (
+            ("--recipe", "tiny", "--dataset", "toy", "--set", "device=gpu"),
+            ("device 'gpu'", "cpu"),
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_run(
+    cli: Any,
+    check_refused: Callable[..., None],
+    finished: Path,
+    arguments: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    check_refused(cli("run", "--run", "new", *arguments), *parts)
+    assert [p.name for p in (finished / "runs").iterdir()] == ["first"]
+
+
+def test_a_split_in_time_needs_times(
+    cli: Any, check_refused: Any, home: Path, tmp_path: Path
+) -> None:
+    log, *_ = toy_home.tables()
+    log["position"] = range(len(log))
+    path = tmp_path / "log.parquet"
+    log.drop(columns="timestamp").to_parquet(path)
+    cli("data", "import", "--interactions", path, "--name", "n")
+    changes = {"evaluate.split": "temporal"}
+    answer = cli("run", "--run", "r", "--dataset", "n", *toy_home.set_options(changes))
+    check_refused(answer, "temporal", "exact timestamps", "leave_one_out")
+    assert not (home / "runs").exists()
+
+
+def test_a_run_of_another_dataset_or_recipe_is_refused(
+    cli: Any, check_refused: Any, finished: Path
+) -> None:
+    toy_home.make_dataset(finished, "other", seed=1)
+    same = toy_home.set_options()
+    check_refused(cli("run", "--run", "first", "--dataset", "other", *same), "dataset.name = toy")
+    changed = toy_home.set_options({"seed": "9"})
+    check_refused(cli("run", "--run", "first", "--dataset", "toy", *changed), "seed = 0", "9")
+
+
+def test_a_damaged_checkpoint_is_named_at_serving(
+    cli: Any, check_refused: Any, finished: Path
+) -> None:
+    path = finished / "runs" / "first" / "pretrain" / "checkpoint-000030.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    answer = cli("recommend", "--run", "first", "--user", "u00")
+    check_refused(answer, "checkpoint-000030.safetensors", "damaged")
+
+
+def test_recipes_are_listed_with_every_setting(cli: Any, home: Path) -> None:
+    shown = cli("recipes", "--json").json()
+    assert {"tiny", "small", "beauty"} <= set(shown)
+    assert shown["tiny"]["train"]["steps"] > 0
+    assert "train.steps" in cli("recipes").out
+
+
+def test_as_a_program_exit_code_streams_and_no_traceback(finished: Path) -> None:
+    """Twice through a real process: one mistake, one answer."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "onerec", *arguments],
+            env={**os.environ, "ONEREC_HOME": str(finished)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    wrong = call("run", "--run", "r", "--recipe", "tiny", "--dataset", "none", "--json")
+    assert wrong.returncode == 2
+    assert wrong.stdout == ""
+    assert wrong.stderr.startswith("onerec: no dataset 'none'")
+    assert wrong.stderr.count("\n") == 1
+    right = call("evaluate", "--run", "first", "--json")
+    assert right.returncode == 0
+    assert right.stderr == ""
+    assert json.loads(right.stdout)["split"] == "leave_one_out"

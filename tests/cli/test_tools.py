@@ -1,0 +1,48 @@
+"""`onerec doctor`, `app` and `bench`: what is around a run."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onerec.cli import tools
+
+
+def test_doctor_says_what_is_here(cli: Any, finished: Path) -> None:
+    facts = cli("doctor", "--json").json()
+    assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert facts["home"] == str(finished.resolve())
+    assert (facts["datasets"], facts["runs"], facts["home_writable"]) == (1, 1, True)
+    assert "home_writable" in cli("doctor").out
+
+
+def test_without_its_files_the_app_says_where_it_comes_from(
+    cli: Any, check_refused: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tools, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    check_refused(cli("app"), "main.py", "comes with the repository")
+
+
+def test_the_app_is_streamlit_on_its_own_port(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def call(command: list[str], **_: object) -> int:
+        called.append(command)
+        return 3
+
+    monkeypatch.setattr(tools.subprocess, "call", call)
+    assert cli("app", "--port", "8601").code == 3
+    assert called[0][1:4] == ["-m", "streamlit", "run"]
+    assert called[0][-1] == "8601"
+
+
+def test_a_benchmark_prints_what_it_measured(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module("onerec.bench.generate")
+    monkeypatch.setattr(module, "run", lambda out=None: {"ratio": 11.0, "out": str(out)})
+    target = tmp_path / "result.json"
+    answer = cli("bench", "generate", "--out", target, "--json").json()
+    assert answer == {"ratio": 11.0, "out": str(target)}
