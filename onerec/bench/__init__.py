@@ -1,0 +1,1 @@
+"""Benchmarks, each beside a peer: what is measured is printed as JSON."""

@@ -1,0 +1,1 @@
+"""OneRec: pathways, encoder, decoder, mixture of experts, beam search."""
