@@ -63,6 +63,7 @@ def run(
             "command": "python -m onerec.bench.world " + " ".join(sys.argv[1:]),
             "commit": commit(),
             "device": f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}",
+            "load": round(os.getloadavg()[0], 1),  # what else the machine did: it slows the speed
             "seed": (config or WorldConfig()).seed,
             "speed": _speeds(home, config, large),
         }
@@ -212,14 +213,14 @@ def _quantiles(values: Array) -> list[tuple[float, float]]:
 
 
 def _speeds(home: Path, config: WorldConfig | None, large: bool) -> dict[str, float]:
-    """Interactions per second to the finished folder without covers; best of three, warm."""
+    """Interactions per second to the finished folder without covers; best of five, warm."""
     sizes = {"": config or WorldConfig()}
     if large:
         sizes[" (50,000 items)"] = WorldConfig(n_items=50_000, n_users=20_000)
     found = {}
     for label, size in sizes.items():
         rates = []
-        for turn in range(3):
+        for turn in range(5):
             start = time.perf_counter()
             made = make_world_dataset(f"speed-{size.n_items}-{turn}", size, home)
             rates.append(len(made.log.item) / (time.perf_counter() - start))
