@@ -90,8 +90,8 @@ def test_a_size_that_was_asked_for_is_kept_or_refused(home: Path) -> None:
     assert report["codebook_size"] == 20
 
 
-def test_items_outside_fit_items_move_neither_codebooks_nor_the_others_vectors(home: Path) -> None:
-    """The words of an item that only appears after the cut are changed: nothing else changes."""
+def test_items_outside_fit_items_do_not_move_the_vectors_of_the_others(home: Path) -> None:
+    """Words of items that only appear after the cut are changed: no other vector moves."""
     setting = make_setting(home)
     fit = setting.split.fit_items.copy()
     fit[[3, 17]] = False
