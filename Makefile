@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PORT ?= 8501
+export OMP_WAIT_POLICY := passive
 
 .PHONY: app test check format types unit browser notebooks demo clean help
 
@@ -19,7 +20,7 @@ app: $(VENV)/.app
 
 test: $(VENV)/.dev $(VENV)/.chromium check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore=tests/browser
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
 	$(BIN)/python -m pytest tests/browser
 
 check: $(VENV)/.dev

@@ -5,12 +5,17 @@ codes: 0, 2 for the user's mistake (one line on stderr, no traceback), 1 for our
 import torch are loaded by the commands that need them.
 """
 
+import os
 import sys
 
 import typer
 
 from onerec.cli import data, runs, stages, tools
 from onerec.errors import OneRecError
+
+# Threads that wait for work must sleep: spinning beside another busy process (the app, a second
+# training) makes a step ten times slower. It has to be said before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     help="OneRec: train a generative recommender and look inside it.",
