@@ -80,7 +80,7 @@ class Policy:
             "style": Groups.by(catalogue.style, STYLES, self.attention),
             "author": Groups.by(catalogue.author, n_authors, self.attention),
         }
-        logits = STYLE_SHARPNESS * people.hidden @ catalogue.style_direction.T
+        logits = STYLE_SHARPNESS * people.hidden.astype(np.float64) @ catalogue.style_direction.T
         self.style_share = _softmax(logits)  # (U, STYLES)
         self._style_edges = np.cumsum(self.style_share, axis=1)
 

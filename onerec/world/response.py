@@ -71,6 +71,10 @@ class ResponseModel:
     ) -> None:
         self.catalogue = catalogue
         self.people = people
+        # Column by column in memory, for `_dot`.
+        self._content = np.ascontiguousarray(catalogue.content.T)  # (C, n)
+        self._item_hidden = np.ascontiguousarray(catalogue.hidden.T)  # (H, n)
+        self._user_hidden = np.ascontiguousarray(people.hidden.T)  # (H, U)
         self.shares = np.sqrt([1 - off_content_share, off_content_share])
         self.standard = np.array([0.0, 1.0, 0.0, 1.0])
         if standard is not None:
@@ -86,10 +90,8 @@ class ResponseModel:
 
     def parts(self, users: Ints, items: Ints, held: Ints) -> tuple[Doubles, Doubles]:
         """Affinity by content and by what content does not tell, both standardised, (B,), (B,)."""
-        content = self.catalogue.content
-        fits = np.stack(
-            [np.einsum("bc,bc->b", content[slot], content[items]) for slot in held.T], axis=1
-        )  # (B, S)
+        content = self._content
+        fits = np.stack([_dot(content, slot, content, items) for slot in held.T], axis=1)  # (B, S)
         return self._standardise(self._mixture(fits), self._hidden(users, items))
 
     def all_affinities(self, users: Ints, held: Ints) -> Doubles:
@@ -166,18 +168,17 @@ class ResponseModel:
             + quality * self.catalogue.quality[items]
         )
 
-    def _mixture(self, fits: Floats) -> Floats:
+    def _mixture(self, fits: Floats) -> Doubles:
         """One fit from the fits to each interest (..., S) -> (...): a soft maximum by weight."""
         k = CONTENT_SHARPNESS
-        grown = np.exp(k * fits) @ np.asarray(SLOT_WEIGHTS, dtype=np.float32)
-        mixed: Floats = np.log(grown) / k
+        grown = np.exp(k * fits.astype(np.float64)) @ np.asarray(SLOT_WEIGHTS)
+        mixed: Doubles = np.log(grown) / k
         return mixed
 
     def _hidden(self, users: Ints, items: Ints) -> Floats:
-        fit: Floats = np.einsum("bh,bh->b", self.people.hidden[users], self.catalogue.hidden[items])
-        return fit
+        return _dot(self._user_hidden, users, self._item_hidden, items)
 
-    def _standardise(self, content: Floats, hidden: Floats) -> tuple[Doubles, Doubles]:
+    def _standardise(self, content: Doubles, hidden: Floats) -> tuple[Doubles, Doubles]:
         mean_c, sd_c, mean_h, sd_h = self.standard
         return (content - mean_c) / sd_c, (hidden - mean_h) / sd_h
 
@@ -215,6 +216,18 @@ def _play_ms(
     finished = (place > 1 - COMPLETED) | (seconds <= LONG_VIEW_S)
     play = np.where(watched < long_view, np.where(finished, again, partly), play)
     return (1000 * play).astype(np.int64)
+
+
+def _dot(one: Floats, i: Ints, other: Floats, j: Ints) -> Floats:
+    """Inner products of columns i (B,) of `one` (W, .) and j (B,) of `other` (W, .), (B,).
+
+    One product is added after another: an inner product of a library sums in an order that depends
+    on the processor, and the same seed would not give the same bytes everywhere.
+    """
+    total: Floats = one[0][i] * other[0][j]
+    for a, b in zip(one[1:], other[1:], strict=True):
+        total += a[i] * b[j]
+    return total
 
 
 def _sigmoid(x: Doubles) -> Doubles:

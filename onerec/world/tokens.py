@@ -59,8 +59,10 @@ def content_tokens(
         for _ in range(modality.tokens):
             seen = kind + modality.own * catalogue.own_content  # (n, C)
             noise = modality.noise * rng.standard_normal((n, CONTENT_WIDTH), dtype=np.float32)
-            token = (seen + noise / np.sqrt(CONTENT_WIDTH, dtype=np.float32)) @ lens + offset
-            tokens.append(np.where(there[:, None], token, 0.0).astype(np.float32))
+            seen = seen + noise / np.sqrt(CONTENT_WIDTH, dtype=np.float32)
+            # Not `seen @ lens`: how a library orders its sums depends on the processor.
+            token = offset + sum(seen[:, c, None] * lens[c] for c in range(CONTENT_WIDTH))
+            tokens.append(np.where(there[:, None], token, np.float32(0)))
             mask.append(there)
     modality_of = np.repeat(np.arange(len(MODALITIES)), [m.tokens for m in MODALITIES])
     names = tuple(modality.name for modality in MODALITIES)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from onerec.world import WorldConfig, make_world
-from onerec.world.response import BUTTONS, CLICK_S, LONG_VIEW_S, _play_ms, _sigmoid
+from onerec.world.response import BUTTONS, CLICK_S, LONG_VIEW_S, _dot, _play_ms, _sigmoid
 
 
 def pairs(world, n, seed=0):
@@ -103,3 +103,11 @@ def test_play_time_by_hand():
 
 def test_sigmoid():
     np.testing.assert_allclose(_sigmoid(np.array([0.0, np.log(3)])), [0.5, 0.75])
+
+
+def test_inner_products_are_those_of_a_library():
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((5, 7)), rng.standard_normal((5, 9))
+    i, j = rng.integers(7, size=20), rng.integers(9, size=20)
+    expected = np.einsum("wb,wb->b", one[:, i], other[:, j])
+    np.testing.assert_allclose(_dot(one, i, other, j), expected)
