@@ -154,7 +154,7 @@ def _ends(setting: Setting, cases: Cases) -> Lists:
     users = cases.user
     return {
         "random": world.random(users, RANKS, generator(setting.recipe.seed)),
-        "oracle": world.oracle(users, RANKS),
+        "oracle": world.oracle(users, RANKS, cases.end),
     }
 
 

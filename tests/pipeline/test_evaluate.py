@@ -175,7 +175,7 @@ def test_random_and_oracle_stand_beside_the_models_on_the_world(
         def random(self, users: np.ndarray, k: int, generator: object) -> np.ndarray:
             return np.tile(np.arange(k), (len(users), 1))
 
-        def oracle(self, users: np.ndarray, k: int) -> np.ndarray:
+        def oracle(self, users: np.ndarray, k: int, ends: np.ndarray) -> np.ndarray:
             return np.tile(np.arange(k) + 1, (len(users), 1))
 
     module = importlib.import_module("onerec.pipeline.evaluate")
