@@ -115,7 +115,8 @@ def _run_stages(
         from onerec.explain.serving import metrics
 
         wide = metrics(finished).pivot_table(index="model", columns="metric", values="value")
-        print_table("evaluation", wide.reset_index())
+        shown = wide[["recall@10", "ndcg@10", "coverage@10"]]  # what fits a narrow terminal
+        print_table("evaluation", shown.sort_values("recall@10", ascending=False).reset_index())
 
 
 @app.command("recipes")
