@@ -70,11 +70,16 @@ class ModelConfig:
     dropout: float = 0.1
     label_smoothing: float = 0.0
     tied_output: bool = False
+    balance_rate: float = 0.001
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`targets` positives share a context. `keep` is last, or best by valid recall@10."""
+    """`targets` positives share a context. `keep` is last, or best by valid recall@10.
+
+    `order` is shuffled, or time (old examples first, as on a stream); auto takes time where the
+    split is temporal.
+    """
 
     steps: int = 1_000
     batch_size: int = 256
@@ -82,7 +87,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
-    balance_rate: float = 0.001
+    order: str = "auto"
     evaluate_every: int = 250
     checkpoint_every: int = 250
     keep: str = "last"
@@ -314,6 +319,7 @@ _CHOICES = {
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
     "train.keep": ("last", "best"),
+    "train.order": ("auto", "shuffled", "time"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
 }

@@ -26,9 +26,12 @@ from onerec.data.features import (
     user_features,
 )
 from onerec.data.split import Cases, Split
+from onerec.errors import RecipeError
 from onerec.model.onerec import Batch, Events, ItemTable, Vocabulary
 
 Ints = NDArray[np.int64]
+
+MIXING = 0.3  # of the log, by which a stream of examples is stirred; ours, chosen on the world
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,19 @@ class Contexts:
             static=self.static[user], short=short, positive=positive, target=target.to(self.device)
         )
 
+    def age(self, examples: "Examples") -> NDArray[np.float64]:
+        """The place of each example (E,) in time, from 0 for the oldest to 1 for the newest.
+
+        Raises:
+            RecipeError: the log has no exact times.
+        """
+        if self.time is None:
+            raise RecipeError("train.order=time needs exact timestamps; use train.order=shuffled")
+        time = self.time.cpu().numpy()[examples.end]
+        rank = np.empty(len(time))
+        rank[np.argsort(time, kind="stable")] = np.linspace(0.0, 1.0, len(time))
+        return rank
+
     def _events(self, rows: Tensor, mask: Tensor, end: Tensor) -> Events:
         """rows (B, T) of the log, mask (B, T) -> Events; what is masked is all zeros."""
         rows = rows.clamp(0, len(self.item) - 1)
@@ -181,21 +197,31 @@ def training_examples(split: Split, targets: int = 1) -> Examples:
 
 
 class EpochSampler:
-    """Example numbers of step s, in an order shuffled anew each epoch.
+    """Example numbers of step s, in an order drawn anew each epoch.
+
+    The order is a plain shuffle, or with `age` (n,), the rank of each example in time as a share of
+    all, a stream: old examples first, each displaced at random by up to `MIXING` of the log, so
+    that a batch still mixes users and days.
 
     A pure function of (seed, step): a resumed run asks for step s and gets what the uninterrupted
     one got. The last, smaller batch of an epoch is filled from the next epoch's order.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+    def __init__(
+        self, n: int, batch_size: int, seed: int, age: NDArray[np.float64] | None = None
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.age = n, min(batch_size, n), seed, age
         self._cached: tuple[int, Ints] | None = None
 
     def order(self, epoch: int) -> Ints:
         """The permutation (n,) of an epoch."""
         if self._cached is None or self._cached[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
-            self._cached = (epoch, rng.permutation(self.n))
+            if self.age is None:
+                order = rng.permutation(self.n)
+            else:
+                order = np.argsort(self.age + MIXING * rng.random(self.n), kind="stable")
+            self._cached = (epoch, order)
         return self._cached[1]
 
     def __call__(self, step: int) -> Ints:
@@ -222,10 +248,13 @@ class TrainingBatches:
         examples: Examples,
         batch_size: int,
         seed: int,
+        *,
         event_dropout: float = 0.0,
+        by_time: bool = False,
     ) -> None:
         self.contexts, self.event_dropout = contexts, event_dropout
-        self.sampler = EpochSampler(len(examples), batch_size, seed)
+        age = contexts.age(examples) if by_time else None
+        self.sampler = EpochSampler(len(examples), batch_size, seed, age)
         self.user = torch.from_numpy(examples.user)
         self.end = torch.from_numpy(examples.end)
         self.target = torch.from_numpy(examples.target)

@@ -98,10 +98,19 @@ class Pretraining:
                 examples,
                 self.config.batch_size,
                 self.setting.recipe.seed,
-                self.setting.recipe.history.event_dropout,
+                event_dropout=self.setting.recipe.history.event_dropout,
+                by_time=self.by_time(),
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
-            after_step=lambda: self.model.update_router_bias(self.config.balance_rate),
+            after_step=lambda: self.model.update_router_bias(
+                self.setting.recipe.model.balance_rate
+            ),
+        )
+
+    def by_time(self) -> bool:
+        """Whether examples come in the order of a stream."""
+        return self.config.order == "time" or (
+            self.config.order == "auto" and self.setting.split.rule == "temporal"
         )
 
     def resume(self) -> None:

@@ -237,3 +237,15 @@ def test_cases_come_in_slices_that_cover_them(size: int) -> None:
 
 def test_examples_have_a_length() -> None:
     assert len(Examples(np.zeros(3), np.zeros(3), np.zeros((3, 1)))) == 3
+
+
+def test_a_stream_shows_old_examples_first_and_each_one_once() -> None:
+    n = 1_000
+    age = np.linspace(0.0, 1.0, n)[::-1].copy()  # example 0 is the newest
+    sampler = EpochSampler(n, 100, seed=1, age=age)
+    order = sampler.order(0)
+    assert sorted(order) == list(range(n))
+    assert age[order[:100]].max() < 0.31  # nothing newer than the mixing allows
+    assert age[order[-100:]].min() > 0.69
+    assert not np.array_equal(order, sampler.order(1))
+    assert np.array_equal(order, EpochSampler(n, 100, seed=1, age=age).order(0))
