@@ -136,11 +136,14 @@ def tiny() -> Recipe:
     """Seconds on two CPU cores: the demo, the notebooks and the tests."""
     return Recipe(
         name="tiny",
+        content=ContentConfig(behaviour_weight=0.1),
         tokenizer=TokenizerConfig(codebook_size=128),
-        history=HistoryConfig(positive_length=32, item_input="codes"),
+        history=HistoryConfig(positive_length=16, item_input="codes"),
         model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1),
-        train=TrainConfig(steps=400, batch_size=128, learning_rate=3e-3, warmup_steps=40),
-        baselines=BaselineConfig(trials=2, sasrec_steps=200, sasrec_batch_size=64),
+        train=TrainConfig(
+            steps=400, batch_size=128, targets=8, learning_rate=4e-3, warmup_steps=40
+        ),
+        baselines=BaselineConfig(trials=2, sasrec_steps=250, sasrec_batch_size=64),
     )
 
 
