@@ -52,8 +52,11 @@ class Setting:
             device=device,
         )
 
-    def new_model(self, ids: SemanticIds) -> OneRec:
-        """A model with fresh weights, the same for the same seed."""
+    def new_model(self, ids: SemanticIds, codebooks: NDArray[np.float32] | None = None) -> OneRec:
+        """A model with fresh weights, the same for the same seed.
+
+        With the tokenizer's codebooks (L, N, d) its code embeddings start there.
+        """
         model, history = self.recipe.model, self.recipe.history
         config = OneRecConfig(
             width=model.width,
@@ -73,7 +76,10 @@ class Setting:
             tied_output=model.tied_output,
         )
         result = OneRec(config, vocabulary, self.features.item_table(ids.codes))
-        result.init_weights(generator(self.recipe.seed))
+        stream = generator(self.recipe.seed)
+        result.init_weights(stream)
+        if codebooks is not None:
+            result.start_from_codebooks(torch.from_numpy(codebooks), stream)
         return result
 
 

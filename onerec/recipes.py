@@ -6,14 +6,13 @@ one. `estimate` says what a run will cost before it starts.
 """
 
 import dataclasses
-import difflib
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.settings import build, listed, nearest, parse_overrides, set_by_path
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,14 @@ def tiny() -> Recipe:
         history=HistoryConfig(positive_length=16, item_input="codes"),
         model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1),
         train=TrainConfig(
-            steps=400, batch_size=128, targets=8, learning_rate=4e-3, warmup_steps=40
+            steps=400,
+            batch_size=128,
+            targets=8,
+            learning_rate=4e-3,
+            warmup_steps=40,
+            evaluate_every=100,
+            checkpoint_every=100,
+            keep="best",
         ),
         baselines=BaselineConfig(trials=2, sasrec_steps=250, sasrec_batch_size=64),
     )
@@ -200,6 +206,16 @@ def kuairand() -> Recipe:
     )
 
 
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "from_dict",
+    "parse_overrides",
+    "recipe",
+    "setting_names",
+    "to_dict",
+]
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__: function for function in (tiny, small, beauty, kuairand)
 }
@@ -213,27 +229,12 @@ def recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
     """
     if name not in RECIPES:
         raise RecipeError(
-            f"no recipe {name!r}{_nearest(name, RECIPES)}; there are {_list(RECIPES)}"
+            f"no recipe {name!r}{nearest(name, RECIPES)}; there are {listed(RECIPES)}"
         )
     result = RECIPES[name]()
     for path, text in (overrides or {}).items():
-        result = _set(result, path, text)
+        result = set_by_path(result, path, text, setting_names())
     return _check(result)
-
-
-def parse_overrides(settings: typing.Iterable[str]) -> dict[str, str]:
-    """`["train.steps=10"]` -> `{"train.steps": "10"}`.
-
-    Raises:
-        RecipeError: an entry without an equals sign.
-    """
-    result = {}
-    for entry in settings:
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise RecipeError(f"--set {entry!r} has no '='; write --set train.steps=100")
-        result[name.strip()] = value.strip()
-    return result
 
 
 def setting_names(config: Any | None = None, prefix: str = "") -> list[str]:
@@ -259,60 +260,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: a setting that this version does not know.
     """
-    return typing.cast(Recipe, _build(Recipe, values, ""))
-
-
-def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}
-    for name in values:
-        if name not in known:
-            raise RecipeError(f"setting {prefix + name!r} is unknown{_nearest(name, known)}")
-    made = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            made[name] = _build(typing.cast(type, hint), value, f"{prefix}{name}.")
-        else:
-            made[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**made)
-
-
-def _set(config: Any, path: str, text: str, full: str | None = None) -> Any:
-    full = full or path
-    head, _, rest = path.partition(".")
-    fields = {item.name: item for item in dataclasses.fields(config)}
-    if head not in fields or head == "name":
-        names = setting_names()
-        raise RecipeError(
-            f"no setting {full!r}{_nearest(full, names)}; `onerec recipes` lists them all"
-        )
-    value = getattr(config, head)
-    if dataclasses.is_dataclass(value):
-        if not rest:
-            inner = [f"{full}.{item.name}" for item in dataclasses.fields(value)]
-            raise RecipeError(f"{full!r} is a group of settings: {_list(inner)}")
-        return replace(config, **{head: _set(value, rest, text, full)})
-    if rest:
-        raise RecipeError(f"{full!r}: {head!r} holds one value; write --set {head}=...")
-    hint = typing.get_type_hints(type(config))[head]
-    return replace(config, **{head: _parse(text, hint, full)})
-
-
-def _parse(text: str, hint: Any, name: str) -> Any:
-    if isinstance(hint, types.GenericAlias):  # tuple[str, ...]
-        return tuple(part for part in text.split(",") if part)
-    if hint is bool:
-        if text.lower() in ("true", "1", "yes"):
-            return True
-        if text.lower() in ("false", "0", "no"):
-            return False
-        raise RecipeError(f"{name}={text!r}: needs true or false")
-    try:
-        return hint(text)
-    except ValueError:
-        kind = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
-        raise RecipeError(f"{name}={text!r}: needs {kind}") from None
+    return typing.cast(Recipe, build(Recipe, values))
 
 
 # Settings with a closed set of values, and the smallest value of the numeric ones.
@@ -368,7 +316,7 @@ def _check(config: Recipe) -> Recipe:
     for path, choices in _CHOICES.items():
         if value(path) not in choices:
             raise RecipeError(
-                f"{path}={value(path)!r}{_nearest(value(path), choices)}: needs {_list(choices)}"
+                f"{path}={value(path)!r}{nearest(value(path), choices)}: needs {listed(choices)}"
             )
     for path, least in _AT_LEAST.items():
         if value(path) < least:
@@ -390,18 +338,7 @@ def _check(config: Recipe) -> Recipe:
     for name in config.baselines.names:
         if name not in BASELINES:
             raise RecipeError(
-                f"baselines.names: no {name!r}{_nearest(name, BASELINES)}; "
-                f"there are {_list(BASELINES)}"
+                f"baselines.names: no {name!r}{nearest(name, BASELINES)}; "
+                f"there are {listed(BASELINES)}"
             )
     return config
-
-
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    if not near:  # a bare name of a nested setting: steps -> train.steps
-        near = [n for n in names if n.rpartition(".")[2] == name][:1]
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _list(names: typing.Iterable[str]) -> str:
-    return ", ".join(names)

@@ -24,6 +24,7 @@ LAYERS = (
     (
         "runs",
         "run_writer",
+        "settings",
         "recipes",
         "cost",
         "checkpoint",

@@ -70,7 +70,7 @@ class Pretraining:
         self.folder = session.run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(session.run)
         self.contexts = self.setting.contexts(session.device)
-        self.model = self.setting.new_model(self.ids).to(session.device)
+        self.model = self.setting.new_model(self.ids, session.run.codebooks()).to(session.device)
         self.optim = OptimConfig(
             learning_rate=self.config.learning_rate,
             warmup_steps=min(self.config.warmup_steps, self.config.steps),

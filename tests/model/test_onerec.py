@@ -177,3 +177,23 @@ def test_it_learns_a_rule():
         loss.backward()
         optimizer.step()
     assert loss.item() < 1.0  # guessing: log 5 + log 6 + log 4 = 4.8
+
+
+def test_codes_start_at_their_centroids_up_to_a_rotation() -> None:
+    """Angles between embeddings are those between centroids, and heads point the same way."""
+    codebooks = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(1))
+    codes = torch.zeros(5, 4, dtype=torch.int64)
+    vocabulary = Vocabulary(sizes=(8, 8, 8, 2), n_items=4)  # the last level has no codebook
+    model = OneRec(OneRecConfig(width=16, layers=1, decoder_layers=1), vocabulary, ItemTable(codes))
+    last = model.codes.rows()[3].clone()
+    model.start_from_codebooks(codebooks, torch.Generator().manual_seed(0))
+    cosine = torch.nn.functional.cosine_similarity
+    for level in range(3):
+        embedded = model.codes.rows()[level]
+        expected = cosine(codebooks[level][:, None], codebooks[level][None], dim=-1)
+        assert torch.allclose(
+            cosine(embedded[:, None], embedded[None], dim=-1), expected, atol=1e-5
+        )
+        assert torch.allclose(cosine(model.heads[level].weight, embedded), torch.ones(8), atol=1e-5)
+    assert torch.equal(model.codes.rows()[3], last)
+    assert model.codes.rows()[0].norm(dim=1).mean().item() == pytest.approx(0.125 * 4)
