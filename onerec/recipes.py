@@ -135,7 +135,7 @@ def tiny() -> Recipe:
     """Seconds on two CPU cores: the demo, the notebooks and the tests."""
     return Recipe(
         name="tiny",
-        content=ContentConfig(behaviour_weight=0.1),
+        content=ContentConfig(behaviour_weight=0.6),
         tokenizer=TokenizerConfig(codebook_size=128),
         history=HistoryConfig(positive_length=16, item_input="codes"),
         model=ModelConfig(width=64, encoder_layers=1, decoder_layers=1),
