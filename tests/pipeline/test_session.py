@@ -37,5 +37,7 @@ def test_a_session_reports_writes_and_obeys(tmp_path: Path) -> None:
     assert writer.run.status().step == 2
 
 
-def test_nobody_has_to_listen() -> None:
-    quiet("tokenize", 0, 1, {})
+def test_the_default_listener_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` promises one object on stdout and nothing else."""
+    quiet("tokenize", 0, 1, {"message": "reading"})
+    assert capsys.readouterr() == ("", "")
