@@ -1,15 +1,14 @@
-"""The app: `streamlit run app/main.py`. Page settings, navigation and the shared selection."""
+"""The app: `streamlit run app/main.py`. Page settings, navigation and the shared selection.
+
+The server imports this file once and finds `app`; each visit runs it as a script and draws.
+"""
 
 from pathlib import Path
 
-import selection
 import streamlit as st
-import widgets
-
-from onerec.errors import OneRecError
+import warm
 
 ICON = Path(__file__).with_name("icon.svg")  # a file: symbols and emoji would need the network
-st.set_page_config(page_title="OneRec", page_icon=str(ICON), layout="wide")
 
 PAGES = (
     (
@@ -40,16 +39,31 @@ PAGES = (
     ("runs", "Runs", "table_chart", "Compare runs: results, curves, settings."),
 )
 
-page = st.navigation(
-    [
-        st.Page(f"app_pages/{name}.py", title=title, icon=f":material/{icon}:", help=help_text,
-                default=name == "home")
-        for name, title, icon, help_text in PAGES
-    ]
-)  # fmt: skip
-with st.sidebar:
-    selection.sidebar()
-try:
-    page.run()
-except OneRecError as error:  # damaged files: one line that says which, never a traceback
-    widgets.mistake(error)
+
+def draw() -> None:
+    """One visit's page: its settings, the navigation, the sidebar, the page itself."""
+    import selection
+    import widgets
+
+    from onerec.errors import OneRecError
+
+    st.set_page_config(page_title="OneRec", page_icon=str(ICON), layout="wide")
+    page = st.navigation(
+        [
+            st.Page(f"app_pages/{name}.py", title=title, icon=f":material/{icon}:", help=help_text,
+                    default=name == "home")
+            for name, title, icon, help_text in PAGES
+        ]
+    )  # fmt: skip
+    with st.sidebar:
+        selection.sidebar()
+    try:
+        page.run()
+    except OneRecError as error:  # damaged files: one line that says which, never a traceback
+        widgets.mistake(error)
+
+
+if __name__ == "__main__":
+    draw()
+else:
+    app = st.App(__file__, lifespan=warm.lifespan)

@@ -100,9 +100,18 @@ def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> 
     )
 
 
+def place_picture(picture: theme.Picture, *, width: int | str = "stretch") -> None:
+    """A drawing of its own: it stands at once, Plotly's script need not be loaded for it."""
+    st.image(picture.inked(_ink()), width=width, alt=theme.alt_text(picture))
+
+
+def _ink() -> str:
+    return INK.get(st.context.theme.type or "light", INK["light"])
+
+
 def _inked(figure: Any) -> Any:
     """Text in the page's own colour: the grey of the chart theme is too faint to read."""
-    ink = INK.get(st.context.theme.type or "light", INK["light"])
+    ink = _ink()
     figure.update_layout(font_color=ink)
     figure.update_xaxes(tickfont_color=ink, title_font_color=ink)
     figure.update_yaxes(tickfont_color=ink, title_font_color=ink)
@@ -110,29 +119,39 @@ def _inked(figure: Any) -> Any:
 
 
 def belongings(figure: Any, frame: pd.DataFrame, *, key: str, command: str, cell: str) -> None:
-    """How it is computed, the table, the CSV, the command and the notebook cell."""
-    with st.expander("How it is computed · table · code", icon=":material/function:"):
-        how, table, code = st.tabs(["How it is computed", "Table", "Code"])
-        how.markdown(theme.how(figure))
-        table.dataframe(frame, hide_index=True, height=260, alt=f"Table of: {theme.title(figure)}")
-        table.download_button(
-            "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}_csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        code.caption("In a terminal")
-        code.code(command, language="bash", wrap_lines=True)
-        code.caption("In a notebook")
-        code.code(cell, language="python", wrap_lines=True)
+    """How it is computed, the table, the CSV, the command and the notebook cell.
+
+    They are made when they are opened: a table and highlighted code are heavy for a browser.
+    """
+    more = st.expander(
+        "How it is computed · table · code", icon=":material/function:", key=f"{key}_more",
+        on_change="rerun",
+    )  # fmt: skip
+    if not more.open:
+        return
+    how, table, code = more.tabs(["How it is computed", "Table", "Code"])
+    how.markdown(theme.how(figure))
+    table.dataframe(frame, hide_index=True, height=260, alt=f"Table of: {theme.title(figure)}")
+    _download(table, "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv")
+    if isinstance(figure, theme.Picture):
+        _download(how, "Picture", figure.inked(INK["light"]), f"{key}.svg", "image/svg+xml")
+    code.caption("In a terminal")
+    code.code(command, language="bash", wrap_lines=True)
+    code.caption("In a notebook")
+    code.code(cell, language="python", wrap_lines=True)
+
+
+def _download(place: Any, label: str, content: str, name: str, mime: str, **look: Any) -> None:
+    place.download_button(
+        label, content, name, mime, key=name, icon=":material/download:", on_click="ignore", **look
+    )
 
 
 def table(frame: pd.DataFrame, *, key: str, title: str, **settings: Any) -> None:
     """A table that stands for itself, with its CSV."""
     st.markdown(f"**{title}**")
     st.dataframe(frame, hide_index=True, alt=title, **settings)
-    st.download_button(
-        "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", key=f"{key}_csv",
-        icon=":material/download:", on_click="ignore", type="tertiary",
-    )  # fmt: skip
+    _download(st, "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", type="tertiary")
 
 
 def run_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

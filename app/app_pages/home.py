@@ -9,12 +9,14 @@ import tour
 import widgets
 
 from onerec.explain import overview, serving
-from onerec.viz import runs as draw
+from onerec.viz import pipeline as draw
 from onerec.viz import serving as draw_serving
+from onerec.viz import theme
 
 WIDE_OR_TALL = """<style>
-@media (max-width: 760px) { .st-key-pipeline_wide { display: none; } }
-@media (min-width: 761px) { .st-key-pipeline_tall { display: none; } }
+.st-key-pipeline { container-type: inline-size; }
+@container (max-width: 599px) { .st-key-pipeline_wide { display: none; } }
+@container (min-width: 600px) { .st-key-pipeline_tall { display: none; } }
 </style>"""  # the same picture, side by side or one below the other
 
 view = widgets.head(
@@ -39,16 +41,19 @@ with st.container(horizontal=True):
 run = widgets.needs_run(view)
 st.html(WIDE_OR_TALL)
 stages = cache.read(overview.stages, run)
-with st.container(key="pipeline_tall"):
-    widgets.place(draw.pipeline(stages, vertical=True), key="pipeline_narrow")
 picture = draw.pipeline(stages)
-with st.container(key="pipeline_wide"):
-    widgets.place(picture, key="pipeline")
+st.markdown(f"**{theme.title(picture)}**")
+with st.container(key="pipeline"):
+    with st.container(key="pipeline_wide"):
+        widgets.place_picture(picture, width=1100)
+    with st.container(key="pipeline_tall"):
+        widgets.place_picture(draw.pipeline(stages, vertical=True))
 widgets.belongings(
     picture, stages,
     key="pipeline", command=f"onerec runs show {run.name}",
     cell="from onerec.runs import open_run\nfrom onerec.explain import overview\n"
-    f"from onerec.viz import runs as viz\n\nviz.pipeline(overview.stages(open_run({run.name!r})))",
+    "from onerec.viz import pipeline as viz\n\n"
+    f"viz.pipeline(overview.stages(open_run({run.name!r})))",
 )  # fmt: skip
 
 PAGES = (
@@ -64,9 +69,18 @@ with st.container(horizontal=True):
         links.to(page, label, "arrow_forward")
 
 if run.is_done("evaluate"):
-    widgets.show(
-        run, serving.metrics, draw_serving.metric_bars,
-        key="result",
-        command=f"onerec evaluate --run {run.name} --json",
-        drawing={"metric": "recall@10"},
-    )  # fmt: skip
+    look = widgets.options("Results as", ("Numbers", "Bars"), "results")
+    if look == "Bars":
+        widgets.show(
+            run, serving.metrics, draw_serving.metric_bars,
+            key="result",
+            command=f"onerec evaluate --run {run.name} --json",
+            drawing={"metric": "recall@10"},
+        )  # fmt: skip
+    else:
+        best = cache.read(serving.metrics, run)
+        best = best[best["metric"] == "recall@10"].sort_values("value", ascending=False)
+        st.markdown(f"**{draw_serving.finding(best, 'recall@10')}**")
+        with st.grid("auto", min_column_width=150):
+            for row in best.to_dict("records"):
+                st.metric(theme.model_name(row["model"]), f"{row['value']:.4f}", border=True)

@@ -70,7 +70,7 @@ def _evaluate(run: Run) -> tuple[str, str]:
     if not rivals:
         return headline, ""
     best = max(rivals, key=lambda name: rivals[name])
-    return headline, f"next: {best.replace('_', '-')} {rivals[best]:.3f}"
+    return headline, f"best baseline: {best.replace('_', '-')} {rivals[best]:.3f}"
 
 
 def _recommend(run: Run) -> tuple[str, str]:

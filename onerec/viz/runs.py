@@ -1,13 +1,8 @@
-"""Pictures of whole runs: the pipeline with its numbers, curves laid over one another, metrics.
-
-`pipeline` takes `explain.overview.stages`, the others frames of several runs.
-"""
+"""Several runs in one picture: curves laid over one another, metrics side by side."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,57 +10,6 @@ import plotly.graph_objects as go
 from onerec.viz import theme
 from onerec.viz.serving import EVALUATE
 from onerec.viz.training import START, metric_name
-
-_STATES = {
-    "done": (theme.GREEN, "solid", "✓"),
-    "running": (theme.BLUE, "solid", "▶"),
-    "paused": (theme.GOLD, "dash", "⏸"),
-    "waiting": (theme.GREY, "dot", "…"),
-}
-_TROUBLE = (theme.ORANGE, "dash", "!")
-
-
-def pipeline(stages: pd.DataFrame, vertical: bool = False) -> go.Figure:
-    """The path from data to lists as boxes with this run's numbers; customdata[0] is the stage."""
-    done = int((stages["state"] == "done").sum())
-    finding = (
-        "Every stage is done" if done == len(stages) else f"{done} of {len(stages)} stages are done"
-    )
-    recall = stages.loc[stages["stage"] == "evaluate", "headline"]
-    if len(recall) and recall.iloc[0] != "not yet":
-        finding += f": {recall.iloc[0]}"
-    rows = stages.to_dict("records")
-    fig = theme.figure(
-        title=finding,
-        alt="The stages of the run, in order: " + "; ".join(_spoken(row) for row in rows),
-        how="Numbers of dataset.json, tokenizer/report.json, metrics.jsonl and evaluate.json of "
-        "this run: " + "; ".join(_spoken(row) for row in rows),
-        height=110 * len(rows) + 60 if vertical else 230,
-        key="pipeline",
-        legend=False,
-    )
-    for index, row in enumerate(rows):
-        place = (0.0, -float(index)) if vertical else (float(index), 0.0)
-        _box(fig, row, *place, characters=40 if vertical else 18)
-        if index:
-            _arrow(fig, index, vertical)
-    fig.add_scatter(
-        x=[0.0 if vertical else index for index in range(len(rows))],
-        y=[-index if vertical else 0.0 for index in range(len(rows))],
-        mode="markers",
-        marker={"size": 60, "opacity": 0},
-        customdata=stages[["stage", "label", "state", "headline", "detail"]],
-        hovertemplate="%{customdata[1]}: %{customdata[2]}<br>%{customdata[3]}<br>"
-        "%{customdata[4]}<extra></extra>",
-        showlegend=False,
-    )
-    reach = [-0.48, len(rows) - 0.52]
-    fig.update_xaxes(visible=False, fixedrange=True, range=[-0.5, 0.5] if vertical else reach)
-    fig.update_yaxes(
-        visible=False, fixedrange=True, range=[-reach[1], -reach[0]] if vertical else [-0.5, 0.5]
-    )
-    fig.update_layout(margin={"l": 4, "r": 4, "b": 4})
-    return fig
 
 
 def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> go.Figure:
@@ -142,55 +86,3 @@ def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figu
     fig.update_layout(barmode="group")
     fig.update_yaxes(rangemode="tozero")
     return fig
-
-
-def _box(fig: go.Figure, row: dict[Hashable, Any], x: float, y: float, characters: int) -> None:
-    """One stage: border and sign by state, its name, its number, what stands behind it."""
-    colour, dash, sign = _STATES.get(str(row["state"]), _TROUBLE)
-    fig.add_shape(
-        type="rect",
-        x0=x - 0.44,
-        x1=x + 0.44,
-        y0=y - 0.38,
-        y1=y + 0.38,
-        line={"color": colour, "width": 2, "dash": dash},
-        fillcolor=colour,
-        opacity=0.14,
-        layer="below",
-    )
-    fig.add_shape(
-        type="rect",
-        x0=x - 0.44,
-        x1=x + 0.44,
-        y0=y - 0.38,
-        y1=y + 0.38,
-        line={"color": colour, "width": 2, "dash": dash},
-    )
-    detail = "<br>".join(textwrap.wrap(str(row["detail"]), characters))
-    text = f"{row['label']}<br><b>{row['headline']}</b><br>{detail}<br>{sign} {row['state']}"
-    fig.add_annotation(x=x, y=y, text=text, showarrow=False, font={"size": 12}, align="center")
-
-
-def _arrow(fig: go.Figure, index: int, vertical: bool) -> None:
-    half = 0.38 if vertical else 0.44
-    head, tail = index - half, index - 1 + half
-    place = {"x": 0, "ax": 0, "y": -head, "ay": -tail}
-    if not vertical:
-        place = {"x": head, "ax": tail, "y": 0, "ay": 0}
-    fig.add_annotation(
-        **place,
-        xref="x",
-        yref="y",
-        axref="x",
-        ayref="y",
-        showarrow=True,
-        arrowhead=2,
-        arrowwidth=2,
-        arrowcolor=theme.GREY,
-        text="",
-    )
-
-
-def _spoken(row: dict[Hashable, Any]) -> str:
-    detail = f" ({row['detail']})" if row["detail"] else ""
-    return f"{row['label']}: {row['headline']}{detail}, {row['state']}"

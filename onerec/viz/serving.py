@@ -114,7 +114,7 @@ def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
         return theme.nothing(f"No {metric} yet.", EVALUATE, f"bars-{metric}")
     part = part.sort_values("value", ascending=False).reset_index(drop=True)
     fig = theme.figure(
-        title=_finding(part, metric),
+        title=finding(part, metric),
         alt=f"Bars of {metric}: " + "; ".join(_with_interval(r) for r in part.to_dict("records")),
         how=f"{metric}, mean over the evaluated users, full ranking of all items; the whiskers are "
         "the 95% bootstrap interval over users. "
@@ -153,7 +153,7 @@ def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     return fig
 
 
-def _finding(part: pd.DataFrame, metric: str) -> str:
+def finding(part: pd.DataFrame, metric: str) -> str:
     """Who leads, over whom, and whether the intervals can tell them apart."""
     rivals = part[~part["model"].isin(ENDS)].reset_index(drop=True)
     if len(rivals) < 2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -36,6 +37,21 @@ _NAMES = {
     "oracle": "oracle (the truth)",
     "random": "random list",
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing that needs no Plotly: SVG whose text has the colour of the page it stands on."""
+
+    meta: dict[str, str]  # title, alt, how: as a figure's layout.meta
+    svg: str
+
+    def inked(self, colour: str) -> str:
+        """The SVG with this colour of text, for where it does not inherit one (as an image)."""
+        return self.svg.replace("<svg ", f'<svg color="{colour}" ', 1)
+
+    def _repr_html_(self) -> str:  # a notebook shows it, in its own colour of text
+        return self.svg
 
 
 def model_colour(name: str) -> str:
@@ -109,19 +125,23 @@ def nothing(what: str, next_step: str, key: str = "") -> go.Figure:
     return fig
 
 
-def title(fig: go.Figure) -> str:
+def title(fig: go.Figure | Picture) -> str:
     """The finding, without line breaks."""
-    return str(fig.layout.meta["title"])
+    return str(_meta(fig)["title"])
 
 
-def alt_text(fig: go.Figure) -> str:
+def alt_text(fig: go.Figure | Picture) -> str:
     """What the figure shows, in words."""
-    return str(fig.layout.meta["alt"])
+    return str(_meta(fig)["alt"])
 
 
-def how(fig: go.Figure) -> str:
+def how(fig: go.Figure | Picture) -> str:
     """Markdown: how it is computed, with the current numbers."""
-    return str(fig.layout.meta["how"])
+    return str(_meta(fig)["how"])
+
+
+def _meta(fig: go.Figure | Picture) -> Any:
+    return fig.meta if isinstance(fig, Picture) else fig.layout.meta
 
 
 def untitled(fig: go.Figure) -> go.Figure:

@@ -13,7 +13,7 @@ def test_each_stage_shows_its_number(run: Run) -> None:
     assert frame.loc["tokenize", "headline"] == "4 x 4 x 4"
     assert frame.loc["pretrain", "detail"] == "step 60 of 60"
     assert frame.loc["evaluate", "headline"] == "recall@10 0.500"
-    assert frame.loc["evaluate", "detail"] == "next: item-knn 0.208"
+    assert frame.loc["evaluate", "detail"] == "best baseline: item-knn 0.208"
     assert frame.loc["recommend", "headline"] == "24 users"
     assert set(frame["state"]) == {"done"}
 

@@ -1,35 +1,12 @@
-"""The pictures of whole runs show their numbers."""
+"""The pictures of several runs show their numbers."""
 
 import pandas as pd
 import pytest
 
-from onerec.explain import overview, serving, training
+from onerec.explain import serving, training
 from onerec.runs import Run
 from onerec.viz import runs as viz
 from onerec.viz import theme
-
-
-@pytest.mark.parametrize("vertical", [False, True])
-def test_the_pipeline_shows_every_stage_with_its_number(run: Run, vertical: bool) -> None:
-    stages = overview.stages(run)
-    fig = viz.pipeline(stages, vertical)
-    texts = [note.text for note in fig.layout.annotations if note.text]
-    assert len(texts) == 5
-    for text, row in zip(texts, stages.to_dict("records"), strict=True):
-        assert row["label"] in text
-        assert f"<b>{row['headline']}</b>" in text
-        assert f"✓ {row['state']}" in text, "the state is said in words and by a sign"
-    assert [row[0] for row in fig.data[0].customdata] == stages["stage"].tolist()
-    assert sum(note.showarrow for note in fig.layout.annotations) == 4
-    assert theme.title(fig) == "Every stage is done: recall@10 0.500"
-
-
-def test_a_failed_stage_is_marked(run: Run) -> None:
-    stages = overview.stages(run)
-    stages.loc[2, "state"] = "failed"
-    fig = viz.pipeline(stages)
-    assert any("! failed" in note.text for note in fig.layout.annotations if note.text)
-    assert theme.title(fig).startswith("4 of 5 stages are done")
 
 
 def test_runs_laid_over_one_another(run: Run) -> None:

@@ -1,0 +1,53 @@
+"""The first picture of the app stands within three seconds, also for a server's first visitor."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_server import ROOT, Server, serve
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+LIMIT_SECONDS = 3.0
+PICTURE = ".st-key-pipeline_wide img"
+IS_DRAWN = f"() => document.querySelector('{PICTURE}')?.naturalWidth > 0"
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Server]:
+    """The app over the shipped demo, as `make app` starts it; nobody has opened it yet."""
+    yield from serve(tmp_path / "home", ROOT / "data" / "demo", tmp_path / "server.log")
+
+
+def seconds_to_the_picture(page: Page, url: str) -> float:
+    begun = time.monotonic()
+    page.goto(url)
+    page.wait_for_function(IS_DRAWN, timeout=20_000)
+    seconds = time.monotonic() - begun
+    expect(page.locator(PICTURE)).to_be_visible()
+    return seconds
+
+
+def test_the_very_first_opening_of_a_fresh_server(page: Page, fresh_server: Server) -> None:
+    """Not the best of three: the seconds of whoever starts the app and opens it."""
+    page.goto("about:blank")  # the browser's own start is not the app's
+    first = seconds_to_the_picture(page, fresh_server.url)
+    assert first < LIMIT_SECONDS
+    later = seconds_to_the_picture(page, fresh_server.url)
+    assert later < LIMIT_SECONDS
+    assert page.get_by_test_id("stException").count() == 0
+
+
+def test_home_stands_without_plotly(page: Page, server: Server) -> None:
+    """Its 4.7 MB of script kept the first picture waiting for a second or more."""
+    page.goto(server.url)
+    expect(
+        page.get_by_text("recall@10 of").or_(page.get_by_text("leads: recall@10"))
+    ).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert any("static/js" in name for name in loaded)
+    assert not [name for name in loaded if "Plotly" in name]
+    page.get_by_role("radio", name="Bars").click()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=20_000)
