@@ -13,6 +13,7 @@ import selection
 import streamlit as st
 import widgets
 
+from onerec import runs
 from onerec.errors import OneRecError
 from onerec.explain import training
 from onerec.runs import Run
@@ -54,8 +55,8 @@ def _guarded(view: selection.Selection, was_busy: bool) -> None:
 def _body(view: selection.Selection, was_busy: bool) -> None:
     run: Run = view.run
     job = jobs.status(run)
-    if was_busy != job.busy:
-        st.rerun()  # the whole page once more: start the clock, or stop it and finish the figures
+    if was_busy != job.busy or not run.path.exists():
+        st.rerun()  # the whole page once more: start the clock, stop it, or forget a removed run
     colour, icon = BADGES.get(job.state, ("gray", "help"))
     st.subheader(f"Run {view.run_name}  :{colour}-badge[:material/{icon}: {job.state}]")
     _progress(job)
@@ -91,7 +92,10 @@ def _controls(run: Run, job: jobs.Job) -> None:
         if job.state in ("running", "paused"):
             st.button("Stop", icon=":material/stop:", on_click=run.control, kwargs={"stop": True},
                       help="Saves a checkpoint and ends; Resume goes on from there")  # fmt: skip
-        if job.state in ("stopped", "interrupted", "failed"):
+        if _never_began(run, job):
+            st.button("Remove this run", icon=":material/delete:", on_click=_try,
+                      args=(runs.delete_run, run), help="Nothing was trained in it")  # fmt: skip
+        elif job.state in ("stopped", "interrupted", "failed"):
             st.button("Resume", icon=":material/replay:", type="primary", on_click=_try,
                       args=(jobs.resume, run))  # fmt: skip
         if job.state == "stalled":
@@ -101,10 +105,17 @@ def _controls(run: Run, job: jobs.Job) -> None:
         st.error(problem, icon=":material/error:")
 
 
+def _never_began(run: Run, job: jobs.Job) -> bool:
+    """The trainer refused what it was given before it made the run: there is nothing to resume."""
+    return job.state == "failed" and not run.recipe()
+
+
 def _trouble(run: Run, job: jobs.Job) -> None:
     """What went wrong, and what to do next."""
     if job.state == "failed":
-        st.error(job.message, icon=":material/error:", title="The training failed")
+        refused = _never_began(run, job)
+        title = "The training could not start" if refused else "The training failed"
+        st.error(job.message, icon=":material/error:", title=title)
     elif job.state == "interrupted":
         st.warning(
             "The process is gone without a word (killed, or the machine went down). Resume goes on "

@@ -17,6 +17,7 @@ from onerec.explain import dataset as explain_dataset
 
 WORLD = "world"  # built in: made by the first run that asks for it
 WORLD_SIZE = {"items": 4_000}  # only for the estimate before the world exists
+DEVICES = {"cpu": "on the CPU", "cuda": "on the GPU here"}
 
 
 def draw(view: selection.Selection) -> None:
@@ -78,7 +79,7 @@ def _start() -> None:
         asked = _asked()
         recipes.recipe(asked.recipe, asked.settings)
         taken = places.run_infos().get(asked.name)
-        if taken is not None:
+        if taken is not None and taken.recipe:  # without one, its start was refused: begin anew
             raise RecipeError(
                 f"run {asked.name} exists ({taken.state}); choose another name, or resume it"
             )
@@ -107,14 +108,16 @@ def _estimate(recipe: recipes.Recipe, dataset: str) -> None:
     """Size and cost before anything is spent."""
     folder = places.dataset_folders().get(dataset)
     size = cache.read(explain_dataset.summary, folder) if folder else WORLD_SIZE
-    gpu = recipe.device.startswith("cuda")
-    expected = cost.estimate(recipe, size["items"], "cuda" if gpu else "cpu")
+    device = cost.device_of(recipe)
+    expected = cost.estimate(recipe, size["items"], device)
     with st.grid(3, min_column_width=130):
         st.metric("Parameters", expected.parameters, format="compact", border=True)
         st.metric("Memory", f"{expected.memory_bytes / 2**20:,.0f} MB", border=True)
         st.metric(
-            f"Training on a {'GPU' if gpu else 'CPU'}", _duration(expected.seconds), border=True
-        )
+            f"Training time, {DEVICES.get(device, device)}", _duration(expected.seconds), border=True,
+            help="Estimated for two CPU cores, or one large GPU. `device=auto` takes a GPU where "
+            "there is one; evaluation and baselines come on top.",
+        )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

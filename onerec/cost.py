@@ -6,8 +6,12 @@ costs three forward passes (one forward, one backward of twice its size). Second
 rate measured once: an estimate to choose by, not a promise.
 """
 
+import ctypes
+import functools
+import importlib.metadata
 from dataclasses import dataclass
 
+from onerec.errors import RecipeError
 from onerec.recipes import Recipe
 
 # Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in eager bfloat16.
@@ -56,3 +60,31 @@ def estimate(recipe: Recipe, n_items: int, device: str = "cpu") -> Cost:
         memory_bytes=parameters * _BYTES_TRAINED + activations,
         seconds=recipe.train.steps * recipe.train.batch_size * flops / rate,
     )
+
+
+def device_of(recipe: Recipe) -> str:
+    """`cuda` or `cpu`: where `recipe` would train here, found without loading torch.
+
+    Raises:
+        RecipeError: the recipe asks for a CUDA device and there is none.
+    """
+    if recipe.device == "auto":
+        return "cuda" if cuda_is_here() else "cpu"
+    kind = recipe.device.partition(":")[0]
+    if kind == "cuda" and not cuda_is_here():
+        raise RecipeError(f"device={recipe.device}: no CUDA device is visible here; use device=cpu")
+    return kind
+
+
+@functools.cache
+def cuda_is_here() -> bool:
+    """Whether torch will find a CUDA device: it is built for one and the driver shows one."""
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return found and count.value > 0

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from onerec.runs import Run
+
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT / "tests") not in sys.path:  # for `import toy_home` and `import fake_run`
     sys.path.insert(0, str(ROOT / "tests"))
+
+import fake_run  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +23,24 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder}; set ONEREC_TEST_DATA to a folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> fake_run.Fake:
+    """A dataset and a finished run written by hand (see `fake_run`); do not change."""
+    return fake_run.build(tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(scope="session")
+def run(fake: fake_run.Fake) -> Run:
+    """The finished run of `fake`."""
+    return Run(fake.run)
+
+
+@pytest.fixture(scope="session")
+def folder(fake: fake_run.Fake) -> Path:
+    """The folder of the dataset of `fake`."""
+    return fake.dataset
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
 """The estimate of a run: close to what is really built, and growing with what it should."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from onerec.cost import estimate
+from onerec import cost
+from onerec.common import pick_device
+from onerec.cost import device_of, estimate
+from onerec.errors import RecipeError
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.recipes import RECIPES, recipe
 
@@ -48,3 +52,65 @@ def test_idle_experts_cost_parameters_and_no_time() -> None:
     assert estimate(more, 1_000).parameters > estimate(base, 1_000).parameters
     assert estimate(more, 1_000).active_parameters == estimate(base, 1_000).active_parameters
     assert estimate(more, 1_000).seconds == estimate(base, 1_000).seconds
+
+
+def test_auto_is_the_device_that_torch_will_choose() -> None:
+    cost.cuda_is_here.cache_clear()
+    assert device_of(recipe("tiny")) == pick_device("auto").type
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_device_that_is_asked_for_is_taken_or_refused(
+    monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    monkeypatch.setattr(cost, "cuda_is_here", lambda: here)
+    assert device_of(recipe("tiny")) == ("cuda" if here else "cpu")
+    assert device_of(recipe("tiny", {"device": "cpu"})) == "cpu"
+    asked = recipe("tiny", {"device": "cuda:0"})
+    if here:
+        assert device_of(asked) == "cuda"
+    else:
+        with pytest.raises(RecipeError, match=r"device=cuda:0: no CUDA device .*device=cpu"):
+            device_of(asked)
+
+
+class Driver:
+    """A CUDA driver that shows `devices` devices; -1: it cannot start."""
+
+    def __init__(self, devices: int) -> None:
+        self.devices = devices
+
+    def cuInit(self, flags: int) -> int:
+        return 100 * (self.devices < 0)
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.devices
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "devices", "here"),
+    [
+        ("2.13.0+cu130", 2, True),
+        ("2.13.0", 1, True),
+        ("2.13.0+cpu", 1, False),
+        ("2.13.0", 0, False),
+        ("2.13.0", -1, False),
+        ("2.13.0", None, False),
+    ],
+)
+def test_a_gpu_counts_where_torch_can_use_it(
+    monkeypatch: pytest.MonkeyPatch, torch_version: str, devices: int | None, here: bool
+) -> None:
+    def load(name: str) -> Driver:
+        if devices is None:
+            raise OSError(f"{name}: no such file")
+        return Driver(devices)
+
+    monkeypatch.setattr("importlib.metadata.version", lambda name: torch_version)
+    monkeypatch.setattr("ctypes.CDLL", load)
+    cost.cuda_is_here.cache_clear()
+    try:
+        assert cost.cuda_is_here() is here
+    finally:
+        cost.cuda_is_here.cache_clear()

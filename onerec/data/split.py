@@ -156,7 +156,7 @@ def _temporal(log: Interactions, valid_share: float, test_share: float) -> Split
         what = "some times only give the order" if "timestamp" in log.columns else "it has no times"
         raise DataError(
             f"temporal split: the data need exact timestamps, but {what}; use --set "
-            f"split={'given' if 'split' in log.columns else 'leave_one_out'}"
+            f"evaluate.split={'given' if 'split' in log.columns else 'leave_one_out'}"
         )
     time = log.columns["timestamp"]
     valid_from = _cut(time, 1 - valid_share - test_share)
@@ -165,7 +165,7 @@ def _temporal(log: Interactions, valid_share: float, test_share: float) -> Split
     if len(np.unique(part)) < 3:
         raise DataError(
             f"temporal split: the cuts at {valid_from} and {test_from} ms leave a part empty, "
-            "since many events share one time; use --set split=leave_one_out"
+            "since many events share one time; use --set evaluate.split=leave_one_out"
         )
     return _by_part("temporal", log, part, {"valid_from": valid_from, "test_from": test_from})
 
@@ -173,14 +173,15 @@ def _temporal(log: Interactions, valid_share: float, test_share: float) -> Split
 def _given(log: Interactions) -> Split:
     if "split" not in log.columns:
         raise DataError(
-            "given split: the data have no split column; use --set split=leave_one_out or temporal"
+            "given split: the data have no split column; "
+            "use --set evaluate.split=leave_one_out or temporal"
         )
     part = log.columns["split"]
     present = np.bincount(part + 1, minlength=4)[1:]
     if not present[_TRAIN] or not present[_TEST]:
         raise DataError(
             f"given split: the split column marks {present[_TRAIN]} train and {present[_TEST]} "
-            "test rows and needs both; use --set split=leave_one_out"
+            "test rows and needs both; use --set evaluate.split=leave_one_out"
         )
     rank = np.where(part < 0, _TEST + 1, part)  # rows of no part stand last and are never read
     order = np.lexsort((rank, log.user))

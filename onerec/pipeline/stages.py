@@ -11,9 +11,10 @@ import torch
 from onerec import __version__
 from onerec.assembly import Setting, setting_of
 from onerec.common import pick_device, set_threads
+from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
-from onerec.errors import RunError
+from onerec.errors import DataError, RunError
 from onerec.pipeline.evaluate import cases_of, evaluate
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
@@ -55,6 +56,8 @@ def run(
     path = runs_home(home) / valid_name(name)
     setting = _setting(path, recipe, dataset, home, report)
     device = _refuse_early(setting)
+    if "pretrain" in stages and not Run(path).is_done("pretrain"):
+        _refuse_untrainable(setting)
     with RunWriter.claim(path, _description(name, setting)) as writer:
         set_threads()
         session = Session(writer, setting, device, report)
@@ -104,6 +107,14 @@ def _refuse_early(setting: Setting) -> torch.device:
     codebook_size(setting)
     cases_of(setting)
     return pick_device(setting.recipe.device)
+
+
+def _refuse_untrainable(setting: Setting) -> None:
+    if not len(training_examples(setting.split)):
+        raise DataError(
+            f"{setting.dataset.name!r}: no training target has a history; "
+            "give users at least 3 events each, or set evaluate.split=leave_one_out"
+        )
 
 
 def _description(name: str, setting: Setting) -> dict[str, Any]:

@@ -69,6 +69,25 @@ def test_a_press_reaches_the_trainer_through_the_run_folder(
     assert json.loads((run.path / "control.json").read_text())["pause"] is True
 
 
+def test_a_start_that_was_refused_is_explained_and_can_be_removed(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    """There is nothing to resume: the trainer ended before it made the run."""
+    use_home(own_home)
+    path = own_home / "runs" / "refused"
+    path.mkdir()
+    (path / "log.txt").write_text("error: 'toy': no training target has a history\n")
+    launch = {"pid": 999_999_999, "process_started": 1.0, "time": time.time(), "command": []}
+    (path / "launch.json").write_text(json.dumps(launch))
+    app = AppTest.from_file(str(PAGE), default_timeout=30)
+    app.query_params["run"] = "refused"
+    app.run()
+    assert ("no training target" in app.error[0].value) and "Resume" not in buttons(app)
+    next(button for button in app.button if button.label == "Remove this run").click().run()
+    assert not app.exception
+    assert not path.exists()
+
+
 def test_the_demo_can_be_watched_but_not_steered(
     use_home: Callable[..., Path], own_home: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ import jobs
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from onerec import cost
+
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
@@ -44,6 +46,31 @@ def test_a_wrong_setting_is_one_line_and_no_start(form: AppTest, settings: str, 
     assert "Start training" not in [button.label for button in form.button]
 
 
+@pytest.mark.parametrize(
+    ("settings", "gpu", "says"),
+    [
+        ("", False, "Training time, on the CPU"),
+        ("", True, "Training time, on the GPU here"),
+        ("device=cpu", True, "Training time, on the CPU"),
+    ],
+)
+def test_the_estimate_names_the_device_that_would_be_used(
+    form: AppTest, monkeypatch: pytest.MonkeyPatch, settings: str, gpu: bool, says: str
+) -> None:
+    monkeypatch.setattr(cost, "cuda_is_here", lambda: gpu)
+    form.text_area(key="train_settings").set_value(settings).run()
+    assert says in [metric.label for metric in form.metric]
+
+
+def test_a_device_that_is_not_here_is_said_before_the_start(
+    form: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "cuda_is_here", lambda: False)
+    form.text_area(key="train_settings").set_value("device=cuda").run()
+    assert "no CUDA device is visible here; use device=cpu" in form.error[0].value
+    assert "Start training" not in [button.label for button in form.button]
+
+
 def test_start_uses_what_was_typed_last_and_selects_the_run(form: AppTest, own_home: Path) -> None:
     def begin(home: Path, name: str, words: list[str]) -> None:
         (home / "runs" / name).mkdir()
@@ -63,6 +90,16 @@ def test_a_name_that_is_taken_is_refused(form: AppTest) -> None:
     form.text_input(key="train_name").set_value("toy_run")
     form.button(key="train_go").click().run()
     assert "run toy_run exists" in form.error[0].value
+
+
+def test_the_name_of_a_start_that_was_refused_is_free_again(form: AppTest, own_home: Path) -> None:
+    """The trainer refused before it wrote a recipe; all that is there is the app's own record."""
+    (own_home / "runs" / "refused").mkdir()
+    (own_home / "runs" / "refused" / "log.txt").write_text("no training target has a history\n")
+    with patch.object(jobs, "start", lambda *_: None):
+        form.text_input(key="train_name").set_value("refused")
+        form.button(key="train_go").click().run()
+    assert not form.error
 
 
 def test_the_proposed_name_follows_the_recipe(form: AppTest) -> None:

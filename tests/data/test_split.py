@@ -135,9 +135,9 @@ def test_refusals() -> None:
         make_split(plain, "temporal")
     inexact = make_log([0, 0, 0], [1, 2, 3], [1, 2, 3])
     inexact.columns["exact_time"] = np.array([1, 0, 1], dtype=np.int8)
-    with pytest.raises(DataError, match="some times only give the order"):
+    with pytest.raises(DataError, match=r"only give the order; use --set evaluate\.split="):
         make_split(inexact, "temporal")
-    with pytest.raises(DataError, match="no split column"):
+    with pytest.raises(DataError, match=r"no split column; use --set evaluate\.split=leave"):
         make_split(plain, "given")
     with pytest.raises(DataError, match="0 train and 3 test rows"):
         make_split(make_log([0, 0, 0], [1, 2, 3], part=[2, 2, 2]), "given")

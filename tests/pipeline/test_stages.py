@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy_home
 from safetensors.torch import load_file
 
 import onerec
-from onerec.data.dataset import open_dataset
+from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, OneRecError, RecipeError, RunError
 from onerec.pipeline import STAGES, run, run_stage
 from onerec.runs import Run, open_run
@@ -172,6 +173,21 @@ def test_what_cannot_work_is_refused_before_anything_is_made(home: Path) -> None
     for name in ("../out", "a/b", "", ".hidden", "a b", "/etc/x"):
         refuse(home, RunError, "run name", name, recipe=tiny(), dataset="toy")
     assert {p.name for p in home.iterdir()} <= {"datasets", "runs"}
+
+
+def test_a_log_without_anything_to_train_on_leaves_no_run_behind(home: Path) -> None:
+    """Each user has one training row, and so nothing before it. It left a failed run once."""
+    parts = ("train", "test", "test")
+    rows = [
+        {"user_id": user, "item_id": (user + place) % 9, "position": place, "split": parts[place]}
+        for user in range(12)
+        for place in range(3)
+    ]
+    folder = dataset_path("short", home)
+    write_dataset(folder, "short", pd.DataFrame(rows), None, None, source="test")
+    given = toy_home.make_recipe({"evaluate.split": "given"})
+    refuse(home, DataError, "'short': no training target has", recipe=given, dataset="short")
+    assert run_stage("tokenize", "x", recipe=given, dataset="short", home=home).is_done("tokenize")
 
 
 def test_a_failure_is_kept_in_the_status_and_the_claim_is_given_back(
