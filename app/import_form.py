@@ -18,7 +18,7 @@ NOT_THERE = "(not there)"
 
 def draw() -> None:
     """Uploads, then the mapping that was recognised, then Import."""
-    st.subheader("Import your own data")
+    st.header("Import your own data")
     if notice := st.session_state.pop("import_done", None):
         st.success(notice, icon=":material/check_circle:")
     uploads: dict[str, bytes] = {}

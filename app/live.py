@@ -58,7 +58,7 @@ def _body(view: selection.Selection, was_busy: bool) -> None:
     if was_busy != job.busy or not run.path.exists():
         st.rerun()  # the whole page once more: start the clock, stop it, or forget a removed run
     colour, icon = BADGES.get(job.state, ("gray", "help"))
-    st.subheader(f"Run {view.run_name}  :{colour}-badge[:material/{icon}: {job.state}]")
+    st.header(f"Run {view.run_name}  :{colour}-badge[:material/{icon}: {job.state}]")
     _progress(job)
     if not view.read_only and selection.shown("train"):
         _controls(run, job)

@@ -15,7 +15,7 @@ from onerec.errors import OneRecError
 
 def draw(view: selection.Selection) -> None:
     """The three actions; a run of the demo can only be exported."""
-    st.subheader(f"Run {view.run_name}")
+    st.header(f"Run {view.run_name}")
     if notice := st.session_state.pop("run_notice", None):
         st.success(notice, icon=":material/check_circle:")
     with st.container(horizontal=True):

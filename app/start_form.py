@@ -113,8 +113,9 @@ def _estimate(recipe: recipes.Recipe, dataset: str) -> None:
     with st.grid(3, min_column_width=130):
         st.metric("Parameters", expected.parameters, format="compact", border=True)
         st.metric("Memory", f"{expected.memory_bytes / 2**20:,.0f} MB", border=True)
+        where = DEVICES.get(device, device)
         st.metric(
-            f"Training time, {DEVICES.get(device, device)}", _duration(expected.seconds), border=True,
+            f"Training time, {where}", _duration(expected.seconds), border=True,
             help="Estimated for two CPU cores, or one large GPU. `device=auto` takes a GPU where "
             "there is one; evaluation and baselines come on top.",
         )  # fmt: skip

@@ -65,7 +65,7 @@ def covers(frame, limit: int = 6) -> None:
 left, right = st.columns([1, 2])
 with left:
     history = cache.read(serving.history, run, user)
-    st.subheader("What the model saw")
+    st.header("What the model saw")
     covers(history.iloc[::-1])
     newest = history.iloc[::-1][["title", "behaviours", "category", "time"]]
     st.dataframe(
@@ -76,7 +76,7 @@ with left:
         },
     )  # fmt: skip
 with right:
-    st.subheader("What it says next")
+    st.header("What it says next")
     models = cache.read(serving.models, run)
     covers(cache.read(serving.recommendations, run, user))
     beside = cache.read(serving.side_by_side, run, user, tuple(models))
@@ -87,7 +87,7 @@ with right:
 if not targets.empty:
     widgets.table(targets, key="targets", title="What really came next")
 
-st.subheader("How sure it was of each code")
+st.header("How sure it was of each code")
 widgets.show(
     run, serving.code_log_probs, draw.code_log_probs,
     key="code_scores", command=f"onerec recommend --run {run.name} --json",
@@ -97,7 +97,7 @@ ranked = cache.read(serving.recommendations, run, user)
 titles = dict(zip(ranked["item"].tolist(), ranked["title"], strict=True))
 item = view.item if view.item in titles else next(iter(titles), None)
 if item is not None:
-    st.subheader(f"Why “{titles[item]}”?")
+    st.header(f"Why “{titles[item]}”?")
     st.session_state["why_item"] = item  # follows the shared selection, and sets it
     st.selectbox(
         "Explain item", list(titles), format_func=titles.get, key="why_item",

@@ -59,7 +59,7 @@ if part == "Map":
     else:
         title = explain_dataset.titles(run.dataset_folder, [view.item])[0]
         codes = " · ".join(map(str, cache.read(tokens.codes_of, run, view.item)))
-        st.subheader(f"{title or f'item {view.item}'}  :blue-badge[{codes}]")
+        st.header(f"{title or f'item {view.item}'}  :blue-badge[{codes}]")
         widgets.show(
             run, tokens.residual_walk, draw.residual_walk,
             key="walk", command=command, reading={"item": view.item},

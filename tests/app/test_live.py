@@ -52,7 +52,7 @@ def test_every_state_is_named_and_offers_the_next_step(
     with_status(own_home, **values)
     app = AppTest.from_file(str(PAGE), default_timeout=30).run()
     assert not app.exception
-    assert any(f" {state}]" in heading.value for heading in app.subheader)
+    assert any(f" {state}]" in heading.value for heading in app.header)
     controls = {"Pause", "Go on", "One step", "Stop", "Resume", "End it now"}
     assert buttons(app) & controls == offered
     if state == "failed":
@@ -82,7 +82,8 @@ def test_a_start_that_was_refused_is_explained_and_can_be_removed(
     app = AppTest.from_file(str(PAGE), default_timeout=30)
     app.query_params["run"] = "refused"
     app.run()
-    assert ("no training target" in app.error[0].value) and "Resume" not in buttons(app)
+    assert "no training target" in app.error[0].value
+    assert "Resume" not in buttons(app)
     next(button for button in app.button if button.label == "Remove this run").click().run()
     assert not app.exception
     assert not path.exists()
