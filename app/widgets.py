@@ -60,11 +60,13 @@ def show(
     reading: dict[str, Any] | None = None,
     drawing: dict[str, Any] | None = None,
     pick: Callable[[list[dict[str, Any]]], None] | None = None,
+    lasso: bool = False,
     empty: str = "Nothing to draw yet.",
 ) -> pd.DataFrame:
     """Read (cached), draw, and place one figure; returns the table behind it.
 
-    `pick` receives the points a person selects, in a callback, so it may change the selection.
+    `pick` receives the points a person selects, in a callback, so it may change the selection;
+    with `lasso` these may be many, or none again.
     """
     reading, drawing = reading or {}, drawing or {}
     result = cache.read(read, source, **reading)
@@ -74,14 +76,16 @@ def show(
         st.info(empty, icon=":material/hourglass_empty:")
         return frame
     figure = draw(*parts, **drawing)
-    place(figure, key=key, pick=pick)
+    place(figure, key=key, pick=pick, lasso=lasso)
     belongings(
         figure, frame, key=key, command=command, cell=_cell(source, read, draw, reading, drawing)
     )
     return frame
 
 
-def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> None:
+def place(
+    figure: Any, *, key: str, pick: Callable[..., None] | None = None, lasso: bool = False
+) -> None:
     """The figure under its finding; selectable where `pick` is given."""
     st.markdown(f"**{theme.title(figure)}**")
     alt = theme.alt_text(figure)
@@ -92,12 +96,15 @@ def place(figure: Any, *, key: str, pick: Callable[..., None] | None = None) -> 
 
     def picked() -> None:
         points = st.session_state[key]["selection"]["points"]
-        if points:
+        if points or lasso:
             pick(points)
 
+    if lasso:
+        plain.update_layout(dragmode="lasso")
     st.plotly_chart(
-        plain, key=key, config=CHART, alt=alt, on_select=picked, selection_mode="points"
-    )
+        plain, key=key, config=CHART, alt=alt, on_select=picked,
+        selection_mode=("points", "box", "lasso") if lasso else "points",
+    )  # fmt: skip
 
 
 def place_picture(picture: theme.Picture, *, width: int | str = "stretch") -> None:

@@ -1,6 +1,7 @@
 """Tokenizer: how items become code words, and how well the codebooks are used."""
 
 import cache
+import pandas as pd
 import selection
 import streamlit as st
 import widgets
@@ -21,9 +22,24 @@ run = widgets.needs_run(view, "tokenize")
 command = f"onerec runs show {run.name} --json"
 
 
-def pick_item(points: list[dict]) -> None:
-    """A click on the map selects that item everywhere."""
-    selection.choose(item=int(points[0]["customdata"][0]))
+def pick_items(points: list[dict]) -> None:
+    """A click on the map selects that item everywhere; a line drawn around some lists them."""
+    items = [int(point["customdata"][0]) for point in points]
+    st.session_state["circled"] = (run.name, items if len(items) > 1 else [])
+    if len(items) == 1:
+        selection.choose(item=items[0])
+
+
+def circled_table(points: pd.DataFrame) -> None:
+    """The items that the last line was drawn around: do neighbours on the map share codes?"""
+    name, items = st.session_state.get("circled", ("", []))
+    if name != run.name or not items:
+        return
+    found = points[points["item"].isin(items)].drop(columns=["x", "y"])
+    counts = found["code_1"].value_counts()
+    most = f"{counts.iloc[0]:,} of them have the first code {counts.index[0]}"
+    title = f"{len(found):,} items in your selection; {most}"
+    widgets.table(found, key="circled_items", title=title)
 
 
 def pick_code(points: list[dict]) -> None:
@@ -48,14 +64,17 @@ with st.grid(4, min_column_width=130):
 part = widgets.options("Show", ("Map", "Tree", "Codebooks", "Shared names"), "tokens_view")
 if part == "Map":
     colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
-    widgets.show(
+    points = widgets.show(
         run, tokens.projection, draw.projection,
-        key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_item,
+        key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_items,
+        lasso=True,
     )  # fmt: skip
+    circled_table(points)
     if view.item is None:
         st.info(
-            "Click a point to see the item's codes and its neighbours.", icon=":material/ads_click:"
-        )
+            "Click a point to see the item's codes and its neighbours. Draw a line around several "
+            "to list them.", icon=":material/ads_click:",
+        )  # fmt: skip
     else:
         title = explain_dataset.titles(run.dataset_folder, [view.item])[0]
         codes = " · ".join(map(str, cache.read(tokens.codes_of, run, view.item)))

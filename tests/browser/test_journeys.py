@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import fake_run
 import pytest
 from app_server import Server, serve, settled
-from playwright.sync_api import Browser, FloatRect, Page, expect
+from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
@@ -88,6 +89,88 @@ def test_a_click_on_the_map_shows_the_item(visit: Visit) -> None:
     expect(page.get_by_test_id("stSidebar").get_by_label("Item", exact=True)).not_to_have_value("")
     expect(page.get_by_text("nearest to", exact=False).first).to_be_visible()
     expect(page).to_have_url(re.compile(r"item=\d+"))
+
+
+def test_a_line_around_points_of_the_map_lists_those_items(visit: Visit) -> None:
+    page = visit("tokenizer")
+    points = page.locator(".js-plotly-plot .scatterlayer .point")
+    expect(points.nth(3)).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    layer = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    assert layer is not None
+    boxes = [box for point in points.all() if (box := point.bounding_box())]
+    inside = sum(box["x"] + box["width"] / 2 < layer["x"] + layer["width"] / 2 for box in boxes)
+    assert 1 < inside < len(boxes)
+    left, right = layer["x"] + 2, layer["x"] + layer["width"] / 2
+    top, bottom = layer["y"] + 2, layer["y"] + layer["height"] - 2
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
+        page.mouse.move(x, y, steps=8)
+    page.mouse.up()
+    expect(page.get_by_text(f"{inside} items in your selection")).to_be_visible()
+    expect(page.get_by_test_id("stSidebar").get_by_label("Item", exact=True)).to_have_value("")
+    page.mouse.dblclick(right + 5, top + 5)
+    expect(page.get_by_text("items in your selection")).to_have_count(0)
+
+
+def test_two_people_do_not_disturb_each_other(browser: Browser, server: Server) -> None:
+    """Two browsers on one server: each keeps its own user, item, page and view."""
+    one, other = (browser.new_context().new_page() for _ in range(2))
+    one.goto(f"{server.url}/recommend?user=4")
+    other.goto(f"{server.url}/recommend?user=6&item=1")
+    for page in (one, other):
+        settled(page)
+
+    def box(page: Page, label: str) -> Locator:
+        return page.get_by_test_id("stSidebar").get_by_label(label, exact=True)
+
+    def shows(page: Page, user: str, item: str) -> None:
+        expect(box(page, "User")).to_have_value(user)
+        expect(box(page, "Item")).to_have_value(item)
+
+    shows(one, "4", "")
+    shows(other, "6", "1")
+    box(one, "User").fill("8")
+    box(one, "User").press("Enter")
+    expect(one.get_by_text(re.compile("User u08"))).to_be_visible()
+    other.get_by_test_id("stSidebarNav").get_by_role("link", name="Tokenizer").click()
+    expect(other.get_by_text("nearest to", exact=False).first).to_be_visible(timeout=20_000)
+    other.get_by_role("radio", name="Tree").click()
+    expect(other).to_have_url(re.compile("tokens_view=Tree"))
+    shows(one, "8", "")
+    shows(other, "6", "1")
+    one.get_by_test_id("stSidebar").get_by_role("button", name="Clear").click()
+    shows(one, "", "")
+    other.reload()
+    shows(other, "6", "1")
+    for page in (one, other):
+        no_exception(page)
+        page.context.close()
+
+
+def test_two_runs_are_compared(page: Page, own_server: Server) -> None:
+    """Results with both runs' bars, curves over one another, and only the setting that differs."""
+    shutil.copytree(own_server.home / "runs" / "toy_run", own_server.home / "runs" / "longer")
+    recipe = own_server.home / "runs" / "longer" / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"steps": 60', '"steps": 90'))
+    page.goto(f"{own_server.url}/runs")
+    settled(page)
+    figure = page.locator(".js-plotly-plot")
+    expect(figure.locator(".legendtext").get_by_text("longer")).to_be_visible(timeout=20_000)
+    expect(figure.locator(".legendtext").get_by_text("toy_run")).to_be_visible()
+    page.get_by_role("radio", name="Curves").click()
+    expect(page.get_by_text("lowest loss")).to_be_visible()
+    expect(figure.locator(".legendtext")).to_have_count(2)
+    page.get_by_role("radio", name="Settings").click()
+    expect(page.get_by_text("Only the settings that differ", exact=True)).to_be_visible()
+    expect(page.get_by_text("onerec runs compare longer toy_run")).to_be_visible()
+    page.reload()
+    settled(page)
+    expect(page.get_by_text("Only the settings that differ", exact=True)).to_be_visible()
+    cells = page.get_by_test_id("stDataFrame").last.locator("td").all_inner_texts()
+    assert "train.steps" in cells
+    no_exception(page)
 
 
 def test_a_click_in_the_tree_drills_down_and_back(visit: Visit) -> None:
