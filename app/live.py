@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jobs
+import places
 import selection
 import streamlit as st
 import widgets
@@ -168,7 +169,7 @@ def _figures(run: Run, curves: Any, job: jobs.Job) -> None:
             widgets.place(draw_figure(curves, **drawing), key=key)
         else:
             widgets.show(run, training.curves, draw_figure, key=key, drawing=drawing,
-                         command=f"onerec runs show {run.name} --json")  # fmt: skip
+                         command=places.command(f"runs show {run.name} --json", run))  # fmt: skip
 
 
 def _try(action: Any, run: Run) -> None:

@@ -6,6 +6,7 @@ Names of the demo carry the prefix `demo/`; they are read-only. Nothing here imp
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from onerec import runs
@@ -58,6 +59,20 @@ def dataset_of(run_name: str, info: runs.RunInfo) -> str:
 def read_only(name: str) -> bool:
     """Whether a run or dataset belongs to the shipped demo."""
     return name.startswith(DEMO)
+
+
+def command(words: str, *runs_: runs.Run) -> str:
+    """`onerec <words>` for these runs, with ONEREC_HOME where a terminal would not find them."""
+    elsewhere = {run.home.resolve() for run in runs_} - {home()}
+    if len(elsewhere) == 1 and all(run.home.resolve() in elsewhere for run in runs_):
+        folder = next(iter(elsewhere))
+        return f"ONEREC_HOME={shlex.quote(_near(folder))} onerec {words}"
+    return f"onerec {words}"
+
+
+def _near(path: Path) -> str:
+    """A path as it is typed in the folder where the server was started."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def command_line_name(name: str) -> str:

@@ -20,10 +20,19 @@ import tour
 
 from onerec.errors import OneRecError
 from onerec.runs import Run
+from onerec.viz import serving as draw_serving
 from onerec.viz import theme
 
 CHART = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "scale": 2}}
 
+MODELS = {
+    "onerec": "The model of this run: it says the code words of the next item.",
+    "popularity": "The same list for everybody: what is watched most.",
+    "item_knn": "Items that were watched by the same people as those in the history.",
+    "sasrec": "A transformer over the history that scores every item (Kang and McAuley, 2018).",
+    "oracle": "It knows the true tastes in the built-in world: no model can do better.",
+    "random": "Items drawn by lot: what knowing nothing gives.",
+}
 INK = {"light": "#3B424A", "dark": "#D8DCE0"}
 
 
@@ -61,12 +70,13 @@ def show(
     drawing: dict[str, Any] | None = None,
     pick: Callable[[list[dict[str, Any]]], None] | None = None,
     lasso: bool = False,
+    say: str = "",
     empty: str = "Nothing to draw yet.",
 ) -> pd.DataFrame:
     """Read (cached), draw, and place one figure; returns the table behind it.
 
     `pick` receives the points a person selects, in a callback, so it may change the selection;
-    with `lasso` these may be many, or none again.
+    with `lasso` these may be many, or none again. `say` stands below the picture: how to read it.
     """
     reading, drawing = reading or {}, drawing or {}
     result = cache.read(read, source, **reading)
@@ -77,6 +87,8 @@ def show(
         return frame
     figure = draw(*parts, **drawing)
     place(figure, key=key, pick=pick, lasso=lasso)
+    if say:
+        st.caption(say)
     belongings(
         figure, frame, key=key, command=command, cell=_cell(source, read, draw, reading, drawing)
     )
@@ -154,11 +166,31 @@ def _download(place: Any, label: str, content: str, name: str, mime: str, **look
     )
 
 
-def table(frame: pd.DataFrame, *, key: str, title: str, **settings: Any) -> None:
-    """A table that stands for itself, with its CSV."""
+def table(frame: pd.DataFrame, *, key: str, title: str, empty: str = "", **settings: Any) -> None:
+    """A table that stands for itself, with its CSV; without a row, the words `empty` for it."""
     st.markdown(f"**{title}**")
+    if frame.empty and empty:
+        st.markdown(empty)
+        return
     st.dataframe(frame, hide_index=True, alt=title, **settings)
     _download(st, "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", type="tertiary")
+
+
+def numbers(metrics: pd.DataFrame, metric: str) -> None:
+    """One metric of every model as figures, the best first, with what each model is."""
+    part = metrics[metrics["metric"] == metric].sort_values("value", ascending=False)
+    if part.empty:
+        st.info(f"This run has no {metric}.", icon=":material/hourglass_empty:")
+        return
+    st.markdown(f"**{draw_serving.finding(part, metric)}**")
+    with st.grid("auto", min_column_width=200):
+        for row in part.to_dict("records"):
+            known = row["low"] == row["low"]
+            st.metric(
+                theme.sentence(theme.model_name(row["model"])), f"{row['value']:.4f}", border=True,
+                delta=f"95%: {row['low']:.3f} to {row['high']:.3f}" if known else None,
+                delta_color="off", delta_arrow="off", help=MODELS.get(row["model"]),
+            )  # fmt: skip
 
 
 def run_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -11,6 +11,16 @@ import widgets
 from onerec.explain import dataset as explain
 from onerec.viz import dataset as draw
 
+COUNTED = {
+    "unknown_items": "events of items that the table of items does not have",
+    "items_without_row": "items that only the events know",
+    "items_without_events": "items that nobody has met",
+    "users_without_row": "users that only the events know",
+    "users_without_events": "users without an event",
+    "time_backwards": "events that stand before an earlier one in the file",
+    "duplicates": "rows that stood there twice and were merged",
+}
+
 view = widgets.head(
     "What happened on the platform",
     "Who watched what, when, and what they did with it: everything that the model will know.",
@@ -62,12 +72,23 @@ elif part == "One user":
     st.dataframe(
         people, hide_index=True, height=210, key="people", on_select=pick_user,
         selection_mode="single-row", alt="Users found",
+        column_config={"user": "number here", "user_id": "id in the data"},
     )  # fmt: skip
+    st.caption("Tick a row to see that user's history.")
     user = int(people["user"][0]) if view.user is None else view.user
     history = cache.read(explain.user_history, folder, user).iloc[::-1]
+    known = people.loc[people["user"] == user, "user_id"]
+    name = f"{user} (“{known.iloc[0]}” in the data)" if len(known) else str(user)
+    first = [c for c in ("time", "title", "behaviours", "category") if c in history]
     widgets.table(
-        history.drop(columns=["position", "item"]).dropna(axis=1, how="all"),
-        key="history", title=f"The last {len(history)} events of user {user}, newest first",
+        history[[*first, *(c for c in history if c not in (*first, "position", "item"))]]
+        .dropna(axis=1, how="all"),
+        key="history", title=f"The last {len(history)} events of user {name}, newest first",
+        column_config={
+            "time": st.column_config.DatetimeColumn("when", format="D MMM YYYY, HH:mm"),
+            "title": st.column_config.TextColumn(width="medium"),
+            "behaviours": "what they did",
+        },
     )  # fmt: skip
 else:
     st.markdown(f"Source: {facts['source']} · licence: {facts['licence']} · time: {facts['time']}")
@@ -79,12 +100,16 @@ else:
     widgets.table(
         pd.DataFrame(mapped, columns=["table", "our name", "name in the source"]),
         key="mapped", title="Columns that were renamed",
+        empty="None: the source uses the names that are used here.",
     )  # fmt: skip
     ignored = [(table, name) for table, names in facts["ignored"].items() for name in names]
     widgets.table(
         pd.DataFrame(ignored, columns=["table", "column"]), key="ignored",
-        title="Columns that are not used",
+        title="Columns that are not used", empty="None: every column is used.",
     )  # fmt: skip
-    counts = pd.DataFrame(list(facts["counts"].items()), columns=["what", "rows"])
-    widgets.table(counts, key="counts", title="What the import found and counted")
+    counts = [(COUNTED.get(what, what), rows) for what, rows in facts["counts"].items()]
+    widgets.table(
+        pd.DataFrame(counts, columns=["what", "how many"]), key="counts",
+        title="What the import found and counted",
+    )  # fmt: skip
     st.code(command, language="bash")

@@ -50,7 +50,7 @@ with st.container(key="pipeline"):
         widgets.place_picture(draw.pipeline(stages, vertical=True))
 widgets.belongings(
     picture, stages,
-    key="pipeline", command=f"onerec runs show {run.name}",
+    key="pipeline", command=places.command(f"runs show {run.name}", run),
     cell="from onerec.runs import open_run\nfrom onerec.explain import overview\n"
     "from onerec.viz import pipeline as viz\n\n"
     f"viz.pipeline(overview.stages(open_run({run.name!r})))",
@@ -69,18 +69,19 @@ with st.container(horizontal=True):
         links.to(page, label, "arrow_forward")
 
 if run.is_done("evaluate"):
+    st.header("How good are the lists?")
+    st.markdown(
+        "**recall@10** is the share of what people really went on to watch that stands among the "
+        "first ten of their list: 1 would be all of it. Simple methods are measured on the same "
+        "people, to see what the model adds."
+    )
     look = widgets.options("Results as", ("Numbers", "Bars"), "results")
     if look == "Bars":
         widgets.show(
             run, serving.metrics, draw_serving.metric_bars,
             key="result",
-            command=f"onerec evaluate --run {run.name} --json",
+            command=places.command(f"evaluate --run {run.name} --json", run),
             drawing={"metric": "recall@10"},
         )  # fmt: skip
     else:
-        best = cache.read(serving.metrics, run)
-        best = best[best["metric"] == "recall@10"].sort_values("value", ascending=False)
-        st.markdown(f"**{draw_serving.finding(best, 'recall@10')}**")
-        with st.grid("auto", min_column_width=150):
-            for row in best.to_dict("records"):
-                st.metric(theme.model_name(row["model"]), f"{row['value']:.4f}", border=True)
+        widgets.numbers(cache.read(serving.metrics, run), "recall@10")

@@ -1,6 +1,7 @@
 """Recommend: one user, what the model saw, what it generated, and what really came next."""
 
 import cache
+import places
 import selection
 import streamlit as st
 import widgets
@@ -8,6 +9,7 @@ import widgets
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import serving
 from onerec.viz import serving as draw
+from onerec.viz import theme
 
 view = widgets.head(
     "What would this person watch next?",
@@ -17,8 +19,9 @@ view = widgets.head(
 run = widgets.needs_run(view, "recommend")
 people = cache.read(serving.users, run)
 if people.empty:
-    st.info("This run kept no lists. Run its last stage again: "
-            f"`onerec recommend --run {run.name}`.", icon=":material/playlist_remove:")  # fmt: skip
+    again = places.command(f"recommend --run {run.name}", run)
+    st.info(f"This run kept no lists. Run its last stage again: `{again}`.",
+            icon=":material/playlist_remove:")  # fmt: skip
     st.stop()
 
 known = people["user"].tolist()
@@ -62,17 +65,18 @@ def covers(frame, limit: int = 6) -> None:
                 st.image(str(path), width=72, alt=f"Cover of {title}")
 
 
-left, right = st.columns([1, 2])
+left, right = st.columns([4, 5])
 with left:
     history = cache.read(serving.history, run, user)
     st.header("What the model saw")
     covers(history.iloc[::-1])
-    newest = history.iloc[::-1][["title", "behaviours", "category", "time"]]
+    newest = history.iloc[::-1][["title", "behaviours", "time"]]
     st.dataframe(
         newest, hide_index=True, alt="History of the user, newest first",
         column_config={
-            "title": st.column_config.TextColumn(width="small"),
-            "time": st.column_config.DatetimeColumn(format="D MMM YYYY"),
+            "title": st.column_config.TextColumn("Newest first", width="medium"),
+            "behaviours": st.column_config.TextColumn("What they did", width="small"),
+            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY"),
         },
     )  # fmt: skip
 with right:
@@ -82,16 +86,31 @@ with right:
     beside = cache.read(serving.side_by_side, run, user, tuple(models))
     st.dataframe(
         beside.set_index("rank"), alt="Generated list beside the baseline's",
-        column_config={name: st.column_config.TextColumn(width="medium") for name in models},
+        column_config={
+            name: st.column_config.TextColumn(
+                theme.sentence(theme.model_name(name)), width="medium"
+            )
+            for name in models
+        },
     )  # fmt: skip
 if not targets.empty:
-    widgets.table(targets, key="targets", title="What really came next")
+    widgets.table(
+        targets.drop(columns=["part"]), key="targets", title="What really came next",
+        column_config={
+            "item": "Item", "item_id": "Id in the data", "title": "Title",
+            "found_by": st.column_config.TextColumn(
+                "Found by", help="onerec #2: the second of OneRec's list. Empty: nobody found it"
+            ),
+        },
+    )  # fmt: skip
 
 st.header("How sure it was of each code")
 widgets.show(
     run, serving.code_log_probs, draw.code_log_probs,
-    key="code_scores", command=f"onerec recommend --run {run.name} --json",
+    key="code_scores", command=places.command(f"recommend --run {run.name} --json", run),
     reading={"user": user},
+    say="The model says an item's code words one after the other. The shorter a bar, the surer it "
+    "was; its parts tell at which word it hesitated.",
 )  # fmt: skip
 ranked = cache.read(serving.recommendations, run, user)
 titles = dict(zip(ranked["item"].tolist(), ranked["title"], strict=True))
@@ -105,7 +124,8 @@ if item is not None:
     )  # fmt: skip
     widgets.show(
         run, serving.why, draw.why,
-        key="why", command=f"onerec recommend --run {run.name} --json",
+        key="why", command=places.command(f"recommend --run {run.name} --json", run),
         reading={"user": user, "item": item},
+        say="What in the history resembles this item most, and how many code words they share.",
         empty="No item of the history lies near this one.",
     )  # fmt: skip

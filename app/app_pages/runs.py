@@ -1,6 +1,7 @@
 """Runs: the table, curves over one another, metrics with intervals, and what differs."""
 
 import cache
+import pandas as pd
 import places
 import run_actions
 import selection
@@ -10,7 +11,6 @@ import widgets
 from onerec import runs
 from onerec.explain import serving, training
 from onerec.viz import runs as draw
-from onerec.viz import theme
 
 view = widgets.head(
     "Which run is better, and what was different?",
@@ -46,7 +46,9 @@ if not chosen:
     st.stop()
 
 part = widgets.options("Show", ("Results", "Curves", "Settings"), "runs_view")
-line = "onerec runs compare " + " ".join(chosen)
+own = all(run.home == next(iter(chosen.values())).home for run in chosen.values())
+words = [run.name if own else str(run.path) for run in chosen.values()]
+line = places.command(f"runs compare {' '.join(words)}", *chosen.values())
 if part == "Results":
     metric = widgets.options(
         "Metric", ("recall@10", "ndcg@10", "recall@5", "coverage@10"), "metric"
@@ -70,10 +72,18 @@ elif part == "Curves":
     else:
         figure = draw.overlay(curves, metric="loss")
         widgets.place(figure, key="overlay")
-        st.caption(theme.alt_text(figure))
+        every = pd.concat([curve.assign(run=name) for name, curve in curves.items()])
+        widgets.belongings(
+            figure, every[every["metric"] == "loss"], key="overlay", command=line,
+            cell="from onerec.explain import training\nfrom onerec.viz import runs as viz\n"
+            "viz.overlay({run.name: training.curves(run) for run in runs}, metric='loss')",
+        )  # fmt: skip
 else:
     differing = runs.compare(list(chosen.values()))
-    if differing.empty:
+    if len(chosen) == 1:
+        st.info("Choose a second run above to see which settings differ.",
+                icon=":material/compare_arrows:")  # fmt: skip
+    elif differing.empty:
         st.success("These runs have the same settings.", icon=":material/check_circle:")
     else:
         widgets.table(differing, key="settings", title="Only the settings that differ")

@@ -2,6 +2,7 @@
 
 import cache
 import pandas as pd
+import places
 import selection
 import streamlit as st
 import widgets
@@ -19,7 +20,7 @@ view = widgets.head(
     "different names, and do similar items get similar ones?",
 )
 run = widgets.needs_run(view, "tokenize")
-command = f"onerec runs show {run.name} --json"
+command = places.command(f"runs show {run.name} --json", run)
 
 
 def pick_items(points: list[dict]) -> None:
@@ -67,7 +68,7 @@ if part == "Map":
     points = widgets.show(
         run, tokens.projection, draw.projection,
         key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_items,
-        lasso=True,
+        lasso=True, say="Each dot is an item; dots that lie near each other have similar content.",
     )  # fmt: skip
     circled_table(points)
     if view.item is None:
@@ -82,6 +83,7 @@ if part == "Map":
         widgets.show(
             run, tokens.residual_walk, draw.residual_walk,
             key="walk", command=command, reading={"item": view.item},
+            say="Each code takes away a part of what is still unsaid about the item.",
         )  # fmt: skip
         widgets.show(
             run, tokens.neighbours, draw.neighbours,
@@ -94,6 +96,8 @@ elif part == "Tree":
     widgets.show(
         run, tokens.code_tree, draw.code_tree,
         key="tree", command=command, reading={"prefix": prefix, "weight": weight}, pick=pick_code,
+        say="Read it from left to right: first code, second code, and so on, down to the items. "
+        "Click a box to look inside it.",
     )  # fmt: skip
     if prefix:
         st.button("Back to the whole tree", icon=":material/undo:", on_click=selection.choose,
@@ -103,14 +107,16 @@ elif part == "Tree":
         widgets.table(items, key="items_of_code", title=f"{len(items):,} items begin with {name}")
 elif part == "Codebooks":
     grid = st.grid(2, min_column_width=340)
-    for read, figure in (
-        (tokens.levels, draw.utilisation),
-        (tokens.levels, draw.entropy),
-        (tokens.levels, draw.residuals),
-        (tokens.rank_frequency, draw.rank_frequency),
-    ):
+    for read, figure, say in (
+        (tokens.levels, draw.utilisation, "A code that no item has is wasted."),
+        (tokens.levels, draw.entropy, "How evenly items spread over the codes of a level; the line "
+         "is a perfectly even spread."),
+        (tokens.levels, draw.residuals, "How much of what tells items apart is in the codes."),
+        (tokens.rank_frequency, draw.rank_frequency, "The codes of a level from the most to the "
+         "least used: the flatter the line, the more even the use."),
+    ):  # fmt: skip
         with grid.cell():
-            widgets.show(run, read, figure, key=figure.__name__, command=command)
+            widgets.show(run, read, figure, key=figure.__name__, command=command, say=say)
 else:
     widgets.show(run, tokens.leaf_sizes, draw.leaf_sizes, key="leaves", command=command)
     shared = cache.read(tokens.shared_leaves, run)

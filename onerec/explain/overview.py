@@ -44,8 +44,8 @@ def _tokenize(run: Run) -> tuple[str, str]:
         return "not yet", ""
     sizes = " x ".join(str(size) for size in table["size"])
     distinct = (report.get("collisions") or {}).get("distinct")
-    codes = f"{distinct:,} codes in use" if isinstance(distinct, int) else ""
-    return sizes, codes
+    names = f"; {distinct:,} different names" if isinstance(distinct, int) else ""
+    return sizes, f"{len(table)} code words an item{names}"
 
 
 def _pretrain(run: Run) -> tuple[str, str]:
@@ -78,4 +78,5 @@ def _recommend(run: Run) -> tuple[str, str]:
     if not names:
         return "not yet", ""
     people = run.recommendations(model=names[0])["user"].nunique()
-    return f"{people:,} users", "with " + ", ".join(name.replace("_", "-") for name in names)
+    names = ["OneRec" if name == "onerec" else name.replace("_", "-") for name in names]
+    return f"{people:,} users", "lists of " + " and ".join(names)

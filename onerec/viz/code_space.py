@@ -106,7 +106,7 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     shared = int((frame["shared_prefix"] > 0).sum())
     nearest = frame.iloc[0]
     fig = theme.figure(
-        title=f"{shared} of the {len(frame)} items nearest to {theme.short(title, 40)} share at "
+        title=f"{shared} of the {len(frame)} items nearest to “{theme.short(title, 40)}” share at "
         "least its first code",
         alt="Bars of the distance of the nearest items: "
         + "; ".join(
@@ -127,7 +127,6 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         orientation="h",
         marker={
             "color": [theme.BLUE if n else theme.GREY for n in ordered["shared_prefix"]],
-            "pattern": {"shape": ["" if n else "/" for n in ordered["shared_prefix"]]},
         },
         text=[shared_words(n) for n in ordered["shared_prefix"]],
         textposition="inside",
@@ -158,8 +157,8 @@ def residual_walk(frame: pd.DataFrame) -> go.Figure:
     ]
     norms = [float(frame["norm_before"].iloc[0]), *frame["norm_after"]]
     fig = theme.figure(
-        title=f"After the codes {codes}, {theme.percent(last['share_left'])} of the squared norm "
-        "is left",
+        title=f"The codes {codes} describe {theme.percent(1 - last['share_left'])} of this item; "
+        f"{theme.percent(last['share_left'])} of its squared norm is left",
         alt="Bars of the norm that is left: " + ", ".join(f"{norm:.3f}" for norm in norms),
         how="r₁ = x, rₗ₊₁ = rₗ - Cₗ[codeₗ]: "
         + " → ".join(f"{norm:.3f}" for norm in norms)

@@ -66,7 +66,7 @@ def behaviours(frame: pd.DataFrame) -> go.Figure:
     positives = ", ".join(frame.loc[frame["positive"], "behaviour"]) or "none of them"
     numbers = "; ".join(f"{r['behaviour']} {r['count']:,} / {r['known']:,}" for r in _rows(frame))
     fig = theme.figure(
-        title=f"{_plain(top['behaviour'])} is the most frequent behaviour "
+        title=f"{theme.sentence(_plain(top['behaviour']))} is the most frequent behaviour "
         f"({theme.percent(top['rate'])} of events), {_plain(low['behaviour'])} the rarest "
         f"({theme.percent(low['rate'], 1)})",
         alt="Bars of the rate of each behaviour: "

@@ -24,9 +24,10 @@ def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> 
     last = {name: float(part["value"].iloc[-1]) for name, part in parts.items()}
     lower = "loss" in metric
     best = (min if lower else max)(last, key=lambda name: last[name])
+    first = f"{best} has the {'lowest' if lower else 'highest'} {metric_name(metric)}"
+    first = first if len(parts) > 1 else f"{theme.sentence(metric_name(metric))} of {best}"
     fig = theme.figure(
-        title=f"{best} has the {'lowest' if lower else 'highest'} {metric_name(metric)} "
-        f"at its last step: {last[best]:.4g}",
+        title=f"{first} at its last step: {last[best]:.4g}",
         alt=f"Lines of {metric_name(metric)} by step, one per run; at the end "
         + "; ".join(f"{name}: {value:.4g}" for name, value in last.items()),
         how=f"`{metric}` of each run's metrics.jsonl at the same step: "
@@ -57,9 +58,9 @@ def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figu
     ours = part[part["model"] == "onerec"].reset_index(drop=True)
     lead = ours if len(ours) else part.reset_index(drop=True)
     best = lead.iloc[int(lead["value"].argmax())]
+    where = f"{'is highest ' if part['run'].nunique() > 1 else ''}in {best['run']}"
     fig = theme.figure(
-        title=f"{metric} of {theme.model_name(best['model'])} is highest in {best['run']}: "
-        f"{best['value']:.4f}",
+        title=f"{metric} of {theme.model_name(best['model'])} {where}: {best['value']:.4f}",
         alt=f"Grouped bars of {metric} by model and run: "
         + "; ".join(f"{r['run']}, {r['model']}: {r['value']:.4f}" for r in part.to_dict("records")),
         how=f"{metric}, mean over each run's evaluated users, with 95% bootstrap intervals where "

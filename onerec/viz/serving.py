@@ -164,7 +164,9 @@ def finding(part: pd.DataFrame, metric: str) -> str:
     text += f"{second['value']:.4f} of {theme.model_name(second['model'])}"
     if second["value"] > 0:
         text += f" ({theme.percent(first['value'] / second['value'] - 1)} more)"
-    return text + ("; the intervals overlap" if first["low"] <= second["high"] else "")
+    if first["low"] <= second["high"]:
+        text += "; the intervals overlap, so it may be chance"
+    return theme.sentence(text)
 
 
 def _with_interval(row: dict[object, object]) -> str:

@@ -106,7 +106,7 @@ def figure(
     )
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
     axis |= {"ticklabelstandoff": 4}
-    label = {"standoff": 8, "font": {"size": 13}}
+    label = {"standoff": 14, "font": {"size": 13}}
     fig.update_xaxes(title={"text": x, **label}, **axis)
     fig.update_yaxes(title={"text": y, **label}, **axis)
     return fig
@@ -215,6 +215,11 @@ def add_bars(
         hoverinfo="skip",
         selectedpoints=None,
     )
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter: names of models and behaviours are written small."""
+    return text[:1].upper() + text[1:]
 
 
 def short(text: str, characters: int = 28) -> str:

@@ -66,6 +66,27 @@ def test_a_link_that_cannot_be_followed_falls_back_and_says_so(
             assert word in said(app)
 
 
+def test_home_says_how_good_the_lists_are_with_intervals(
+    use_home: Callable[..., Path], finished: Path
+) -> None:
+    use_home(finished)
+    app = open_page("home")
+    shown = {metric.label: (metric.value, metric.delta) for metric in app.metric}
+    assert list(shown)[:2] == ["OneRec", "Item-KNN"], "the best first"
+    assert shown["OneRec"] == ("0.5000", "95%: 0.300 to 0.700")
+    assert any("**OneRec leads: recall@10 0.5000" in text.value for text in app.markdown)
+
+
+def test_one_run_alone_is_not_said_to_be_the_same_as_itself(
+    use_home: Callable[..., Path], finished: Path
+) -> None:
+    use_home(finished)
+    app = open_page("runs", {"runs_view": "Settings"})
+    app.segmented_control(key="runs_view").set_value("Settings").run()
+    assert not app.success
+    assert "Choose a second run above" in said(app)
+
+
 def test_a_link_opens_the_very_selection(use_home: Callable[..., Path], finished: Path) -> None:
     use_home(finished)
     app = open_page("home", {"run": "toy_run", "item": "7", "user": "3"})

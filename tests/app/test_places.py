@@ -1,10 +1,14 @@
 """Places: the reader's own things first, the demo's with a prefix and read-only."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import fake_run
 import places
+
+from onerec.runs import Run
 
 
 def test_own_runs_stand_before_the_demos(use_home: Callable[..., Path], tmp_path: Path) -> None:
@@ -41,3 +45,21 @@ def test_a_home_that_is_the_demo_is_listed_once(
     home = fake_run.build(tmp_path / "both").home
     use_home(home, home)
     assert list(places.run_infos()) == ["toy_run"]
+
+
+def test_a_command_finds_its_runs_where_it_is_typed(
+    use_home: Callable[..., Path], own_home: Path, tmp_path: Path
+) -> None:
+    """The demo lies in another home: without ONEREC_HOME the command would find no run."""
+    own, demo = Run(own_home / "runs" / "toy_run"), fake_run.build(tmp_path / "the demo")
+    use_home(own_home, demo.home)
+    assert places.command("runs show toy_run", own) == "onerec runs show toy_run"
+    line = places.command("runs show toy_run", Run(demo.run))
+    assert line == f"ONEREC_HOME='{demo.home}' onerec runs show toy_run"
+    done = subprocess.run(
+        line.replace(" onerec ", f" {sys.executable} -m onerec "),
+        shell=True, cwd=places.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    both = places.command("runs compare a b", own, Run(demo.run))
+    assert both == "onerec runs compare a b", "runs of two homes are named by their paths"

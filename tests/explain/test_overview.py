@@ -11,6 +11,8 @@ def test_each_stage_shows_its_number(run: Run) -> None:
     assert list(frame.index) == ["data", "tokenize", "pretrain", "evaluate", "recommend"]
     assert frame.loc["data", "headline"] == "420 events"
     assert frame.loc["tokenize", "headline"] == "4 x 4 x 4"
+    assert frame.loc["tokenize", "detail"].startswith("3 code words an item; ")
+    assert frame.loc["recommend", "detail"] == "lists of OneRec and item-knn"
     assert frame.loc["pretrain", "detail"] == "step 60 of 60"
     assert frame.loc["evaluate", "headline"] == "recall@10 0.500"
     assert frame.loc["evaluate", "detail"] == "best baseline: item-knn 0.208"

@@ -43,7 +43,7 @@ def test_bars_of_behaviours_are_rates(folder: Path) -> None:
         "click": "",
     }
     assert theme.title(fig).startswith(
-        "click is the most frequent behaviour (100% of events), like"
+        "Click is the most frequent behaviour (100% of events), like"
     )
     assert "follow 48 / 216" in theme.how(fig)
 

@@ -16,6 +16,8 @@ def test_runs_laid_over_one_another(run: Run) -> None:
     assert [trace.name for trace in fig.data] == ["worse", "better"]
     assert fig.data[0].line.dash != fig.data[1].line.dash
     assert theme.title(fig) == "better has the lowest loss at its last step: 1.275"
+    alone = viz.overlay({"better": curves})
+    assert theme.title(alone) == "Loss of better at its last step: 1.275"
     recall = viz.overlay({"a": curves, "b": worse}, "valid_recall@10")
     assert theme.title(recall).startswith("b has the highest recall@10")
     assert not viz.overlay({"empty": curves.iloc[:0]}).data
@@ -32,4 +34,5 @@ def test_metrics_of_several_runs_stand_in_groups(run: Run) -> None:
     assert list(shown[1].y) == pytest.approx([0.25, 2.5 / 24])
     assert [trace.offsetgroup for trace in fig.data] == ["toy_run"] * 2 + ["other"] * 2
     assert theme.title(fig) == "recall@10 of OneRec is highest in toy_run: 0.5000"
+    assert theme.title(viz.compare_metrics(own)) == "recall@10 of OneRec in toy_run: 0.5000"
     assert not viz.compare_metrics(pd.DataFrame()).data

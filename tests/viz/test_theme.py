@@ -41,6 +41,11 @@ def test_a_figure_says_what_it_shows() -> None:
     assert fig.layout.paper_bgcolor == fig.layout.plot_bgcolor == theme.CLEAR
 
 
+def test_a_sentence_begins_with_a_capital_and_keeps_the_rest() -> None:
+    assert theme.sentence("item-KNN leads") == "Item-KNN leads"
+    assert theme.sentence("") == ""
+
+
 def test_a_copy_without_title_leaves_the_original_alone() -> None:
     fig = theme.figure(title="finding", alt="a", how="h")
     copy = theme.untitled(fig)

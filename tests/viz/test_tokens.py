@@ -114,7 +114,7 @@ def test_neighbours_say_how_many_codes_they_share(run: Run) -> None:
     bars = fig.data[0]
     assert list(bars.x) == frame["distance"].tolist()[::-1]
     assert bars.text[-1] == "1 code shared"
-    assert theme.title(fig).startswith("4 of the 4 items nearest to football clip 5")
+    assert theme.title(fig).startswith("4 of the 4 items nearest to “football clip 5”")
     assert [row[0] for row in bars.customdata][-1] == frame["item"][0]
 
 
