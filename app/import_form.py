@@ -30,7 +30,8 @@ def draw() -> None:
                 uploads[table] = sent.getvalue()
     if "interactions" not in uploads:
         st.info(
-            "Choose at least a file of interactions: CSV or Parquet, up to 50 MB. Larger files: "
+            "Choose at least a file of interactions: a row for each time that a user met an item, "
+            "as CSV or Parquet, up to 50 MB. Larger files in a terminal: "
             "`onerec data import --interactions F --items F --name N`.",
             icon=":material/upload_file:",
         )
@@ -42,9 +43,19 @@ def draw() -> None:
         return
     proposed = {table: imports.proposal(table, columns) for table, columns in names.items()}
     mapping = {table: _mapping(table, names[table], proposed[table]) for table in uploads}
+    missing = [
+        f"{ours} (of {table})"
+        for table in uploads
+        for ours in imports.required(table)
+        if not mapping[table][ours]
+    ]
+    if missing:
+        st.info(f"Choose above which column is {' and which is '.join(missing)}.",
+                icon=":material/view_column:")  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Name of the dataset", "mydata", max_chars=64, key="import_name")
-        pressed = st.button("Import", type="primary", icon=":material/upload:", key="import_go")
+        pressed = st.button("Import", type="primary", icon=":material/upload:", key="import_go",
+                            disabled=bool(missing))  # fmt: skip
     st.code(_command(name, mapping, proposed), language="bash", wrap_lines=True)
     if pressed:
         _import(name, uploads, mapping)
@@ -57,6 +68,10 @@ def _mapping(table: str, names: list[str], proposed: dict[str, str]) -> dict[str
     missing = [ours for ours in imports.required(table) if not proposed[ours]]
     label = f"Columns of {table}: {found} of {len(names)} recognised"
     body = st.expander(label, expanded=bool(missing), icon=":material/view_column:")
+    body.caption(
+        "Above each box is our name, in it the column of your file that holds it. * is needed"
+        + ("; timestamp or position tells the order." if table == "interactions" else ".")
+    )
     with body, st.grid(4, min_column_width=160):
         for ours, theirs in proposed.items():
             choices = [NOT_THERE, *names]

@@ -6,6 +6,7 @@ first bytes, anything else has to read as CSV.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from onerec.data import schema
 from onerec.errors import DataError
 
 TABLES = ("interactions", "items", "users")
+SOURCE = "uploaded in the app"
 LIMIT_BYTES = 50 * 1024 * 1024  # as server.maxUploadSize, checked again here
 
 
@@ -32,11 +34,17 @@ def columns(content: bytes, table: str) -> list[str]:
         try:
             rows = connection.execute(f"DESCRIBE SELECT * FROM {reader}(?)", [str(path)]).fetchall()
         except duckdb.Error as error:
-            first = str(error).splitlines()[0][:160]
-            raise DataError(f"{table}: not readable as {reader[5:]} ({first})") from None
+            kind = {"read_csv": "CSV", "read_parquet": "Parquet"}[reader]
+            first = str(error).splitlines()[0].replace(f"{folder}/", "")[:160]
+            raise DataError(
+                f"{table}: not readable as {kind}; choose a table saved as CSV with a line of "
+                f"column names, or as Parquet ({first})"
+            ) from None
     names = [str(row[0]) for row in rows]
     if len(names) < 2:
-        raise DataError(f"{table}: only the column {names[0]}; is it CSV with a line of names?")
+        raise DataError(
+            f"{table}: only one column, “{names[0][:40]}”; is it CSV with a line of column names?"
+        )
     return names
 
 
@@ -74,11 +82,19 @@ def run(name: str, uploads: Mapping[str, bytes], mapping: Mapping[str, Mapping[s
                 name=name,
                 home=places.home(),
                 columns=overrides(mapping),
-                source="uploaded in the app",
+                source=SOURCE,
             )
-        except DataError as error:  # our temporary folder means nothing to the reader
-            raise DataError(str(error).replace(f"{folder}/", "")) from None
+        except DataError as error:
+            raise DataError(_for_the_form(str(error), folder)) from None
     return str(dataset.name)
+
+
+def _for_the_form(message: str, folder: str) -> str:
+    """The library's words, with what to do in the form in place of options of the command line."""
+    message = message.replace(f"{folder}/", "").replace(f"{SOURCE}:", "this upload:")
+    message = re.sub(r"name it with --column (\w+)=THEIRS", r"choose it for \1 above", message)
+    message = re.sub(r"is --column (\w+)=THEIRS needed", r"is another column the \1", message)
+    return re.sub(r"; mend it$", "; mend the file and choose it again", message)
 
 
 def overrides(mapping: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

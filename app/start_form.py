@@ -17,7 +17,8 @@ from onerec.explain import dataset as explain_dataset
 
 WORLD = "world"  # built in: made by the first run that asks for it
 WORLD_SIZE = {"items": 4_000}  # only for the estimate before the world exists
-DEVICES = {"cpu": "on the CPU", "cuda": "on the GPU here"}
+LABELS = {WORLD: "world: short videos, built in"}
+DEVICES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
 def draw(view: selection.Selection) -> None:
@@ -28,10 +29,12 @@ def draw(view: selection.Selection) -> None:
     _propose_name(recipe_name)
     with st.grid(2, min_column_width=220):
         default = names.index(view.dataset_name) if view.dataset_name in names else 0
-        st.selectbox("Dataset to train on", names, index=default, key="train_dataset")
+        st.selectbox("Dataset to train on", names, index=default, key="train_dataset",
+                     format_func=lambda name: LABELS.get(name, name))  # fmt: skip
         st.text_input("Name of the run", max_chars=80, key="train_name")
     st.text_area(
         "Settings that differ from the recipe", key="train_settings", height=80,
+        help="Leave it empty for the recipe as it is. `onerec recipes` lists every setting.",
         placeholder="one a line, as in  train.steps=100",
     )  # fmt: skip
     try:
@@ -115,7 +118,7 @@ def _estimate(recipe: recipes.Recipe, dataset: str) -> None:
         st.metric("Memory", f"{expected.memory_bytes / 2**20:,.0f} MB", border=True)
         where = DEVICES.get(device, device)
         st.metric(
-            f"Training time, {where}", _duration(expected.seconds), border=True,
+            f"Time on {where}", _duration(expected.seconds), border=True,
             help="Estimated for two CPU cores, or one large GPU. `device=auto` takes a GPU where "
             "there is one; evaluation and baselines come on top.",
         )  # fmt: skip

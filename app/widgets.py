@@ -111,10 +111,9 @@ def place(
         if points or lasso:
             pick(points)
 
-    if lasso:
-        plain.update_layout(dragmode="lasso")
+    tools = CHART | {"displayModeBar": True} if lasso else CHART  # where the lasso is taken from
     st.plotly_chart(
-        plain, key=key, config=CHART, alt=alt, on_select=picked,
+        plain, key=key, config=tools, alt=alt, on_select=picked,
         selection_mode=("points", "box", "lasso") if lasso else "points",
     )  # fmt: skip
 
@@ -183,7 +182,7 @@ def numbers(metrics: pd.DataFrame, metric: str) -> None:
         st.info(f"This run has no {metric}.", icon=":material/hourglass_empty:")
         return
     st.markdown(f"**{draw_serving.finding(part, metric)}**")
-    with st.grid("auto", min_column_width=200):
+    with st.grid("auto", min_column_width=165):
         for row in part.to_dict("records"):
             known = row["low"] == row["low"]
             st.metric(
@@ -237,11 +236,13 @@ def needs_dataset(view: selection.Selection) -> Path:
     """The selected dataset, or the empty state and the end of the page."""
     if view.dataset is None:
         st.info(
-            "There is no dataset yet. Import a CSV or Parquet file below, or make the built-in "
-            "short-video world: `onerec data get world`.",
+            "Choose **Import** above for a CSV or Parquet file of your own. Or train on the "
+            "built-in world of short videos: the first run makes it, as does "
+            "`onerec data get world`.",
             icon=":material/database:",
             title="No data yet",
         )
+        links.to("train", "Train on the built-in world", "play_arrow")
         st.stop()
     return view.dataset
 

@@ -53,7 +53,7 @@ with st.grid(3, min_column_width=140):
     st.metric("History shown", len(cache.read(serving.history, run, user)), border=True)
 
 
-def covers(frame, limit: int = 6) -> None:
+def covers(frame, limit: int = 5) -> None:
     """The first covers of a list, where the dataset has pictures."""
     if not view.dataset or not cache.read(explain_dataset.summary, view.dataset)["has_images"]:
         return
@@ -62,7 +62,7 @@ def covers(frame, limit: int = 6) -> None:
     with st.container(horizontal=True, gap="xsmall"):
         for path, title in zip(paths, head["title"], strict=True):
             if path:
-                st.image(str(path), width=72, alt=f"Cover of {title}")
+                st.image(str(path), width=64, alt=f"Cover of {title}")
 
 
 left, right = st.columns([4, 5])

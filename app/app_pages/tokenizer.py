@@ -57,10 +57,10 @@ def pick_code(points: list[dict]) -> None:
 facts = cache.read(tokens.collisions, run)
 levels = cache.read(tokens.levels, run)
 with st.grid(4, min_column_width=130):
-    st.metric("Levels", len(levels), border=True)
+    st.metric("Code words an item", len(levels), border=True)
     st.metric("Codes in use", f"{levels['utilisation'].mean():.0%}", border=True)
     st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True)
-    st.metric("Most items with one name", f"{facts['largest_leaf']:,}", border=True)
+    st.metric("Largest shared name", f"{facts['largest_leaf']:,}", border=True)
 
 part = widgets.options("Show", ("Map", "Tree", "Codebooks", "Shared names"), "tokens_view")
 if part == "Map":
@@ -73,8 +73,8 @@ if part == "Map":
     circled_table(points)
     if view.item is None:
         st.info(
-            "Click a point to see the item's codes and its neighbours. Draw a line around several "
-            "to list them.", icon=":material/ads_click:",
+            "Click a point to see the item's codes and its neighbours. To list several, take the "
+            "lasso or the box from the map's toolbar and draw around them.", icon=":material/ads_click:",
         )  # fmt: skip
     else:
         title = explain_dataset.titles(run.dataset_folder, [view.item])[0]

@@ -115,7 +115,7 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         ),
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
         f"{nearest['title']} at {nearest['distance']:.3f} (cosine {nearest['cosine']:.3f}).",
-        x="distance in the true vector space",
+        x="distance of the vectors",
         height=120 + 28 * len(frame),
         key="neighbours",
         legend=False,

@@ -15,8 +15,9 @@ import pandas as pd
 
 from onerec.viz import theme
 
-BOX, HEIGHT, GAP = 164, 152, 20  # of a box, in the picture's own units
-TALL_BOX = 340
+GAP = 20  # between two boxes, in the picture's own units
+BOX, HEIGHT = 164, 152  # side by side
+TALL_BOX, TALL_HEIGHT = 340, 118  # one below the other
 _ROOM = BOX - 16  # for the text of a box
 
 _STATES = {
@@ -39,14 +40,14 @@ def pipeline(stages: pd.DataFrame, vertical: bool = False) -> theme.Picture:
         finding += f": {recall.iloc[0]}"
     rows = stages.to_dict("records")
     spoken = "; ".join(_spoken(row) for row in rows)
-    wide = TALL_BOX if vertical else BOX
-    step = (0, HEIGHT + GAP) if vertical else (BOX + GAP, 0)
+    wide, high = (TALL_BOX, TALL_HEIGHT) if vertical else (BOX, HEIGHT)
+    step = (0, high + GAP) if vertical else (wide + GAP, 0)
     width = 4 + wide + step[0] * (len(rows) - 1)
-    height = 4 + HEIGHT + step[1] * (len(rows) - 1)
-    parts = [_box(row, 2 + i * step[0], 2 + i * step[1], wide) for i, row in enumerate(rows)]
+    height = 4 + high + step[1] * (len(rows) - 1)
+    parts = [_box(row, 2 + i * step[0], 2 + i * step[1], wide, high) for i, row in enumerate(rows)]
     for i in range(1, len(rows)):
         x, y = 2 + i * step[0], 2 + i * step[1]
-        parts.append(_arrow(x + wide / 2, y, down=True) if vertical else _arrow(x, y + HEIGHT / 2))
+        parts.append(_arrow(x + wide / 2, y, down=True) if vertical else _arrow(x, y + high / 2))
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" font-family="system-ui, sans-serif" text-anchor="middle">'
@@ -61,7 +62,7 @@ def pipeline(stages: pd.DataFrame, vertical: bool = False) -> theme.Picture:
     return theme.Picture(meta, svg)
 
 
-def _box(row: dict[Hashable, Any], x: float, y: float, wide: float) -> str:
+def _box(row: dict[Hashable, Any], x: float, y: float, wide: float, high: float) -> str:
     """One stage: border and sign by state, its name, its number, what stands behind it."""
     colour, dash, sign = _STATES.get(str(row["state"]), _TROUBLE)
     middle = x + wide / 2
@@ -71,9 +72,9 @@ def _box(row: dict[Hashable, Any], x: float, y: float, wide: float) -> str:
     lines = [_text(middle, y + 28, str(row["label"]), 14)]
     lines.append(_text(middle, y + 54, headline, large, bold=True))
     lines += [_text(middle, y + 78 + 17 * i, line, 13) for i, line in enumerate(details)]
-    lines.append(_text(middle, y + HEIGHT - 14, f"{sign} {row['state']}", 13))
+    lines.append(_text(middle, y + high - 14, f"{sign} {row['state']}", 13))
     border = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
-    frame = f'x="{x}" y="{y}" width="{wide}" height="{HEIGHT}" rx="8"'
+    frame = f'x="{x}" y="{y}" width="{wide}" height="{high}" rx="8"'
     return f'<rect {frame} fill="{colour}" fill-opacity="0.14" {border}/>' + "".join(lines)
 
 

@@ -41,7 +41,7 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
         + " + ".join(f"({value:.3f})" for value in parts["log_prob"])
         + f" = {first['log_prob']:.3f}, e^{first['log_prob']:.3f} = "
         f"{np.exp(first['log_prob']):.4f}.",
-        x="-ln p in nats, added up over the levels",
+        x="-ln p in nats, all levels",
         height=150 + 30 * len(totals),
         key="code_log_probs",
     )
@@ -82,7 +82,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         how="cosine = v_i·v_j / (|v_i||v_j|) of the vectors that were quantised; first "
         f"{best['cosine']:.3f}. Sorted by shared leading codes, then cosine. Nearness is a hint, "
         "not the cause.",
-        x="cosine in the true vector space",
+        x="cosine of the vectors",
         height=120 + 28 * len(frame),
         key="why",
         legend=False,

@@ -102,6 +102,7 @@ def figure(
         legend={"orientation": "h", "x": 0, "xref": "container", "xanchor": "left"}
         | {"y": 0, "yref": "container", "yanchor": "bottom", "traceorder": "normal"},
         hoverlabel={"align": "left"},
+        modebar={"bgcolor": CLEAR, "color": GREY, "activecolor": SKY},
         font={"size": 13},
     )
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}

@@ -61,4 +61,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_a_file_that_is_no_table_is_one_line(form: AppTest) -> None:
     form.file_uploader(key="upload_interactions").upload("x.parquet", b"PAR1 no").run()
     assert not form.exception
-    assert "interactions: not readable as parquet" in form.error[0].value
+    assert "interactions: not readable as Parquet" in form.error[0].value
+
+
+def test_a_needed_column_is_asked_for_before_the_import(form: AppTest) -> None:
+    form.file_uploader(key="upload_interactions").upload("log.csv", b"who,what,when\na,b,1\n").run()
+    assert form.button(key="import_go").disabled
+    asked = "Choose above which column is user_id (of interactions) and which is item_id"
+    assert any(asked in box.value for box in form.info)
+    form.selectbox(key="map_interactions_user_id").set_value("who")
+    form.selectbox(key="map_interactions_item_id").set_value("what").run()
+    assert not form.button(key="import_go").disabled

@@ -32,19 +32,40 @@ def test_parquet_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "is empty"), (b"PAR1garbage", "not readable as parquet"), (b"word\n1\n", "only the")],
+    [
+        (b"", "is empty"),
+        (b"PAR1garbage", "not readable as Parquet"),
+        (b"word\n1\n", "only one column, “word”"),
+        (bytes(range(256)) * 20, "not readable as CSV; choose a table"),
+    ],
 )
 def test_what_cannot_be_read_is_one_line(content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         imports.columns(content, "items")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("items:")
+    assert "/tmp" not in str(caught.value)
 
 
 def test_a_file_above_the_limit_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "LIMIT_BYTES", 10)
     with pytest.raises(DataError, match="onerec data import"):
         imports.columns(CSV, "interactions")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/x/log.csv: no column user_id; it has a; name it with --column user_id=THEIRS",
+         "log.csv: no column user_id; it has a; choose it for user_id above"),
+        ("uploaded in the app: no user has 3 events; is --column user_id=THEIRS needed?",
+         "this upload: no user has 3 events; is another column the user_id?"),
+        ("/x/log.csv, row 1, column user_id: empty; mend it",
+         "log.csv, row 1, column user_id: empty; mend the file and choose it again"),
+    ],
+)  # fmt: skip
+def test_a_reader_of_the_form_is_told_what_to_do_in_the_form(said: str, shown: str) -> None:
+    assert imports._for_the_form(said, "/x") == shown
 
 
 def test_required_columns() -> None:

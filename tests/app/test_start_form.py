@@ -49,9 +49,9 @@ def test_a_wrong_setting_is_one_line_and_no_start(form: AppTest, settings: str, 
 @pytest.mark.parametrize(
     ("settings", "gpu", "says"),
     [
-        ("", False, "Training time, on the CPU"),
-        ("", True, "Training time, on the GPU here"),
-        ("device=cpu", True, "Training time, on the CPU"),
+        ("", False, "Time on the CPU"),
+        ("", True, "Time on the GPU"),
+        ("device=cpu", True, "Time on the CPU"),
     ],
 )
 def test_the_estimate_names_the_device_that_would_be_used(

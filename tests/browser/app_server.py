@@ -54,5 +54,6 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def settled(page: Page) -> None:
-    """Wait until the script has run."""
+    """Wait until the script has run: not running is also what it is before it begins."""
+    expect(page.locator("[data-testid=stMain] h1").first).to_be_visible(timeout=30_000)
     expect(page.locator(IDLE)).to_be_attached(timeout=30_000)

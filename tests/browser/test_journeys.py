@@ -12,7 +12,7 @@ from pathlib import Path
 import fake_run
 import pytest
 from app_server import Server, serve, settled
-from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
+from playwright.sync_api import Browser, FilePayload, FloatRect, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
@@ -95,7 +95,7 @@ def test_a_line_around_points_of_the_map_lists_those_items(visit: Visit) -> None
     page = visit("tokenizer")
     points = page.locator(".js-plotly-plot .scatterlayer .point")
     expect(points.nth(3)).to_be_visible()
-    page.wait_for_load_state("networkidle")
+    page.locator(".js-plotly-plot .modebar-btn[data-val=lasso]").click()
     layer = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
     assert layer is not None
     boxes = [box for point in points.all() if (box := point.bounding_box())]
@@ -112,6 +112,25 @@ def test_a_line_around_points_of_the_map_lists_those_items(visit: Visit) -> None
     expect(page.get_by_test_id("stSidebar").get_by_label("Item", exact=True)).to_have_value("")
     page.mouse.dblclick(right + 5, top + 5)
     expect(page.get_by_text("items in your selection")).to_have_count(0)
+
+
+def test_a_file_of_ones_own_becomes_the_dataset(page: Page, own_server: Server) -> None:
+    page.goto(f"{own_server.url}/dataset?dataset_view=Import")
+    log = "who,item_id,timestamp\n" + "".join(
+        f"u{user},i{(user + step) % 6},{1_700_000_000 + step * 86_400}\n"
+        for user in range(8)
+        for step in range(5)
+    )
+    upload: FilePayload = {"name": "log.csv", "mimeType": "text/csv", "buffer": log.encode()}
+    page.locator("input[type=file]").first.set_input_files(upload)
+    expect(page.get_by_text("Choose above which column is user_id")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name="Import", exact=True)).to_be_disabled()
+    page.get_by_role("combobox", name="user_id *").click()
+    page.get_by_role("option", name="who").click()
+    page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_text("Dataset mydata is ready")).to_be_visible(timeout=20_000)
+    expect(page).to_have_url(re.compile("dataset=mydata"))
+    no_exception(page)
 
 
 def test_two_people_do_not_disturb_each_other(browser: Browser, server: Server) -> None:
@@ -187,6 +206,7 @@ def test_a_click_in_the_tree_drills_down_and_back(visit: Visit) -> None:
 
 def test_a_selection_follows_from_page_to_page(visit: Visit) -> None:
     page = visit("recommend?user=4")
+    expect(page.get_by_test_id("stSidebar").get_by_label("User", exact=True)).to_have_value("4")
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Dataset").click()
     settled(page)
     expect(page.get_by_test_id("stSidebar").get_by_label("User", exact=True)).to_have_value("4")
@@ -209,9 +229,9 @@ def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, own_server: S
     page.goto(f"{own_server.url}/train")
     settled(page)
     page.get_by_label("Name of the run").fill("journey")
-    settings = "train.steps=40\ntrain.batch_size=16\nbaselines.names=popularity"
-    page.get_by_label("Settings that differ").fill(settings)
-    page.get_by_label("Settings that differ").press("Control+Enter")
+    settings = "train.steps=300\ntrain.batch_size=16\nbaselines.names=popularity"
+    page.get_by_role("textbox", name="Settings that differ").fill(settings)
+    page.get_by_role("textbox", name="Settings that differ").press("Control+Enter")
     expect(page.get_by_text("--run journey")).to_be_visible(timeout=15_000)
     page.get_by_role("button", name="Start training").click()
     expect(page.get_by_role("heading", name="Run journey")).to_be_visible(timeout=30_000)
@@ -222,7 +242,7 @@ def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, own_server: S
     )
     at = step_of(page)
     page.get_by_role("button", name="One step").click()
-    expect(page.get_by_text(f"pretrain: step {at + 1} of 40")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(f"pretrain: step {at + 1} of 300")).to_be_visible(timeout=30_000)
     page.reload()
     expect(page.get_by_role("heading", name="Run journey")).to_be_visible(timeout=30_000)
     expect(page).to_have_url(re.compile("run=journey"))

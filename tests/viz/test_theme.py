@@ -39,6 +39,7 @@ def test_a_figure_says_what_it_shows() -> None:
     assert fig.layout.uirevision == "k"
     assert fig.layout.xaxis.title.text == "steps"
     assert fig.layout.paper_bgcolor == fig.layout.plot_bgcolor == theme.CLEAR
+    assert fig.layout.modebar.bgcolor == theme.CLEAR, "a grey block, where Plotly chooses"
 
 
 def test_a_sentence_begins_with_a_capital_and_keeps_the_rest() -> None:
