@@ -74,7 +74,8 @@ if part == "Map":
     if view.item is None:
         st.info(
             "Click a point to see the item's codes and its neighbours. To list several, take the "
-            "lasso or the box from the map's toolbar and draw around them.", icon=":material/ads_click:",
+            "lasso or the box from the map's toolbar and draw around them.",
+            icon=":material/ads_click:",
         )  # fmt: skip
     else:
         title = explain_dataset.titles(run.dataset_folder, [view.item])[0]
