@@ -10,7 +10,7 @@ STOPS = (
     ("dataset", "Few items get most of the attention: look at the popularity curve."),
     (
         "tokenizer",
-        "Each video becomes three code words. Click a point of the map.",
+        "Each video gets a name of a few code words. Click a point of the map.",
     ),
     (
         "train",

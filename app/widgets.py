@@ -222,8 +222,8 @@ def needs_run(view: selection.Selection, stage: str | None = None) -> Run:
     if stage and not view.run.is_done(stage):
         status = view.run.status()
         st.info(
-            f"Stage **{stage}** of run **{view.run_name}** is not finished; it is {status.state}"
-            + (f" ({status.stage}, step {status.step:,} of {status.of:,})." if status.of else "."),
+            f"Stage **{stage}** of run **{view.run_name}** is not done. The run: {status.state}"
+            + (f", {status.stage}, step {status.step:,} of {status.of:,}." if status.of else "."),
             icon=":material/hourglass_top:",
             title="Not there yet",
         )

@@ -12,8 +12,8 @@ view = widgets.head(
     "Training runs as a process of its own: closing this page, or the app, does not end it.",
 )
 if selection.shown("train") and not selection.locked():
-    nothing_runs = view.run is None or not jobs.status(view.run).busy
-    with st.expander("Start a new run", expanded=nothing_runs, icon=":material/add:"):
+    settled = view.run is None or jobs.status(view.run).state == "done"
+    with st.expander("Start a new run", expanded=settled, icon=":material/add:"):
         start_form.draw(view)
 if view.run is None:
     st.info(

@@ -55,6 +55,8 @@ def test_every_state_is_named_and_offers_the_next_step(
     assert any(f" {state}]" in heading.value for heading in app.header)
     controls = {"Pause", "Go on", "One step", "Stop", "Resume", "End it now"}
     assert buttons(app) & controls == offered
+    form = next(box for box in app.expander if box.label == "Start a new run")
+    assert form.proto.expanded is (state == "done"), "what needs a person stands in sight"
     if state == "failed":
         assert "loss is not finite" in [box.value for box in app.error]
 
