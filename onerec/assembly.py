@@ -52,12 +52,28 @@ class Setting:
             device=device,
         )
 
-    def new_model(self, ids: SemanticIds, codebooks: NDArray[np.float32] | None = None) -> OneRec:
+    def new_model(
+        self,
+        ids: SemanticIds,
+        codebooks: NDArray[np.float32] | None = None,
+        vectors: NDArray[np.float32] | None = None,
+    ) -> OneRec:
         """A model with fresh weights, the same for the same seed.
 
-        With the tokenizer's codebooks (L, N, d) its code embeddings start there.
+        With the tokenizer's codebooks (L, N, d) its code embeddings start there; its vectors (n, d)
+        are read where `history.content` says so.
+
+        Raises:
+            RunError: the recipe reads content vectors and there are none.
         """
         model, history = self.recipe.model, self.recipe.history
+        if not history.content:
+            vectors = None
+        elif vectors is None:
+            raise RunError(
+                "history.content=true needs tokenizer/vectors.safetensors, which is not there; "
+                "run `onerec tokenize` again"
+            )
         config = OneRecConfig(
             width=model.width,
             layers=model.encoder_layers,
@@ -72,10 +88,11 @@ class Setting:
         )
         vocabulary = replace(
             self.features.vocabulary(ids.sizes, self.dataset.n_items),
+            content_dim=0 if vectors is None else vectors.shape[1],
             item_input=typing.cast(ItemInput, history.item_input),
             tied_output=model.tied_output,
         )
-        result = OneRec(config, vocabulary, self.features.item_table(ids.codes))
+        result = OneRec(config, vocabulary, self.features.item_table(ids.codes, vectors))
         stream = generator(self.recipe.seed)
         result.init_weights(stream)
         if codebooks is not None:
@@ -150,6 +167,6 @@ def trained_model(run: Run, setting: Setting, ids: SemanticIds) -> OneRec:
         raise RunError(
             f"run {run.name!r} is not trained yet; `onerec pretrain --run {run.name}` goes on"
         )
-    model = setting.new_model(ids)
+    model = setting.new_model(ids, vectors=run.vectors())
     load_model(run.path / "pretrain" / done["checkpoint"], model)
     return model

@@ -46,13 +46,15 @@ class TokenizerConfig:
 class HistoryConfig:
     """What the encoder reads: newest events, newest positives, and what stands for an item in them.
 
-    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both. In
-    training an event is hidden with probability `event_dropout`.
+    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both;
+    `content` adds what the tokenizer knows of the item before it is quantised. In training an event
+    is hidden with probability `event_dropout`.
     """
 
     short_length: int = 20
     positive_length: int = 64
     item_input: str = "both"
+    content: bool = False
     event_dropout: float = 0.0
 
 
@@ -76,8 +78,9 @@ class ModelConfig:
 class TrainConfig:
     """`targets` positives share a context. `keep` is last, or best by valid recall@10.
 
-    `order` is shuffled, or time (old examples first, as on a stream); auto takes time where the
-    split is temporal.
+    `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
+    saves padding) or time (old examples first, as on a stream); auto takes time where the split is
+    temporal, else shuffled.
     """
 
     steps: int = 1_000
@@ -172,15 +175,19 @@ def beauty() -> Recipe:
     return replace(
         base,
         name="beauty",
-        content=ContentConfig(text="sentence", behaviour_weight=2.0),
-        history=HistoryConfig(positive_length=0, item_input="codes", event_dropout=0.4),
+        content=ContentConfig(text="sentence", behaviour_dim=512, behaviour_weight=0.7),
+        tokenizer=TokenizerConfig(codebook_size=512, policy="extra_level"),
+        history=HistoryConfig(
+            positive_length=0, item_input="codes", content=True, event_dropout=0.4
+        ),
         model=replace(base.model, width=256, experts=0, dropout=0.3, label_smoothing=0.1),
         train=TrainConfig(
-            steps=8_000,
+            steps=5_000,
             batch_size=2_048,
             targets=1,
-            learning_rate=2e-3,
+            learning_rate=1.5e-3,
             warmup_steps=300,
+            order="length",
             evaluate_every=1_000,
             checkpoint_every=1_000,
             keep="best",
@@ -270,7 +277,7 @@ _CHOICES = {
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
     "train.keep": ("last", "best"),
-    "train.order": ("auto", "shuffled", "time"),
+    "train.order": ("auto", "shuffled", "length", "time"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
 }
@@ -321,7 +328,11 @@ def _check(config: Recipe) -> Recipe:
     for path, least in _AT_LEAST.items():
         if value(path) < least:
             raise RecipeError(f"{path}={value(path)}: needs at least {least}")
-    for path in ("model.dropout", "model.label_smoothing", "history.event_dropout"):
+    for path in (
+        "model.dropout",
+        "model.label_smoothing",
+        "history.event_dropout",
+    ):
         if not 0 <= value(path) < 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to below 1")
     if not value("train.learning_rate") > 0:

@@ -72,6 +72,21 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
     assert vocabulary.behaviours == 2  # click and like
 
 
+def test_content_is_read_where_the_recipe_says_so(trained: Path) -> None:
+    run = open_run("first", trained)
+    ids, _ = load_semantic_ids(run)
+    vectors = run.vectors()
+    assert vectors is not None
+    reading = Setting.of(
+        toy_home.make_recipe({"history.content": "true"}), open_dataset("toy", trained)
+    )
+    made = reading.new_model(ids, vectors=vectors)
+    assert made.vocabulary.content_dim == vectors.shape[1]
+    assert np.array_equal(made.items.content[1:].numpy(), vectors)
+    with pytest.raises(RunError, match=r"vectors\.safetensors.*onerec tokenize"):
+        reading.new_model(ids)
+
+
 def test_popularity_by_hand(setting: Setting) -> None:
     counts = training_popularity(setting.split)
     log, train = setting.split.log, setting.split.train

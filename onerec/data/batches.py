@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from onerec.model.onerec import Batch, Events, ItemTable, Vocabulary
 
 Ints = NDArray[np.int64]
 
+POOL = 16  # batches whose examples are sorted by length together; ours
 MIXING = 0.3  # of the log, by which a stream of examples is stirred; ours, chosen on the world
 
 
@@ -62,14 +64,17 @@ class Features:
             behaviours=len(self.event.behaviours),
         )
 
-    def item_table(self, codes: NDArray[np.int64]) -> ItemTable:
-        """The model's table of items: codes (n, L) and features, row 0 for padding."""
+    def item_table(
+        self, codes: NDArray[np.int64], content: NDArray[np.float32] | None = None
+    ) -> ItemTable:
+        """The model's table of items: codes (n, L), features, content (n, d); row 0 is padding."""
         padded = np.concatenate([np.zeros((1, codes.shape[1]), dtype=np.int64), codes])
         return ItemTable(
             codes=torch.from_numpy(padded),
             author=_padded(self.item.author),
             tag=_padded(self.item.tag),
             duration=_padded(self.item.duration),
+            content=None if content is None else F.pad(torch.from_numpy(content), (0, 0, 1, 0)),
         )
 
 
@@ -112,14 +117,26 @@ class Contexts:
         self.positives_before = put(np.concatenate([[0], np.cumsum(log.positive)]))
         self.device = self.item.device
 
-    def batch(self, user: Tensor, end: Tensor, target: Tensor | None = None) -> Batch:
-        """user (B,), end (B,) log rows, target (B, M) item + 1 or None -> Batch on the device."""
+    def batch(
+        self,
+        user: Tensor,
+        end: Tensor,
+        target: Tensor | None = None,
+        longest: int | None = None,
+    ) -> Batch:
+        """user (B,), end (B,) log rows, target (B, M) item + 1 or None -> Batch on the device.
+
+        A caller that knows that no context has more than `longest` rows saves the padding beyond.
+        """
+        longest = self.short_length + self.positive_length if longest is None else longest
+        short_length = min(self.short_length, longest)
+        positive_length = min(self.positive_length, longest)
         user, end = user.to(self.device), end.to(self.device)
         start = self.offsets[user]
-        rows, mask = _last(start, end, self.short_length)
-        short = self._events(rows, mask, end)
+        rows, mask = _last(start, end, short_length)
         first, last = self.positives_before[start], self.positives_before[end]
-        picks, picked = _last(first, last, self.positive_length)
+        picks, picked = _last(first, last, positive_length)
+        short = self._events(rows, mask, end)
         found = self.positive_rows[picks.clamp(max=len(self.positive_rows) - 1)]
         positive = self._events(found, picked, end)
         if target is None:
@@ -201,16 +218,25 @@ class EpochSampler:
 
     The order is a plain shuffle, or with `age` (n,), the rank of each example in time as a share of
     all, a stream: old examples first, each displaced at random by up to `MIXING` of the log, so
-    that a batch still mixes users and days.
+    that a batch still mixes users and days. With `length` (n,) a shuffle again, but the examples of
+    every `POOL` batches are dealt out by length, so that a batch holds contexts of about one length
+    and little padding; the batches of a pool follow in random order.
 
     A pure function of (seed, step): a resumed run asks for step s and gets what the uninterrupted
     one got. The last, smaller batch of an epoch is filled from the next epoch's order.
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, age: NDArray[np.float64] | None = None
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        *,
+        age: NDArray[np.float64] | None = None,
+        length: Ints | None = None,
     ) -> None:
-        self.n, self.batch_size, self.seed, self.age = n, min(batch_size, n), seed, age
+        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
+        self.age, self.length = age, length
         self._cached: tuple[int, Ints] | None = None
 
     def order(self, epoch: int) -> Ints:
@@ -219,10 +245,27 @@ class EpochSampler:
             rng = np.random.default_rng([self.seed, epoch])
             if self.age is None:
                 order = rng.permutation(self.n)
+                if self.length is not None:
+                    order = self._by_length(order, -epoch * self.n % self.batch_size, rng)
             else:
                 order = np.argsort(self.age + MIXING * rng.random(self.n), kind="stable")
             self._cached = (epoch, order)
         return self._cached[1]
+
+    def _by_length(self, order: Ints, head: int, rng: np.random.Generator) -> Ints:
+        """Each pool of a shuffle sorted by length, its batches in random order.
+
+        The first `head` examples fill up the last batch of the epoch before.
+        """
+        assert self.length is not None
+        pools = [order[:head]]
+        for begin in range(head, self.n, POOL * self.batch_size):
+            pool = order[begin : begin + POOL * self.batch_size]
+            pool = pool[np.argsort(self.length[pool], kind="stable")]
+            whole = len(pool) // self.batch_size * self.batch_size
+            batches = pool[:whole].reshape(-1, self.batch_size)
+            pools += [batches[rng.permutation(len(batches))].ravel(), pool[whole:]]
+        return np.concatenate(pools)
 
     def __call__(self, step: int) -> Ints:
         begin = step * self.batch_size
@@ -239,7 +282,7 @@ class TrainingBatches:
 
     Each event of a context is hidden with probability `event_dropout` (ours; what dropout on the
     item embeddings is to SASRec). It draws from torch's global stream, which the loop seeds anew at
-    each step.
+    each step. Contexts are padded to the longest of their batch, not further.
     """
 
     def __init__(
@@ -250,18 +293,28 @@ class TrainingBatches:
         seed: int,
         *,
         event_dropout: float = 0.0,
-        by_time: bool = False,
+        order: str = "shuffled",
     ) -> None:
         self.contexts, self.event_dropout = contexts, event_dropout
-        age = contexts.age(examples) if by_time else None
-        self.sampler = EpochSampler(len(examples), batch_size, seed, age)
+        length = examples.end - contexts.offsets.cpu().numpy()[examples.user]  # (E,) events
+        self.sampler = EpochSampler(
+            len(examples),
+            batch_size,
+            seed,
+            age=contexts.age(examples) if order == "time" else None,
+            length=length if order == "length" else None,
+        )
+        self.length = torch.from_numpy(length)
         self.user = torch.from_numpy(examples.user)
         self.end = torch.from_numpy(examples.end)
         self.target = torch.from_numpy(examples.target)
 
     def __call__(self, step: int) -> Batch:
         numbers = torch.from_numpy(self.sampler(step))
-        batch = self.contexts.batch(self.user[numbers], self.end[numbers], self.target[numbers])
+        longest = int(self.length[numbers].max())
+        batch = self.contexts.batch(
+            self.user[numbers], self.end[numbers], self.target[numbers], longest
+        )
         if not self.event_dropout:
             return batch
         return replace(

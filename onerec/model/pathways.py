@@ -4,9 +4,9 @@ Three pathways (V1 section 2.2): a static one of length 1, the most recent event
 the positive events over a longer time. Each ends in Dense(LeakyReLU(Dense(.))); the sequence is
 [h_u; h_s; h_p] + e_pos. The lifelong pathway is left out here.
 
-An event is its item (video embedding, semantic codes or both), author, tag, time gap, play time,
-duration and the multi-hot label of what the user did. A feature that a dataset lacks has
-cardinality 0 and then neither parameters nor cost.
+An event is its item (video embedding, semantic codes or both), the item's content vector, author,
+tag, time gap, play time, duration and the multi-hot label of what the user did. A feature that a
+dataset lacks has cardinality 0 and then neither parameters nor cost.
 
 Shapes: B batch, T events, S encoder states, D width, L levels, N codes per level, F static
 features, K behaviours, n items.
@@ -75,7 +75,9 @@ class Vocabulary:
 
     `sizes` holds N for each level; 0 of anything else leaves that feature out. `item_input` picks
     what stands for an item in an event: its own embedding, the sum of its code embeddings, or both
-    (the paper: "vid (or the SID)"). `tied_output` lets the output heads be the code embeddings.
+    (the paper: "vid (or the SID)"). `content_dim` is the width of the items' content vectors, read
+    through one learned product (ours: it tells items apart without a weight per item, which is what
+    overfits on small catalogues). `tied_output` lets the output heads be the code embeddings.
     """
 
     sizes: tuple[int, ...]
@@ -87,6 +89,7 @@ class Vocabulary:
     n_play: int = 0
     n_duration: int = 0
     behaviours: int = 0
+    content_dim: int = 0
     item_input: Literal["both", "codes", "item"] = "both"
     tied_output: bool = False
 
@@ -95,12 +98,14 @@ class ItemTable(nn.Module):
     """What is known of each item; row 0 is padding, item i is row i + 1. Not saved with weights.
 
     `codes` (n + 1, L), `author`, `tag`, `duration` (n + 1,), all int64; 0 is unknown but in codes.
+    `content` (n + 1, d) float, what the tokenizer quantised; d is 0 where it is not read.
     """
 
     codes: Tensor
     author: Tensor
     tag: Tensor
     duration: Tensor
+    content: Tensor
 
     def __init__(
         self,
@@ -108,12 +113,15 @@ class ItemTable(nn.Module):
         author: Tensor | None = None,
         tag: Tensor | None = None,
         duration: Tensor | None = None,
+        content: Tensor | None = None,
     ) -> None:
         super().__init__()
         nothing = torch.zeros(len(codes), dtype=torch.int64)
         for name, column in (("author", author), ("tag", tag), ("duration", duration)):
             self.register_buffer(name, nothing if column is None else column, persistent=False)
         self.register_buffer("codes", codes, persistent=False)
+        content = torch.zeros(len(codes), 0) if content is None else content
+        self.register_buffer("content", content, persistent=False)
 
     def __len__(self) -> int:
         """Number of items n, without the padding row."""
@@ -184,8 +192,10 @@ class EventFeatures(nn.Module):
         )
         self.label = Linear(vocabulary.behaviours, other) if vocabulary.behaviours else None
         self.reads_codes = vocabulary.item_input != "item"
+        dim = vocabulary.content_dim
+        self.content = Linear(dim, width, bias=False) if dim else None
         self.dim = sum(dim for count, dim in tables.values() if count)
-        self.dim += width * self.reads_codes + other * (self.label is not None)
+        self.dim += width * (self.reads_codes + bool(dim)) + other * (self.label is not None)
 
     def forward(self, events: Events, items: ItemTable, codes: CodeEmbedding) -> Tensor:
         """(B, T) events -> (B, T, dim)."""
@@ -200,6 +210,8 @@ class EventFeatures(nn.Module):
         parts = [table(index[name]) for name, table in self.tables.items()]
         if self.reads_codes:
             parts.append(codes.total(items.codes[events.item]))
+        if self.content is not None:
+            parts.append(self.content(items.content[events.item]))
         if self.label is not None:
             parts.append(self.label(events.label))
         return torch.cat(parts, dim=-1)

@@ -70,7 +70,9 @@ class Pretraining:
         self.folder = session.run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(session.run)
         self.contexts = self.setting.contexts(session.device)
-        self.model = self.setting.new_model(self.ids, session.run.codebooks()).to(session.device)
+        self.model = self.setting.new_model(
+            self.ids, session.run.codebooks(), session.run.vectors()
+        ).to(session.device)
         self.optim = OptimConfig(
             learning_rate=self.config.learning_rate,
             warmup_steps=min(self.config.warmup_steps, self.config.steps),
@@ -99,7 +101,7 @@ class Pretraining:
                 self.config.batch_size,
                 self.setting.recipe.seed,
                 event_dropout=self.setting.recipe.history.event_dropout,
-                by_time=self.by_time(),
+                order=self.order(),
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.model.update_router_bias(
@@ -107,11 +109,11 @@ class Pretraining:
             ),
         )
 
-    def by_time(self) -> bool:
-        """Whether examples come in the order of a stream."""
-        return self.config.order == "time" or (
-            self.config.order == "auto" and self.setting.split.rule == "temporal"
-        )
+    def order(self) -> str:
+        """In which order examples come: the recipe's, or what suits the split."""
+        if self.config.order != "auto":
+            return self.config.order
+        return "time" if self.setting.split.rule == "temporal" else "shuffled"
 
     def resume(self) -> None:
         """Go on from the newest finished checkpoint that can be read, if there is any."""

@@ -205,7 +205,9 @@ def test_a_training_batch_is_the_examples_of_its_step() -> None:
     assert batch.target.tolist() == examples.target[numbers].tolist()
     contexts = make_contexts(short=4, positive=4)
     same = contexts.batch(batches.user[numbers], batches.end[numbers])
-    assert torch.equal(batch.short.item, same.short.item)
+    kept = batch.short.item.shape[1]  # padding beyond the longest context is not made
+    assert torch.equal(batch.short.item, same.short.item[:, :kept])
+    assert not same.short.item[:, kept:].any()
 
 
 def test_hidden_events_are_gone_whole_and_the_same_for_the_same_seed() -> None:
@@ -249,3 +251,44 @@ def test_a_stream_shows_old_examples_first_and_each_one_once() -> None:
     assert age[order[-100:]].min() > 0.69
     assert not np.array_equal(order, sampler.order(1))
     assert np.array_equal(order, EpochSampler(n, 100, seed=1, age=age).order(0))
+
+
+def test_batches_by_length_hold_every_example_once_and_little_padding() -> None:
+    n, size = 4_010, 50
+    length = np.random.default_rng(0).integers(1, 100, n)
+    sampler = EpochSampler(n, size, seed=1, length=length)
+    for epoch in (0, 1, 7):
+        assert sorted(sampler.order(epoch)) == list(range(n))
+    assert np.array_equal(sampler.order(1), EpochSampler(n, size, seed=1, length=length).order(1))
+    plain = EpochSampler(n, size, seed=1)
+
+    def padded(these: EpochSampler) -> float:
+        """Share of the positions that are padding, over an epoch that begins inside a batch."""
+        chosen = [length[these(step)] for step in range(81, 161)]
+        return 1 - sum(part.sum() for part in chosen) / sum(size * part.max() for part in chosen)
+
+    assert padded(plain) > 0.4
+    assert padded(sampler) < 0.1
+    means = [length[sampler(step)].mean() for step in range(81, 97)]
+    assert not np.all(np.diff(means) > 0)  # the batches of a pool are not sorted
+
+
+def test_padding_beyond_the_longest_context_is_not_made() -> None:
+    contexts = make_contexts(short=4, positive=4)
+    examples = training_examples(everything(), targets=1)
+    user, end = torch.from_numpy(examples.user), torch.from_numpy(examples.end)
+    short = end - contexts.offsets[user] <= 2
+    assert short.any()
+    full, cut = (contexts.batch(user[short], end[short], longest=longest) for longest in (None, 2))
+    assert cut.short.item.shape[1] == cut.positive.item.shape[1] == 2
+    for name in ("item", "time", "play", "label"):
+        assert torch.equal(getattr(cut.short, name), getattr(full.short, name)[:, :2])
+        assert torch.equal(getattr(cut.positive, name), getattr(full.positive, name)[:, :2])
+    assert not full.short.item[:, 2:].any()
+
+
+def test_content_stands_one_row_below_the_padding() -> None:
+    content = np.arange(2 * N_ITEMS, dtype=np.float32).reshape(-1, 2)
+    table = make_features().item_table(np.zeros((N_ITEMS, 3), dtype=np.int64), content)
+    assert table.content[0].tolist() == [0.0, 0.0]
+    assert torch.equal(table.content[1:], torch.from_numpy(content))

@@ -107,6 +107,28 @@ def test_item_input_picks_what_stands_for_an_item():
         assert model.pathways.features.dim == dim + others
 
 
+def test_content_tells_items_of_one_code_apart():
+    """Two items with the same codes and features, read through their content vectors."""
+    codes = toy.item_codes()
+    codes[1] = codes[0]
+    plain, reading = (
+        toy.make_model(codes=codes, vocabulary={"item_input": "codes", "content_dim": dim})
+        for dim in (0, 5)
+    )
+    content = torch.randn(len(codes) + 1, 5, generator=torch.Generator().manual_seed(0))
+    for model in (plain, reading):
+        for name in ("author", "tag", "duration"):
+            getattr(model.items, name).zero_()
+    reading.items.content = content
+    assert reading.pathways.features.dim == plain.pathways.features.dim + 16
+    first, second = toy.make_batch(), toy.make_batch()
+    first.short.item[0, 0], second.short.item[0, 0] = 1, 2
+    assert torch.equal(plain(first)[0], plain(second)[0])
+    assert not torch.allclose(reading(first)[0], reading(second)[0])
+    content.copy_(content[:1].expand_as(content))
+    assert torch.equal(reading(first)[0], reading(second)[0])
+
+
 def test_a_length_of_zero_drops_the_pathway():
     model = toy.make_model(short_length=0)
     assert list(model.pathways.dense) == ["positive"]
