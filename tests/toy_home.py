@@ -39,6 +39,7 @@ SETTINGS = {
     "evaluate.split": "leave_one_out",
     "evaluate.beam": "10",
     "baselines.trials": "1",
+    "baselines.sasrec_trials": "1",
     "train.keep": "last",
     "baselines.sasrec_steps": "20",
     "baselines.sasrec_width": "16",

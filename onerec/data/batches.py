@@ -223,7 +223,8 @@ class EpochSampler:
     and little padding; the batches of a pool follow in random order.
 
     A pure function of (seed, step): a resumed run asks for step s and gets what the uninterrupted
-    one got. The last, smaller batch of an epoch is filled from the next epoch's order.
+    one got. The last, smaller batch of an epoch is filled from the next epoch's order. `skip`
+    examples of the first epoch are passed over, so that a stream can end with the newest.
     """
 
     def __init__(
@@ -234,7 +235,9 @@ class EpochSampler:
         *,
         age: NDArray[np.float64] | None = None,
         length: Ints | None = None,
+        skip: int = 0,
     ) -> None:
+        self.skip = skip
         self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
         self.age, self.length = age, length
         self._cached: tuple[int, Ints] | None = None
@@ -268,7 +271,7 @@ class EpochSampler:
         return np.concatenate(pools)
 
     def __call__(self, step: int) -> Ints:
-        begin = step * self.batch_size
+        begin = self.skip + step * self.batch_size
         epoch, place = divmod(begin, self.n)
         numbers = self.order(epoch)[place : place + self.batch_size]
         if len(numbers) < self.batch_size:
@@ -282,7 +285,8 @@ class TrainingBatches:
 
     Each event of a context is hidden with probability `event_dropout` (ours; what dropout on the
     item embeddings is to SASRec). It draws from torch's global stream, which the loop seeds anew at
-    each step. Contexts are padded to the longest of their batch, not further.
+    each step. Contexts are padded to the longest of their batch, not further. A stream of `steps`
+    batches ends with the newest example, wherever it has to begin for that.
     """
 
     def __init__(
@@ -294,6 +298,7 @@ class TrainingBatches:
         *,
         event_dropout: float = 0.0,
         order: str = "shuffled",
+        steps: int = 0,
     ) -> None:
         self.contexts, self.event_dropout = contexts, event_dropout
         length = examples.end - contexts.offsets.cpu().numpy()[examples.user]  # (E,) events
@@ -303,6 +308,7 @@ class TrainingBatches:
             seed,
             age=contexts.age(examples) if order == "time" else None,
             length=length if order == "length" else None,
+            skip=-steps * batch_size % len(examples) if order == "time" else 0,
         )
         self.length = torch.from_numpy(length)
         self.user = torch.from_numpy(examples.user)

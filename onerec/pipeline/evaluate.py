@@ -5,48 +5,29 @@ Every baseline is tuned on valid with the same number of trials; the part that i
 truth mark the two ends of what any model could reach.
 """
 
-import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, load_semantic_ids, trained_model
-from onerec.baselines import item_knn, popularity, sasrec
-from onerec.baselines.ranking import Baseline
 from onerec.checkpoint import save_tensors
 from onerec.common import generator
 from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
-from onerec.errors import DataError
-from onerec.evaluate import RANKS, Tuned, tune
+from onerec.evaluate import RANKS
 from onerec.evaluate import evaluate as measure
 from onerec.pipeline.pretrain import sample_cases
+from onerec.pipeline.rivals import LISTED, Rival, cases_of, finished_rival, train_rival
 from onerec.pipeline.session import Session
 from onerec.recommend import Recommender
 
 STAGE = "evaluate"
-LISTED = 20  # ranks that are kept for recommendations
 _LEGALITY_USERS = 1_000
+WAIT_SECONDS = 0.1
 
 Lists = dict[str, NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A tuned baseline and what its tuning cost."""
-
-    tuned: Tuned[Any]
-    seconds: float
-
-    @property
-    def model(self) -> Baseline:
-        """The baseline with the settings that were best on valid."""
-        return self.tuned.model
 
 
 def evaluate(session: Session) -> None:
@@ -66,9 +47,8 @@ def evaluate(session: Session) -> None:
     free = recommender.lists(sample_cases(cases, _LEGALITY_USERS), RANKS, constrained=False)
     session.advance(STAGE, 1, total, message="baselines")
     for number, name in enumerate(setting.recipe.baselines.names, start=2):
-        trained = train_baseline(session, name)
-        lists[name] = trained.model.recommend(setting.split, cases, LISTED, config.filter_seen)
-        seconds[name] = trained.seconds
+        rival = _rival(session, name, number - 1, total)
+        lists[name], seconds[name] = rival.lists, rival.seconds
         session.advance(STAGE, number, total, message=name)
     lists |= _ends(setting, cases)
     _save_lists(session, lists)
@@ -91,59 +71,18 @@ def evaluate(session: Session) -> None:
     session.advance(STAGE, total, total, message="done")
 
 
-def cases_of(setting: Setting) -> Cases:
-    """The cases of the part that the recipe names.
-
-    Raises:
-        DataError: the split leaves nobody to evaluate.
-    """
-    part = setting.recipe.evaluate.part
-    cases: Cases = getattr(setting.split, part)
-    if not len(cases):
-        raise DataError(
-            f"{setting.dataset.name!r}: the split {setting.split.rule!r} leaves no user with a "
-            f"{part} target and a history; try --set evaluate.split=leave_one_out"
-        )
-    return cases
-
-
-def train_baseline(session: Session, name: str) -> Trained:
-    """Tune a baseline on valid and record its trials in baselines/<name>.json."""
-    setting, config = session.setting, session.setting.recipe.evaluate
-    begun = time.perf_counter()
-    grid, fit = _baseline(session, name)
-    trials = min(setting.recipe.baselines.trials, len(grid))
-    tuned: Tuned[Any] = tune(
-        grid, fit, setting.split, trials=trials, exclude_seen=config.filter_seen
-    )
-    seconds = time.perf_counter() - begun
-    session.writer.write_json(
-        f"baselines/{name}.json",
-        {"name": name, "config": vars(tuned.config), "trials": tuned.trials, "seconds": seconds},
-    )
-    return Trained(tuned, seconds)
-
-
-def _baseline(session: Session, name: str) -> tuple[tuple[Any, ...], Callable[[Any], Baseline]]:
-    """The grid of a baseline and how one of its settings is fitted."""
-    setting = session.setting
-    seed = setting.recipe.seed
-    if name == "popularity":
-        return popularity.GRID, lambda c: popularity.fit(setting.split, c, generator(seed))
-    if name == "item_knn":
-        # Counting common users is most of the work, and there are only two ways to count.
-        overlap = functools.cache(lambda positives: item_knn.co_users(setting.split, positives))
-        return item_knn.GRID, lambda c: item_knn.fit(
-            setting.split, c, generator(seed), overlap(c.positives_only)
-        )
-    chosen = setting.recipe.baselines
-    size: dict[str, Any] = {
-        "width": chosen.sasrec_width,
-        "steps": chosen.sasrec_steps,
-        "batch_size": chosen.sasrec_batch_size,
-    }
-    grid = tuple(replace(c, **size) for c in sasrec.GRID)
-    return grid, lambda c: sasrec.fit(setting.split, c, generator(seed), device=session.device)
+def _rival(session: Session, name: str, step: int, total: int) -> Rival:
+    """A baseline that is there already, that the companion is about to finish, or trained here."""
+    folder, companion = session.run.path / "baselines", session.companion
+    while True:
+        working = companion is not None and companion.works()
+        rival = finished_rival(folder, name)
+        if rival is not None:
+            return rival
+        if not working:
+            return train_rival(folder, session.setting, name, session.device)
+        session.advance(STAGE, step, total, message=f"waiting for {name}")
+        time.sleep(WAIT_SECONDS)
 
 
 def _ends(setting: Setting, cases: Cases) -> Lists:

@@ -102,6 +102,7 @@ class Pretraining:
                 self.setting.recipe.seed,
                 event_dropout=self.setting.recipe.history.event_dropout,
                 order=self.order(),
+                steps=self.config.steps,
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.model.update_router_bias(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from onerec.assembly import Setting
+from onerec.pipeline.rivals import Companion
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
 
@@ -23,12 +24,16 @@ def quiet(stage: str, step: int, of: int, values: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """`report(stage, step, of, values)` is called as a stage advances (a progress bar)."""
+    """`report(stage, step, of, values)` is called as a stage advances (a progress bar).
+
+    `companion` trains the baselines meanwhile, where there is one.
+    """
 
     writer: RunWriter
     setting: Setting
     device: torch.device
     report: Report = quiet
+    companion: Companion | None = None
 
     @property
     def run(self) -> Run:

@@ -15,9 +15,10 @@ from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
 from onerec.errors import DataError, RunError
-from onerec.pipeline.evaluate import cases_of, evaluate
+from onerec.pipeline.evaluate import evaluate
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
+from onerec.pipeline.rivals import Companion, cases_of, threads_for, worth_a_companion
 from onerec.pipeline.session import Report, Session, Stopped, quiet
 from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
@@ -59,8 +60,9 @@ def run(
     if "pretrain" in stages and not Run(path).is_done("pretrain"):
         _refuse_untrainable(setting)
     with RunWriter.claim(path, _description(name, setting)) as writer:
-        set_threads()
-        session = Session(writer, setting, device, report)
+        set_threads(threads_for(setting.recipe, device))
+        companion = _companion(writer.run, setting.recipe, device, stages)
+        session = Session(writer, setting, device, report, companion)
         try:
             for stage in stages:
                 if not writer.run.is_done(stage):
@@ -69,6 +71,9 @@ def run(
             writer.stop("stopped as asked; run the same command to go on")
         else:
             writer.finish()
+        finally:
+            if companion is not None:
+                companion.stop()
     return writer.run
 
 
@@ -78,6 +83,14 @@ def run_stage(stage: str, name: str, **options: Any) -> Run:
     if stage not in order:
         raise RunError(f"no stage {stage!r}; there are {', '.join(order)}")
     return run(name, stages=order[: order.index(stage) + 1], **options)
+
+
+def _companion(
+    run: Run, recipe: Recipe, device: torch.device, stages: Sequence[str]
+) -> Companion | None:
+    """Somebody who trains the baselines while OneRec trains, if both are still to be done."""
+    wanted = all(stage in stages and not run.is_done(stage) for stage in ("pretrain", "evaluate"))
+    return Companion(run) if wanted and worth_a_companion(recipe, device) else None
 
 
 def _setting(

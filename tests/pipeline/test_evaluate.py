@@ -15,7 +15,7 @@ from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.pipeline import run, run_stage
-from onerec.pipeline.evaluate import LISTED, cases_of
+from onerec.pipeline.rivals import LISTED, cases_of
 from onerec.run_files import read_json
 from onerec.runs import open_run
 

@@ -8,7 +8,7 @@ import toy_home
 from onerec.assembly import Setting
 from onerec.data.dataset import open_dataset
 from onerec.pipeline import run
-from onerec.pipeline.evaluate import LISTED
+from onerec.pipeline.rivals import LISTED
 from onerec.runs import open_run
 
 COLUMNS = ["model", "user", "user_id", "rank", "item", "item_id", "score", "hit", "lp_1", "lp_2"]
