@@ -46,7 +46,7 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
 
 
 def _strip(finished: Run) -> None:
-    """Keep the chosen checkpoint's weights alone."""
+    """Keep the chosen checkpoint's weights alone, and no lists but those on show."""
     folder, chosen = finished.path / "pretrain", (finished.done("pretrain") or {})["checkpoint"]
     for checkpoint in checkpoints(folder):
         if checkpoint.path.name != chosen:
@@ -57,4 +57,5 @@ def _strip(finished: Run) -> None:
         save_tensors(checkpoint.path, {f"model.{name}": t for name, t in weights.items()})
         size = checkpoint.path.stat().st_size
         write_json(checkpoint.path.with_suffix(".json"), {**checkpoint.info, "bytes": size})
-    (finished.path / "baselines" / "lists.safetensors").unlink(missing_ok=True)
+    for lists in (finished.path / "baselines").glob("*.safetensors"):
+        lists.unlink()
