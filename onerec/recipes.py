@@ -170,9 +170,16 @@ def small() -> Recipe:
     """Minutes on two CPU cores, for a dataset of your own."""
     return Recipe(
         name="small",
+        content=ContentConfig(behaviour_dim=128, behaviour_weight=0.7),
         tokenizer=TokenizerConfig(codebook_size=256),
-        model=ModelConfig(width=128, encoder_layers=2, decoder_layers=2),
-        train=TrainConfig(steps=1_500, batch_size=256, learning_rate=2e-3),
+        history=HistoryConfig(
+            positive_length=32, item_input="codes", content=True, event_dropout=0.1
+        ),
+        model=ModelConfig(width=96, encoder_layers=2, decoder_layers=2),
+        train=TrainConfig(
+            steps=800, batch_size=128, learning_rate=3e-3, evaluate_every=200, keep="best"
+        ),
+        baselines=BaselineConfig(sasrec_trials=2),
     )
 
 
@@ -219,7 +226,7 @@ def kuairand() -> Recipe:
         name="kuairand",
         history=replace(base.history, positive_length=128),
         model=replace(base.model, width=192),
-        train=replace(base.train, steps=6_000, batch_size=512),
+        train=replace(base.train, steps=6_000, batch_size=512, learning_rate=2e-3),
     )
 
 

@@ -3,9 +3,9 @@
 Each leaves baselines/<name>.safetensors (its lists) and baselines/<name>.json (what was tried),
 written last, so that a finished one is never trained twice.
 
-A narrow model gains nothing from a second thread (`tiny` on two cores: 102 ms a step with one, 106
-with two), so where there is another core a `Companion`, a process of its own, trains the baselines
-while OneRec trains. Both have one thread each and the same time. It writes the same files by the
+A narrow model gains little from a second thread (on two cores, `tiny`: 102 ms a step with one, 106
+with two; `small`: 288 and 237), so where there is another core a `Companion`, a process of its own,
+trains the baselines while OneRec trains, each with one thread. It writes the same files by the
 same function, and it ends when the process that started it does.
 """
 
@@ -39,7 +39,7 @@ from onerec.run_files import read_json, write_json
 from onerec.runs import Run
 
 LISTED = 20  # ranks that are kept
-NARROW = 96  # a model below this width trains on one thread
+NARROW = 128  # a model below this width trains on one thread
 SHORT = 100  # a training of fewer steps is over before a companion has begun
 
 
