@@ -1,0 +1,225 @@
+"""Policy objectives for alignment: pure functions of log-probabilities and advantages.
+
+Each takes a group of G generated items for each of B users, and returns an `Objective` whose `loss`
+is to be minimised. An item is its whole code sequence, so there is one log-probability and one
+ratio per item, not per code. `old` is the log-probability with which the sampler really drew the
+item (renormalised by the trie, by top-p, by temperature); it is data. A beam is no sample: its
+items are distinct and its ratios have no importance meaning, whatever they are used for.
+
+    ecpo        OneRec (V1 eq. 32): GRPO whose ratio an early clip keeps below 1 + eps + delta
+    grpo        Shao et al. 2024: clipped ratio, and a KL term where a reference is given
+    ppo_clip    Schulman et al. 2017: the clipped ratio alone, for any advantage
+    gbpo        OneRec-V2: no clip; the denominator bounds the ratio
+    dpo         OneRec's first paper (IPA): the best of the group against the worst
+    reinforce   advantage times log-probability; the baseline is in the advantage
+
+Which numbers the papers print stands in each docstring; all other defaults are ours.
+Shapes: B users, G items of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 0.2  # half-width of the clip; OneRec prints none (PPO's value)
+DELTA = 0.1  # V1 eq. 32
+SAME_REWARD = 1e-6  # a group whose rewards spread less teaches nothing
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a policy step minimises, and what to look at.
+
+    `loss` scalar; `ratio` (B, G) as it enters the objective, detached; `push` (B, G): the gradient
+    of each item's own objective with respect to its log-probability, before the mean over the
+    group. A positive push raises the probability of the item.
+    """
+
+    loss: Tensor
+    ratio: Tensor
+    push: Tensor
+
+
+def group_advantage(reward: Tensor, counted: Tensor | None = None, *, limit: float = 5.0) -> Tensor:
+    """(r - mean) / std within each group: rewards (B, G) -> advantages (B, G).
+
+    A group whose rewards do not differ, or of which fewer than two items count, gets zeros. The
+    standard deviation is the population's, and the result is cut to +-`limit`; both ours.
+
+    Args:
+        reward: (B, G).
+        counted: (B, G) bool, items that take part; the others get 0 and enter no mean.
+    """
+    counted = torch.ones_like(reward, dtype=torch.bool) if counted is None else counted
+    number = counted.sum(1, keepdim=True).clamp(min=1)
+    reward = reward.masked_fill(~counted, 0.0)
+    centred = (reward - reward.sum(1, keepdim=True) / number).masked_fill(~counted, 0.0)
+    spread = (centred.square().sum(1, keepdim=True) / number).sqrt()
+    teaches = spread > SAME_REWARD
+    advantage = torch.where(teaches, centred / spread.clamp(min=SAME_REWARD), 0.0)
+    return advantage.clamp(-limit, limit)
+
+
+def ecpo(
+    log_prob: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    weight: Tensor | None = None,
+    *,
+    epsilon: float = EPSILON,
+    delta: float = DELTA,
+) -> Objective:
+    """Early-clipped GRPO (V1 eq. 32): min(rho A, clip(rho, 1-eps, 1+eps) A) with
+
+        pi'_old = max(sg[pi] / (1 + eps + delta), pi_old),  rho = pi / pi'_old
+
+    So rho never exceeds 1 + eps + delta. For A > 0 nothing changes. For A < 0 the value is flat
+    from there on, but the push stays A (1 + eps + delta): bounded, not zero.
+
+    Args:
+        log_prob: (B, G), of the policy that is trained; carries the gradient.
+        old: (B, G), of the sampler.
+        advantage: (B, G).
+        weight: (B, G) per item, 0 leaves it out; from `icepop`, or a mask. None: all count.
+        epsilon: NOT FOUND in the papers.
+        delta: .1 in the paper.
+    """
+    capped = torch.maximum(log_prob.detach() - math.log(1 + epsilon + delta), old)
+    return _clipped(log_prob, capped, advantage, weight, epsilon)
+
+
+def grpo(
+    log_prob: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    weight: Tensor | None = None,
+    *,
+    epsilon: float = EPSILON,
+    reference: Tensor | None = None,
+    kl: float = 0.0,
+) -> Objective:
+    """The clipped ratio with group advantages, minus `kl` times the divergence from a reference.
+
+    The divergence is estimated per item as exp(d) - d - 1 with d = log pi_ref - log pi (Schulman's
+    k3, as in GRPO's paper eq. 4). For A < 0 the ratio is not bounded from above.
+
+    Raises:
+        ValueError: `kl` without a `reference`.
+    """
+    if kl and reference is None:
+        raise ValueError(f"kl={kl} needs the reference's log-probabilities")
+    plain = _clipped(log_prob, old, advantage, weight, epsilon)
+    if reference is None or not kl:
+        return plain
+    apart = reference - log_prob
+    divergence = apart.exp() - apart - 1
+    drift = -kl * (1 - apart.detach().exp())  # of -kl * divergence, by log pi
+    drift = drift if weight is None else drift * weight
+    return Objective(plain.loss + kl * _mean(divergence, weight), plain.ratio, plain.push + drift)
+
+
+def ppo_clip(
+    log_prob: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    weight: Tensor | None = None,
+    *,
+    epsilon: float = EPSILON,
+) -> Objective:
+    """min(rho A, clip(rho, 1-eps, 1+eps) A) with rho = pi / pi_old; arguments as `ecpo`."""
+    return _clipped(log_prob, old, advantage, weight, epsilon)
+
+
+def gbpo(
+    log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None = None
+) -> Objective:
+    """Gradient-bounded policy optimisation (V2 section 3.3): rho A without a clip, where
+
+        pi'_old = max(pi_old, sg[pi])      for A >= 0:  rho = min(pi / pi_old, 1)
+        pi'_old = max(pi_old, 1 - sg[pi])  for A < 0:   rho <= pi / (1 - pi)
+
+    The push on a negative is bounded like that of a binary cross-entropy. A whole item rarely has a
+    probability above 1e-3, so 1 - pi is about 1 and its negatives hardly push at all: a small
+    gradient alone is no merit.
+    """
+    now = log_prob.detach()
+    rest = torch.log1p(-now.exp().clamp(max=1 - torch.finfo(now.dtype).eps))  # log(1 - pi)
+    denominator = torch.where(advantage >= 0, torch.maximum(old, now), torch.maximum(old, rest))
+    ratio = (log_prob - denominator).exp()
+    gain = ratio * advantage
+    return _objective(gain, ratio, gain, weight)
+
+
+def reinforce(
+    log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None = None
+) -> Objective:
+    """A log pi: the group baseline stands in the advantage, `old` is only reported as a ratio."""
+    ratio = (log_prob.detach() - old).exp()
+    return _objective(log_prob * advantage, ratio, advantage, weight)
+
+
+def dpo(
+    log_prob: Tensor,
+    reference: Tensor,
+    advantage: Tensor,
+    weight: Tensor | None = None,
+    *,
+    beta: float = 0.1,
+) -> Objective:
+    """-log sigma(beta [(log pi(w) - log ref(w)) - (log pi(l) - log ref(l))]) per group (V0, IPA).
+
+    w is the item with the highest advantage, l the one with the lowest, the earlier of equals; a
+    group without a difference is left out. `beta` is NOT FOUND in the paper. `weight` of 0 takes an
+    item out of the choice.
+    """
+    counted = torch.ones_like(advantage, dtype=torch.bool) if weight is None else weight != 0
+    best = advantage.masked_fill(~counted, -torch.inf).argmax(1, keepdim=True)  # (B, 1)
+    worst = advantage.masked_fill(~counted, torch.inf).argmin(1, keepdim=True)
+    gap = advantage.gather(1, best) - advantage.gather(1, worst)
+    differs = (gap > 0) & (counted.sum(1, keepdim=True) > 1)
+    margin = log_prob - reference  # (B, G)
+    margin_gap = beta * (margin.gather(1, best) - margin.gather(1, worst))  # (B, 1)
+    loss = _mean(F.softplus(-margin_gap), differs.to(log_prob.dtype))
+    strength = beta * torch.sigmoid(-margin_gap.detach()) * differs
+    push = torch.zeros_like(margin).scatter_add(1, best, strength)
+    push = push.scatter_add(1, worst, -strength).detach()
+    return Objective(loss, margin.detach().exp(), push)
+
+
+def icepop(trained: Tensor, sampled: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
+    """k = pi_train / pi_infer of the old policy where it lies in [low, high], else 0: (B, G).
+
+    A weight for the objectives: items on which training and generation disagree (another precision,
+    another kernel) give no gradient. Ring-1T (arXiv 2510.18855); the bounds are those of NeMo-RL.
+    """
+    disagreement = (trained - sampled).exp()
+    kept = (disagreement >= low) & (disagreement <= high)
+    return disagreement * kept
+
+
+def _clipped(
+    log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None, epsilon: float
+) -> Objective:
+    ratio = (log_prob - old).exp()
+    free, held = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
+    # at equality, inside the clip, both carry the gradient
+    push = torch.where(free <= held, free, 0.0)
+    return _objective(torch.minimum(free, held), ratio, push, weight)
+
+
+def _objective(gain: Tensor, ratio: Tensor, push: Tensor, weight: Tensor | None) -> Objective:
+    """Mean gain over groups and users as a loss; see `Objective`."""
+    push = push.detach() if weight is None else push.detach() * weight
+    return Objective(-_mean(gain, weight), ratio.detach(), push)
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Over everything, also what a weight of 0 leaves out: leaving items out scales no other up."""
+    if weight is None:
+        return values.mean()
+    return torch.where(weight == 0, 0.0, values * weight).mean()

@@ -1,0 +1,221 @@
+"""Every branch of every objective: by hand, then against autograd in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from onerec.train import policy
+from onerec.train.policy import Objective
+
+EPS, DELTA = 0.2, 0.1
+CAP = 1 + EPS + DELTA
+# below 1 - eps, inside, above 1 + eps, above 1 + eps + delta, far above
+RATIOS = (0.5, 0.9, 1.0, 1.1, 1.25, 1.6, 50.0)
+
+
+def at(ratio: float, advantage: float, objective: str, **more: float) -> tuple[float, float, float]:
+    """Value, push by formula and push by autograd of one item with pi / pi_old = `ratio`."""
+    old = torch.tensor([[math.log(1e-4)]], dtype=torch.float64)
+    log_prob = (old + math.log(ratio)).requires_grad_()
+    made = getattr(policy, objective)(
+        log_prob, old, torch.tensor([[advantage]], dtype=torch.float64), **more
+    )
+    (gradient,) = torch.autograd.grad(-made.loss, log_prob)
+    return -made.loss.item(), made.push.item(), float(gradient)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_ecpo_of_a_good_item_is_the_clipped_ratio(ratio: float) -> None:
+    value, push, gradient = at(ratio, 2.0, "ecpo")
+    assert value == pytest.approx(2.0 * min(ratio, 1 + EPS))
+    assert push == pytest.approx(gradient)
+    assert gradient == pytest.approx(2.0 * ratio if ratio < 1 + EPS else 0.0)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_ecpo_of_a_bad_item_is_bounded_and_never_lets_go(ratio: float) -> None:
+    """0 below 1 - eps, then A min(ratio, 1 + eps + delta): flat value, the push stays."""
+    value, push, gradient = at(ratio, -2.0, "ecpo")
+    assert value == pytest.approx(-2.0 * max(min(ratio, CAP), 1 - EPS))
+    assert push == pytest.approx(gradient)
+    assert gradient == pytest.approx(0.0 if ratio < 1 - EPS else -2.0 * min(ratio, CAP))
+
+
+@pytest.mark.parametrize("objective", ["grpo", "ppo_clip"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_without_the_early_clip_a_bad_item_pushes_without_bound(
+    objective: str, ratio: float
+) -> None:
+    value, push, gradient = at(ratio, -2.0, objective)
+    assert value == pytest.approx(-2.0 * max(ratio, 1 - EPS))
+    assert gradient == pytest.approx(push)
+    assert gradient == pytest.approx(0.0 if ratio < 1 - EPS else -2.0 * ratio)
+    value, push, gradient = at(ratio, 2.0, objective)
+    assert value == pytest.approx(2.0 * min(ratio, 1 + EPS))
+    assert gradient == pytest.approx(push)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_gbpo_of_a_good_item_weighs_at_most_one(ratio: float) -> None:
+    value, push, gradient = at(ratio, 2.0, "gbpo")
+    assert value == push == pytest.approx(2.0 * min(ratio, 1.0))
+    assert gradient == pytest.approx(push)
+
+
+def test_gbpo_of_a_bad_item_pushes_like_a_binary_cross_entropy() -> None:
+    """pi / (1 - pi) where the sampler's probability is below 1 - pi: almost nothing for an item."""
+    for probability in (1e-6, 1e-3, 0.3, 0.9):
+        log_prob = torch.tensor([[math.log(probability)]], dtype=torch.float64, requires_grad=True)
+        old = torch.full_like(log_prob, math.log(1e-9)).detach()
+        made = policy.gbpo(log_prob, old, torch.tensor([[-1.0]], dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(-made.loss, log_prob)
+        odds = probability / (1 - probability)
+        assert float(gradient) == pytest.approx(-odds)
+        assert made.push.item() == pytest.approx(-odds)
+        cross_entropy = -torch.log1p(-log_prob.exp())  # of the label 0
+        assert float(torch.autograd.grad(cross_entropy, log_prob)[0]) == pytest.approx(odds)
+
+
+def test_gbpo_of_a_bad_item_divides_by_the_sampler_where_that_is_larger() -> None:
+    """pi .3, pi_old .8: max(.8, .7) = .8."""
+    log_prob = torch.tensor([[math.log(0.3)]], dtype=torch.float64)
+    old = torch.tensor([[math.log(0.8)]], dtype=torch.float64)
+    made = policy.gbpo(log_prob, old, torch.tensor([[-1.0]], dtype=torch.float64))
+    assert made.ratio.item() == pytest.approx(0.3 / 0.8)
+
+
+def test_gbpo_of_a_certain_item_stays_finite() -> None:
+    zero = torch.zeros(1, 1)
+    assert policy.gbpo(zero, zero, torch.tensor([[-1.0]])).loss.isfinite()
+
+
+def test_reinforce_pushes_by_the_advantage_alone() -> None:
+    for ratio in RATIOS:
+        _, push, gradient = at(ratio, -0.7, "reinforce")
+        assert push == gradient == pytest.approx(-0.7)
+
+
+def draw(seed: int = 0, users: int = 3, group: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    old = -8 + torch.randn(users, group, generator=g, dtype=torch.float64)
+    log_prob = (old + torch.randn(users, group, generator=g, dtype=torch.float64)).requires_grad_()
+    reward = torch.randn(users, group, generator=g, dtype=torch.float64)
+    return log_prob, old, policy.group_advantage(reward)
+
+
+@pytest.mark.parametrize("name", ["ecpo", "grpo", "ppo_clip", "gbpo", "reinforce"])
+def test_the_push_is_the_gradient_for_whole_groups_and_weights(name: str) -> None:
+    log_prob, old, advantage = draw()
+    weight = torch.ones_like(old)
+    weight[0, 1], weight[2, 3] = 0.0, 0.4
+    for given_weight in (None, weight):
+        made: Objective = getattr(policy, name)(log_prob, old, advantage, given_weight)
+        (gradient,) = torch.autograd.grad(-made.loss * old.numel(), log_prob)
+        assert torch.allclose(gradient, made.push, atol=1e-12)
+
+
+def test_an_item_of_weight_zero_gives_nothing_even_where_it_is_not_finite() -> None:
+    log_prob, old, advantage = draw()
+    weight = torch.ones_like(old)
+    weight[1, 2] = 0.0
+    clean = policy.ecpo(log_prob, old, advantage, weight).loss
+    spoiled = old.clone()
+    spoiled[1, 2] = -torch.inf
+    made = policy.ecpo(log_prob, spoiled, advantage, weight)
+    assert made.loss == clean
+    # leaving an item out scales no other up
+    one = policy.ecpo(log_prob, old, advantage).loss
+    missing = (policy.ecpo(log_prob, old, advantage).ratio * advantage)[1, 2]
+    assert missing != 0
+    assert one != clean
+
+
+def test_without_lag_the_ratio_is_one_and_all_objectives_push_alike() -> None:
+    log_prob, _, advantage = draw()
+    old = log_prob.detach().clone()
+    gradients = []
+    for name in ("ecpo", "grpo", "ppo_clip", "reinforce"):
+        made: Objective = getattr(policy, name)(log_prob, old, advantage)
+        assert torch.equal(made.ratio, torch.ones_like(old)), name
+        gradients.append(torch.autograd.grad(made.loss, log_prob)[0])
+    for gradient in gradients[1:]:
+        assert torch.allclose(gradient, gradients[0], atol=1e-15)
+    positive = advantage > 0
+    bounded = policy.gbpo(log_prob, old, advantage)
+    assert torch.allclose(bounded.push[positive], advantage[positive])
+
+
+@given(st.floats(-3, 3), st.floats(-6, 6), st.floats(0.05, 0.5), st.floats(0.0, 0.5))
+def test_ecpo_is_grpo_until_the_cap_and_never_beyond(
+    advantage: float, lag: float, epsilon: float, delta: float
+) -> None:
+    old = torch.tensor([[-9.0]], dtype=torch.float64)
+    log_prob = old + lag
+    a = torch.tensor([[advantage]], dtype=torch.float64)
+    early = policy.ecpo(log_prob, old, a, epsilon=epsilon, delta=delta)
+    plain = policy.grpo(log_prob, old, a, epsilon=epsilon)
+    cap = 1 + epsilon + delta
+    assert early.ratio.item() <= cap * (1 + 1e-12)
+    assert abs(early.push.item()) <= abs(advantage) * cap * (1 + 1e-12)
+    if math.exp(lag) < cap * (1 - 1e-12):
+        assert early.loss.item() == pytest.approx(plain.loss.item())
+        assert early.push.item() == pytest.approx(plain.push.item())
+    if advantage > 0:
+        assert early.loss.item() == pytest.approx(plain.loss.item())
+
+
+def test_grpo_with_kl_pulls_towards_the_reference() -> None:
+    log_prob, old, advantage = draw()
+    reference = old - 0.3
+    made = policy.grpo(log_prob, old, advantage, reference=reference, kl=0.5)
+    plain = policy.grpo(log_prob, old, advantage)
+    d = (reference - log_prob).detach()
+    assert made.loss.item() == pytest.approx((plain.loss + 0.5 * (d.exp() - d - 1).mean()).item())
+    (gradient,) = torch.autograd.grad(-made.loss * old.numel(), log_prob)
+    assert torch.allclose(gradient, made.push, atol=1e-12)
+    same = policy.grpo(log_prob, old, advantage, reference=log_prob.detach(), kl=0.5)
+    assert torch.allclose(same.push, plain.push)
+    with pytest.raises(ValueError, match="reference"):
+        policy.grpo(log_prob, old, advantage, kl=0.5)
+
+
+def test_dpo_by_hand() -> None:
+    """Margins: best +.5, worst -.25; beta 2: -log sigma(1.5)."""
+    reference = torch.tensor([[-5.0, -6.0, -7.0], [-5.0, -5.0, -5.0]], dtype=torch.float64)
+    log_prob = reference + torch.tensor([[0.9, 0.5, -0.25], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    log_prob.requires_grad_()
+    advantage = torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    made = policy.dpo(log_prob, reference, advantage, beta=2.0)
+    assert made.loss.item() == pytest.approx(math.log1p(math.exp(-1.5)) / 2)  # mean over 2 users
+    (gradient,) = torch.autograd.grad(-made.loss * 2, log_prob)
+    assert torch.allclose(gradient, made.push)
+    strength = 2 / (1 + math.exp(1.5))
+    assert made.push[0].tolist() == pytest.approx([0.0, strength, -strength])
+    assert not made.push[1].any()
+    # without the worst, the middle one loses
+    weight = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    assert policy.dpo(log_prob, reference, advantage, weight).push[0, 0] < 0
+
+
+def test_group_advantage_by_hand() -> None:
+    reward = torch.tensor([[1.0, 2.0, 3.0, 6.0], [4.0, 4.0, 4.0, 4.0]])
+    made = policy.group_advantage(reward)
+    assert made[0].tolist() == pytest.approx([-2 / 3.5**0.5, -1 / 3.5**0.5, 0.0, 3 / 3.5**0.5])
+    assert not made[1].any()  # no spread, nothing to learn
+    counted = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    some = policy.group_advantage(reward, counted)
+    assert some[0].tolist() == pytest.approx([-(1.5**0.5), 0.0, 1.5**0.5, 0.0])
+    assert not some[1].any()
+    lone = torch.zeros(1, 100)
+    lone[0, 0] = 1.0
+    assert policy.group_advantage(lone)[0, 0] == 5.0  # 9.9, cut
+
+
+def test_icepop_keeps_what_both_agree_on() -> None:
+    sampled = torch.zeros(1, 5)
+    trained = torch.tensor([[0.4, 0.5, 1.0, 5.0, 5.1]]).log()
+    assert policy.icepop(trained, sampled)[0].tolist() == pytest.approx([0, 0.5, 1.0, 5.0, 0])
