@@ -1,0 +1,1 @@
+"""What a generated item is worth: rules about form and business, and what people really did."""
