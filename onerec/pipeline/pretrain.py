@@ -82,6 +82,7 @@ class Pretraining:
         self.valid: dict[int, float] = {}
         self.routing = RoutingLog(session.run.path / "routing" / "load.parquet", self.model)
         self.start = 0
+        self.begun, self.before = time.perf_counter(), 0.0  # seconds of earlier processes
 
     def trainee(self) -> Trainee[Batch]:
         """What the loop needs."""
@@ -127,6 +128,7 @@ class Pretraining:
                 continue
             self.start = checkpoint.step
             self.valid = {int(s): v for s, v in checkpoint.info.get("valid", {}).items()}
+            self.before = float(checkpoint.info.get("seconds", 0.0))
             self.session.writer.log(f"{STAGE}: goes on from step {self.start}")
             break
         self.session.writer.rewind_metrics(STAGE, self.start)
@@ -134,11 +136,15 @@ class Pretraining:
 
     def save(self, step: int) -> Checkpoint:
         """Write a checkpoint; only the last two and the best on valid are kept."""
-        info = {"valid": self.valid, "codes": list(self.ids.sizes)}
+        info = {"valid": self.valid, "codes": list(self.ids.sizes), "seconds": self.seconds()}
         checkpoint = save_checkpoint(self.folder, step, self.model, self.optimizer, info)
         prune(self.folder, keep=2, also={self.best()})
         self.routing.write()
         return checkpoint
+
+    def seconds(self) -> float:
+        """What the training has taken so far, over all processes that worked at it."""
+        return round(self.before + time.perf_counter() - self.begun, 2)
 
     def best(self) -> int:
         """The step with the highest valid recall@10, the earliest among equals; 0 without any."""
@@ -165,7 +171,7 @@ def pretrain(session: Session) -> None:
     session.begin(STAGE, config.steps, f"{_count(training.model):,} parameters on {device}")
     training.resume()
     saved = training.start
-    begun = time.perf_counter()
+    training.begun = begun = time.perf_counter()
     for result in loop(
         training.trainee(),
         steps=config.steps,
@@ -190,10 +196,10 @@ def pretrain(session: Session) -> None:
             if saved != result.step:
                 training.save(result.step)
             raise
-    _finish(session, training, time.perf_counter() - begun)
+    _finish(session, training)
 
 
-def _finish(session: Session, training: Pretraining, seconds: float) -> None:
+def _finish(session: Session, training: Pretraining) -> None:
     found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
     step = training.config.steps
     if training.config.keep == "best" and training.best() in found:
@@ -204,7 +210,7 @@ def _finish(session: Session, training: Pretraining, seconds: float) -> None:
         step=step,
         parameters=_count(training.model),
         valid=training.valid,
-        seconds=round(seconds, 2),
+        seconds=training.seconds(),
     )
 
 

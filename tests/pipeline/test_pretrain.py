@@ -287,3 +287,14 @@ def test_a_sample_is_spread_over_all_cases_and_always_the_same() -> None:
     taken = sample_cases(cases, 4)
     assert taken.user.tolist() == [0, 2, 5, 7]
     assert taken.target_items.tolist() == [0, 1, 4, 5, 10, 11, 14, 15]
+
+
+def test_seconds_count_every_process_that_worked_at_it(home: Path) -> None:
+    run = stopped_at(home, 20)
+    path = run.path / "pretrain" / "checkpoint-000020.json"
+    info = json.loads(path.read_text())
+    assert 0 < info["seconds"] < 60
+    path.write_text(json.dumps({**info, "seconds": 1_000.0}))
+    done = run_stage("pretrain", "x", home=home).done("pretrain")
+    assert done is not None
+    assert 1_000 < done["seconds"] < 1_060
