@@ -190,6 +190,7 @@ settings = recipe(
         "train.evaluate_every": "40",
         "evaluate.valid_users": "200",
         "baselines.trials": "1",
+        "baselines.sasrec_trials": "1",
         "baselines.sasrec_steps": "60",
         "baselines.sasrec_width": "32",
     },
@@ -290,7 +291,7 @@ assert inside < outside, "videos that share a code are nearer to one another"
 # %%
 setting = Setting.of(settings, dataset)
 semantic_ids, popularity = load_semantic_ids(first)
-fresh = setting.new_model(semantic_ids)
+fresh = setting.new_model(semantic_ids, vectors=first.vectors())
 sizes = {"begin": fresh.begin.numel()}
 for name, part in fresh.named_children():
     sizes[name] = sum(parameter.numel() for parameter in part.parameters())

@@ -33,10 +33,14 @@ class ContentConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """`codebook_size` is a ceiling; a quarter of the items is another one."""
+    """`codebook_size` is a ceiling, and a quarter of the items is another one.
+
+    With `exact_size`, which `--set tokenizer.codebook_size=N` turns on, it is meant as it stands.
+    """
 
     levels: int = 3
     codebook_size: int = 256
+    exact_size: bool = False
     iterations: int = 25
     init: str = "k-means++"
     policy: str = "share"
@@ -256,6 +260,8 @@ def recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
             f"no recipe {name!r}{nearest(name, RECIPES)}; there are {listed(RECIPES)}"
         )
     result = RECIPES[name]()
+    if "tokenizer.codebook_size" in (overrides or {}):
+        result = replace(result, tokenizer=replace(result.tokenizer, exact_size=True))
     for path, text in (overrides or {}).items():
         result = set_by_path(result, path, text, setting_names())
     return _check(result)

@@ -18,6 +18,9 @@ from onerec.assembly import (
 )
 from onerec.data.dataset import open_dataset
 from onerec.errors import RunError
+from onerec.metrics import recall_at_k
+from onerec.pipeline import run_stage
+from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 
 
@@ -149,3 +152,18 @@ def test_a_recipe_of_another_version_is_refused(trained: Path, tmp_path: Path) -
 
     with pytest.raises(RecipeError, match=r"'model\.widht' is unknown \(did you mean 'width'"):
         setting_of(Run(path), trained)
+
+
+def test_a_run_that_reads_content_is_served_as_it_was_trained(tmp_path: Path) -> None:
+    """Through the checkpoint on disk: the valid recall of the last step, measured again."""
+    toy_home.make_dataset(tmp_path)
+    changes = {"history.content": "true", "baselines.names": "popularity"}
+    made = run_stage(
+        "pretrain", "c", recipe=toy_home.make_recipe(changes), dataset="toy", home=tmp_path
+    )
+    recommender = Recommender.load(made, device="cpu")
+    assert recommender.model.vocabulary.content_dim > 0
+    valid = recommender.setting.split.valid
+    items = recommender.lists(valid, 10).items
+    recall = recall_at_k(items, valid.target_offsets, valid.target_items, 10).mean()
+    assert made.metrics("pretrain")["valid_recall@10"].iloc[-1] == recall

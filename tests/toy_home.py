@@ -23,6 +23,8 @@ SETTINGS = {
     "content.behaviour_dim": "8",
     "tokenizer.levels": "2",
     "history.item_input": "both",
+    "history.content": "false",
+    "evaluate.filter_seen": "false",
     "history.short_length": "5",
     "history.positive_length": "8",
     "model.width": "16",

@@ -19,7 +19,6 @@ from onerec.data.item_text import item_texts
 from onerec.data.tables import write_parquet
 from onerec.errors import RecipeError
 from onerec.pipeline.session import Session
-from onerec.recipes import RECIPES
 from onerec.tokenizer.content import (
     HashedNgrams,
     SentenceEmbeddings,
@@ -109,16 +108,21 @@ def _text_vectors(setting: Setting, texts: list[str]) -> NDArray[np.float32]:
 
 
 def codebook_size(setting: Setting) -> int:
-    """The recipe's ceiling brought down to what the items allow; an explicit excess is refused."""
-    asked, n = setting.recipe.tokenizer.codebook_size, setting.dataset.n_items
-    made = RECIPES.get(setting.recipe.name)
-    explicit = made is None or made().tokenizer.codebook_size != asked
-    if explicit and asked > n:
+    """The recipe's ceiling brought down to what the items allow; an explicit excess is refused.
+
+    Raises:
+        RecipeError: an exact size above the number of items.
+    """
+    tokenizer, n = setting.recipe.tokenizer, setting.dataset.n_items
+    asked = tokenizer.codebook_size
+    if not tokenizer.exact_size:
+        return codebook_size_for(n, asked)
+    if asked > n:
         raise RecipeError(
             f"tokenizer.codebook_size={asked} is above the {n} items of "
             f"{setting.dataset.name!r}; set at most {codebook_size_for(n, asked)}"
         )
-    return asked if explicit else codebook_size_for(n, asked)
+    return asked
 
 
 def _quantise(

@@ -38,16 +38,22 @@ def files_of(path: Path) -> dict[str, tuple[int, int]]:
 def test_a_finished_run_holds_the_files_that_readers_expect(trained: Path) -> None:
     finished = open_run("first", trained)
     found = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file()}
+    valid = {int(step): v for step, v in (finished.done("pretrain") or {})["valid"].items()}
+    best = max(valid, key=lambda step: (valid[step], -step))
     assert found == {
         *("recipe.json", "status.json", "metrics.jsonl", "log.txt", "evaluate.json"),
         *("recommendations.parquet", "targets.parquet", "routing/load.parquet"),
         *(f"tokenizer/{n}.safetensors" for n in ("codebooks", "vectors")),
         *("tokenizer/semantic_ids.parquet", "tokenizer/report.json", "baselines/lists.safetensors"),
-        *(f"baselines/{name}.json" for name in ("popularity", "item_knn", "sasrec")),
+        *(
+            f"baselines/{name}.{e}"
+            for name in ("popularity", "item_knn", "sasrec")
+            for e in ("json", "safetensors")
+        ),
         *(f"{folder}/done.json" for folder in ("tokenizer", "pretrain", "evaluate", "recommend")),
         *(
             f"pretrain/checkpoint-{s}.{e}"
-            for s in ("000020", "000030")
+            for s in {"000020", "000030", f"{best:06d}"}
             for e in ("json", "safetensors")
         ),
     }
