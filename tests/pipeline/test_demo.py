@@ -40,7 +40,7 @@ def test_a_demo_is_made_beside_the_old_one_and_replaces_it_at_the_end(
     world = WorldConfig(n_items=500, n_users=60)
     small = toy_home.make_recipe({"baselines.names": "popularity"})
     monkeypatch.setattr(demo, "WorldConfig", lambda **_: world)
-    monkeypatch.setattr(demo, "recipe", lambda _: small)
+    monkeypatch.setattr(demo, "recipe", lambda *_: small)
     with monkeypatch.context() as patch:
         patch.setattr(demo, "make_world_dataset", fail)
         with pytest.raises(OSError, match="full"):
