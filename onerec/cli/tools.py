@@ -83,7 +83,9 @@ def _version(package: str) -> str | None:
 
 def _benchmark(name: str, text: str) -> None:
     def command(target: OutFile = None, as_json: JsonFlag = False) -> None:
-        result = importlib.import_module(f"onerec.bench.{name}").run(out=target)
+        result = importlib.import_module(f"onerec.bench.{name}").run()
+        if target is not None:
+            importlib.import_module("onerec.bench.generate").write(result, target)
         print_json(result) if as_json else out.print_json(data=result)
 
     command.__doc__ = text
