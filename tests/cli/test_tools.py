@@ -48,7 +48,7 @@ def test_a_benchmark_prints_what_it_measured(
     pytest.importorskip("transformers")
     module = importlib.import_module("onerec.bench.generate")
     small = {"rounds": 1, "seconds": 0.0, "threads": 1, "items": 300}
-    sizes = {"beams": [5], "our_sizes": [2], "peer_sizes": [1]}
+    sizes = {"beams": [10], "our_sizes": [2], "peer_sizes": [1]}
     monkeypatch.setattr(module, "run", functools.partial(module.run, **small, **sizes))
     target = tmp_path / "result.json"
     answer = cli("bench", "generate", "--out", target, "--json").json()
