@@ -189,7 +189,7 @@ def run(
     threads: int = 2,
     items: int = ITEMS,
     seed: int = 0,
-    our_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+    our_sizes: Sequence[int] = (32, 64, 128, 256, 512),
     peer_sizes: Sequence[int] = (2, 4, 8, 16, 32),
 ) -> dict[str, Any]:
     """Measure and return one JSON-able dict; `results` has one entry per beam width."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from onerec.model import layers
 from onerec.model.layers import (
     CrossAttention,
     DecoderBlock,
@@ -151,3 +152,18 @@ def test_swiglu_by_hand():
     # x = 2: gates 2, -2; ups 4, 6; silu(2) = 1.76159, silu(-2) = -.23841
     expected = 1.761594 * 4 + 10 * -0.238406 * 6
     torch.testing.assert_close(layer(torch.tensor([2.0])), torch.tensor([expected]))
+
+
+def test_the_fused_gate_is_the_gate_written_out():
+    g = torch.Generator().manual_seed(0)
+    block = layers.SwiGLU(16, 24)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, generator=g)
+    x = torch.randn(3, 5, 16, generator=g)
+    gate, up = (x @ block.gate_up.weight.T).chunk(2, dim=-1)
+    wanted = (torch.nn.functional.silu(gate) * up) @ block.down.weight.T
+    assert torch.allclose(block(x), wanted, atol=1e-4)  # with gradients: written out
+    with torch.no_grad():
+        assert layers.fusable(x, block.gate_up.weight) == layers.ONEDNN
+        assert torch.allclose(block(x), wanted, atol=1e-4)
+        assert torch.equal(block.double()(x.double()), block(x.double()))  # never in float64
