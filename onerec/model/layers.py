@@ -17,7 +17,7 @@ KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 
 EPSILON = 1e-6  # RMSNorm; the paper prints none, ours
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# MKL leaves half of an AMD core unused; on Intel, told here by its matrix tiles, it is the faster one.
+# MKL leaves half of an AMD core unused; on Intel, known by its matrix tiles, MKL is the faster one.
 MKL_IS_FAST = torch.cpu._is_amx_tile_supported()
 
 
