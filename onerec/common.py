@@ -4,12 +4,16 @@ No global state is set on import. Randomness is always a `torch.Generator` that 
 """
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
 
 from onerec.errors import RecipeError
+
+MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # names of <malloc.h>
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -46,6 +50,22 @@ def set_threads(count: int | None = None) -> int:
     threads = count or (int(asked) if asked.isdecimal() else 0) or available or 1
     torch.set_num_threads(threads)
     return threads
+
+
+def keep_memory() -> None:
+    """Let the allocator keep what tensors give back, for the whole process; glibc only, else no-op.
+
+    By default each block above 128 KiB that is freed goes back to the system and costs a page
+    fault per 4 KiB when it returns; activations of a megabyte come and go at every layer. With it
+    beam search on two cores serves about a tenth more users (onerec.bench.generate).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (MMAP_THRESHOLD, TRIM_THRESHOLD):
+            mallopt(option, 1 << 30)
+        mallopt(TOP_PAD, 1 << 26)
 
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

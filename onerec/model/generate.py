@@ -15,6 +15,10 @@ excluded items, D width.
 
 from __future__ import annotations
 
+import functools
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,6 +28,8 @@ from torch import Tensor
 from onerec.common import evaluating
 from onerec.model.onerec import Batch, Cache, Memory, OneRec
 from onerec.tokenizer.trie import Trie
+
+SMALLEST_PART, LARGEST_PART = 16, 96  # users that a thread searches at once on a CPU
 
 
 class TraceLevel(NamedTuple):
@@ -110,25 +116,85 @@ def beam_search(
     """
     if k < 1 or beam < 1:
         raise ValueError(f"k={k} and beam={beam} must be at least 1")
+    parts = [slice(None)] if trace else _parts(len(batch.target), batch.target.device)
+
+    def search(rows: slice) -> Generated:
+        with torch.no_grad():
+            part = batch if rows == slice(None) else batch.rows(rows)
+            left_out = None if exclude is None else exclude[rows]
+            return _search(model, part, trie, k, beam, left_out, constrained, trace, cache)
+
+    with evaluating(model):
+        if len(parts) == 1:
+            return search(parts[0])
+        done = list(_workers(torch.get_num_threads()).map(search, parts))
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in done])
+
+    return Generated(
+        joined("items"),
+        joined("scores"),
+        joined("codes"),
+        joined("code_log_probs"),
+        joined("legal"),
+    )
+
+
+def _parts(users: int, device: torch.device) -> list[slice]:
+    """The whole batch, or on a CPU with enough users parts for each thread to search alone.
+
+    Threads that share each operation wait for one another thousands of times; those that share the
+    users never do. Parts are small enough for the processor's cache.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1 or users < threads * SMALLEST_PART:
+        return [slice(None)]
+    rounds = math.ceil(users / (threads * LARGEST_PART))
+    size = math.ceil(users / (threads * rounds))
+    return [slice(start, start + size) for start in range(0, users, size)]
+
+
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads whose operations stay on one thread each; the caller's number is left as it is."""
+    pool = ThreadPoolExecutor(threads, "beam-search", torch.set_num_threads, (1,))
+    all_here = threading.Barrier(threads)
+    list(pool.map(lambda _: all_here.wait(), range(threads)))
+    torch.set_num_threads(threads)  # new threads take over the number that was set last
+    return pool
+
+
+def _search(
+    model: OneRec,
+    batch: Batch,
+    trie: Trie,
+    k: int,
+    beam: int,
+    exclude: Tensor | None,
+    constrained: bool,
+    trace: bool,
+    cache: bool,
+) -> Generated:
+    """`beam_search` of one part, with the model in evaluation mode."""
     enough = k if exclude is None else k + exclude.shape[1]
     levels: list[TraceLevel] = []
-    with evaluating(model):
-        memory = model.encode(batch)
-        beams = _start(memory)
-        past: Cache | None = [] if cache else None
-        for level in range(model.levels):
-            logits, present = model.decode_step(level, beams.codes.clamp(min=0), memory, past)
-            children = _children(logits, trie, level, beams.node)
-            options = children if constrained else _all_codes(logits, trie, level, beams.node)
-            last = level == model.levels - 1
-            beams, parent = _advance(beams, options, enough if last else beam)
-            if cache and not last:
-                past = _follow(present, parent)
-            if trace:
-                mass = children.log_prob.logsumexp(-1).exp()
-                legal = (beams.node >= 0) & beams.score.isfinite()
-                levels.append(TraceLevel(beams.codes, beams.score, parent, legal, mass))
-        result = _rank(beams, trie, k, exclude, expand=constrained)
+    memory = model.encode(batch)
+    beams = _start(memory)
+    past: Cache | None = [] if cache else None
+    for level in range(model.levels):
+        logits, present = model.decode_step(level, beams.codes.clamp(min=0), memory, past)
+        children = _children(logits, trie, level, beams.node)
+        options = children if constrained else _all_codes(logits, trie, level, beams.node)
+        last = level == model.levels - 1
+        beams, parent = _advance(beams, options, enough if last else beam)
+        if cache and not last:
+            past = _follow(present, parent)
+        if trace:
+            mass = children.log_prob.logsumexp(-1).exp()
+            legal = (beams.node >= 0) & beams.score.isfinite()
+            levels.append(TraceLevel(beams.codes, beams.score, parent, legal, mass))
+    result = _rank(beams, trie, k, exclude, expand=constrained)
     result.trace = levels
     return result
 

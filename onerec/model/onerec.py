@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.model.layers import (
-    EPSILON,
     DecoderBlock,
     EncoderBlock,
     KeyValue,
     Linear,
+    RMSNorm,
     SwiGLU,
     expert_hidden,
     ffn_hidden,
@@ -111,12 +111,12 @@ class OneRec(nn.Module):
         self.encoder = nn.ModuleList(
             EncoderBlock(width, heads, config.dropout) for _ in range(config.layers)
         )
-        self.encoder_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.encoder_norm = RMSNorm(width)
         self.decoder = nn.ModuleList(
             DecoderBlock(width, heads, config.dropout, self._ffn())
             for _ in range(config.decoder_layers)
         )
-        self.decoder_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.decoder_norm = RMSNorm(width)
         self.heads = (
             None
             if vocabulary.tied_output
@@ -150,7 +150,7 @@ class OneRec(nn.Module):
         blocks = 2 * len(self.encoder), 3 * len(self.decoder)
         for name, parameter in self.named_parameters():
             module = self.get_submodule(name.rpartition(".")[0]) if "." in name else self
-            if isinstance(module, nn.RMSNorm):
+            if isinstance(module, RMSNorm):
                 parameter.fill_(1.0)
             elif name.endswith("bias"):
                 parameter.zero_()

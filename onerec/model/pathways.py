@@ -37,6 +37,10 @@ class Events:
     play: Tensor
     label: Tensor
 
+    def rows(self, rows: slice) -> Events:
+        """Some of the users, as views."""
+        return Events(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
     def to(self, device: torch.device | str) -> Events:
         return Events(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
@@ -58,6 +62,16 @@ class Batch:
     def size(self) -> int:
         """B, the number of contexts."""
         return len(self.target)
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the contexts, as views."""
+        return replace(
+            self,
+            static=self.static[rows],
+            short=self.short.rows(rows),
+            positive=self.positive.rows(rows),
+            target=self.target[rows],
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         return replace(

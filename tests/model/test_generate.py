@@ -6,6 +6,8 @@ import pytest
 import torch
 import toy
 
+from onerec.common import generator
+from onerec.model import generate
 from onerec.model.generate import beam_search, best
 from onerec.tokenizer.trie import Trie
 
@@ -134,6 +136,41 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(constrained):
         assert alone.items[0].equal(together.items[user])
         assert alone.codes[0].equal(together.codes[user])
         torch.testing.assert_close(alone.scores[0], together.scores[user])
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_parts_on_threads_give_the_same_lists(constrained):
+    model, trie = toy.make_model(), make_trie()
+    batch = toy.make_batch(lengths=[i % 5 for i in range(5 * generate.SMALLEST_PART + 3)])
+    exclude = torch.randint(0, toy.N_ITEMS, (batch.size, 2), generator=generator(3))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(
+                beam_search(
+                    model, batch, trie, k=4, beam=5, constrained=constrained, exclude=exclude
+                )
+            )
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    whole, parts = found
+    torch.testing.assert_close(parts.scores, whole.scores)
+    assert parts.items.equal(whole.items)
+    assert parts.codes.equal(whole.codes)
+    assert parts.legal.equal(whole.legal)
+
+
+def test_a_failure_in_a_part_reaches_the_caller(monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(generate, "_search", broken)
+    monkeypatch.setattr(generate, "_parts", lambda *_: [slice(0, 1), slice(1, 2)])
+    with pytest.raises(RuntimeError, match="no memory"):
+        beam_search(toy.make_model(), toy.make_batch(lengths=(1, 2)), make_trie(), k=1, beam=1)
 
 
 def test_fewer_legal_items_than_beams_leave_empty_rows():
