@@ -30,7 +30,7 @@ from onerec.assembly import Setting, setting_of
 from onerec.baselines import item_knn, popularity, sasrec
 from onerec.baselines.ranking import Baseline
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import generator, pick_device, set_threads
+from onerec.common import generator, keep_memory, pick_device, set_threads
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.evaluate import Tuned, tune
@@ -163,6 +163,7 @@ def _main(path: str) -> None:
     run = Run(Path(path))
     setting = setting_of(run)
     device = pick_device(setting.recipe.device)
+    keep_memory()
     set_threads(threads_for(setting.recipe, device))
     folder = run.path / "baselines"
     for name in setting.recipe.baselines.names:

@@ -10,7 +10,7 @@ import torch
 
 from onerec import __version__
 from onerec.assembly import Setting, setting_of
-from onerec.common import pick_device, set_threads
+from onerec.common import keep_memory, pick_device, set_threads
 from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
@@ -60,6 +60,7 @@ def run(
     if "pretrain" in stages and not Run(path).is_done("pretrain"):
         _refuse_untrainable(setting)
     with RunWriter.claim(path, _description(name, setting)) as writer:
+        keep_memory()
         set_threads(threads_for(setting.recipe, device))
         companion = _companion(writer.run, setting.recipe, device, stages)
         session = Session(writer, setting, device, report, companion)
