@@ -1,0 +1,131 @@
+"""Sampling groups of items from the model: what a policy step learns from.
+
+The context is encoded once; the group is folded into the decoder as beams are. Two
+log-probabilities stay apart. `drawn` is that with which the sampler really chose the item, after temperature, top-p
+and, where it follows the trie, renormalisation over legal codes: the old probability of a ratio.
+`model` is the model's own, over all N codes at temperature 1. With temperature 1, top-p 1 and no
+trie they are equal.
+
+A beam is no sample: its items are distinct and carry no probability of having been drawn.
+
+Left out: several draws per prefix, sampling without replacement.
+Shapes: B users, G samples of a group, L levels, N codes per level.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onerec.common import evaluating
+from onerec.model.onerec import Batch, Cache, OneRec
+from onerec.tokenizer.trie import Trie
+
+
+class Samples(NamedTuple):
+    """`items` (B, G), -1 for codes that are nobody's; `codes` (B, G, L); `drawn`, `model` (B, G).
+
+    Where several items share their codes, `items` has the most popular of them.
+    """
+
+    items: Tensor
+    codes: Tensor
+    drawn: Tensor
+    model: Tensor
+
+    @property
+    def legal(self) -> Tensor:
+        """(B, G) bool: the codes are an item's."""
+        return self.items >= 0
+
+
+def sample(
+    model: OneRec,
+    batch: Batch,
+    trie: Trie,
+    *,
+    group: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    constrained: bool = True,
+) -> Samples:
+    """Draw `group` items per user, independently and with replacement.
+
+    Args:
+        model: in any mode; it is evaluated and then put back.
+        batch: contexts; the targets are not read.
+        trie: which codes exist, on the model's device.
+        group: G.
+        generator: on the model's device; the same seed draws the same items.
+        temperature: divides the logits.
+        top_p: keep the most probable codes of a level that together reach this; at least one.
+        constrained: draw legal codes alone.
+
+    Raises:
+        ValueError: group below 1, temperature not above 0, or top_p outside (0, 1].
+    """
+    if group < 1 or temperature <= 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"group={group} must be at least 1, temperature={temperature} above 0, "
+            f"top_p={top_p} in (0, 1]"
+        )
+    with evaluating(model):
+        memory = model.encode(batch)
+        users, device = len(memory.mask), memory.mask.device
+        codes = torch.zeros(users, 1, 0, dtype=torch.int64, device=device)
+        node = torch.zeros(users, 1, dtype=torch.int64, device=device)
+        drawn = own = torch.zeros(users, group, device=device)
+        past: Cache = []
+        for level in range(model.levels):
+            logits, past = model.decode_step(level, codes, memory, past)
+            chances = logits / temperature
+            if constrained:
+                chances = chances.masked_fill(~trie.legal(level, node), -torch.inf)
+            chances = nucleus(chances.log_softmax(-1), top_p).expand(-1, group, -1)
+            code = draw(chances, generator)  # (B, G)
+            drawn = drawn + _of(chances, code)
+            own = own + _of(logits.log_softmax(-1).expand(-1, group, -1), code)
+            codes = torch.cat((codes.expand(-1, group, -1), code[..., None]), dim=-1)
+            node = trie.step(level, node.expand(-1, group), code).long()
+    first = trie.leaf_items[trie.leaf_start[node.clamp(min=0)]]
+    return Samples(first.masked_fill(node < 0, -1), codes, drawn, own)
+
+
+def sequence_log_probs(model: OneRec, batch: Batch, codes: Tensor) -> Tensor:
+    """The model's log-probability of whole code sequences (B, G, L) by teacher forcing: (B, G).
+
+    With gradients where they are on, and in the mode the model is in: a policy step calls it
+    outside `sample`, and dropout makes it differ from `Samples.model`.
+    """
+    hidden = model.decode(codes[..., :-1], model.encode(batch))  # (B, G, L, D)
+    return torch.stack(
+        [
+            _of(model.logits(level, hidden[:, :, level]).float().log_softmax(-1), codes[..., level])
+            for level in range(model.levels)
+        ]
+    ).sum(0)
+
+
+def nucleus(log_prob: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of codes whose probability reaches `top_p`, renormalised: (..., N)."""
+    if top_p >= 1:
+        return log_prob
+    value, index = log_prob.sort(dim=-1, descending=True, stable=True)
+    before = value.exp().cumsum(-1) - value.exp()  # what stands in front of each code
+    kept = torch.zeros_like(log_prob, dtype=torch.bool).scatter(-1, index, before < top_p)
+    return log_prob.masked_fill(~kept, -torch.inf).log_softmax(-1)
+
+
+def draw(log_prob: Tensor, generator: torch.Generator) -> Tensor:
+    """One index per row of (..., N), by the Gumbel-max trick: (...)."""
+    exponential = torch.empty_like(log_prob, memory_format=torch.contiguous_format)
+    exponential.exponential_(generator=generator)
+    smallest = torch.finfo(log_prob.dtype).tiny  # a zero would make an impossible code NaN
+    return (log_prob - exponential.clamp_(min=smallest).log()).argmax(-1)
+
+
+def _of(log_prob: Tensor, code: Tensor) -> Tensor:
+    return log_prob.gather(-1, code[..., None])[..., 0]
