@@ -1,10 +1,10 @@
 """Sampling groups of items from the model: what a policy step learns from.
 
 The context is encoded once; the group is folded into the decoder as beams are. Two
-log-probabilities stay apart. `drawn` is that with which the sampler really chose the item, after temperature, top-p
-and, where it follows the trie, renormalisation over legal codes: the old probability of a ratio.
-`model` is the model's own, over all N codes at temperature 1. With temperature 1, top-p 1 and no
-trie they are equal.
+log-probabilities stay apart. `drawn` is that with which the sampler really chose the item, after
+temperature, top-p and, where it follows the trie, renormalisation over legal codes: the old
+probability of a ratio. `model` is the model's own, over all N codes at temperature 1. With
+temperature 1, top-p 1 and no trie they are equal.
 
 A beam is no sample: its items are distinct and carry no probability of having been drawn.
 
