@@ -32,6 +32,7 @@ LAYERS = (
         "assembly",
         "attribution",
         "recommend",
+        "rollouts",
     ),
     ("explain", "viz"),
     ("pipeline",),
