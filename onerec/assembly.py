@@ -156,17 +156,20 @@ def make_trie(ids: SemanticIds, popularity: NDArray[np.int64]) -> Trie:
     return Trie(torch.from_numpy(ids.codes), ids.sizes, torch.from_numpy(popularity))
 
 
-def trained_model(run: Run, setting: Setting, ids: SemanticIds) -> OneRec:
-    """The model with the weights that pre-training chose.
+def trained_model(run: Run, setting: Setting, ids: SemanticIds, stage: str | None = None) -> OneRec:
+    """The model with the weights that a stage chose: align where it was done, else pretrain.
 
     Raises:
         RunError: pre-training has not finished, or its checkpoint is damaged or of another shape.
     """
-    done = run.done("pretrain")
+    aligned = run.done("align") or {}
+    if stage is None:
+        stage = "align" if aligned.get("checkpoint") else "pretrain"
+    done = run.done(stage)
     if done is None:
         raise RunError(
-            f"run {run.name!r} is not trained yet; `onerec pretrain --run {run.name}` goes on"
+            f"run {run.name!r} is not trained yet; `onerec {stage} --run {run.name}` goes on"
         )
     model = setting.new_model(ids, vectors=run.vectors())
-    load_model(run.path / "pretrain" / done["checkpoint"], model)
+    load_model(run.path / stage / done["checkpoint"], model)
     return model

@@ -137,6 +137,37 @@ def auc(y: NDArray[Any], score: NDArray[Any]) -> float:
     return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
 
 
+def grouped_auc(y: NDArray[Any], score: NDArray[Any], group: NDArray[Any]) -> float | None:
+    """GAUC: the mean AUC within groups (users), weighted by their rows.
+
+    Groups with one class alone say nothing and are left out; None where all are.
+
+    Args:
+        y: `(n,)` 0/1 or bool.
+        score: `(n,)`.
+        group: `(n,)`, any values.
+    """
+    _, place = np.unique(group, return_inverse=True)
+    place = place.reshape(-1)
+    positive = np.asarray(y).astype(bool)
+    _, level = np.unique(score, return_inverse=True)
+    order = np.lexsort((level.reshape(-1), place))
+    g, s, p = place[order], level.reshape(-1)[order], positive[order]
+    rank = np.arange(len(g)) - np.searchsorted(g, g)  # within the group, from 0
+    opens = np.ones(len(g), dtype=bool)
+    opens[1:] = (g[1:] != g[:-1]) | (s[1:] != s[:-1])
+    tie = np.cumsum(opens) - 1
+    middle = np.bincount(tie, rank) / np.bincount(tie)  # equal scores share their mean rank
+    rows, ones = np.bincount(g), np.bincount(g, p)
+    ranks = np.bincount(g, middle[tie] * p)
+    both = (ones > 0) & (ones < rows)
+    if not both.any():
+        return None
+    n1, n0 = ones[both], (rows - ones)[both]
+    each = (ranks[both] - n1 * (n1 - 1) / 2) / (n1 * n0)
+    return float(np.average(each, weights=rows[both]))
+
+
 def bootstrap_interval(
     values: FloatArray, generator: np.random.Generator, n: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:

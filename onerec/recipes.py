@@ -8,139 +8,23 @@ one. `estimate` says what a run will cost before it starts.
 import dataclasses
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.sections import (
+    AlignConfig,
+    BaselineConfig,
+    ContentConfig,
+    EvaluateConfig,
+    HistoryConfig,
+    ModelConfig,
+    Recipe,
+    RewardConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
 from onerec.settings import build, listed, nearest, parse_overrides, set_by_path
-
-
-@dataclass(frozen=True)
-class ContentConfig:
-    """What an item is to the tokenizer: text vectors, content tokens and co-consumption, joined.
-
-    `text` is hashed, sentence, or none; `tokens` uses the dataset's own content tokens where it has
-    them. A weight of 0 leaves the part out.
-    """
-
-    text: str = "hashed"
-    text_dim: int = 64
-    text_weight: float = 1.0
-    tokens_weight: float = 1.0
-    behaviour_dim: int = 64
-    behaviour_weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """`codebook_size` is a ceiling, and a quarter of the items is another one.
-
-    With `exact_size`, which `--set tokenizer.codebook_size=N` turns on, it is meant as it stands.
-    """
-
-    levels: int = 3
-    codebook_size: int = 256
-    exact_size: bool = False
-    iterations: int = 25
-    init: str = "k-means++"
-    policy: str = "share"
-
-
-@dataclass(frozen=True)
-class HistoryConfig:
-    """What the encoder reads: newest events, newest positives, and what stands for an item in them.
-
-    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both;
-    `content` adds what the tokenizer knows of the item before it is quantised. In training an event
-    is hidden with probability `event_dropout`.
-    """
-
-    short_length: int = 20
-    positive_length: int = 64
-    item_input: str = "both"
-    content: bool = False
-    event_dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size and shape of OneRec; the rest follows from the data."""
-
-    width: int = 128
-    encoder_layers: int = 2
-    decoder_layers: int = 2
-    heads: int = 4
-    experts: int = 4
-    active_experts: int = 2
-    dropout: float = 0.1
-    label_smoothing: float = 0.0
-    tied_output: bool = False
-    balance_rate: float = 0.001
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """`targets` positives share a context. `keep` is last, or best by valid recall@10.
-
-    `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
-    saves padding) or time (old examples first, as on a stream); auto takes time where the split is
-    temporal, else shuffled.
-    """
-
-    steps: int = 1_000
-    batch_size: int = 256
-    targets: int = 4
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    order: str = "auto"
-    evaluate_every: int = 250
-    checkpoint_every: int = 250
-    keep: str = "last"
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Whom to measure, on which part, with how wide a beam; how many users get lists on disk."""
-
-    split: str = "auto"
-    part: str = "test"
-    filter_seen: bool = False
-    beam: int = 50
-    valid_users: int = 1_000
-    recommend_users: int = 2_000
-
-
-@dataclass(frozen=True)
-class BaselineConfig:
-    """Each of `names` is tuned on valid with up to `trials` settings.
-
-    SASRec, which costs as much as OneRec, tries `sasrec_trials` of `sasrec_steps` steps each: equal
-    effort is equal time.
-    """
-
-    names: tuple[str, ...] = ("popularity", "item_knn", "sasrec")
-    trials: int = 8
-    sasrec_trials: int = 4
-    sasrec_steps: int = 600
-    sasrec_width: int = 64
-    sasrec_batch_size: int = 128
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole run but for the dataset."""
-
-    name: str
-    seed: int = 0
-    device: str = "auto"
-    content: ContentConfig = field(default_factory=ContentConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    history: HistoryConfig = field(default_factory=HistoryConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    baselines: BaselineConfig = field(default_factory=BaselineConfig)
 
 
 def tiny() -> Recipe:
@@ -165,6 +49,8 @@ def tiny() -> Recipe:
             checkpoint_every=100,
             keep="best",
         ),
+        reward=RewardConfig(steps=250, batch_size=384, width=32, rounds=2, valid_rows=10_000),
+        align=AlignConfig(steps=40, users=12, group=48),
         evaluate=EvaluateConfig(filter_seen=True),
         baselines=BaselineConfig(sasrec_trials=2, sasrec_steps=700, sasrec_batch_size=64),
     )
@@ -190,7 +76,8 @@ def small() -> Recipe:
 def beauty() -> Recipe:
     """Amazon 2014 Beauty, leave-one-out, for a GPU: the literature's comparison.
 
-    Every row is a positive, so the positive pathway would repeat the short one and is left out.
+    Every row is a positive, so the positive pathway would repeat the short one and is left out, and
+    a reward model would have nothing to tell apart.
     """
     base = small()
     return replace(
@@ -213,6 +100,8 @@ def beauty() -> Recipe:
             checkpoint_every=1_000,
             keep="best",
         ),
+        align=AlignConfig(steps=0),
+        reward=RewardConfig(steps=0),
         evaluate=replace(
             base.evaluate,
             split="leave_one_out",
@@ -301,6 +190,8 @@ _CHOICES = {
     "history.item_input": ("codes", "item", "both"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
+    "align.search": ("sample", "constrained", "beam"),
+    "align.objective": ("ecpo", "grpo", "ppo_clip", "gbpo", "reinforce", "dpo"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
 }
@@ -324,6 +215,17 @@ _AT_LEAST = {
     "train.warmup_steps": 1,
     "train.evaluate_every": 1,
     "train.checkpoint_every": 1,
+    "reward.steps": 0,
+    "reward.batch_size": 1,
+    "reward.width": 8,
+    "reward.rounds": 0,
+    "reward.valid_rows": 1,
+    "align.steps": 0,
+    "align.users": 1,
+    "align.group": 2,
+    "align.weight": 0,
+    "align.format_items": 0,
+    "align.lag": 0,
     "evaluate.beam": 1,
     "evaluate.valid_users": 1,
     "evaluate.recommend_users": 1,
@@ -356,11 +258,16 @@ def _check(config: Recipe) -> Recipe:
         "model.dropout",
         "model.label_smoothing",
         "history.event_dropout",
+        "reward.dropout",
     ):
         if not 0 <= value(path) < 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to below 1")
-    if not value("train.learning_rate") > 0:
-        raise RecipeError(f"train.learning_rate={value('train.learning_rate')}: needs more than 0")
+    for path in ("train.learning_rate", "reward.learning_rate", "align.learning_rate"):
+        if not value(path) > 0:
+            raise RecipeError(f"{path}={value(path)}: needs more than 0")
+    for path in ("industrial.alpha", "industrial.limit"):
+        if not 0 <= value(path) <= 1:
+            raise RecipeError(f"{path}={value(path)}: needs a number from 0 to 1")
     model = config.model
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")

@@ -3,15 +3,20 @@
 A row is one generated item of one user's group, in the order of the step. Rewards, advantages,
 ratios and the loss are functions of what stands in the file; float32 is kept exactly.
 
+Two things push an item: its reward beside those of its group, and the format reward, which is an
+advantage by itself (V1 section 2.4). Each goes through the same objective; the losses add up.
+
 Shapes: B users, G items of a group, L levels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,24 +41,32 @@ OBJECTIVES: dict[str, Callable[..., policy.Objective]] = {
 class Rollout:
     """The groups of one step.
 
-    `user` (B,) user index; `item` (B, G) item index, -1 for illegal codes; `codes` (B, G, L);
-    `drawn`, `log_prob` (B, G): log-probability of the sampler, and of the policy when the step
-    began; `parts` name -> (B, G): each reward by itself; `weights` name -> its weight in the sum;
-    `counted` (B, G) bool, items that take part; `objective` a name of `OBJECTIVES`, `settings` what
-    it is called with.
+    `user`, `end` (B,) the context: user index and the row of the log before which it ends; `item`
+    (B, G) item index, -1 for illegal codes; `codes` (B, G, L); `drawn` (B, G) the old
+    log-probability, that of the policy that drew the item; `levels` (B, G, L) the log-probability
+    of each code by the policy when the step began; `sampled` (B, G) what the sampler's own kernel
+    computed for the drawing policy; `parts` name -> (B, G): each reward by itself; `weights` name
+    -> its weight in the sum; `factor` (B, G) of the industrial reward, else 1; `counted` (B, G)
+    bool, items that take part; `format` (B, G) the format reward's advantage, 0 for items that it
+    leaves alone; `objective` a name of `OBJECTIVES`, `settings` what it is called with.
 
     Raises:
-        RunError: an unknown objective, or a reward part without a weight.
+        RunError: an unknown objective, a reward part without a weight, a weight below 0, weights
+            that are all 0, or a reward that is not a number.
     """
 
     user: Tensor
+    end: Tensor
     item: Tensor
     codes: Tensor
     drawn: Tensor
-    log_prob: Tensor
+    levels: Tensor
+    sampled: Tensor
     parts: dict[str, Tensor]
     weights: dict[str, float]
+    factor: Tensor
     counted: Tensor
+    format: Tensor
     objective: str = "ecpo"
     settings: dict[str, float] = field(default_factory=dict)
 
@@ -61,26 +74,73 @@ class Rollout:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise RunError(f"objective {self.objective!r}: unknown; use one of {known}")
-        if missing := sorted(self.parts.keys() - self.weights.keys()):
-            raise RunError(f"reward {missing[0]!r}: it has no weight")
+        check_weights(self.weights, self.parts)
+        for name, part in self.parts.items():
+            if not bool(part.isfinite().all()):
+                user = int(self.user[(~part.isfinite()).any(1)][0])
+                raise RunError(
+                    f"reward {name!r} of user {user} is not a finite number; retrain the reward "
+                    "model (`onerec reward`) or give the part no weight and leave it out"
+                )
+
+    @property
+    def log_prob(self) -> Tensor:
+        """(B, G): log-probability of whole items by the policy when the step began."""
+        return self.levels.sum(-1)
 
     def reward(self) -> Tensor:
-        """The weighted sum of the parts (B, G), added in the order of their names."""
+        """The weighted sum of the parts times the factor (B, G), in the order of the names."""
         total = torch.zeros_like(self.drawn)
         for name in sorted(self.parts):
             total = total + self.weights[name] * self.parts[name]
-        return total
+        return total * self.factor
 
     def advantage(self) -> Tensor:
         """(B, G); 0 for items that do not count and for groups whose rewards do not differ."""
         return policy.group_advantage(self.reward(), self.counted)
 
+    def flat(self) -> Tensor:
+        """(B,) bool: groups whose counted rewards do not differ; they teach nothing."""
+        return (self.advantage() == 0).all(1)
+
     def step(self, log_prob: Tensor | None = None) -> policy.Objective:
         """The objective, at `log_prob` (B, G) with its gradients or at what was recorded."""
         log_prob = self.log_prob if log_prob is None else log_prob
-        weight = self.counted.to(log_prob.dtype)
+        first = self._term(log_prob, self.advantage(), self.counted)
+        if not bool(self.format.any()):
+            return first
+        second = self._term(log_prob, self.format, self.format != 0)
+        return policy.Objective(first.loss + second.loss, first.ratio, first.push + second.push)
+
+    def _term(self, log_prob: Tensor, advantage: Tensor, counted: Tensor) -> policy.Objective:
         function = OBJECTIVES[self.objective]
-        return function(log_prob, self.drawn, self.advantage(), weight, **self.settings)
+        weight = counted.to(log_prob.dtype)
+        return function(log_prob, self.drawn, advantage, weight, **self.settings)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            return {k: moved(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+        return Rollout(**{name: moved(value) for name, value in vars(self).items()})
+
+
+def check_weights(weights: Mapping[str, float], parts: Iterable[str]) -> None:
+    """Refuse weights that make no reward.
+
+    Raises:
+        RunError: a part without a weight, a weight below 0 or not finite, or all of them 0.
+    """
+    if missing := sorted(set(parts) - weights.keys()):
+        raise RunError(f"reward {missing[0]!r}: it has no weight")
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise RunError(f"weight of reward {name!r} is {weight}: needs a number from 0 up")
+    if not any(weights[name] > 0 for name in parts):
+        raise RunError("the weights of all rewards are 0: give at least one a weight above 0")
 
 
 def write_rollout(path: Path, rollout: Rollout) -> None:
@@ -95,16 +155,23 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
         "settings": rollout.settings,
         "weights": rollout.weights,
     }
+    rollout = rollout.to("cpu")
     columns: dict[str, object] = {
         "user": np.repeat(rollout.user.numpy(), group),
+        "end": np.repeat(rollout.end.numpy(), group),
         "place": np.tile(np.arange(group), users),
         "item": rollout.item.flatten().numpy(),
         "drawn": rollout.drawn.flatten().numpy(),
         "log_prob": rollout.log_prob.flatten().numpy(),
+        "sampled": rollout.sampled.flatten().numpy(),
+        "factor": rollout.factor.flatten().numpy(),
         "counted": rollout.counted.flatten().numpy(),
+        "format": rollout.format.flatten().numpy(),
     }
     for level, code in enumerate(rollout.codes.flatten(0, 1).T, start=1):
         columns[f"code_{level}"] = code.numpy()
+    for level, log_prob in enumerate(rollout.levels.flatten(0, 1).T, start=1):
+        columns[f"lp_{level}"] = log_prob.numpy()
     for name, part in rollout.parts.items():
         columns[f"reward_{name}"] = part.flatten().numpy()
     columns["step"] = [json.dumps(meta)] * (users * group)  # zstd keeps it once
@@ -123,17 +190,22 @@ def read_rollout(path: Path) -> Rollout:
         meta = json.loads(frame["step"].iloc[0])
         names = [str(name) for name in frame.columns]
         rewards = [name for name in names if name.startswith("reward_")]
-        levels = [name for name in names if name.startswith("code_")]
+        codes = [name for name in names if name.startswith("code_")]
+        levels = [name for name in names if name.startswith("lp_")]
 
         def table(name: str) -> Tensor:
             return _tensor(frame[name]).view(-1, group)
 
         return Rollout(
             user=table("user")[:, 0],
+            end=table("end")[:, 0],
             item=table("item"),
-            codes=torch.stack([table(name) for name in levels], dim=-1),
+            codes=torch.stack([table(name) for name in codes], dim=-1),
             drawn=table("drawn"),
-            log_prob=table("log_prob"),
+            levels=torch.stack([table(name) for name in levels], dim=-1),
+            sampled=table("sampled"),
+            factor=table("factor"),
+            format=table("format"),
             parts={name.removeprefix("reward_"): table(name) for name in rewards},
             weights=meta["weights"],
             counted=table("counted"),

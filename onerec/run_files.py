@@ -20,7 +20,7 @@ import psutil
 
 from onerec.errors import RunError
 
-STAGES = ("tokenize", "pretrain", "evaluate", "recommend")
+STAGES = ("tokenize", "pretrain", "reward", "align", "evaluate", "recommend")
 STAGE_FOLDERS = {"tokenize": "tokenizer"} | {stage: stage for stage in STAGES[1:]}
 SAME_PROCESS_SECONDS = 2.0  # clocks may be adjusted while a process lives
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

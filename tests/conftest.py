@@ -44,6 +44,19 @@ def folder(fake: fake_run.Fake) -> Path:
 
 
 @pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the dataset `toy` and the run `first` with reward and align; do not change."""
+    import toy_home
+
+    from onerec.pipeline import run
+
+    home = tmp_path_factory.mktemp("aligned")
+    toy_home.make_dataset(home)
+    run("first", toy_home.make_recipe(toy_home.ALIGNED), "toy", home=home)
+    return home
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the dataset `toy` and the finished run `first`, really trained; do not change."""
     import toy_home

@@ -15,13 +15,17 @@ def make(objective="ecpo", **settings):
     drawn = -5 * uniform()
     return Rollout(
         user=torch.tensor([7, 2, 9]),
+        end=torch.tensor([70, 20, 90]),
         item=torch.randint(-1, 30, (3, 5), generator=g),
         codes=torch.randint(0, 8, (3, 5, 3), generator=g),
         drawn=drawn,
-        log_prob=drawn + uniform() - 0.3,
-        parts={"p_score": uniform(), "format": uniform().round()},
-        weights={"p_score": 0.7, "format": 0.1},
+        levels=(drawn + uniform() - 0.3)[..., None] / torch.tensor([2.0, 3.0, 6.0]),
+        sampled=drawn + 1e-4,
+        parts={"p_score": uniform(), "like": uniform().round()},
+        weights={"p_score": 0.7, "like": 0.1},
+        factor=torch.where(uniform() < 0.3, 0.5, 1.0),
         counted=uniform() > 0.2,
+        format=(uniform() < 0.3).float(),
         objective=objective,
         settings=settings,
     )
@@ -53,8 +57,28 @@ def test_settings_reach_the_objective(tmp_path):
 
 def test_reward_by_hand():
     rollout = make()
-    expected = 0.7 * rollout.parts["p_score"] + 0.1 * rollout.parts["format"]
-    torch.testing.assert_close(rollout.reward(), expected)
+    expected = 0.7 * rollout.parts["p_score"] + 0.1 * rollout.parts["like"]
+    torch.testing.assert_close(rollout.reward(), expected * rollout.factor)
+
+
+def test_the_format_reward_is_a_second_term_of_the_loss():
+    rollout = make()
+    both = rollout.step()
+    plain = Rollout(**{**vars(rollout), "format": torch.zeros(3, 5)}).step()
+    alone = Rollout(**{**vars(rollout), "counted": torch.zeros(3, 5, dtype=torch.bool)}).step()
+    torch.testing.assert_close(both.loss, plain.loss + alone.loss)
+    torch.testing.assert_close(both.push, plain.push + alone.push)
+    untouched = (rollout.format == 0) & ~rollout.counted
+    assert untouched.any()
+    assert (both.push[untouched] == 0).all()
+
+
+def test_a_group_of_equal_rewards_is_flat():
+    rollout = make()
+    for part in rollout.parts.values():
+        part[1] = 0.5
+    rollout.factor[:] = 1.0
+    assert rollout.flat().tolist() == [False, True, False]
 
 
 def test_a_file_cut_in_half_is_one_line(tmp_path):
@@ -76,4 +100,12 @@ def test_refusals():
     with pytest.raises(RunError, match="objective 'epco': unknown; use one of ecpo"):
         make("epco")
     with pytest.raises(RunError, match="reward 'p_score': it has no weight"):
-        Rollout(**{**vars(make()), "weights": {"format": 1.0}})
+        Rollout(**{**vars(make()), "weights": {"like": 1.0}})
+    with pytest.raises(RunError, match="weight of reward 'like' is -1: needs a number from 0 up"):
+        Rollout(**{**vars(make()), "weights": {"like": -1, "p_score": 1.0}})
+    with pytest.raises(RunError, match="weights of all rewards are 0"):
+        Rollout(**{**vars(make()), "weights": {"like": 0.0, "p_score": 0.0}})
+    broken = make()
+    broken.parts["like"][2, 1] = torch.nan
+    with pytest.raises(RunError, match="reward 'like' of user 9 is not a finite number"):
+        Rollout(**vars(broken))

@@ -45,6 +45,18 @@ SETTINGS = {
     "train.keep": "last",
     "baselines.sasrec_steps": "20",
     "baselines.sasrec_width": "16",
+    "reward.steps": "0",
+    "align.steps": "0",
+}
+ALIGNED = {  # with a reward model and a policy aligned with it
+    "reward.steps": "20",
+    "reward.batch_size": "64",
+    "reward.width": "8",
+    "reward.rounds": "1",
+    "align.steps": "8",
+    "align.users": "4",
+    "align.group": "6",
+    "align.format_items": "2",
 }
 
 

@@ -28,7 +28,7 @@ def run_command(
     settings: Settings = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """All stages: tokenize, pretrain, evaluate with baselines, recommend."""
+    """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend."""
     _run_stages("recommend", run, recipe, dataset, settings, as_json)
 
 
@@ -48,6 +48,8 @@ def _stage_command(stage: str, text: str) -> None:
 
 _stage_command("tokenize", "Items become semantic IDs.")
 _stage_command("pretrain", "Train OneRec on next tokens.")
+_stage_command("reward", "Train the P-Score that scores what the policy generates.")
+_stage_command("align", "Align the policy with the reward while next-token training goes on.")
 _stage_command("evaluate", "Measure OneRec beside its baselines; prints evaluate.json.")
 
 

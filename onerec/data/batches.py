@@ -194,15 +194,18 @@ class Examples:
         return len(self.user)
 
 
-def training_examples(split: Split, targets: int = 1) -> Examples:
+def training_examples(
+    split: Split, targets: int = 1, allowed: NDArray[np.bool_] | None = None
+) -> Examples:
     """Every positive training row with something before it starts an example.
 
     Its context is all that its user did before; its targets are the `targets` positives from it on,
     inside the training rows: they share the context, as the targets of a session do in the first
-    OneRec paper and five exposures do in OneRec-V2.
+    OneRec paper and five exposures do in OneRec-V2. `allowed` (N,) bool leaves out targets.
     """
     log = split.log
-    rows = np.flatnonzero(log.positive & split.train)
+    chosen = log.positive & split.train
+    rows = np.flatnonzero(chosen if allowed is None else chosen & allowed)
     user = log.user[rows].astype(np.int64)
     keep = rows > log.offsets[user]
     target = np.zeros((len(rows), targets), dtype=np.int64)

@@ -94,19 +94,27 @@ def sample(
     return Samples(first.masked_fill(node < 0, -1), codes, drawn, own)
 
 
-def sequence_log_probs(model: OneRec, batch: Batch, codes: Tensor) -> Tensor:
-    """The model's log-probability of whole code sequences (B, G, L) by teacher forcing: (B, G).
+def sequence_log_probs(
+    model: OneRec, batch: Batch, codes: Tensor, *, trie: Trie | None = None
+) -> Tensor:
+    """The log-probability of each code of sequences (B, G, L) by teacher forcing: (B, G, L).
 
-    With gradients where they are on, and in the mode the model is in: a policy step calls it
-    outside `sample`, and dropout makes it differ from `Samples.model`.
+    Their sum over levels is that of the item. With gradients where they are on, and in the mode the
+    model is in: a policy step calls it outside `sample`, and dropout makes it differ from
+    `Samples.model`. With a `trie` it is renormalised over legal codes, as a sampler that follows
+    the trie draws; sequences must then be legal.
     """
     hidden = model.decode(codes[..., :-1], model.encode(batch))  # (B, G, L, D)
-    return torch.stack(
-        [
-            _of(model.logits(level, hidden[:, :, level]).float().log_softmax(-1), codes[..., level])
-            for level in range(model.levels)
-        ]
-    ).sum(0)
+    node = torch.zeros_like(codes[..., 0])
+    parts = []
+    for level in range(model.levels):
+        code = codes[..., level]
+        logits = model.logits(level, hidden[:, :, level]).float()
+        if trie is not None:
+            logits = logits.masked_fill(~trie.legal(level, node), -torch.inf)
+            node = trie.step(level, node, code).long()
+        parts.append(_of(logits.log_softmax(-1), code))
+    return torch.stack(parts, dim=-1)
 
 
 def nucleus(log_prob: Tensor, top_p: float) -> Tensor:

@@ -15,9 +15,11 @@ from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
 from onerec.errors import DataError, RunError
+from onerec.pipeline.align import align
 from onerec.pipeline.evaluate import evaluate
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
+from onerec.pipeline.reward import reward
 from onerec.pipeline.rivals import Companion, cases_of, threads_for, worth_a_companion
 from onerec.pipeline.session import Report, Session, Stopped, quiet
 from onerec.pipeline.tokenize import codebook_size, tokenize
@@ -28,6 +30,8 @@ from onerec.runs import Run, runs_home, valid_name
 STAGES: dict[str, Callable[[Session], None]] = {
     "tokenize": tokenize,
     "pretrain": pretrain,
+    "reward": reward,
+    "align": align,
     "evaluate": evaluate,
     "recommend": recommend,
 }

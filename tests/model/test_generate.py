@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-import toy
+import toy_model as toy
 
 from onerec.common import generator
 from onerec.model import generate

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-import toy
+import toy_model as toy
 
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 

@@ -1,7 +1,7 @@
 """Events to encoder states: by hand, under any padding, and with features that are not there."""
 
 import torch
-import toy
+import toy_model as toy
 
 from onerec.model.onerec import Batch, Events
 from onerec.model.pathways import CodeEmbedding, age, feature_widths

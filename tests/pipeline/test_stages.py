@@ -16,7 +16,7 @@ import onerec
 from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, OneRecError, RecipeError, RunError
 from onerec.pipeline import STAGES, run, run_stage
-from onerec.runs import Run, open_run
+from onerec.runs import STAGE_FOLDERS, Run, open_run
 
 WORLD_FREE = {"popularity", "item_knn", "sasrec", "onerec"}
 
@@ -50,7 +50,7 @@ def test_a_finished_run_holds_the_files_that_readers_expect(trained: Path) -> No
             for name in ("popularity", "item_knn", "sasrec")
             for e in ("json", "safetensors")
         ),
-        *(f"{folder}/done.json" for folder in ("tokenizer", "pretrain", "evaluate", "recommend")),
+        *(f"{folder}/done.json" for folder in STAGE_FOLDERS.values()),
         *(
             f"pretrain/checkpoint-{s}.{e}"
             for s in {"000020", "000030", f"{best:06d}"}

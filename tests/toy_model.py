@@ -64,3 +64,8 @@ def rows(batch, index):
     """The batch of some of its users."""
     cut = lambda events: Events(*(getattr(events, f)[index] for f in events.__dataclass_fields__))  # noqa: E731
     return Batch(batch.static[index], cut(batch.short), cut(batch.positive), batch.target[index])
+
+
+def stream(seed=3):
+    """Random numbers of one's own."""
+    return torch.Generator().manual_seed(seed)

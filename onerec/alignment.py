@@ -1,0 +1,241 @@
+"""Aligning a policy with a reward: groups, rewards, one objective, and next-token training beside.
+
+`Alignment.loss` is what the training loop calls: it draws a group of items per context from the
+policy, or from the copy of it that was served `lag` updates ago, has them scored, and adds the
+objective to the next-token loss (V1 section 2.4: no KL term; the two are trained together). Where
+a choice is not in the papers it is ours and said.
+
+Ratios are exact at lag 0: the old log-probability is then that of the training forward itself. The
+mode is that of evaluation, so dropout does not make ratios noisy. A beam is not a sample: its items
+are distinct and its ratios have no importance meaning.
+
+Shapes: B users, G items of a group, L levels.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onerec.model.generate import beam_search
+from onerec.model.onerec import Batch, OneRec
+from onerec.model.sample import Samples, sample, sequence_log_probs
+from onerec.reward.rules import format_reward, industrial_reward
+from onerec.rollouts import Rollout
+from onerec.tokenizer.trie import Trie
+from onerec.train.policy import DELTA, EPSILON
+
+Ints = NDArray[np.int64]
+
+
+class Scorer(Protocol):
+    """What gives rewards: name -> (B, G) for contexts (B,), (B,) and items (B, G), -1 nobody's."""
+
+    def score(self, user: Ints, end: Ints, items: Tensor) -> dict[str, Tensor]: ...
+
+
+@dataclass
+class AlignBatch:
+    """One step's work: `next_token` to train on, and contexts for the policy.
+
+    `user`, `end` (B,) say whose contexts `context` holds; `seed` is the step's own.
+    """
+
+    next_token: Batch
+    user: Ints
+    end: Ints
+    context: Batch
+    seed: int
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How a group is drawn and judged; `recipes.AlignConfig` says what each is.
+
+    `weights` name -> weight of each reward part; parts without one are recorded, not added.
+    `listed` (n,) bool, items of the industrial reward, with `alpha` and `limit`.
+    """
+
+    group: int
+    search: str = "sample"
+    objective: str = "ecpo"
+    weight: float = 0.1
+    weights: dict[str, float] = field(default_factory=lambda: {"pscore": 1.0})
+    format_items: int = 0
+    format_by: str = "random"
+    format_illegal: float | None = None
+    listed: Tensor | None = None
+    alpha: float = 1.0
+    limit: float = 1.0
+    settings: dict[str, float] = field(default_factory=dict)
+
+
+class Alignment:
+    """A policy in training, the copy of it that serves, and the reward.
+
+    Args:
+        model: the policy.
+        trie: legal codes, on the model's device.
+        scorer: gives the rewards.
+        config: see `PolicyConfig`.
+        lag: updates after which the serving copy is renewed; 0: the policy itself serves.
+    """
+
+    def __init__(
+        self, model: OneRec, trie: Trie, scorer: Scorer, config: PolicyConfig, lag: int = 0
+    ) -> None:
+        self.model, self.trie, self.scorer = model, trie, scorer
+        self.config, self.lag = config, lag
+        self.served = copy.deepcopy(model).requires_grad_(False) if lag else model
+        self.last: Rollout | None = None
+
+    def send(self) -> None:
+        """New weights for the serving copy."""
+        if self.lag:
+            self.served.load_state_dict(self.model.state_dict())
+
+    def loss(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Next-token loss plus the weighted objective; `last` then holds the step's rollout."""
+        values: dict[str, Tensor] = {}
+        total = torch.zeros((), device=batch.next_token.target.device)
+        if self.config.weight:
+            policy_loss, values = self.policy_loss(batch)
+            total = self.config.weight * policy_loss
+        next_token, parts = self.model.loss(batch.next_token)  # last: its load balances the experts
+        return total + next_token, {"next_token": next_token.detach(), **values, **parts}
+
+    def policy_loss(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of one rollout, and what to look at."""
+        rollout = self.rollout(batch)
+        training = self.model.training
+        self.model.eval()
+        levels = self._levels(self.model, batch.context, rollout.codes)
+        self.model.train(training)
+        log_prob = levels.sum(-1)
+        rollout.levels = levels.detach()
+        if not self.lag:
+            rollout.drawn = rollout.log_prob
+        objective = rollout.step(log_prob)
+        self.last = rollout
+        return objective.loss, _values(rollout, objective.loss, objective.ratio)
+
+    @torch.no_grad()
+    def rollout(self, batch: AlignBatch) -> Rollout:
+        """Groups of the serving policy, scored. `levels` are still the sampler's own."""
+        drawn = self._draw(batch)
+        parts = {
+            name: part.float()
+            for name, part in self.scorer.score(batch.user, batch.end, drawn.items).items()
+        }
+        device = drawn.items.device
+        weights = {name: self.config.weights.get(name, 0.0) for name in parts}
+        formatted = self._format(drawn, batch.seed)
+        return Rollout(
+            user=torch.from_numpy(np.asarray(batch.user)).to(device),
+            end=torch.from_numpy(np.asarray(batch.end)).to(device),
+            item=drawn.items,
+            codes=drawn.codes,
+            drawn=drawn.drawn,
+            levels=torch.zeros(drawn.codes.shape, device=device),
+            sampled=drawn.drawn,
+            parts=parts,
+            weights=weights,
+            factor=self._factor(drawn.items),
+            counted=drawn.legal,
+            format=formatted,
+            objective=self.config.objective,
+            settings=self._settings(),
+        )
+
+    def _draw(self, batch: AlignBatch) -> Samples:
+        if self.config.search == "beam":
+            found = beam_search(
+                self.served, batch.context, self.trie, k=self.config.group, beam=self.config.group
+            )
+            scores = found.scores.masked_fill(found.items < 0, 0.0)  # fewer legal items than beams
+            return Samples(found.items, found.codes.clamp(min=0), scores, scores)
+        stream = torch.Generator(device=batch.context.target.device).manual_seed(batch.seed)
+        return sample(
+            self.served,
+            batch.context,
+            self.trie,
+            group=self.config.group,
+            generator=stream,
+            constrained=self.config.search == "constrained",
+        )
+
+    def _levels(self, model: OneRec, context: Batch, codes: Tensor) -> Tensor:
+        trie = self.trie if self.config.search == "constrained" else None
+        return sequence_log_probs(model, context, codes, trie=trie)
+
+    def _format(self, drawn: Samples, seed: int) -> Tensor:
+        """The format reward's advantage (B, G), where it is on."""
+        config = self.config
+        if not config.format_items or config.search != "sample":
+            return torch.zeros_like(drawn.drawn)
+        return format_reward(
+            drawn.legal,
+            config.format_items,
+            torch.Generator(device=drawn.legal.device).manual_seed(seed + 1),
+            by="probability" if config.format_by == "probability" else "random",
+            log_prob=drawn.model,
+            illegal=config.format_illegal,
+        ).advantage
+
+    def _factor(self, items: Tensor) -> Tensor:
+        one = torch.ones(items.shape, device=items.device)
+        if self.config.listed is None:
+            return one
+        listed = self.config.listed.to(items.device)[items.clamp(min=0)] & (items >= 0)
+        share = float(listed.sum() / (items >= 0).sum().clamp(min=1))
+        return industrial_reward(
+            one, listed, alpha=self.config.alpha, limit=self.config.limit, share=share
+        )
+
+    def _settings(self) -> dict[str, float]:
+        defaults = {"ecpo": {"epsilon": EPSILON, "delta": DELTA}, "grpo": {"epsilon": EPSILON}}
+        return {**defaults.get(self.config.objective, {}), **self.config.settings}
+
+
+@torch.no_grad()
+def _values(rollout: Rollout, loss: Tensor, ratio: Tensor) -> dict[str, Tensor]:
+    """What metrics.jsonl says of a policy step."""
+    counted = rollout.counted
+    number = counted.sum().clamp(min=1)
+    advantage, reward = rollout.advantage(), rollout.reward()
+    epsilon = rollout.settings.get("epsilon", EPSILON)
+    delta = rollout.settings.get("delta", DELTA)
+    outside = (ratio < 1 - epsilon) | (ratio > 1 + epsilon)
+    beyond = ratio > 1 + epsilon + delta
+    negative = counted & (advantage < 0)
+    values = {
+        "policy": loss.detach(),
+        "reward": (reward * counted).sum() / number,
+        "legality": (rollout.item >= 0).float().mean(),
+        "outside": (outside & counted).sum() / number,
+        "beyond": (beyond & negative).sum() / negative.sum().clamp(min=1),
+        "flat_groups": rollout.flat().float().mean(),
+        "ratio_max": (ratio * counted).amax(),
+    }
+    for name, part in rollout.parts.items():
+        values[f"reward_{name}"] = (part * counted).sum() / number
+    return values
+
+
+def score_lists(
+    scorer: Scorer, user: Ints, end: Ints, items: Ints, names: tuple[str, ...], at_once: int = 256
+) -> dict[str, NDArray[np.float32]]:
+    """Mean reward of each list (M, k), -1 for nothing, which scores 0: name -> (M,)."""
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    for begin in range(0, len(items), at_once):
+        rows = slice(begin, begin + at_once)
+        scored = scorer.score(user[rows], end[rows], torch.from_numpy(items[rows]))
+        for name in names:
+            parts[name].append(scored[name].float().mean(1).cpu().numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}

@@ -1,0 +1,317 @@
+"""Stage 4: the policy is aligned with the reward while next-token training goes on.
+
+Next-token batches are those that RSFT keeps (sessions with the longer half of play time), where the
+log knows play times. Contexts of the policy are training examples drawn at random. Which checkpoint
+is kept is decided on valid: the highest reward of the lists among those whose recall@10 has not
+fallen by more than `RECALL_SHARE` of what pre-training had; the paper names no rule.
+
+Recorded in rollouts/: every step of a short training, `_RECORDED` steps of a long one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
+from onerec.assembly import load_semantic_ids, trained_model
+from onerec.checkpoint import (
+    checkpoints,
+    load_model,
+    load_optimizer,
+    load_tensors,
+    prune,
+    save_checkpoint,
+    save_tensors,
+)
+from onerec.data.batches import EpochSampler, Examples, TrainingBatches, training_examples
+from onerec.data.dataset import Dataset
+from onerec.data.sessions import kept_by_rsft
+from onerec.errors import RecipeError, RunError
+from onerec.loop import Trainee, loop
+from onerec.metrics import recall_at_k
+from onerec.pipeline.pretrain import sample_cases
+from onerec.pipeline.session import Session, Stopped
+from onerec.recipes import Recipe
+from onerec.recommend import Recommender
+from onerec.rewards import RewardModel
+from onerec.rollouts import write_rollout
+from onerec.train.optim import OptimConfig, make_adamw
+
+STAGE = "align"
+RECALL_SHARE = 0.01
+RANKS = 10
+WARMUP = 10
+_LOGGED, _RECORDED = 500, 50
+_STEP_SEED = 7_919
+
+
+class Aligning:
+    """One alignment: policy, reward, batches, and what has been seen of valid so far."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.setting = session, session.setting
+        recipe = session.setting.recipe
+        self.config, self.device = recipe.align, session.device
+        self.folder = session.run.path / STAGE
+        self.ids, self.popularity = load_semantic_ids(session.run)
+        self.reward = RewardModel.load(session.run, session.setting, session.device)
+        self.reward.check(self.config.reward)
+        self.contexts = self.setting.contexts(session.device)
+        model = trained_model(session.run, session.setting, self.ids, stage="pretrain")
+        self.recommender = Recommender(
+            session.setting, self.ids, self.popularity, model, session.device
+        )
+        self.alignment = Alignment(
+            self.recommender.model,
+            self.recommender.trie,
+            self.reward,
+            policy_config(recipe, session.setting.dataset),
+            self.config.lag,
+        )
+        self.optim = OptimConfig(
+            learning_rate=self.config.learning_rate, weight_decay=recipe.train.weight_decay
+        )
+        self.optimizer = make_adamw(self.alignment.model, self.optim)
+        self.valid: dict[int, Valid] = {}
+        self.start = 0
+
+    def examples(self) -> Examples:
+        """Training examples that RSFT keeps; all of them where the log has no play times."""
+        split, log = self.setting.split, self.setting.split.log
+        ranked = "play_ms" in log.columns and "timestamp" in log.columns
+        allowed = kept_by_rsft(log, split.train) if ranked else None
+        found = training_examples(split, self.setting.recipe.train.targets, allowed)
+        return found if len(found) else training_examples(split, self.setting.recipe.train.targets)
+
+    def trainee(self) -> Trainee[AlignBatch]:
+        """What the loop needs."""
+        recipe, rate = self.setting.recipe, self.config.learning_rate
+        return Trainee(
+            model=self.alignment.model,
+            optimizer=self.optimizer,
+            loss=self.alignment.loss,
+            batch=AlignBatches(self, self.examples()),
+            learning_rate=lambda step: rate * min(1.0, (step + 1) / WARMUP),
+            after_step=lambda: self.alignment.model.update_router_bias(recipe.model.balance_rate),
+        )
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, or begin with what pre-training chose."""
+        for checkpoint in reversed(checkpoints(self.folder)):
+            try:
+                load_model(checkpoint.path, self.alignment.model)
+                load_optimizer(checkpoint.path, self.alignment.model, self.optimizer)
+            except RunError as error:
+                self.session.writer.log(f"passed over: {error}")
+                continue
+            self.start = checkpoint.step
+            self.valid = {
+                int(step): Valid(*values) for step, values in checkpoint.info["valid"].items()
+            }
+            self.session.writer.log(f"{STAGE}: goes on from step {self.start}")
+            break
+        self.session.writer.rewind_metrics(STAGE, self.start)
+        self._resume_served()
+
+    def _resume_served(self) -> None:
+        """The serving copy as it was sent last before the step that training goes on from."""
+        if not self.config.lag or not self.start:
+            return
+        sent = (self.start - 1) // self.config.lag * self.config.lag
+        weights = load_tensors(self.folder / _served(sent))
+        self.alignment.served.load_state_dict(weights)
+
+    def send(self, step: int) -> None:
+        """Renew the serving copy before the step `step` where it is due, and keep it on disk."""
+        lag = self.config.lag
+        if not lag or step % lag:
+            return
+        self.alignment.send()
+        save_tensors(self.folder / _served(step), self.alignment.served.state_dict())
+        for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
+            old.unlink()
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; only the last two and the best on valid are kept."""
+        info = {"valid": {at: list(values) for at, values in self.valid.items()}}
+        save_checkpoint(self.folder, step, self.alignment.model, self.optimizer, info)
+        prune(self.folder, keep=2, also={best(self.valid)})
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """recall@10 and the mean reward of the lists of a fixed sample of valid users."""
+        cases = sample_cases(self.setting.split.valid, self.setting.recipe.evaluate.valid_users)
+        if not len(cases):
+            return {}
+        ranked = self.recommender.lists(cases, RANKS).items
+        recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
+        name = self.config.reward
+        reward = score_lists(self.reward, cases.user, cases.end, ranked, (name,))[name].mean()
+        self.valid[step] = Valid(float(recall), float(reward))
+        return {"valid_recall@10": float(recall), "valid_reward": float(reward)}
+
+    def record(self, step: int) -> None:
+        """Write the step's rollout where it is one that is kept."""
+        rollout = self.alignment.last
+        every = max(1, self.config.steps // _RECORDED)
+        if rollout is not None and (step % every == 0 or step == 1):
+            write_rollout(self.session.run.path / "rollouts" / f"step-{step:06d}.parquet", rollout)
+
+
+class Valid(tuple[float, float]):
+    """recall@10 and mean reward on valid."""
+
+    def __new__(cls, recall: float, reward: float) -> Valid:
+        return super().__new__(cls, (recall, reward))
+
+    @property
+    def recall(self) -> float:
+        return self[0]
+
+    @property
+    def reward(self) -> float:
+        return self[1]
+
+
+def best(valid: dict[int, Valid], start: int = 0) -> int:
+    """The step with the highest reward whose recall is near that of the start; else the start."""
+    if start not in valid:
+        return max(valid, default=start)
+    least = (1 - RECALL_SHARE) * valid[start].recall
+    fit = {step: value for step, value in valid.items() if value.recall >= least}
+    return max(fit, key=lambda step: (fit[step].reward, -step))
+
+
+@dataclass
+class AlignBatches:
+    """step -> AlignBatch: next-token examples, and contexts of others for the policy."""
+
+    aligning: Aligning
+    examples: Examples
+
+    def __post_init__(self) -> None:
+        recipe, contexts = self.aligning.setting.recipe, self.aligning.contexts
+        self.next_token = TrainingBatches(
+            contexts,
+            self.examples,
+            recipe.train.batch_size,
+            recipe.seed,
+            event_dropout=recipe.history.event_dropout,
+        )
+        self.chosen = EpochSampler(len(self.examples), recipe.align.users, recipe.seed + 1)
+
+    def __call__(self, step: int) -> AlignBatch:
+        self.aligning.send(step)
+        rows = self.chosen(step)
+        user, end = self.examples.user[rows], self.examples.end[rows]
+        contexts = self.aligning.contexts
+        return AlignBatch(
+            next_token=self.next_token(step),
+            user=user,
+            end=end,
+            context=contexts.batch(torch.from_numpy(user), torch.from_numpy(end)),
+            seed=self.aligning.setting.recipe.seed * _STEP_SEED + 2 * step,
+        )
+
+
+def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:
+    """What the recipe says of the policy, its named items found in the dataset."""
+    align, industrial = recipe.align, recipe.industrial
+    return PolicyConfig(
+        group=align.group,
+        search=align.search,
+        objective=align.objective,
+        weight=align.weight,
+        weights={align.reward: 1.0},
+        format_items=align.format_items,
+        listed=listed_items(dataset, industrial.column, industrial.value),
+        alpha=industrial.alpha,
+        limit=industrial.limit,
+    )
+
+
+def listed_items(dataset: Dataset, column: str, value: str) -> torch.Tensor | None:
+    """(n,) bool: items whose column is, or whose list holds, the value; None without a column.
+
+    Raises:
+        RecipeError: the items have no such column, or none of them has the value.
+    """
+    if not column:
+        return None
+    if column not in dataset.items.columns:
+        known = ", ".join(map(str, dataset.items.columns))
+        raise RecipeError(f"industrial.column={column!r}: items have {known}")
+    held = dataset.items[column].map(
+        lambda cell: (
+            value in map(str, cell) if isinstance(cell, list | np.ndarray) else str(cell) == value
+        )
+    )
+    if not held.any():
+        raise RecipeError(f"industrial.value={value!r}: no item has it in column {column!r}")
+    return torch.from_numpy(held.to_numpy(dtype=bool).copy())
+
+
+def align(session: Session) -> None:
+    """Write align/: checkpoints, done.json that names the chosen one; and rollouts/."""
+    config = session.setting.recipe.align
+    why = "align.steps=0" if not config.steps else (session.run.done("reward") or {}).get("skipped")
+    if why:
+        session.begin(STAGE, 1, f"skipped: {why}")
+        session.writer.mark_done(STAGE, skipped=why)
+        session.advance(STAGE, 1, 1, message=f"skipped: {why}")
+        return
+    begun = time.perf_counter()
+    training = Aligning(session)
+    session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
+    training.resume()
+    if not training.start:
+        first = training.evaluate(0)
+        session.writer.log_metrics(STAGE, 0, config.steps, **first)
+        training.save(0)
+    saved = training.start
+    every = max(1, config.steps // 4)
+    for result in loop(
+        training.trainee(),
+        steps=config.steps,
+        start=training.start,
+        clip=training.optim.clip,
+        seed=session.setting.recipe.seed,
+        device=session.device,
+    ):
+        last = result.step == config.steps
+        values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
+        training.record(result.step)
+        measured = training.evaluate(result.step) if last or result.step % every == 0 else {}
+        if measured or result.step % max(1, config.steps // _LOGGED) == 0:
+            session.writer.log_metrics(
+                STAGE, result.step, config.steps, lr=result.lr, **values, **measured
+            )
+        if measured:
+            training.save(result.step)
+            saved = result.step
+        try:
+            session.advance(STAGE, result.step, config.steps, **values, **measured)
+        except Stopped:
+            if saved != result.step:
+                training.save(result.step)
+            raise
+    _finish(session, training, time.perf_counter() - begun)
+
+
+def _finish(session: Session, training: Aligning, seconds: float) -> None:
+    step = best(training.valid)
+    found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
+    session.writer.mark_done(
+        STAGE,
+        checkpoint=found[step].path.name,
+        step=step,
+        valid={at: {"recall@10": v.recall, "reward": v.reward} for at, v in training.valid.items()},
+        seconds=round(seconds, 2),
+    )
+
+
+def _served(step: int) -> str:
+    return f"served-{step:06d}.safetensors"

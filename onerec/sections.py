@@ -1,0 +1,187 @@
+"""The sections of a recipe: everything that a run can be told, as frozen dataclasses.
+
+`recipes` gives them values that go together; `settings` sets one by its path.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ContentConfig:
+    """What an item is to the tokenizer: text vectors, content tokens and co-consumption, joined.
+
+    `text` is hashed, sentence, or none; `tokens` uses the dataset's own content tokens where it has
+    them. A weight of 0 leaves the part out.
+    """
+
+    text: str = "hashed"
+    text_dim: int = 64
+    text_weight: float = 1.0
+    tokens_weight: float = 1.0
+    behaviour_dim: int = 64
+    behaviour_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """`codebook_size` is a ceiling, and a quarter of the items is another one.
+
+    With `exact_size`, which `--set tokenizer.codebook_size=N` turns on, it is meant as it stands.
+    """
+
+    levels: int = 3
+    codebook_size: int = 256
+    exact_size: bool = False
+    iterations: int = 25
+    init: str = "k-means++"
+    policy: str = "share"
+
+
+@dataclass(frozen=True)
+class HistoryConfig:
+    """What the encoder reads: newest events, newest positives, and what stands for an item in them.
+
+    `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both;
+    `content` adds what the tokenizer knows of the item before it is quantised. In training an event
+    is hidden with probability `event_dropout`.
+    """
+
+    short_length: int = 20
+    positive_length: int = 64
+    item_input: str = "both"
+    content: bool = False
+    event_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size and shape of OneRec; the rest follows from the data."""
+
+    width: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    heads: int = 4
+    experts: int = 4
+    active_experts: int = 2
+    dropout: float = 0.1
+    label_smoothing: float = 0.0
+    tied_output: bool = False
+    balance_rate: float = 0.001
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`targets` positives share a context. `keep` is last, or best by valid recall@10.
+
+    `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
+    saves padding) or time (old examples first, as on a stream); auto takes time where the split is
+    temporal, else shuffled.
+    """
+
+    steps: int = 1_000
+    batch_size: int = 256
+    targets: int = 4
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    order: str = "auto"
+    evaluate_every: int = 250
+    checkpoint_every: int = 250
+    keep: str = "last"
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """P-Score, the ranker that scores what the policy generates; `steps` 0 leaves it out.
+
+    In each of at most `rounds` rounds the fusion is trained again with the weight of the behaviour
+    raised that lost most; AUCs are measured on up to `valid_rows` rows.
+    """
+
+    steps: int = 400
+    batch_size: int = 512
+    width: int = 48
+    learning_rate: float = 2e-3
+    dropout: float = 0.1
+    rounds: int = 4
+    valid_rows: int = 20_000
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Reinforcement learning beside next-token training; `steps` 0 leaves it out.
+
+    In each step `users` contexts get a group of `group` items from the policy of up to `lag`
+    updates ago (0: the current one). `search` is sample (all codes), constrained (legal codes) or
+    beam. `reward` is pscore or a behaviour; `format_items` of each group get the format reward
+    (0: none). `weight` is that of the policy's loss beside the next-token loss; 0 turns it off.
+    """
+
+    steps: int = 100
+    users: int = 16
+    group: int = 64
+    search: str = "sample"
+    reward: str = "pscore"
+    objective: str = "ecpo"
+    weight: float = 0.1
+    format_items: int = 3
+    lag: int = 0
+    learning_rate: float = 5e-4
+
+
+@dataclass(frozen=True)
+class IndustrialConfig:
+    """Less of a kind (V1 section 4.3.3): items whose `column` holds `value` have their reward times
+    `alpha` while their share of a step's items passes `limit`. An empty column turns it off."""
+
+    column: str = ""
+    value: str = ""
+    alpha: float = 0.5
+    limit: float = 0.1
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Whom to measure, on which part, with how wide a beam; how many users get lists on disk."""
+
+    split: str = "auto"
+    part: str = "test"
+    filter_seen: bool = False
+    beam: int = 50
+    valid_users: int = 1_000
+    recommend_users: int = 2_000
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """Each of `names` is tuned on valid with up to `trials` settings.
+
+    SASRec, which costs as much as OneRec, tries `sasrec_trials` of `sasrec_steps` steps each: equal
+    effort is equal time.
+    """
+
+    names: tuple[str, ...] = ("popularity", "item_knn", "sasrec")
+    trials: int = 8
+    sasrec_trials: int = 4
+    sasrec_steps: int = 600
+    sasrec_width: int = 64
+    sasrec_batch_size: int = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run but for the dataset."""
+
+    name: str
+    seed: int = 0
+    device: str = "auto"
+    content: ContentConfig = field(default_factory=ContentConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    industrial: IndustrialConfig = field(default_factory=IndustrialConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)

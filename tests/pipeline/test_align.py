@@ -1,0 +1,193 @@
+"""The align stage: what it records, that a stop changes nothing, and which step it keeps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import toy_home
+from safetensors.torch import load_file
+
+from onerec.assembly import load_semantic_ids, setting_of, trained_model
+from onerec.data.dataset import dataset_path, open_dataset, write_dataset
+from onerec.errors import DataError, RecipeError
+from onerec.pipeline import run_stage
+from onerec.pipeline.align import Aligning, Valid, best, listed_items
+from onerec.pipeline.session import Session
+from onerec.rollouts import read_rollout
+from onerec.runs import Run, open_run
+
+STEPS = int(toy_home.ALIGNED["align.steps"])
+
+
+def recipe(**changes):
+    return toy_home.make_recipe({**toy_home.ALIGNED, **changes})
+
+
+def weights(run, step=STEPS):
+    return load_file(run.path / "align" / f"checkpoint-{step:06d}.safetensors")
+
+
+def test_every_step_of_a_short_training_is_recorded_and_replays(aligned):
+    run = open_run("first", aligned)
+    files = sorted((run.path / "rollouts").glob("step-*.parquet"))
+    assert [file.stem for file in files] == [f"step-{s:06d}" for s in range(1, STEPS + 1)]
+    metrics = run.metrics("align").set_index("step")
+    for step, file in enumerate(files, 1):
+        rollout = read_rollout(file)
+        assert rollout.item.shape == (4, 6)
+        # JSON keeps a float32 exactly
+        assert rollout.step().loss.item() == metrics.loc[step, "policy"]
+        counted = rollout.counted
+        reward = (rollout.reward() * counted).sum() / counted.sum().clamp(min=1)
+        assert reward.item() == pytest.approx(metrics.loc[step, "reward"])
+        assert set(rollout.parts) == {"click", "like", "pscore"}
+        assert rollout.weights == {"click": 0.0, "like": 0.0, "pscore": 1.0}
+
+
+def test_recorded_rewards_are_those_of_the_reward_model(aligned):
+    run = open_run("first", aligned)
+    with_reward = aligning(run)
+    rollout = read_rollout(run.path / "rollouts" / "step-000003.parquet")
+    user, end = rollout.user.numpy(), rollout.end.numpy()
+    again = with_reward.reward.score(user, end, rollout.item)
+    for name, part in rollout.parts.items():
+        torch.testing.assert_close(again[name], part)
+
+
+def aligning(run):
+    setting = setting_of(run)
+
+    class Writer:
+        def __init__(self):
+            self.run = run
+
+    return Aligning(Session(Writer(), setting, torch.device("cpu")))
+
+
+def test_the_curves_hold_what_is_looked_at(aligned):
+    metrics = open_run("first", aligned).metrics("align")
+    assert metrics["step"].tolist() == list(range(STEPS + 1))
+    names = "loss next_token policy reward legality outside beyond flat_groups ratio_max grad_norm"
+    assert set(names.split()) <= set(metrics.columns)
+    assert (metrics["ratio_max"].dropna() == 1).all()  # lag 0
+    assert metrics.dropna(subset="valid_reward")["step"].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_the_chosen_step_is_the_best_on_valid_and_is_what_serves(aligned):
+    run = open_run("first", aligned)
+    done = run.done("align")
+    assert done is not None
+    valid = {int(s): Valid(v["recall@10"], v["reward"]) for s, v in done["valid"].items()}
+    assert done["step"] == best(valid)
+    ids, _ = load_semantic_ids(run)
+    model = trained_model(run, setting_of(run), ids)
+    saved = weights(run, done["step"])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved[f"model.{name}"])
+
+
+def test_best_weighs_reward_against_recall():
+    valid = {0: Valid(0.2, 0.1), 10: Valid(0.199, 0.3), 20: Valid(0.1, 0.9), 30: Valid(0.3, 0.2)}
+    assert best(valid) == 10  # 20 lost too much recall
+    assert best({0: Valid(0.2, 0.1), 10: Valid(0.1, 0.9)}) == 0
+    assert best({}) == 0
+    assert best({0: Valid(0.2, 0.3), 10: Valid(0.2, 0.3)}) == 0  # the earlier of equals
+
+
+@pytest.mark.parametrize("lag", ["0", "3"])
+def test_a_stop_in_the_middle_changes_nothing(home, lag):
+    whole = run_stage("align", "w", recipe=recipe(**{"align.lag": lag}), dataset="toy", home=home)
+
+    def stop(stage, now, of, values):
+        if stage == "align" and now == 5:
+            open_run("s", home).control(stop=True)
+
+    part = run_stage(
+        "align", "s", recipe=recipe(**{"align.lag": lag}), dataset="toy", home=home, report=stop
+    )
+    assert not part.is_done("align")
+    part.control(stop=False)
+    part = run_stage("align", "s", home=home)
+    a, b = weights(whole), weights(part)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert part.metrics("align")["step"].tolist() == list(range(STEPS + 1))
+    assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
+
+
+def test_with_a_lag_ratios_move_and_stay_replayable(home):
+    run = run_stage(
+        "align",
+        "lag",
+        recipe=recipe(**{"align.lag": "100", "align.learning_rate": "0.01"}),
+        dataset="toy",
+        home=home,
+    )
+    metrics = run.metrics("align").set_index("step")
+    assert metrics.loc[STEPS, "ratio_max"] > 1.01
+    rollout = read_rollout(run.path / "rollouts" / f"step-{STEPS:06d}.parquet")
+    assert rollout.step().loss.item() == metrics.loc[STEPS, "policy"]
+
+
+def test_rsft_trains_on_long_sessions_alone(tmp_path):
+    log, items, users = toy_home.tables()
+    long = log["user_id"].isin([f"u{u:02d}" for u in range(40) if u % 5])
+    log["play_ms"], log["duration_ms"] = 1_000 + 60_000 * long, 60_000
+    write_dataset(dataset_path("toy", tmp_path), "toy", log, items, users, source="toy")
+    run = run_stage("reward", "r", recipe=recipe(), dataset="toy", home=tmp_path)
+    dataset = open_dataset("toy", tmp_path)
+    kept = {str(u) for u in dataset.users["user_id"].to_numpy()[aligning(run).examples().user]}
+    assert kept <= {f"u{u:02d}" for u in range(40) if u % 5}
+    assert len(kept) > 10
+
+
+def test_a_reward_that_is_not_there_is_refused_with_what_is(home):
+    with pytest.raises(RecipeError, match=r"align.reward='long_view': .* gives pscore, click"):
+        run_stage(
+            "align", "x", recipe=recipe(**{"align.reward": "long_view"}), dataset="toy", home=home
+        )
+
+
+def test_listed_items_by_value_and_in_lists(home):
+    dataset = open_dataset("toy", home)
+    assert listed_items(dataset, "", "") is None
+    by_author = listed_items(dataset, "author_id", "a3")
+    assert by_author is not None
+    assert by_author.tolist() == (dataset.items["author_id"] == "a3").tolist()
+    by_tag = listed_items(dataset, "tags", "cooking")
+    assert by_tag is not None
+    assert int(by_tag.sum()) == toy_home.PER_SHELF
+    with pytest.raises(RecipeError, match=r"industrial\.column='brand': items have"):
+        listed_items(dataset, "brand", "x")
+    with pytest.raises(RecipeError, match="no item has it"):
+        listed_items(dataset, "author_id", "nobody")
+
+
+def test_a_cut_rollout_is_one_line(aligned, tmp_path):
+    run = open_run("first", aligned)
+    path = tmp_path / "step.parquet"
+    whole = (run.path / "rollouts" / "step-000001.parquet").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rollout(path)
+
+
+def test_from_the_command_line(home):
+    words = [sys.executable, "-m", "onerec", "align", "--run", "c", "--dataset", "toy", "--json"]
+    words += toy_home.set_options(toy_home.ALIGNED)
+    done = subprocess.run(
+        words,
+        env={"ONEREC_HOME": str(home), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "done"
+    run = Run(home / "runs" / "c")
+    assert run.is_done("align")
+    assert isinstance(run.metrics("align"), pd.DataFrame)

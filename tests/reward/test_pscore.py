@@ -1,0 +1,217 @@
+"""P-Score by hand and against slow loops: its losses, its cross features, whom gradients reach."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from onerec.model.pathways import Batch, Events, ItemTable
+from onerec.reward.pscore import CROSS, Pairs, PScore, PScoreConfig, PScoreVocabulary
+from onerec.reward.pscore import cross_features as cross
+
+N_ITEMS, CONTENT = 12, 5
+BEHAVIOURS = ("click", "like", "dislike")
+STATISTICS = 4
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def table():
+    g = generator(1)
+    features = [torch.randint(0, 4, (N_ITEMS + 1,), generator=g) for _ in range(3)]
+    content = torch.randn(N_ITEMS + 1, CONTENT, generator=g)
+    for column in (*features, content):
+        column[0] = 0  # padding
+    codes = torch.zeros(N_ITEMS + 1, 1, dtype=torch.int64)
+    return ItemTable(codes, *features, content=content)
+
+
+def events(lengths, width, seed):
+    g = generator(seed)
+    there = torch.arange(width) < torch.tensor(lengths)[:, None]
+    return Events(
+        item=torch.randint(1, N_ITEMS + 1, there.shape, generator=g) * there,
+        time=torch.randint(0, 4, there.shape, generator=g) * there,
+        play=torch.randint(0, 4, there.shape, generator=g) * there,
+        label=torch.rand(*there.shape, 2, generator=g).round() * there[..., None],
+    )
+
+
+def make_pairs(candidates=4, users=3, seed=2):
+    g = generator(seed)
+    batch = Batch(
+        static=torch.randint(0, 3, (users, 2), generator=g),
+        short=events([4, 0, 2][:users], 4, seed + 1),
+        positive=events([3, 1, 0][:users], 3, seed + 2),
+        target=torch.zeros(users, 1, dtype=torch.int64),
+    )
+    shape = (users, candidates)
+    return Pairs(
+        batch=batch,
+        items=torch.randint(1, N_ITEMS + 1, shape, generator=g),
+        user_statistics=torch.randn(users, STATISTICS, generator=g),
+        item_statistics=torch.randn(*shape, STATISTICS, generator=g),
+        label=torch.rand(*shape, len(BEHAVIOURS), generator=g).round(),
+        known=torch.rand(*shape, len(BEHAVIOURS), generator=g) > 0.2,
+    )
+
+
+def make_model(**config):
+    vocabulary = PScoreVocabulary(
+        behaviours=BEHAVIOURS,
+        statistics=STATISTICS,
+        history_labels=2,
+        user_features=(2, 2),
+        n_authors=3,
+        n_tags=3,
+        n_duration=3,
+        n_time=3,
+        n_play=3,
+        content_dim=CONTENT,
+    )
+    model = PScore(PScoreConfig(width=8, tower=4, dropout=0.0, **config), vocabulary, table())
+    model.init_weights(generator())
+    return model.eval()
+
+
+def test_the_loss_by_hand():
+    model, pairs = make_model(), make_pairs()
+    model.weights.copy_(torch.tensor([1.0, 3.0, 0.0]))
+    loss, parts = model.loss(pairs)
+    scores = model(pairs)
+    towers, fused = [], []
+    for k, name in enumerate(BEHAVIOURS):
+        there = pairs.known[..., k]
+        y = pairs.label[..., k][there]
+        p = torch.sigmoid(scores.towers[..., k][there])
+        towers.append(-(y * p.log() + (1 - y) * (1 - p).log()).mean())
+        q = torch.sigmoid(scores.fused[there])
+        fused.append(-(y * q.log() + (1 - y) * (1 - q).log()).mean())
+        torch.testing.assert_close(parts[name], towers[-1])
+    expected = (1 * fused[0] + 3 * fused[1]) / 4
+    torch.testing.assert_close(parts["fused"], expected)
+    torch.testing.assert_close(loss, sum(towers) + expected)
+
+
+def test_cross_features_equal_slow_loops():
+    pairs, items = make_pairs(), table()
+    fast = torch.stack(cross(pairs.items, pairs.batch.short, pairs.batch.positive, items), -1)
+    assert fast.shape[-1] == len(CROSS)
+    for b in range(len(pairs.items)):
+        for m, item in enumerate(pairs.items[b].tolist()):
+            past = [i for i in pairs.batch.short.item[b].tolist() if i]
+            liked = [i for i in pairs.batch.positive.item[b].tolist() if i]
+
+            def alike(other, item=item):
+                return F.cosine_similarity(items.content[item], items.content[other], dim=0).item()
+
+            def same(column, others, item=item):
+                mine = int(column[item])
+                return math.log1p(sum(mine > 0 and int(column[o]) == mine for o in others))
+
+            mean = lambda found: sum(found) / len(found) if found else 0.0  # noqa: E731
+            slow = [
+                max(map(alike, past), default=0.0),
+                mean([alike(o) for o in past]),
+                mean([alike(o) for o in liked]),
+                max(map(alike, liked), default=0.0),
+                same(items.author, past),
+                same(items.author, liked),
+                same(items.tag, past),
+                same(items.tag, liked),
+                math.log1p(past.count(item)),
+            ]
+            torch.testing.assert_close(fast[b, m], torch.tensor(slow), atol=1e-5, rtol=1e-5)
+
+
+def moved(model, loss):
+    """Names of parameters that a loss reaches."""
+    model.zero_grad()
+    loss.backward()
+    named = model.named_parameters()
+    return {n for n, p in named if p.grad is not None and bool(p.grad.abs().sum() > 0)}
+
+
+def test_the_fusion_does_not_train_the_towers_unless_it_may():
+    pairs = make_pairs()
+    own = moved(make_model(), make_model().fused_loss(pairs)[0])
+    assert own == set()  # another model's loss
+    model = make_model()
+    reached = moved(model, model.fused_loss(pairs)[0])
+    assert reached
+    assert {name.split(".")[0] for name in reached} == {"own_user", "own_item", "fusion"}
+    model = make_model()
+    scores = model(pairs)
+    assert not any(n.startswith("tower") for n in moved(model, scores.fused.sum()))
+    model = make_model(stop_gradient=False)
+    assert any(n.startswith("tower") for n in moved(model, model(pairs).fused.sum()))
+
+
+def test_candidates_do_not_see_each_other_and_padding_says_nothing():
+    model, pairs = make_model(), make_pairs()
+    together = model(pairs)
+    for m in range(pairs.items.shape[1]):
+        one = Pairs(
+            pairs.batch,
+            pairs.items[:, m : m + 1],
+            pairs.user_statistics,
+            pairs.item_statistics[:, m : m + 1],
+            pairs.label[:, m : m + 1],
+            pairs.known[:, m : m + 1],
+        )
+        alone = model(one)
+        torch.testing.assert_close(alone.towers[:, 0], together.towers[:, m])
+        torch.testing.assert_close(alone.fused[:, 0], together.fused[:, m])
+    longer = {
+        name: F.pad(getattr(pairs.batch.short, name), (0, 3)) for name in ("item", "time", "play")
+    }
+    longer["label"] = F.pad(pairs.batch.short.label, (0, 0, 0, 3))
+    pairs.batch.short = Events(**longer)
+    torch.testing.assert_close(model(pairs), together)
+
+
+def test_numbers_are_standardised_and_cut():
+    model, pairs = make_model(), make_pairs(candidates=8)
+    model.standardise(pairs)
+    numbers = model.numbers(pairs).flatten(0, 1)
+    spread = numbers.std(0, correction=0)
+    torch.testing.assert_close(numbers.mean(0), torch.zeros(len(spread)), atol=1e-4, rtol=0)
+    assert ((spread - 1).abs() < 1e-3)[spread > 0].all()
+    pairs.item_statistics = pairs.item_statistics + 1e6
+    assert model.numbers(pairs).abs().max() <= 5
+
+
+def test_it_learns_which_items_are_liked():
+    """Whether an item is even decides everything; content tells, since it is the item's own."""
+    model, pairs = make_model().train(), make_pairs(candidates=40)
+    pairs.label = (pairs.items % 2 == 0).float()[..., None].expand(-1, -1, 3).clone()
+    pairs.known = torch.ones_like(pairs.known)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for _ in range(80):
+        loss, _ = model.loss(pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = model.eval()(pairs)
+    even = pairs.items % 2 == 0
+    assert scores.fused[even].min() > scores.fused[~even].max()
+    assert scores.towers[even].min() > scores.towers[~even].max()
+
+
+def test_it_works_without_any_feature():
+    vocabulary = PScoreVocabulary(behaviours=("click",), statistics=2, history_labels=0)
+    codes = torch.zeros(N_ITEMS + 1, 1, dtype=torch.int64)
+    model = PScore(PScoreConfig(width=8, tower=4), vocabulary, ItemTable(codes)).eval()
+    pairs = make_pairs()
+    pairs.user_statistics = pairs.user_statistics[:, :2]
+    pairs.item_statistics = pairs.item_statistics[..., :2]
+    assert model(pairs).towers.shape == (3, 4, 1)
+    assert model(pairs).fused.isfinite().all()
+
+
+def test_no_behaviour_is_refused():
+    with pytest.raises(ValueError, match="at least one behaviour"):
+        PScore(PScoreConfig(), PScoreVocabulary((), 1, 0), table())

@@ -1,0 +1,204 @@
+"""A policy step: exact ratios, who counts, and that objectives agree where they must."""
+
+import numpy as np
+import pytest
+import torch
+import toy_model as toy
+
+from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
+from onerec.errors import RunError
+from onerec.rollouts import read_rollout, write_rollout
+from onerec.tokenizer.trie import Trie
+
+GROUP = 12
+
+
+class ByItem:
+    """The reward is the item's number; `extra` is recorded and weighs nothing."""
+
+    def score(self, user, end, items):
+        value = (items.float() + 1) / toy.N_ITEMS
+        return {"pscore": value, "extra": torch.ones_like(value)}
+
+
+def make_batch(seed=5):
+    context = toy.make_batch((4, 2, 3, 1))
+    number = np.arange(4)
+    return AlignBatch(toy.make_batch((4, 0, 2), seed=9), number, number + 3, context, seed)
+
+
+def make(lag=0, scorer=None, **config):
+    model = toy.make_model(experts=2, active_experts=1)
+    trie = Trie(toy.item_codes(), toy.SIZES)
+    settings = PolicyConfig(group=GROUP, **{"weights": {"pscore": 1.0}, **config})
+    return Alignment(model.train(), trie, scorer or ByItem(), settings, lag)
+
+
+def gradients(alignment, batch):
+    alignment.model.zero_grad()
+    loss, _ = alignment.policy_loss(batch)
+    loss.backward()
+    named = alignment.model.named_parameters()
+    return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("search", ["sample", "constrained", "beam"])
+def test_the_current_policy_has_a_ratio_of_exactly_one(search):
+    alignment = make(search=search)
+    _, values = alignment.policy_loss(make_batch())
+    assert alignment.last is not None
+    assert bool((alignment.last.step().ratio == 1).all())
+    assert values["ratio_max"] == 1
+    assert values["outside"] == values["beyond"] == 0
+    found = alignment.last.item >= 0  # what the sampler's kernel computed is the same but for float
+    assert torch.allclose(alignment.last.sampled[found], alignment.last.drawn[found], atol=1e-4)
+
+
+def test_at_lag_0_ecpo_grpo_ppo_and_reinforce_have_one_gradient():
+    found = {
+        name: gradients(make(objective=name), make_batch())
+        for name in ("ecpo", "grpo", "ppo_clip", "reinforce")
+    }
+    assert any(bool(g.abs().sum() > 0) for g in found["ecpo"].values())
+    for name, other in found.items():
+        for key, gradient in found["ecpo"].items():
+            torch.testing.assert_close(other[key], gradient, msg=f"{name} {key}")
+
+
+def test_a_lagging_copy_serves_until_new_weights_are_sent():
+    alignment, batch = make(lag=3), make_batch()
+    alignment.policy_loss(batch)
+    with torch.no_grad():
+        for parameter in alignment.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=toy.stream()))
+    first = alignment.rollout(batch)
+    _, values = alignment.policy_loss(batch)
+    assert alignment.last is not None
+    assert first.codes.equal(alignment.last.codes)  # the copy has not moved
+    assert values["ratio_max"] > 1.01
+    alignment.send()
+    alignment.policy_loss(batch)
+    ratio = alignment.last.step().ratio
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+    assert not any(p.requires_grad for p in alignment.served.parameters())
+
+
+def test_illegal_items_leave_the_group_and_legal_ones_alone_are_formatted():
+    alignment = make(format_items=5)
+    _, values = alignment.policy_loss(make_batch())
+    rollout = alignment.last
+    assert rollout is not None
+    illegal = rollout.item < 0
+    assert illegal.any()
+    assert (~illegal).any()
+    assert rollout.counted.equal(~illegal)
+    assert bool((rollout.advantage()[illegal] == 0).all())
+    assert set(rollout.format.unique().tolist()) <= {0.0, 1.0}
+    assert bool((rollout.format[illegal] == 0).all())
+    assert 0 < rollout.format.sum() <= 5 * len(rollout.format)
+    assert bool((rollout.step().push[illegal] == 0).all())
+    assert values["legality"] == (~illegal).float().mean()
+
+
+def test_an_illegal_item_may_be_punished_instead():
+    alignment = make(format_items=GROUP, format_illegal=-1.0)
+    alignment.policy_loss(make_batch())
+    rollout = alignment.last
+    assert rollout is not None
+    assert bool((rollout.step().push[rollout.item < 0] < 0).all())
+
+
+def test_with_the_trie_or_a_beam_there_is_nothing_to_format():
+    for search in ("constrained", "beam"):
+        alignment = make(search=search, format_items=5)
+        alignment.policy_loss(make_batch())
+        assert alignment.last is not None
+        assert not alignment.last.format.any()
+
+
+def test_parts_without_a_weight_are_recorded_and_not_added():
+    alignment = make()
+    alignment.policy_loss(make_batch())
+    rollout = alignment.last
+    assert rollout is not None
+    assert set(rollout.parts) == {"pscore", "extra"}
+    assert rollout.reward().equal(rollout.parts["pscore"])
+
+
+def test_the_industrial_reward_damps_what_is_listed():
+    listed = torch.arange(toy.N_ITEMS) < toy.N_ITEMS // 2
+    alignment = make(listed=listed, alpha=0.25, limit=0.0)
+    alignment.policy_loss(make_batch())
+    rollout = alignment.last
+    assert rollout is not None
+    mine = (rollout.item >= 0) & listed[rollout.item.clamp(min=0)]
+    assert mine.any()
+    assert rollout.factor[mine].unique().tolist() == [0.25]
+    assert rollout.factor[~mine].unique().tolist() == [1.0]
+    tolerant = make(listed=listed, alpha=0.25, limit=1.0)
+    tolerant.policy_loss(make_batch())
+    assert tolerant.last is not None
+    assert tolerant.last.factor.unique().tolist() == [1.0]
+
+
+def test_a_recorded_step_replays_to_the_same_numbers(tmp_path):
+    alignment = make(lag=2, format_items=4, objective="ecpo")
+    with torch.no_grad():
+        for parameter in alignment.model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=toy.stream()))
+    loss, values = alignment.policy_loss(make_batch())
+    rollout = alignment.last
+    assert rollout is not None
+    write_rollout(tmp_path / "step.parquet", rollout)
+    again = read_rollout(tmp_path / "step.parquet")
+    assert again.step().loss.equal(loss.detach())
+    assert again.step().ratio.equal(rollout.step().ratio)
+    assert again.reward().equal(rollout.reward())
+    assert again.advantage().equal(rollout.advantage())
+    assert values["ratio_max"] == (again.step().ratio * again.counted).max()
+
+
+def test_a_weight_of_0_is_next_token_training_alone():
+    alignment, batch = make(weight=0.0), make_batch()
+    loss, values = alignment.loss(batch)
+    torch.manual_seed(0)
+    expected, _ = alignment.model.loss(batch.next_token)
+    torch.testing.assert_close(loss, expected)
+    assert alignment.last is None
+    assert "policy" not in values
+
+
+def test_the_loss_is_the_weighted_sum():
+    alignment, batch = make(weight=0.3), make_batch()
+    loss, values = alignment.loss(batch)
+    torch.testing.assert_close(loss, values["next_token"] + 0.3 * values["policy"])
+    assert alignment.model.training
+
+
+def test_a_reward_that_is_no_number_stops_the_step():
+    class Broken:
+        def score(self, user, end, items):
+            return {"pscore": torch.full(items.shape, torch.nan)}
+
+    with pytest.raises(RunError, match="reward 'pscore' of user 0 is not a finite number"):
+        make(scorer=Broken()).policy_loss(make_batch())
+
+
+def test_groups_without_a_difference_are_counted_and_teach_nothing():
+    class Same:
+        def score(self, user, end, items):
+            return {"pscore": torch.ones(items.shape)}
+
+    alignment = make(scorer=Same())
+    loss, values = alignment.policy_loss(make_batch())
+    assert values["flat_groups"] == 1
+    assert loss == 0
+
+
+def test_lists_are_scored_in_parts():
+    items = np.arange(12).reshape(6, 2) % toy.N_ITEMS
+    user = np.arange(6)
+    whole = score_lists(ByItem(), user, user, items, ("pscore",))["pscore"]
+    parts = score_lists(ByItem(), user, user, items, ("pscore",), at_once=4)["pscore"]
+    assert np.array_equal(whole, parts)
+    assert whole[0] == pytest.approx((1 + 2) / 2 / toy.N_ITEMS)

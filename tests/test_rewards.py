@@ -1,0 +1,132 @@
+"""A run's reward model: measured as others measure, refused where it does not belong."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from onerec.assembly import setting_of
+from onerec.errors import RecipeError, RunError
+from onerec.rewards import FUSED, RewardModel, calibration, measure, raised
+from onerec.runs import Run, open_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def reward(aligned):
+    run = open_run("first", aligned)
+    return RewardModel.load(run, setting_of(run), CPU)
+
+
+def test_scores_are_probabilities_and_nobodys_codes_score_nothing(reward):
+    log = reward.exposures.split.log
+    user = np.array([0, 5, 9])
+    scores = reward.score(user, log.offsets[user + 1], torch.tensor([[1, -1], [2, 2], [-1, 3]]))
+    assert list(scores) == ["click", "like", FUSED]
+    for value in scores.values():
+        assert value.shape == (3, 2)
+        assert ((value >= 0) & (value <= 1)).all()
+        assert value[0, 1] == value[2, 0] == 0
+        assert value[1, 0] == value[1, 1]
+
+
+def test_a_logged_row_scores_as_it_does_as_a_candidate(reward):
+    """Features differ only in what was known of the item then and now."""
+    exposures = reward.exposures
+    rows = exposures.valid_rows()[:8]
+    log = exposures.split.log
+    logged = reward.logged(rows)
+    items = torch.from_numpy(log.item[rows].astype(np.int64))[:, None]
+    now = reward.score(log.user[rows].astype(np.int64), rows, items)
+    for name, value in logged.items():
+        assert np.allclose(value, now[name][:, 0].numpy(), atol=1e-6)
+
+
+def test_auc_is_that_of_scikit_learn(reward):
+    rows = reward.exposures.valid_rows()
+    found, scores = measure(reward, rows), reward.logged(rows)
+    yes, known = reward.exposures.outcomes(rows)
+    user = reward.exposures.split.log.user[rows]
+    for k, name in enumerate(reward.behaviours):
+        there = known[:, k]
+        label = yes[there, k]
+        assert found[name]["positives"] == label.sum()
+        expected = roc_auc_score(label, scores[name][there])
+        assert found[name]["auc"] == pytest.approx(expected)
+        each, weight = [], []
+        for who in np.unique(user[there]):
+            mine = user[there] == who
+            if 0 < label[mine].sum() < mine.sum():
+                each.append(roc_auc_score(label[mine], scores[FUSED][there][mine]))
+                weight.append(mine.sum())
+        if each:
+            assert found[name]["fused_gauc"] == pytest.approx(np.average(each, weights=weight))
+    assert measure(reward, rows[:0]) == {}
+
+
+def test_calibration_by_hand():
+    bins = calibration(np.array([0.1, 0.4, 0.2, 0.9]), np.array([0, 1, 0, 1], dtype=bool), 2)
+    assert bins == [
+        {"predicted": pytest.approx(0.15), "observed": 0.0, "rows": 2},
+        {"predicted": pytest.approx(0.65), "observed": 1.0, "rows": 2},
+    ]
+
+
+def test_the_behaviour_that_lost_most_is_raised():
+    weights = {"click": 1.0, "like": 1.0, "dislike": 0.0}
+    base = {"click": 0.7, "like": 0.8}
+    assert raised(weights, base, {"click": 0.69, "like": 0.7}, 2.0) == {**weights, "like": 2.0}
+    assert raised(weights, base, {"click": 0.7, "like": 0.81}, 2.0) is None
+    assert raised(weights, {}, {}, 2.0) is None
+
+
+def test_a_reward_that_it_does_not_give_is_named(reward):
+    assert reward.check("like") == "like"
+    with pytest.raises(RecipeError, match="'long_view': this run's reward model gives pscore, cl"):
+        reward.check("long_view")
+
+
+def copied(aligned, tmp_path):
+    return Run(shutil.copytree(aligned, tmp_path / "home") / "runs" / "first")
+
+
+def test_another_dataset_is_refused(aligned, tmp_path):
+    run = copied(aligned, tmp_path)
+    setting = setting_of(run)
+    done = run.path / "reward" / "done.json"
+    said = json.loads(done.read_text())
+    done.write_text(json.dumps({**said, "dataset": "f" * 64}))
+    with pytest.raises(RunError, match="learned from another dataset"):
+        RewardModel.load(run, setting, CPU)
+
+
+def test_a_run_without_one_says_how_to_get_it(trained, aligned, tmp_path):
+    run = open_run("first", trained)
+    with pytest.raises(RunError, match=r"no reward model: reward\.steps=0"):
+        RewardModel.load(run, setting_of(run), CPU)
+    run = copied(aligned, tmp_path)
+    (run.path / "reward" / "done.json").unlink()
+    with pytest.raises(RunError, match="onerec reward --run first"):
+        RewardModel.load(run, setting_of(run), CPU)
+
+
+def test_a_cut_checkpoint_is_one_line(aligned, tmp_path):
+    run = copied(aligned, tmp_path)
+    setting = setting_of(run)
+    file = next((run.path / "reward").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match="damaged"):
+        RewardModel.load(run, setting, CPU)
+
+
+def test_the_fusion_may_be_narrower_or_wider(aligned):
+    run = open_run("first", aligned)
+    setting = setting_of(run)
+    recipe = replace(setting.recipe, reward=replace(setting.recipe.reward, width=16))
+    with pytest.raises(RunError, match="another recipe or tokenizer wrote it"):
+        RewardModel.load(run, replace(setting, recipe=recipe), CPU)
