@@ -9,6 +9,7 @@ Legend: B pairs of user and item, S slots, C and H widths.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -216,6 +217,21 @@ def _play_ms(
     finished = (place > 1 - COMPLETED) | (seconds <= LONG_VIEW_S)
     play = np.where(watched < long_view, np.where(finished, again, partly), play)
     return (1000 * play).astype(np.int64)
+
+
+def expected_play_ms(p: dict[str, Doubles], duration_ms: Ints) -> Doubles:
+    """The mean of the play time that `_play_ms` draws, in closed form, for any shape."""
+    seconds = duration_ms / 1000.0
+    click_s = np.minimum(CLICK_S, seconds)
+    long_s = np.minimum(LONG_VIEW_S, seconds)
+    click, long_view = p["click"], p["long_view"]
+    skipped = 0.98 * click_s * (1 - NOT_STARTED) / 2.6
+    clicked = (click_s + long_s) / 2
+    partly = long_s + (seconds - long_s) / 3.2
+    again = seconds * (1 + AGAIN_SCALE * math.gamma(3.2))
+    viewed = np.where(seconds <= LONG_VIEW_S, again, (1 - COMPLETED) * partly + COMPLETED * again)
+    mean: Doubles = (1 - click) * skipped + (click - long_view) * clicked + long_view * viewed
+    return 1000.0 * mean
 
 
 def _dot(one: Floats, i: Ints, other: Floats, j: Ints) -> Floats:

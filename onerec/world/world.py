@@ -20,7 +20,7 @@ from onerec.world.catalogue import Catalogue, make_catalogue
 from onerec.world.config import WorldConfig
 from onerec.world.exposure import SKIP_SEEN, Policy, count_before, repeats
 from onerec.world.people import SLOT_WEIGHTS, People, make_people
-from onerec.world.response import BEHAVIOURS, Response, ResponseModel
+from onerec.world.response import BEHAVIOURS, Response, ResponseModel, expected_play_ms
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -96,6 +96,29 @@ class World:
             none if repeats is None else repeats,
             none if same_topic is None else same_topic,
         )
+
+    def truth(
+        self, users: Ints, items: Ints, days: Doubles, repeats: Ints | None = None
+    ) -> dict[str, Doubles]:
+        """What would come of showing items (B, K) to users (B,) at a time (B,): (B, K) each.
+
+        The probability of each behaviour, of any positive (`positive`), and the expected play time
+        (`play_ms`), each item by itself, as the first of its topic in a session.
+
+        Args:
+            days: since the start.
+            repeats: (B, K) how often each user had the item before; default never.
+        """
+        k = items.shape[1]
+        who, what = np.repeat(users, k), np.asarray(items, dtype=np.int64).ravel()
+        held = np.repeat(self.people.interests(users, days), k, axis=0)  # (B K, S)
+        none = np.zeros(len(who), dtype=np.int64)
+        had = none if repeats is None else np.asarray(repeats).ravel()
+        affinity = self.model.affinity(who, what, held)
+        answers = self.model.probabilities(who, what, affinity, had, none)
+        answers["positive"] = self.model.positive(who, what, affinity, had, none)
+        answers["play_ms"] = expected_play_ms(answers, self.catalogue.duration_ms[what])
+        return {name: value.reshape(items.shape) for name, value in answers.items()}
 
     def next_positive(
         self, users: Ints, days: Doubles, seen: tuple[Ints, Ints] | None = None

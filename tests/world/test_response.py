@@ -111,3 +111,18 @@ def test_inner_products_are_those_of_a_library():
     i, j = rng.integers(7, size=20), rng.integers(9, size=20)
     expected = np.einsum("wb,wb->b", one[:, i], other[:, j])
     np.testing.assert_allclose(_dot(one, i, other, j), expected)
+
+
+def test_the_expected_play_time_is_the_mean_of_what_is_drawn():
+    from onerec.world.response import expected_play_ms
+
+    rng = np.random.default_rng(3)
+    for seconds in (5.0, 12.0, 90.0, 400.0):
+        for click, long_view in ((0.5, 0.3), (0.9, 0.85), (0.05, 0.01)):
+            n = 400_000
+            p = {"click": np.full(n, click), "long_view": np.full(n, long_view)}
+            duration = np.full(n, int(1000 * seconds))
+            drawn = _play_ms(rng, rng.random(n), p, duration) + 0.5  # whole milliseconds, cut off
+            mean = expected_play_ms({k: v[:1] for k, v in p.items()}, duration[:1])[0]
+            error = drawn.std() / np.sqrt(n)
+            assert abs(drawn.mean() - mean) < 5 * error

@@ -110,3 +110,22 @@ def test_the_oracle_ranks_what_comes_next(small_world, small_log):
 @pytest.mark.parametrize("column", ["click", "long_view", "like"])
 def test_every_behaviour_varies(small_log, column):
     assert 0 < small_log[column].mean() < 1
+
+
+def test_the_truth_is_what_answers_are_drawn_from(small_world):
+    users, days = np.array([3, 8, 8]), np.array([2.0, 5.0, 9.0])
+    items = np.array([[1, 7], [1, 1], [30, 2]])
+    repeats = np.array([[0, 2], [1, 0], [0, 0]])
+    truth = small_world.truth(users, items, days, repeats)
+    said = small_world.respond(
+        np.repeat(users, 2),
+        items.ravel(),
+        np.random.default_rng(0),
+        days=np.repeat(days, 2),
+        repeats=repeats.ravel(),
+    )
+    for name, probability in said.probabilities.items():
+        np.testing.assert_allclose(truth[name].ravel(), probability)
+    assert (truth["positive"] >= truth["long_view"]).all()
+    assert truth["long_view"][1, 0] < truth["long_view"][1, 1]  # had it once before
+    assert (truth["play_ms"] > 0).all()

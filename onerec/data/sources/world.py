@@ -175,19 +175,51 @@ class KnownWorld:
                 says when the user comes back. Default: where the last tenth of the log begins.
         """
         log = self.dataset.log
-        time = log.columns["timestamp"]
-        start, stop = log.offsets[users], log.offsets[users + 1]
         if ends is None:
+            time = log.columns["timestamp"]
+            start, stop = log.offsets[users], log.offsets[users + 1]
             cut = np.sort(time)[int(0.9 * len(time))]
             before = np.concatenate([[0], np.cumsum(time < cut)])
             ends = start + before[stop] - before[start]
+        rows, had = self._had(users, ends)
+        seen = rows, self.item[had]
+        days = self._days(users, ends)
+        return self._dense_item[self.world.oracle(self.user[users], k, days, seen)]
+
+    def truth(self, users: Ints, ends: Ints, items: Ints) -> dict[str, NDArray[np.float64]]:
+        """What would come of showing items (M, K), dense, to users at the row `ends`: (M, K) each.
+
+        See `World.truth`; earlier showings of an item count as repeats. -1 (no item) is worth 0.
+        """
+        there = items >= 0
+        rows, had = self._had(users, ends)
+        pairs = rows * self.dataset.n_items + had  # (H,)
+        asked = np.arange(len(users))[:, None] * self.dataset.n_items + np.maximum(items, 0)
+        pairs.sort()
+        repeats = np.searchsorted(pairs, asked, side="right") - np.searchsorted(pairs, asked)
+        found = self.world.truth(
+            self.user[users], self.item[np.maximum(items, 0)], self._days(users, ends), repeats
+        )
+        return {name: value * there for name, value in found.items()}
+
+    def _days(self, users: Ints, ends: Ints) -> NDArray[np.float64]:
+        """When the users come back: the time of row `ends`, or of their last one."""
+        log = self.dataset.log
+        start, stop = log.offsets[users], log.offsets[users + 1]
         at = np.clip(ends, start, np.maximum(stop - 1, start))
-        days = (time[at] - self.world.config.start_ms) / DAY_MS
+        days: NDArray[np.float64] = (
+            log.columns["timestamp"][at] - self.world.config.start_ms
+        ) / DAY_MS
+        return days
+
+    def _had(self, users: Ints, ends: Ints) -> tuple[Ints, Ints]:
+        """What was shown before: place of the user and dense item, (H,) each."""
+        log = self.dataset.log
+        start = log.offsets[users]
         length = ends - start
         rows = np.repeat(np.arange(len(users)), length)
         place = np.arange(len(rows)) - np.repeat(np.cumsum(length) - length, length)
-        seen = rows, self.item[log.item[np.repeat(start, length) + place]]
-        return self._dense_item[self.world.oracle(self.user[users], k, days, seen)]
+        return rows, log.item[np.repeat(start, length) + place].astype(np.int64)
 
     def random(self, users: Ints, k: int, generator: torch.Generator) -> Ints:
         """k different items for each user, all equally likely, (M, k) dense."""

@@ -178,3 +178,25 @@ def test_oracle_and_random_speak_of_the_dataset(dataset):
     assert isinstance(generator(0), torch.Generator)
     # Without rows the last tenth of the log is what is asked for, as the temporal split has it.
     assert np.array_equal(known.oracle(cases.user, 10), lists["oracle"])
+
+
+def test_truth_speaks_of_the_dataset_and_counts_repeats(dataset):
+    known = world_of(dataset)
+    log = dataset.log
+    users = np.flatnonzero(np.diff(log.offsets) > 3)[:5]
+    ends = log.offsets[users] + 3
+    had = log.item[ends - 1].astype(np.int64)
+    items = np.stack([had, (had + 1) % dataset.n_items, np.full(5, -1)], axis=1)
+    truth = known.truth(users, ends, items)
+    assert (truth["long_view"][:, 2] == 0).all()
+    day = (log.columns["timestamp"][ends] - known.world.config.start_ms) / 86_400_000
+    repeats = np.array(
+        [
+            [(log.item[log.offsets[u] : e] == i).sum() for i in row]
+            for u, e, row in zip(users, ends, items, strict=True)
+        ]
+    )
+    assert (repeats[:, 0] >= 1).all()
+    expected = known.world.truth(known.user[users], known.item[items[:, :2]], day, repeats[:, :2])
+    for name, value in expected.items():
+        np.testing.assert_allclose(truth[name][:, :2], value)
