@@ -56,6 +56,7 @@ class Recommender:
         device: torch.device,
     ) -> None:
         self.setting, self.ids, self.device = setting, ids, device
+        self.popularity = popularity
         self.trie: Trie = make_trie(ids, popularity).to(device)
         self.model = model.to(device)
         self.contexts = setting.contexts(device)

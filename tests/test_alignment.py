@@ -202,3 +202,31 @@ def test_lists_are_scored_in_parts():
     parts = score_lists(ByItem(), user, user, items, ("pscore",), at_once=4)["pscore"]
     assert np.array_equal(whole, parts)
     assert whole[0] == pytest.approx((1 + 2) / 2 / toy.N_ITEMS)
+
+
+def moved(alignment):
+    with torch.no_grad():
+        for parameter in alignment.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=toy.stream()))
+    return alignment
+
+
+@pytest.mark.parametrize("objective", ["grpo_kl", "dpo"])
+def test_the_reference_stays_where_it_began(objective):
+    alignment, batch = make(objective=objective), make_batch()
+    alignment.policy_loss(batch)
+    assert alignment.last is not None
+    assert alignment.last.reference is not None
+    torch.testing.assert_close(
+        alignment.last.reference, alignment.last.log_prob, atol=1e-4, rtol=1e-4
+    )
+    moved(alignment).policy_loss(batch)
+    assert not torch.allclose(alignment.last.reference, alignment.last.log_prob, atol=0.01)
+
+
+def test_the_norm_is_that_of_the_objective_alone():
+    alignment, batch = make(measure_norm=True), make_batch()
+    loss, values = alignment.policy_loss(batch)
+    loss.backward()
+    found = [p.grad.norm() for p in alignment.model.parameters() if p.grad is not None]
+    torch.testing.assert_close(values["policy_norm"], torch.stack(found).norm())

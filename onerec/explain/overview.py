@@ -7,19 +7,25 @@ from typing import Any
 import pandas as pd
 
 from onerec.explain.folder import info
+from onerec.explain.rewards import report
 from onerec.explain.serving import models
 from onerec.explain.tokens import levels
 from onerec.explain.training import latest, progress
 from onerec.runs import Run
 
 
+NO_RIVALS = ("onerec", "onerec_pretrained", "oracle", "random")
+
+
 def stages(run: Run) -> pd.DataFrame:
-    """stage, label, state, headline, detail: data, tokenize, pretrain, evaluate, recommend."""
+    """stage, label, state, headline, detail: data and then every stage of a run."""
     state = dict(zip(*(progress(run)[name] for name in ("stage", "state")), strict=True))
     rows = [("data", "Data", *_data(run))]
     for stage, label, words in (
         ("tokenize", "Semantic IDs", _tokenize),
         ("pretrain", "Training", _pretrain),
+        ("reward", "Reward", _reward),
+        ("align", "Alignment", _align),
         ("evaluate", "Evaluation", _evaluate),
         ("recommend", "Lists", _recommend),
     ):
@@ -56,6 +62,34 @@ def _pretrain(run: Run) -> tuple[str, str]:
     return loss, f"step {last['step']:,} of {last['of']:,}"
 
 
+def _reward(run: Run) -> tuple[str, str]:
+    done = run.done("reward") or {}
+    if done.get("skipped"):
+        return "skipped", "no reward model"
+    measured = report(run).get("behaviours") or {}
+    known = {name: row["auc"] for name, row in measured.items() if row["auc"] is not None}
+    if not known:
+        return "not yet", ""
+    most = max(known, key=lambda name: int(measured[name]["positives"]))
+    return f"AUC {known[most]:.3f}", f"{_words(most)}; {len(measured)} behaviours"
+
+
+def _align(run: Run) -> tuple[str, str]:
+    done = run.done("align") or {}
+    if done.get("skipped"):
+        return "skipped", "the policy is as trained"
+    valid = {int(step): row for step, row in (done.get("valid") or {}).items()}
+    if 0 not in valid or "step" not in done:
+        return "not yet", ""
+    before, after = valid[0]["reward"], valid[int(done["step"])]["reward"]
+    change = (after / before - 1) if before else 0.0
+    return f"reward {change:+.1%}", f"on valid, at step {int(done['step']):,}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _evaluate(run: Run) -> tuple[str, str]:
     results: dict[str, Any] = (run.evaluate() or {}).get("models") or {}
     ours = results.get("onerec", {}).get("recall@10")
@@ -64,7 +98,7 @@ def _evaluate(run: Run) -> tuple[str, str]:
     rivals = {
         name: values["recall@10"]
         for name, values in results.items()
-        if name not in ("onerec", "oracle", "random") and "recall@10" in values
+        if name not in NO_RIVALS and "recall@10" in values
     }
     headline = f"recall@10 {ours:.3f}"
     if not rivals:

@@ -17,6 +17,8 @@ from onerec.runs import STAGES, Run
 LABELS = {
     "tokenize": "Tokenize",
     "pretrain": "Pre-train",
+    "reward": "Reward",
+    "align": "Align",
     "evaluate": "Evaluate",
     "recommend": "Recommend",
 }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
-from onerec.assembly import load_semantic_ids, trained_model
+from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
     load_model,
@@ -39,6 +39,8 @@ from onerec.recipes import Recipe
 from onerec.recommend import Recommender
 from onerec.rewards import RewardModel
 from onerec.rollouts import write_rollout
+from onerec.run_writer import RunWriter
+from onerec.runs import Run
 from onerec.train.optim import OptimConfig, make_adamw
 
 STAGE = "align"
@@ -50,26 +52,35 @@ _STEP_SEED = 7_919
 
 
 class Aligning:
-    """One alignment: policy, reward, batches, and what has been seen of valid so far."""
+    """One alignment: policy, reward, batches, and what has been seen of valid so far.
 
-    def __init__(self, session: Session) -> None:
-        self.session, self.setting = session, session.setting
-        recipe = session.setting.recipe
-        self.config, self.device = recipe.align, session.device
-        self.folder = session.run.path / STAGE
-        self.ids, self.popularity = load_semantic_ids(session.run)
-        self.reward = RewardModel.load(session.run, session.setting, session.device)
+    It reads what the stages before left in `run` and writes below `run`/align; `writer` is told
+    what happens, where there is one (a benchmark has none, and then nothing is written).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        setting: Setting,
+        device: torch.device,
+        writer: RunWriter | None = None,
+        policy: PolicyConfig | None = None,
+    ) -> None:
+        self.run, self.setting, self.writer = run, setting, writer
+        recipe = setting.recipe
+        self.config, self.device = recipe.align, device
+        self.folder = run.path / STAGE
+        self.ids, self.popularity = load_semantic_ids(run)
+        self.reward = RewardModel.load(run, setting, device)
         self.reward.check(self.config.reward)
-        self.contexts = self.setting.contexts(session.device)
-        model = trained_model(session.run, session.setting, self.ids, stage="pretrain")
-        self.recommender = Recommender(
-            session.setting, self.ids, self.popularity, model, session.device
-        )
+        self.contexts = self.setting.contexts(device)
+        model = trained_model(run, setting, self.ids, stage="pretrain")
+        self.recommender = Recommender(setting, self.ids, self.popularity, model, device)
         self.alignment = Alignment(
             self.recommender.model,
             self.recommender.trie,
             self.reward,
-            policy_config(recipe, session.setting.dataset),
+            policy or policy_config(recipe, setting.dataset),
             self.config.lag,
         )
         self.optim = OptimConfig(
@@ -106,16 +117,21 @@ class Aligning:
                 load_model(checkpoint.path, self.alignment.model)
                 load_optimizer(checkpoint.path, self.alignment.model, self.optimizer)
             except RunError as error:
-                self.session.writer.log(f"passed over: {error}")
+                self._say(f"passed over: {error}")
                 continue
             self.start = checkpoint.step
             self.valid = {
                 int(step): Valid(*values) for step, values in checkpoint.info["valid"].items()
             }
-            self.session.writer.log(f"{STAGE}: goes on from step {self.start}")
+            self._say(f"{STAGE}: goes on from step {self.start}")
             break
-        self.session.writer.rewind_metrics(STAGE, self.start)
+        if self.writer is not None:
+            self.writer.rewind_metrics(STAGE, self.start)
         self._resume_served()
+
+    def _say(self, message: str) -> None:
+        if self.writer is not None:
+            self.writer.log(message)
 
     def _resume_served(self) -> None:
         """The serving copy as it was sent last before the step that training goes on from."""
@@ -131,6 +147,8 @@ class Aligning:
         if not lag or step % lag:
             return
         self.alignment.send()
+        if self.writer is None:
+            return
         save_tensors(self.folder / _served(step), self.alignment.served.state_dict())
         for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
             old.unlink()
@@ -158,7 +176,7 @@ class Aligning:
         rollout = self.alignment.last
         every = max(1, self.config.steps // _RECORDED)
         if rollout is not None and (step % every == 0 or step == 1):
-            write_rollout(self.session.run.path / "rollouts" / f"step-{step:06d}.parquet", rollout)
+            write_rollout(self.run.path / "rollouts" / f"step-{step:06d}.parquet", rollout)
 
 
 class Valid(tuple[float, float]):
@@ -264,7 +282,7 @@ def align(session: Session) -> None:
         session.advance(STAGE, 1, 1, message=f"skipped: {why}")
         return
     begun = time.perf_counter()
-    training = Aligning(session)
+    training = Aligning(session.run, session.setting, session.device, session.writer)
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
     training.resume()
     if not training.start:

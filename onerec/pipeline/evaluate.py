@@ -1,16 +1,22 @@
-"""Stage 3: OneRec and its baselines on the same cases, through one path.
+"""Stage 5: OneRec and its baselines on the same cases, through one path.
 
 Every baseline is tuned on valid with the same number of trials; the part that is reported
 (`evaluate.part`) is looked at once. On the built-in world a list at random and one that knows the
 truth mark the two ends of what any model could reach.
+
+Where the policy was aligned, it stands beside itself before (`onerec_pretrained`); where there is a
+reward model, `reward` holds what it thinks of each model's list, and on the built-in world `truth`
+holds what the list would really bring.
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onerec.alignment import score_lists
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import save_tensors
 from onerec.common import generator
@@ -22,6 +28,7 @@ from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import LISTED, Rival, cases_of, finished_rival, train_rival
 from onerec.pipeline.session import Session
 from onerec.recommend import Recommender
+from onerec.rewards import FUSED, RewardModel
 
 STAGE = "evaluate"
 _LEGALITY_USERS = 1_000
@@ -50,7 +57,7 @@ def evaluate(session: Session) -> None:
         rival = _rival(session, name, number - 1, total)
         lists[name], seconds[name] = rival.lists, rival.seconds
         session.advance(STAGE, number, total, message=name)
-    lists |= _ends(setting, cases)
+    lists |= _before(session, recommender, cases) | _ends(setting, cases)
     _save_lists(session, lists)
     measured = measure(lists, cases, setting.dataset.n_items, seed=setting.recipe.seed)
     for name, spent in seconds.items():
@@ -65,6 +72,7 @@ def evaluate(session: Session) -> None:
         "seconds": round(time.perf_counter() - begun, 2),
         "legality": float(free.legal.mean()),
         **measured,
+        **_worth(session, lists, cases),
     }
     session.writer.write_json("evaluate.json", result)
     session.writer.mark_done(STAGE)
@@ -83,6 +91,44 @@ def _rival(session: Session, name: str, step: int, total: int) -> Rival:
             return train_rival(folder, session.setting, name, session.device)
         session.advance(STAGE, step, total, message=f"waiting for {name}")
         time.sleep(WAIT_SECONDS)
+
+
+def _before(session: Session, recommender: Recommender, cases: Cases) -> Lists:
+    """The lists of the policy as pre-training left it, where alignment changed it."""
+    done = session.run.done("align") or {}
+    if not done.get("step"):
+        return {}
+    model = trained_model(session.run, session.setting, recommender.ids, stage="pretrain")
+    before = Recommender(
+        session.setting, recommender.ids, recommender.popularity, model, session.device
+    )
+    return {"onerec_pretrained": before.lists(cases, LISTED).items}
+
+
+def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
+    """Mean over the first ten of each list: each reward, and on a world what is true."""
+    setting, result = session.setting, {}
+    first = {name: np.ascontiguousarray(items[:, :RANKS]) for name, items in lists.items()}
+    if (session.run.done("reward") or {}).get("checkpoint"):
+        reward = RewardModel.load(session.run, setting, session.device)
+        names = (FUSED, *reward.behaviours)
+        result["reward"] = {
+            model: {
+                name: float(value.mean())
+                for name, value in score_lists(reward, cases.user, cases.end, items, names).items()
+            }
+            for model, items in first.items()
+        }
+    world = world_of(setting.dataset)
+    if world is not None:
+        result["truth"] = {
+            model: {
+                name: float(value.mean())
+                for name, value in world.truth(cases.user, cases.end, items).items()
+            }
+            for model, items in first.items()
+        }
+    return result
 
 
 def _ends(setting: Setting, cases: Cases) -> Lists:

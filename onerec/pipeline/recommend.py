@@ -1,4 +1,4 @@
-"""Stage 4: lists for test users, written where the app and notebooks can look at them."""
+"""Stage 6: lists for test users, written where the app and notebooks can look at them."""
 
 from typing import Any
 

@@ -16,7 +16,6 @@ from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, RecipeError
 from onerec.pipeline import run_stage
 from onerec.pipeline.align import Aligning, Valid, best, listed_items
-from onerec.pipeline.session import Session
 from onerec.rollouts import read_rollout
 from onerec.runs import Run, open_run
 
@@ -59,13 +58,7 @@ def test_recorded_rewards_are_those_of_the_reward_model(aligned):
 
 
 def aligning(run):
-    setting = setting_of(run)
-
-    class Writer:
-        def __init__(self):
-            self.run = run
-
-    return Aligning(Session(Writer(), setting, torch.device("cpu")))
+    return Aligning(run, setting_of(run), torch.device("cpu"))
 
 
 def test_the_curves_hold_what_is_looked_at(aligned):
