@@ -27,11 +27,13 @@ from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.sample import Samples, sample, sequence_log_probs
 from onerec.reward.rules import format_reward, industrial_reward
-from onerec.rollouts import Rollout
+from onerec.rollouts import REFERENCED, Rollout
 from onerec.tokenizer.trie import Trie
 from onerec.train.policy import DELTA, EPSILON
 
 Ints = NDArray[np.int64]
+
+KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
 
 class Scorer(Protocol):
@@ -59,7 +61,8 @@ class PolicyConfig:
     """How a group is drawn and judged; `recipes.AlignConfig` says what each is.
 
     `weights` name -> weight of each reward part; parts without one are recorded, not added.
-    `listed` (n,) bool, items of the industrial reward, with `alpha` and `limit`.
+    `listed` (n,) bool, items of the industrial reward, with `alpha` and `limit`. `measure_norm`
+    adds `policy_norm`, the gradient norm of the objective alone, at the price of a backward pass.
     """
 
     group: int
@@ -74,6 +77,7 @@ class PolicyConfig:
     alpha: float = 1.0
     limit: float = 1.0
     settings: dict[str, float] = field(default_factory=dict)
+    measure_norm: bool = False
 
 
 class Alignment:
@@ -92,7 +96,8 @@ class Alignment:
     ) -> None:
         self.model, self.trie, self.scorer = model, trie, scorer
         self.config, self.lag = config, lag
-        self.served = copy.deepcopy(model).requires_grad_(False) if lag else model
+        self.served = _frozen(model) if lag else model
+        self.reference = _frozen(model) if config.objective in REFERENCED else None
         self.last: Rollout | None = None
 
     def send(self) -> None:
@@ -123,7 +128,10 @@ class Alignment:
             rollout.drawn = rollout.log_prob
         objective = rollout.step(log_prob)
         self.last = rollout
-        return objective.loss, _values(rollout, objective.loss, objective.ratio)
+        values = _values(rollout, objective.loss, objective.ratio)
+        if self.config.measure_norm:
+            values["policy_norm"] = _norm(objective.loss, self.model)
+        return objective.loss, values
 
     @torch.no_grad()
     def rollout(self, batch: AlignBatch) -> Rollout:
@@ -151,7 +159,13 @@ class Alignment:
             format=formatted,
             objective=self.config.objective,
             settings=self._settings(),
+            reference=self._reference(batch.context, drawn.codes),
         )
+
+    def _reference(self, context: Batch, codes: Tensor) -> Tensor | None:
+        if self.reference is None:
+            return None
+        return self._levels(self.reference, context, codes).sum(-1)
 
     def _draw(self, batch: AlignBatch) -> Samples:
         if self.config.search == "beam":
@@ -199,8 +213,22 @@ class Alignment:
         )
 
     def _settings(self) -> dict[str, float]:
-        defaults = {"ecpo": {"epsilon": EPSILON, "delta": DELTA}, "grpo": {"epsilon": EPSILON}}
+        defaults = {
+            "ecpo": {"epsilon": EPSILON, "delta": DELTA},
+            "grpo": {"epsilon": EPSILON},
+            "grpo_kl": {"epsilon": EPSILON, "kl": KL},
+        }
         return {**defaults.get(self.config.objective, {}), **self.config.settings}
+
+
+def _frozen(model: OneRec) -> OneRec:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _norm(loss: Tensor, model: OneRec) -> Tensor:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.stack([g.norm() for g in gradients if g is not None]).norm()
 
 
 @torch.no_grad()

@@ -191,7 +191,7 @@ _CHOICES = {
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam"),
-    "align.objective": ("ecpo", "grpo", "ppo_clip", "gbpo", "reinforce", "dpo"),
+    "align.objective": ("ecpo", "grpo", "grpo_kl", "ppo_clip", "gbpo", "reinforce", "dpo"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
 }

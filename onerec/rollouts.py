@@ -30,11 +30,14 @@ from onerec.train import policy
 OBJECTIVES: dict[str, Callable[..., policy.Objective]] = {
     "ecpo": policy.ecpo,
     "grpo": policy.grpo,
+    "grpo_kl": policy.grpo,
     "ppo_clip": policy.ppo_clip,
     "gbpo": policy.gbpo,
     "reinforce": policy.reinforce,
     "dpo": policy.dpo,
 }
+
+REFERENCED = ("grpo_kl", "dpo")  # objectives that compare the policy with a fixed reference
 
 
 @dataclass
@@ -48,11 +51,12 @@ class Rollout:
     computed for the drawing policy; `parts` name -> (B, G): each reward by itself; `weights` name
     -> its weight in the sum; `factor` (B, G) of the industrial reward, else 1; `counted` (B, G)
     bool, items that take part; `format` (B, G) the format reward's advantage, 0 for items that it
-    leaves alone; `objective` a name of `OBJECTIVES`, `settings` what it is called with.
+    leaves alone; `objective` a name of `OBJECTIVES`, `settings` what it is called with; `reference`
+    (B, G) the log-probability of the fixed reference, for objectives that have one.
 
     Raises:
-        RunError: an unknown objective, a reward part without a weight, a weight below 0, weights
-            that are all 0, or a reward that is not a number.
+        RunError: an unknown objective or one whose reference is missing, a reward part without a
+            weight, a weight below 0, weights that are all 0, or a reward that is not a number.
     """
 
     user: Tensor
@@ -69,11 +73,14 @@ class Rollout:
     format: Tensor
     objective: str = "ecpo"
     settings: dict[str, float] = field(default_factory=dict)
+    reference: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise RunError(f"objective {self.objective!r}: unknown; use one of {known}")
+        if self.objective in REFERENCED and self.reference is None:
+            raise RunError(f"objective {self.objective!r} needs the reference's log-probabilities")
         check_weights(self.weights, self.parts)
         for name, part in self.parts.items():
             if not bool(part.isfinite().all()):
@@ -115,7 +122,10 @@ class Rollout:
     def _term(self, log_prob: Tensor, advantage: Tensor, counted: Tensor) -> policy.Objective:
         function = OBJECTIVES[self.objective]
         weight = counted.to(log_prob.dtype)
-        return function(log_prob, self.drawn, advantage, weight, **self.settings)
+        if self.objective == "dpo":
+            return function(log_prob, self.reference, advantage, weight, **self.settings)
+        more = {"reference": self.reference} if self.objective == "grpo_kl" else {}
+        return function(log_prob, self.drawn, advantage, weight, **more, **self.settings)
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""
@@ -172,6 +182,8 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
         columns[f"code_{level}"] = code.numpy()
     for level, log_prob in enumerate(rollout.levels.flatten(0, 1).T, start=1):
         columns[f"lp_{level}"] = log_prob.numpy()
+    if rollout.reference is not None:
+        columns["reference"] = rollout.reference.flatten().numpy()
     for name, part in rollout.parts.items():
         columns[f"reward_{name}"] = part.flatten().numpy()
     columns["step"] = [json.dumps(meta)] * (users * group)  # zstd keeps it once
@@ -211,6 +223,7 @@ def read_rollout(path: Path) -> Rollout:
             counted=table("counted"),
             objective=meta["objective"],
             settings=meta["settings"],
+            reference=table("reference") if "reference" in names else None,
         )
     except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
         raise DataError(f"{path}: not a whole rollout ({error}); delete it and go on") from error

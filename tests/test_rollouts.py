@@ -6,7 +6,7 @@ import torch
 from onerec.common import generator
 from onerec.data.tables import write_parquet
 from onerec.errors import DataError, RunError
-from onerec.rollouts import OBJECTIVES, Rollout, read_rollout, write_rollout
+from onerec.rollouts import OBJECTIVES, REFERENCED, Rollout, read_rollout, write_rollout
 
 
 def make(objective="ecpo", **settings):
@@ -28,6 +28,7 @@ def make(objective="ecpo", **settings):
         format=(uniform() < 0.3).float(),
         objective=objective,
         settings=settings,
+        reference=drawn - uniform() if objective in REFERENCED else None,
     )
 
 
@@ -105,6 +106,8 @@ def test_refusals():
         Rollout(**{**vars(make()), "weights": {"like": -1, "p_score": 1.0}})
     with pytest.raises(RunError, match="weights of all rewards are 0"):
         Rollout(**{**vars(make()), "weights": {"like": 0.0, "p_score": 0.0}})
+    with pytest.raises(RunError, match="'dpo' needs the reference's log-probabilities"):
+        Rollout(**{**vars(make("dpo")), "reference": None})
     broken = make()
     broken.parts["like"][2, 1] = torch.nan
     with pytest.raises(RunError, match="reward 'like' of user 9 is not a finite number"):

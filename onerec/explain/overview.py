@@ -13,7 +13,6 @@ from onerec.explain.tokens import levels
 from onerec.explain.training import latest, progress
 from onerec.runs import Run
 
-
 NO_RIVALS = ("onerec", "onerec_pretrained", "oracle", "random")
 
 
