@@ -31,6 +31,18 @@ PAGES = (
     ),
     ("train", "Train", "model_training", "Start, watch, pause, stop and resume a training."),
     (
+        "ecpo",
+        "ECPO",
+        "show_chart",
+        "How a generated item pushes the model: clip, early clip, bound.",
+    ),
+    (
+        "rl_steps",
+        "RL steps",
+        "stairs",
+        "One policy step, group by group, item by item.",
+    ),
+    (
         "recommend",
         "Recommend",
         "recommend",

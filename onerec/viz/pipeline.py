@@ -1,4 +1,4 @@
-"""The path from data to lists as a picture: five boxes with a run's numbers and state.
+"""The path from data to lists as a picture: seven boxes with a run's numbers and state.
 
 It takes `explain.overview.stages`. It is SVG and not a Plotly figure because it is the first thing
 that a visitor sees: a browser draws it at once, where Plotly first loads 4.7 MB of JavaScript.
@@ -15,8 +15,8 @@ import pandas as pd
 
 from onerec.viz import theme
 
-GAP = 20  # between two boxes, in the picture's own units
-BOX, HEIGHT = 164, 152  # side by side
+GAP = 16  # between two boxes, in the picture's own units
+BOX, HEIGHT = 144, 152  # side by side
 TALL_BOX, TALL_HEIGHT = 340, 118  # one below the other
 _ROOM = BOX - 16  # for the text of a box
 
@@ -66,7 +66,7 @@ def _box(row: dict[Hashable, Any], x: float, y: float, wide: float, high: float)
     """One stage: border and sign by state, its name, its number, what stands behind it."""
     colour, dash, sign = _STATES.get(str(row["state"]), _TROUBLE)
     middle = x + wide / 2
-    details = textwrap.wrap(str(row["detail"]), 22 if wide == BOX else 44)[:3]
+    details = textwrap.wrap(str(row["detail"]), 19 if wide == BOX else 44)[:3]
     headline = str(row["headline"])
     large = min(17.0, _ROOM / max(1, len(headline)) / 0.56)  # a long headline is set smaller
     lines = [_text(middle, y + 28, str(row["label"]), 14)]

@@ -28,9 +28,13 @@ GRID = "rgba(128, 128, 128, 0.25)"
 CLEAR = "rgba(0, 0, 0, 0)"
 TITLE_CHARACTERS = 72
 
-_MODELS = ("onerec", "sasrec", "item_knn", "popularity", "lazy", "cascade", "oracle", "random")
+_MODELS = (
+    *("onerec", "sasrec", "item_knn", "popularity", "onerec_pretrained", "cascade", "oracle"),
+    "random",
+)
 _NAMES = {
     "onerec": "OneRec",
+    "onerec_pretrained": "OneRec before alignment",
     "sasrec": "SASRec",
     "item_knn": "item-KNN",
     "popularity": "popularity",

@@ -28,6 +28,8 @@ VIEWS = (
     "tokenizer?tokens_view=Codebooks",
     "tokenizer?tokens_view=Shared+names",
     "train",
+    "ecpo",
+    "rl_steps",
     "recommend",
     "runs",
     "runs?runs_view=Curves",

@@ -1,0 +1,78 @@
+"""The recorded policy step that is looked at: part of the shared selection, chosen here."""
+
+from __future__ import annotations
+
+import links
+import pandas as pd
+import selection
+import streamlit as st
+
+WHAT = (
+    "In the stage **align** the model generates a group of items for each of some users, rewards "
+    "score them, and the better ones of a group are made likelier. Each recorded step can be "
+    "looked at here."
+)
+SAID = {  # what becomes of an item, by the effect that `onerec.explain.objectives` names
+    "pushes": "it pushes in full",
+    "bounded push": "its push is bounded, not zero",
+    "clipped: no push": "it is clipped and does not push",
+    "no advantage": "it has no advantage and does not push",
+    "not chosen": "the objective compares two other items of the group",
+    "left out": "it does not count and does not push",
+}
+
+
+def picker(view: selection.Selection, known: list[int]) -> int:
+    """That of the selection where it was recorded, else the last; with buttons to go on and back.
+
+    `known` holds the recorded steps, ascending, at least one.
+    """
+    step = view.step if view.step in known else known[-1]
+    if view.step is not None and view.step not in known:
+        st.warning(f"Step {view.step} was not recorded in this run; {step} is shown.",
+                   icon=":material/link_off:")  # fmt: skip
+    at = known.index(step)
+    st.session_state["policy_step"] = step  # follows the shared selection, and sets it
+    with st.container(horizontal=True, vertical_alignment="bottom", key="step_bar"):
+        st.selectbox(
+            "Recorded step", known, key="policy_step", width=180, format_func="{:,}".format,
+            on_change=lambda: selection.choose(step=st.session_state["policy_step"]),
+        )  # fmt: skip
+        st.button("Back", icon=":material/chevron_left:", disabled=at == 0,
+                  on_click=selection.choose, kwargs={"step": known[max(0, at - 1)]},
+                  help="The recorded step before")  # fmt: skip
+        st.button("Next", icon=":material/chevron_right:", disabled=at == len(known) - 1,
+                  on_click=selection.choose, kwargs={"step": known[min(at + 1, len(known) - 1)]},
+                  help="The recorded step after")  # fmt: skip
+    doing = view.run.status() if view.run else None
+    if doing and doing.active and doing.stage == "align":
+        st.caption(f"This run is at step {doing.step:,}: reload the page for newer steps.")
+    return step
+
+
+def numbers(groups: pd.DataFrame) -> None:
+    """A step in five figures, from its table of groups (see `explain.policy.groups`)."""
+    legal = groups["legal"].sum() / groups["items"].sum()
+    with st.grid(5, min_column_width=120):
+        st.metric("Groups", len(groups), border=True)
+        st.metric("Mean reward", f"{groups['reward_mean'].mean():.3f}", border=True)
+        st.metric("Without a spread", int(groups["flat"].sum()), border=True,
+                  help="All rewards of the group are the same: it teaches nothing")  # fmt: skip
+        st.metric("Legal items", f"{legal:.0%}", border=True)
+        st.metric("Clipped items", int(groups["clipped"].sum()), border=True,
+                  help="They have an advantage, but may push no further")  # fmt: skip
+
+
+def nothing_recorded(view: selection.Selection) -> None:
+    """The empty state: what a policy step is, and the command that makes some."""
+    doing = view.run.status() if view.run else None
+    if doing and doing.active and doing.stage == "align":
+        st.info(f"{WHAT} Run **{view.run_name}** is at it: step {doing.step:,} of {doing.of:,}, "
+                "and none was recorded yet.", icon=":material/hourglass_top:",
+                title="Not there yet")  # fmt: skip
+        links.to("train", "Watch it", "monitoring")
+        return
+    how = f"This run was not aligned. In a terminal: `onerec align --run {view.run.name}`." if (
+        view.run and not view.read_only
+    ) else "Train a run of your own, then, in a terminal: `onerec align --run NAME`."  # fmt: skip
+    st.info(f"{WHAT} {how}", icon=":material/hourglass_empty:", title="No policy step yet")

@@ -1,0 +1,191 @@
+"""The policy objectives as a reader needs them: their curves, and what one item does in them.
+
+Values, pushes and regions of recorded items are worked out in numpy, so that reading a run needs no
+torch; a test holds them equal to `onerec.train.policy`, which `curves` asks itself.
+Shapes: B users, G items of a group. There is one ratio per item, of its whole code sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+EPSILON, DELTA, BETA = 0.2, 0.1, 0.1  # what `onerec.train.policy` takes where a step names nothing
+SAME_REWARD, ADVANTAGE_LIMIT = 1e-6, 5.0  # its own, too
+COMPARED = ("ecpo", "grpo", "gbpo")  # objectives that have a curve against the ratio
+CLIPPED = ("ecpo", "grpo", "ppo_clip")
+REGIONS = ("below 1-ε", "inside 1±ε", "above 1+ε", "above 1+ε+δ")
+EFFECTS = ("pushes", "bounded push", "clipped: no push", "no advantage", "not chosen", "left out")
+PUSHES, BOUNDED, SILENT, NO_ADVANTAGE, NOT_CHOSEN, LEFT_OUT = EFFECTS
+
+
+def curves(
+    objectives: Sequence[str] = COMPARED,
+    *,
+    epsilon: float = EPSILON,
+    delta: float = DELTA,
+    signs: Sequence[float] = (1.0, -1.0),
+    probability: float = 1e-3,
+    kl: float = 0.0,
+) -> pd.DataFrame:
+    """objective, advantage, ratio, value, push: what one item adds, against pi / pi_old.
+
+    `push` is d value / d log pi. The grid has a point on both sides of each bound, so that a jump
+    is drawn as one. GBPO depends on pi itself: its item was drawn with `probability`, and its curve
+    ends where pi would pass 1. Imports torch.
+
+    Args:
+        signs: the advantages to draw, +1 and -1.
+        probability: of the whole item when it was drawn.
+        kl: weight of GRPO's divergence from the sampler.
+    """
+    import torch
+
+    from onerec.train import policy
+
+    _check_curves(objectives, epsilon, delta, probability)
+    grid = _grid((1 - epsilon, 1 + epsilon, 1 + epsilon + delta))
+    frames = []
+    for name in objectives:
+        ratio = grid[grid * probability < 1] if name == "gbpo" else grid
+        log_ratio = torch.from_numpy(np.log(ratio))[:, None]  # (points, 1): a group of one each
+        old = torch.full_like(log_ratio, math.log(probability))
+        settings: dict[str, Any] = {} if name == "gbpo" else {"epsilon": epsilon}
+        settings |= {"delta": delta} if name == "ecpo" else {}
+        settings |= {"kl": kl, "reference": old} if name == "grpo" and kl else {}
+        for sign in signs:
+            advantage = torch.full_like(old, float(sign))
+            step = getattr(policy, name)(old + log_ratio, old, advantage, **settings)
+            gain = value(name, step.ratio[:, 0].numpy(), float(sign), epsilon)
+            if "kl" in settings:
+                gain = gain - kl * (1 / ratio - 1 + np.log(ratio))
+            known = {"objective": name, "advantage": float(sign), "ratio": ratio}
+            frames.append(pd.DataFrame(known | {"value": gain, "push": step.push[:, 0].numpy()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _check_curves(
+    objectives: Sequence[str], epsilon: float, delta: float, probability: float
+) -> None:
+    if unknown := [name for name in objectives if name not in COMPARED]:
+        raise ValueError(f"objective {unknown[0]!r}: choose among {', '.join(COMPARED)}")
+    if not objectives:
+        raise ValueError(f"no objective: choose among {', '.join(COMPARED)}")
+    if not 0 < epsilon < 1 or delta < 0:
+        raise ValueError(f"epsilon={epsilon}, delta={delta}: 0 < epsilon < 1 and 0 <= delta")
+    if not 0 < probability < 1:
+        raise ValueError(f"probability={probability}: it lies between 0 and 1")
+
+
+def _grid(bounds: Sequence[float], least: float = 0.05, greatest: float = 20.0) -> np.ndarray:
+    """(points,): ratios, evenly spread in their logarithm, and each bound from both sides."""
+    beside = [bound * side for bound in bounds for side in (1 - 1e-9, 1.0, 1 + 1e-9)]
+    return np.unique([*np.geomspace(least, greatest, 161), *beside])
+
+
+def value(
+    objective: str, ratio: np.ndarray, advantage: np.ndarray | float, epsilon: float
+) -> np.ndarray:
+    """What an item adds to the objective, given the ratio as it enters (see `entering`)."""
+    free = ratio * advantage
+    if objective not in CLIPPED:
+        return np.asarray(free)
+    return np.asarray(np.minimum(free, np.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage))
+
+
+def entering(
+    objective: str,
+    log_prob: np.ndarray,
+    old: np.ndarray,
+    advantage: np.ndarray,
+    epsilon: float,
+    delta: float,
+) -> np.ndarray:
+    """The ratio as it enters the objective: ECPO and GBPO change its denominator."""
+    if objective == "ecpo":
+        old = np.maximum(log_prob - math.log(1 + epsilon + delta), old)
+    elif objective == "gbpo":
+        now = np.minimum(np.exp(log_prob), 1 - np.finfo(np.float32).eps)
+        old = np.maximum(old, np.where(advantage >= 0, log_prob, np.log1p(-now)))
+    return np.asarray(np.exp(np.clip(log_prob - old, -700, 700)))
+
+
+def group_advantage(reward: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(r - mean) / std within each group, as `onerec.train.policy.group_advantage`: (B, G)."""
+    number = np.maximum(counted.sum(1, keepdims=True), 1)
+    reward = np.where(counted, reward, 0.0)
+    centred = np.where(counted, reward - reward.sum(1, keepdims=True) / number, 0.0)
+    spread = np.sqrt((centred**2).sum(1, keepdims=True) / number)  # (B, 1)
+    advantage = np.where(spread > SAME_REWARD, centred / np.maximum(spread, SAME_REWARD), 0.0)
+    return np.clip(advantage, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT)
+
+
+def region(ratio: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
+    """The name of the part of the axis in which each ratio lies (see `REGIONS`)."""
+    bounds = (1 - epsilon, 1 + epsilon, 1 + epsilon + delta)
+    below, _, high, far = REGIONS
+    cases = [ratio < bounds[0], ratio > bounds[2], ratio > bounds[1]]
+    return np.select(cases, [below, far, high], REGIONS[1])
+
+
+def push(
+    objective: str,
+    log_prob: np.ndarray,
+    old: np.ndarray,
+    advantage: np.ndarray,
+    counted: np.ndarray,
+    *,
+    epsilon: float = EPSILON,
+    delta: float = DELTA,
+    beta: float = BETA,
+) -> np.ndarray:
+    """(B, G): the gradient of each item's own objective by its log-probability."""
+    if objective == "dpo":
+        return _push_of_dpo(log_prob - old, advantage, counted, beta)
+    ratio = entering(objective, log_prob, old, advantage, epsilon, delta)
+    gain = ratio * advantage
+    if objective == "reinforce":
+        gain = advantage
+    elif objective in CLIPPED:
+        held = np.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage
+        gain = np.where(gain <= held, gain, 0.0)
+    return np.where(counted, gain, 0.0)
+
+
+def _push_of_dpo(
+    margin: np.ndarray, advantage: np.ndarray, counted: np.ndarray, beta: float
+) -> np.ndarray:
+    """The best item of a group is raised and the worst lowered by as much; the others rest."""
+    groups = np.arange(len(margin))
+    best = np.where(counted, advantage, -np.inf).argmax(1)  # (B,)
+    worst = np.where(counted, advantage, np.inf).argmin(1)
+    gap = beta * (margin[groups, best] - margin[groups, worst])
+    differs = (advantage[groups, best] > advantage[groups, worst]) & (counted.sum(1) > 1)
+    strength = beta / (1 + np.exp(gap)) * differs
+    result = np.zeros_like(margin)
+    result[groups, best] += strength
+    result[groups, worst] -= strength
+    return result
+
+
+def effect(
+    objective: str,
+    pushed: np.ndarray,
+    ratio: np.ndarray,
+    advantage: np.ndarray,
+    counted: np.ndarray,
+) -> np.ndarray:
+    """In words (see `EFFECTS`) what becomes of each item.
+
+    A push is bounded where it is there but weaker than pi / pi_old times the advantage.
+    """
+    weaker = np.abs(pushed) < np.abs(ratio * advantage) * (1 - 1e-9)
+    if objective in ("reinforce", "dpo"):  # no ratio stands in front of their push
+        weaker = np.zeros_like(weaker)
+    silent = NOT_CHOSEN if objective == "dpo" else SILENT  # DPO takes two items of a group
+    cases = [~counted, advantage == 0, pushed == 0, weaker]
+    return np.select(cases, [LEFT_OUT, NO_ADVANTAGE, silent, BOUNDED], PUSHES)

@@ -1,0 +1,189 @@
+"""ECPO and RL steps: with recorded steps, without any, and with links that cannot be followed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import fake_rollouts
+import pytest
+from streamlit.testing.v1 import AppTest
+
+APP = Path(__file__).resolve().parents[2] / "app"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def aligned(own_home: Path) -> Path:
+    fake_rollouts.build(own_home / "runs" / "toy_run")
+    return own_home
+
+
+@pytest.fixture
+def open_page(use_home: Callable[..., Path], aligned: Path) -> Open:
+    """A page by itself, with what the URL asks for: a switch of page would drop it."""
+    use_home(aligned)
+
+    def visit(name: str, **query: str) -> AppTest:
+        app = AppTest.from_file(str(APP / "app_pages" / f"{name}.py"), default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.run()
+        assert not app.exception
+        return app
+
+    return visit
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.warning, app.info, app.error, app.markdown, app.caption, app.header)
+    return "\n".join(box.value for kind in kinds for box in kind)
+
+
+def numbers(app: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def test_both_pages_through_main(use_home: Callable[..., Path], aligned: Path) -> None:
+    use_home(aligned)
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60).run()
+    for name in ("ecpo", "rl_steps"):
+        app.switch_page(f"app_pages/{name}.py").run()
+        assert not app.exception
+        assert not app.error
+        assert app.selectbox(key="policy_step").value == 30
+    next(button for button in app.button if button.label == "Back").click().run()
+    assert app.sidebar.text_input(key="step").value == "20"
+    app.switch_page("app_pages/ecpo.py").run()
+    assert app.selectbox(key="policy_step").value == 20, "the step goes from page to page"
+
+
+def test_ecpo_draws_curves_dots_and_counts(open_page: Open) -> None:
+    app = open_page("ecpo")
+    text = said(app)
+    assert "ECPO's stays at -1.3, a bounded push" in text
+    assert "one ratio per item" in text
+    assert "items with an advantage" in text
+    assert "Step 30 was taken with ECPO, ε = 0.2, δ = 0.1." in text
+    app.slider(key="delta").set_value(1.0).run()
+    assert "ECPO's stays at -2.2, a bounded push" in said(app)
+    assert "the dots show what its items would do with ECPO and the bounds above" in said(app)
+    app.segmented_control(key="advantage").set_value("A > 0").run()
+    assert "The push beyond a ratio of 1.2: ECPO has none" in said(app)
+
+
+def test_ecpo_asks_for_the_probability_only_with_gbpo(open_page: Open) -> None:
+    app = open_page("ecpo")
+    assert "probability" not in [control.key for control in app.segmented_control]
+    app.pills(key="objectives").set_value(["GBPO"]).run()
+    assert not app.exception
+    rare = said(app)
+    app.segmented_control(key="probability").set_value("0.5").run()
+    assert "GBPO's grows to" in said(app)
+    assert said(app) != rare
+    app.pills(key="objectives").set_value([]).run()
+    assert "ECPO's stays at -1.3" in said(app), "with none chosen it is ECPO"
+
+
+def test_ecpo_says_what_of_a_link_it_cannot_follow(open_page: Open) -> None:
+    text = said(open_page("ecpo", epsilon="7", delta="x", step="5", objectives="PPO"))
+    for part in (
+        "epsilon “7”, which is not from 0.05 to 0.9; 0.2 is shown",
+        "delta “x”",
+        "objective “PPO”, which is not here",
+        "Step 5 was not recorded in this run; 30 is shown",
+    ):
+        assert part in text
+
+
+def test_ecpo_needs_no_run(use_home: Callable[..., Path], tmp_path: Path) -> None:
+    use_home(tmp_path / "empty")
+    app = AppTest.from_file(str(APP / "app_pages" / "ecpo.py"), default_timeout=60).run()
+    assert not app.exception
+    assert "a bounded push" in said(app)
+    assert "onerec align --run NAME" in said(app)
+
+
+def test_a_run_that_was_not_aligned_says_what_that_is(
+    use_home: Callable[..., Path], finished: Path
+) -> None:
+    use_home(finished)
+    app = AppTest.from_file(str(APP / "app_pages" / "rl_steps.py"), default_timeout=60).run()
+    assert not app.exception
+    assert "generates a group of items" in said(app)
+    assert "`onerec align --run toy_run`" in said(app)
+
+
+def test_rl_steps_shows_the_item_of_the_link(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="4")
+    assert "Group of user 4" in said(app)
+    shown = numbers(app)
+    assert shown["Groups"] == "6"
+    assert shown["Without a spread"] == "1"
+    assert float(shown["Advantage"]) > 0, "the best of the group is shown first"
+    app.selectbox(key="place").set_value(7).run()
+    assert "it does not count and does not push" in said(app)
+    assert app.session_state["item"] == ""
+
+
+def test_a_selected_item_is_found_in_its_group(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="4")
+    app.selectbox(key="place").set_value(2).run()
+    item = app.session_state["item"]
+    again = open_page("rl_steps", step="10", user="4", item=item)
+    assert again.selectbox(key="place").value == 2
+
+
+def test_a_copied_link_names_the_place(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="4", place="7")
+    assert app.selectbox(key="place").value == 7
+    assert "place" in app.session_state["page_widgets"]
+
+
+def test_a_flat_group_is_flagged_and_not_shown_first(open_page: Open) -> None:
+    assert "Group of user 3" not in said(open_page("rl_steps", step="10"))
+    app = open_page("rl_steps", step="10", user="3")
+    assert "every advantage is 0" in said(app)
+    assert numbers(app)["Push"] == "+0.000"
+
+
+def test_a_user_without_a_group_falls_back_and_is_said(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="0")
+    assert "User 0 has no group in step 10; user 4 is shown" in said(app)
+
+
+def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> None:
+    for path in (aligned / "runs" / "toy_run" / "rollouts").iterdir():
+        path.unlink()
+    app = open_page("rl_steps", rl_view="Curves of all steps")
+    assert "Reward went from 0.51 to 0.8" in said(app)
+    assert "none of its steps was recorded" in said(open_page("rl_steps"))
+
+
+@pytest.mark.parametrize("name", ["ecpo", "rl_steps"])
+def test_a_cut_file_is_an_error_line(
+    use_home: Callable[..., Path], aligned: Path, name: str
+) -> None:
+    path = aligned / "runs" / "toy_run" / "rollouts" / "step-000030.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    use_home(aligned)
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60).run()
+    app.switch_page(f"app_pages/{name}.py").run()
+    assert not app.exception
+    assert "step-000030.parquet" in app.error[0].value
+    assert "onerec align --run toy_run" in app.error[0].value
+
+
+def test_the_link_of_the_page_opens_the_same_view(
+    use_home: Callable[..., Path], aligned: Path
+) -> None:
+    use_home(aligned)
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60).run()
+    app.switch_page("app_pages/ecpo.py").run()
+    app.slider(key="epsilon").set_value(0.4).run()
+    app.pills(key="objectives").set_value(["GRPO"]).run()
+    address = next(block.value for block in app.sidebar.get("code"))
+    app.run()  # the sidebar is drawn first: it knows the page's widgets from the run before
+    address = next(block.value for block in app.sidebar.get("code"))
+    asked = parse_qs(urlsplit(address).query)
+    assert asked["epsilon"] == ["0.4"]
+    assert asked["objectives"] == ["GRPO"]

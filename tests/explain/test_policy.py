@@ -1,0 +1,170 @@
+"""Recorded policy steps as tables: equal to the replay, whatever columns there are, or one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fake_rollouts
+import numpy as np
+import pytest
+
+from onerec.errors import RunError
+from onerec.explain import policy
+from onerec.rollouts import OBJECTIVES, read_rollout, write_rollout
+from onerec.runs import Run
+
+STEP = 10
+
+
+@pytest.fixture
+def aligned(run: Run, tmp_path: Path) -> Run:
+    return Run(fake_rollouts.build(shutil.copytree(run.path, tmp_path / "aligned")))
+
+
+def step_file(run: Run, step: int = STEP) -> Path:
+    return run.path / "rollouts" / f"step-{step:06d}.parquet"
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_items_are_what_the_replay_of_the_step_gives(aligned: Run, objective: str) -> None:
+    write_rollout(step_file(aligned), fake_rollouts.rollout(STEP, objective=objective))
+    replay = read_rollout(step_file(aligned))
+    step, advantage, reward = replay.step(), replay.advantage(), replay.reward()
+    for group, user in enumerate(replay.user.tolist()):
+        found = policy.items(aligned, STEP, user)
+        for column, wanted in (("advantage", advantage), ("reward", reward)):
+            np.testing.assert_allclose(found[column], wanted[group], atol=1e-5)
+        np.testing.assert_allclose(
+            found["push"] + found["format_push"], step.push[group], atol=1e-5
+        )
+        ratio = (replay.log_prob - replay.drawn).exp()[group]
+        np.testing.assert_allclose(found["ratio"], ratio, rtol=1e-5)
+        assert found["item"].tolist() == replay.item[group].tolist()
+
+
+def test_dots_lie_on_the_curve_of_their_objective(aligned: Run) -> None:
+    found = policy.dots(aligned, STEP)
+    for sign in (-1.0, 1.0):
+        curve = policy.curves(("ecpo",), signs=(sign,))
+        part = found[found["advantage"] * sign > 0]
+        assert len(part) > 5
+        for column in ("value", "push"):
+            on_it = np.interp(np.log(part["ratio"]), np.log(curve["ratio"]), curve[column])
+            np.testing.assert_allclose(part[f"unit_{column}"], on_it, atol=2e-3)
+    assert found.loc[found["advantage"] == 0, "unit_push"].isna().all()
+
+
+def test_regions_count_what_dots_show(aligned: Run) -> None:
+    found, counts = policy.dots(aligned, STEP), policy.regions(aligned, STEP)
+    assert counts["items"].sum() == (found["advantage"] != 0).sum()
+    bounded = counts[counts["effect"] == "bounded push"]
+    assert set(bounded["region"]) == {"above 1+ε+δ"}
+    assert set(bounded["advantage"]) == {"A < 0"}
+    loose = policy.regions(aligned, STEP, objective="grpo", epsilon=0.9)
+    assert "bounded push" not in set(loose["effect"])
+
+
+def test_a_group_without_a_spread_is_flat_and_pushes_nothing(aligned: Run) -> None:
+    groups = policy.groups(aligned, STEP)
+    assert groups["user"].tolist() == [3, 4, 5, 6, 7, 8]
+    flat = policy.items(aligned, STEP, 3)
+    assert groups["flat"].tolist() == [True] + [False] * 5
+    assert set(flat["effect"]) == {"no advantage", "left out"}
+    assert (groups["legal"] == 7).all()
+    illegal = policy.items(aligned, STEP, 4).iloc[-1]
+    assert (illegal["item"], illegal["title"], illegal["effect"]) == (-1, "", "left out")
+
+
+def test_steps_in_order_with_their_shares(aligned: Run) -> None:
+    assert policy.recorded(aligned) == list(fake_rollouts.STEPS)
+    frame = policy.steps(aligned)
+    assert frame["step"].tolist() == list(fake_rollouts.STEPS)
+    assert (frame["groups"] == 6).all()
+    assert (frame["legality"] == 7 / 8).all()
+    assert frame["reward"].iloc[0] == pytest.approx(
+        float(read_rollout(step_file(aligned, 1)).reward().mean()), abs=1e-6
+    )
+    assert policy.steps(aligned, through=10)["step"].tolist() == [1, 10]
+    assert policy.steps(aligned, limit=2)["step"].tolist() == [1, 30]
+    assert policy.rule(aligned, STEP)["epsilon"] == 0.2
+
+
+def test_reward_formula_by_hand(aligned: Run) -> None:
+    row = policy.items(aligned, STEP, 4).iloc[2]
+    text = policy.reward_formula(aligned, STEP, 4, 2)
+    assert text.startswith(f"0.1 × {row['reward_liked']:.3g} (liked) + 1 × ")
+    assert text.endswith(f"= {row['reward']:.3f}")
+    halved = lambda rows: rows.assign(factor=0.5)  # noqa: E731
+    fake_rollouts.rewrite(step_file(aligned), halved)
+    half = policy.items(aligned, STEP, 4).iloc[2]
+    assert policy.reward_formula(aligned, STEP, 4, 2).endswith(
+        f"× 0.5 (industrial) = {half['reward']:.3f}"
+    )
+
+
+def test_levels_add_up_to_the_item(aligned: Run) -> None:
+    row = policy.items(aligned, STEP, 5).iloc[3]
+    levels = policy.levels(aligned, STEP, 5, 3)
+    assert " · ".join(map(str, levels["code"])) == row["codes"]
+    assert levels["log_prob"].sum() == pytest.approx(row["log_prob"], abs=1e-5)
+    assert levels["drawn"].isna().all()
+    fake_rollouts.rewrite(step_file(aligned), fake_rollouts.with_drawn_levels)
+    levels = policy.levels(aligned, STEP, 5, 3)
+    assert levels["ratio"].prod() == pytest.approx(row["ratio"], rel=1e-4)
+
+
+def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
+    names = ["lp_1", "lp_2", "lp_3", "sampled", "factor", "format", "end"]
+    fake_rollouts.rewrite(step_file(aligned), lambda rows: rows.drop(columns=names))
+    found = policy.items(aligned, STEP, 4)
+    assert (found["format_push"] == 0).all()
+    assert policy.levels(aligned, STEP, 4, 0)["log_prob"].isna().all()
+
+
+def test_curves_of_the_stage_by_unit(aligned: Run) -> None:
+    frame = policy.reward_curves(aligned)
+    by_panel = frame.groupby("panel")["metric"].agg(set)
+    assert by_panel["reward"] == {"reward", "reward_p_score", "reward_liked", "valid_reward"}
+    assert by_panel["share"] == {"legality", "outside", "beyond", "flat_groups"}
+    assert "lr" not in set(frame["metric"])
+    assert policy.reward_curves(aligned, through=5)["step"].max() == 5
+
+
+def test_curves_tolerate_missing_names(aligned: Run) -> None:
+    log = aligned.path / "metrics.jsonl"
+    log.write_text(json.dumps({"stage": "align", "step": 1, "of": 2, "seconds": 1, "loss": 2}))
+    assert policy.reward_curves(aligned)["metric"].tolist() == ["loss"]
+
+
+def test_a_run_without_policy_steps_is_empty(run: Run) -> None:
+    assert policy.recorded(run) == []
+    assert policy.steps(run).empty
+    assert policy.reward_curves(run).empty
+
+
+@pytest.mark.parametrize("damage", ["cut", "another table", "other groups", "no weights"])
+def test_damage_is_one_line_that_says_what_next(aligned: Run, damage: str) -> None:
+    path = step_file(aligned)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "another table":
+        fake_rollouts.rewrite(path, lambda rows: rows[["user"]])
+    elif damage == "other groups":
+        fake_rollouts.rewrite(path, lambda rows: rows.iloc[:-3])
+    else:
+        fake_rollouts.rewrite(path, lambda rows: rows.assign(step='{"objective": "ecpo"}'))
+    for read in (policy.groups, policy.dots, policy.rule):
+        with pytest.raises(RunError, match=r"step-000010\.parquet.*onerec align") as caught:
+            read(aligned, STEP)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match="onerec align"):
+        policy.steps(aligned)
+
+
+def test_what_is_not_there_is_named(aligned: Run) -> None:
+    with pytest.raises(RunError, match="user 0: no group in step 10"):
+        policy.items(aligned, STEP, 0)
+    with pytest.raises(RunError, match="place 9: this group has the places 0 to 7"):
+        policy.levels(aligned, STEP, 4, 9)
+    with pytest.raises(RunError, match="step-000099"):
+        policy.groups(aligned, 99)

@@ -1,0 +1,88 @@
+"""The pictures of policy steps show their numbers and say what they mean."""
+
+import shutil
+
+import fake_rollouts
+import numpy as np
+import pandas as pd
+import pytest
+
+from onerec.explain import policy as explain
+from onerec.runs import Run
+from onerec.viz import policy as viz
+from onerec.viz import theme
+
+
+@pytest.fixture(scope="module")
+def aligned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("aligned") / "run"
+    return Run(fake_rollouts.build(shutil.copytree(run.path, folder)))
+
+
+def test_a_bar_is_a_recorded_step(aligned: Run) -> None:
+    frame = explain.steps(aligned)
+    fig = viz.steps(frame)
+    assert [row[0] for row in fig.data[0].customdata] == list(fake_rollouts.STEPS)
+    assert '"customdata":[[' in fig.to_json(), "a packed array has no [0] in a click's event"
+    first, last = frame["reward"].iloc[[0, -1]]
+    assert theme.title(fig) == (
+        f"The mean reward went from {first:.3f} at step 1 to {last:.3f} at step 30"
+    )
+    assert "the only one recorded" in theme.title(viz.steps(frame.iloc[:1]))
+    many = pd.concat([frame] * 20)
+    assert viz.steps(many).data[0].type == "scatter"
+
+
+def test_a_group_shows_each_item_once_and_clipped_ones_by_symbol(aligned: Run) -> None:
+    frame = explain.items(aligned, 10, 4)
+    fig = viz.group(frame, 4)
+    points = [trace for trace in fig.data if trace.mode == "markers"]
+    assert sorted(row[0] for trace in points for row in trace.customdata) == list(range(8))
+    clipped = next(trace for trace in points if trace.name.startswith("clipped"))
+    assert clipped.marker.symbol == "x"
+    assert len({trace.marker.symbol for trace in points}) == len(points)
+    best = frame[frame["counted"]]["reward"].max()
+    assert f"is best with {best:.3f}" in theme.title(fig)
+
+
+def test_a_flat_group_is_said_to_teach_nothing(aligned: Run) -> None:
+    fig = viz.group(explain.items(aligned, 10, 3), 3)
+    assert theme.title(fig) == (
+        "User 3: all 7 items that count earn 0.600; without a spread the group teaches nothing"
+    )
+    none = explain.items(aligned, 10, 3).assign(counted=False)
+    assert "no item of this group counts" in theme.title(viz.group(none, 3))
+
+
+def test_levels_name_the_least_certain_code_or_the_one_that_moved(aligned: Run) -> None:
+    frame = explain.levels(aligned, 10, 4, 2)
+    fig = viz.levels(frame, "clip")
+    far = frame.iloc[int(frame["log_prob"].argmin())]
+    assert f"code {far['code']:.0f} of level {far['level']:.0f} is the least certain" in (
+        theme.title(fig)
+    )
+    assert list(fig.data[0].y) == pytest.approx(np.exp(frame["log_prob"]).tolist())
+    both = frame.assign(drawn=frame["log_prob"] - [0.1, 0.5, -0.2], ratio=np.exp([0.1, 0.5, -0.2]))
+    fig = viz.levels(both, "clip")
+    assert len(fig.data) == 2
+    assert f"level 2 moved most, ×1.65; the whole item ×{np.exp(0.4):.3g}" in theme.title(fig)
+    unknown = frame.assign(log_prob=np.nan)
+    assert "only the sum" in viz.levels(unknown).layout.annotations[0].text.lower()
+
+
+def test_curves_have_one_unit_a_panel(aligned: Run) -> None:
+    frame = explain.reward_curves(aligned)
+    fig = viz.reward_curves(frame, "reward")
+    assert theme.title(fig) == "Reward went from 0.51 to 0.8"
+    assert fig.data[0].name == "all parts"
+    shares = viz.reward_curves(frame, "share")
+    assert theme.title(shares) == "Legal items went from 80% to 95%"
+    assert shares.layout.yaxis.tickformat == ".0%"
+    assert not viz.reward_curves(frame, "ratio").layout.showlegend
+    assert "onerec align" in viz.reward_curves(frame.iloc[:0], "reward").layout.annotations[0].text
+
+
+def test_nothing_recorded_says_how_to_make_it(aligned: Run) -> None:
+    none = explain.steps(aligned).iloc[:0]
+    assert "onerec align" in viz.steps(none).layout.annotations[0].text
+    assert viz.group(explain.items(aligned, 10, 4).iloc[:0]).layout.annotations
