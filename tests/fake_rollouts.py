@@ -19,6 +19,7 @@ from onerec.rollouts import Rollout, write_rollout
 USERS, GROUP, LEVELS, CODES, ITEMS = 6, 8, 3, 4, 48
 STEPS = (1, 10, 20, 30)
 SHARES = np.array((0.5, 0.3, 0.2))  # of an item's log-probability, by level
+SETTINGS = {"ecpo": {"epsilon": 0.2, "delta": 0.1}, "grpo_kl": {"kl": 0.3}}
 RATIOS = (0.5, 0.9, 1.0, 1.1, 1.25, 1.6, 3.0, 1.0)
 
 
@@ -47,7 +48,8 @@ def rollout(step: int = 0, *, objective: str = "ecpo", users: int = USERS) -> Ro
         counted=torch.from_numpy(counted),
         format=torch.from_numpy(counted * (random.random(shape) < 0.3)).float(),
         objective=objective,
-        settings={"epsilon": 0.2, "delta": 0.1} if objective == "ecpo" else {},
+        settings=SETTINGS.get(objective, {}),
+        reference=torch.from_numpy(drawn - random.random(shape)).float(),
     )
 
 

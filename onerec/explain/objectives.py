@@ -1,7 +1,7 @@
 """The policy objectives as a reader needs them: their curves, and what one item does in them.
 
-Values, pushes and regions of recorded items are worked out in numpy, so that reading a run needs no
-torch; a test holds them equal to `onerec.train.policy`, which `curves` asks itself.
+Values, pushes and regions are worked out in numpy, so that looking at a run needs no torch (two
+seconds of a first visit); tests hold them equal to `onerec.train.policy` and to its gradients.
 Shapes: B users, G items of a group. There is one ratio per item, of its whole code sequence.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ import pandas as pd
 EPSILON, DELTA, BETA = 0.2, 0.1, 0.1  # what `onerec.train.policy` takes where a step names nothing
 SAME_REWARD, ADVANTAGE_LIMIT = 1e-6, 5.0  # its own, too
 COMPARED = ("ecpo", "grpo", "gbpo")  # objectives that have a curve against the ratio
-CLIPPED = ("ecpo", "grpo", "ppo_clip")
+CLIPPED = ("ecpo", "grpo", "grpo_kl", "ppo_clip")
 REGIONS = ("below 1-ε", "inside 1±ε", "above 1+ε", "above 1+ε+δ")
 EFFECTS = ("pushes", "bounded push", "clipped: no push", "no advantage", "not chosen", "left out")
 PUSHES, BOUNDED, SILENT, NO_ADVANTAGE, NOT_CHOSEN, LEFT_OUT = EFFECTS
@@ -36,35 +35,38 @@ def curves(
 
     `push` is d value / d log pi. The grid has a point on both sides of each bound, so that a jump
     is drawn as one. GBPO depends on pi itself: its item was drawn with `probability`, and its curve
-    ends where pi would pass 1. Imports torch.
+    ends where pi would pass 1.
 
     Args:
         signs: the advantages to draw, +1 and -1.
         probability: of the whole item when it was drawn.
         kl: weight of GRPO's divergence from the sampler.
     """
-    import torch
-
-    from onerec.train import policy
-
     _check_curves(objectives, epsilon, delta, probability)
     grid = _grid((1 - epsilon, 1 + epsilon, 1 + epsilon + delta))
     frames = []
     for name in objectives:
         ratio = grid[grid * probability < 1] if name == "gbpo" else grid
-        log_ratio = torch.from_numpy(np.log(ratio))[:, None]  # (points, 1): a group of one each
-        old = torch.full_like(log_ratio, math.log(probability))
-        settings: dict[str, Any] = {} if name == "gbpo" else {"epsilon": epsilon}
-        settings |= {"delta": delta} if name == "ecpo" else {}
-        settings |= {"kl": kl, "reference": old} if name == "grpo" and kl else {}
+        old = np.full((len(ratio), 1), math.log(probability))  # a group of one at each point
+        log_prob = old + np.log(ratio)[:, None]
+        drift = kl if name == "grpo" else 0.0
         for sign in signs:
-            advantage = torch.full_like(old, float(sign))
-            step = getattr(policy, name)(old + log_ratio, old, advantage, **settings)
-            gain = value(name, step.ratio[:, 0].numpy(), float(sign), epsilon)
-            if "kl" in settings:
-                gain = gain - kl * (1 / ratio - 1 + np.log(ratio))
+            advantage = np.full_like(old, float(sign))
+            entered = entering(name, log_prob, old, advantage, epsilon, delta)
+            gain = value(name, entered, float(sign), epsilon)[:, 0]
+            pushed = push(
+                name,
+                log_prob,
+                old,
+                advantage,
+                np.ones_like(old, dtype=bool),
+                epsilon=epsilon,
+                delta=delta,
+            )[:, 0]
+            gain = gain - drift * (1 / ratio - 1 + np.log(ratio))
+            pushed = pushed - drift * (1 - 1 / ratio)
             known = {"objective": name, "advantage": float(sign), "ratio": ratio}
-            frames.append(pd.DataFrame(known | {"value": gain, "push": step.push[:, 0].numpy()}))
+            frames.append(pd.DataFrame(known | {"value": gain, "push": pushed}))
     return pd.concat(frames, ignore_index=True)
 
 

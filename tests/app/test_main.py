@@ -10,7 +10,6 @@ from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "app"
 PAGES = ("home", "dataset", "tokenizer", "train", "ecpo", "rl_steps", "recommend", "runs")
-COMPUTING = ("ecpo",)  # asks the objectives of the training for their curves
 BAD_LINK = {
     "run": "gone",
     "dataset": "gone",
@@ -136,7 +135,7 @@ def test_pages_that_read_files_never_import_torch(finished: Path, tmp_path: Path
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(APP / "main.py")!r}, default_timeout=60).run()
-for page in {[name for name in PAGES if name not in COMPUTING]!r}:
+for page in {PAGES!r}:
     app.switch_page(f"app_pages/{{page}}.py").run()
     assert not app.exception, page
 sys.exit("torch" in sys.modules)
