@@ -228,7 +228,8 @@ def _frozen(model: OneRec) -> OneRec:
 def _norm(loss: Tensor, model: OneRec) -> Tensor:
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return torch.stack([g.norm() for g in gradients if g is not None]).norm()
+    total: Tensor = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+    return total
 
 
 @torch.no_grad()

@@ -241,6 +241,8 @@ def _write_run(
     )
     for stage in ("tokenizer", "pretrain", "evaluate", "recommend"):
         _json(folder / stage / "done.json", {"finished": now + 40, "seconds": 10.0})
+    for stage in ("reward", "align"):
+        _json(folder / stage / "done.json", {"finished": now + 40, "skipped": "a fake run"})
     (folder / "log.txt").write_text("12:00:00 tokenize\n12:00:10 pretrain\n", encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,9 @@ from onerec.explain.tokens import code_columns, text_of
 from onerec.runs import Run
 
 TOP = 10  # the head of a group
-RECORDED = "recorded"
+RECORDED: Literal["recorded"] = "recorded"
 Industrial = tuple[str, str, float, float]  # column, value, alpha, limit f
+Rule = Industrial | Literal["recorded"] | None
 Weights = Mapping[str, float]
 
 
@@ -72,7 +73,7 @@ def composed(
     step: int,
     weights: Weights | None = None,
     *,
-    industrial: Industrial | str | None = RECORDED,
+    industrial: Rule = RECORDED,
     format_items: int | None = None,
     top: int = TOP,
 ) -> Composed:
@@ -94,7 +95,7 @@ def composed(
         RunError: weights that make no reward, a rule that cannot work, or a damaged step.
     """
     rows, own = _step(run, step)
-    parts = {name[7:]: _table(rows, name) for name in rows if str(name).startswith("reward_")}
+    parts = {name: _table(rows, f"reward_{name}") for name in own}
     asked = own if weights is None else dict(weights)
     _check_weights(asked, list(parts))
     size = int(rows["place"].max()) + 1  # G
@@ -118,7 +119,7 @@ def composed(
 def composed_group(run: Run, step: int, user: int, **asked: Any) -> pd.DataFrame:
     """One user's group from `composed`, with titles, best first by the composed reward."""
     items = composed(run, step, **asked).items
-    own = items[items["user"] == user]
+    own: pd.DataFrame = items[items["user"] == user]
     if own.empty:
         raise RunError(f"user {user}: no group in step {step}; choose one of its users")
     own = own[own["group"] == own["group"].iloc[0]].sort_values("rank_after", ignore_index=True)
@@ -179,7 +180,7 @@ def _mean(flags: pd.Series) -> float:
 
 def _reward(parts: dict[str, np.ndarray], weights: Weights, factor: np.ndarray) -> np.ndarray:
     """(B, G), added up in the order and the precision of `Rollout.reward`."""
-    total = np.zeros(factor.shape, dtype=np.float32)
+    total: Any = np.zeros(factor.shape, dtype=np.float32)
     for name in sorted(parts):
         total = total + weights[name] * parts[name]
     return np.asarray(total * factor)
@@ -192,11 +193,11 @@ def _rank(reward: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 
 def _factor(
-    run: Run, rows: pd.DataFrame, industrial: Industrial | str | None
+    run: Run, rows: pd.DataFrame, industrial: Rule
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Factor (B, G), which rows the rule touches (B G,), and the share that it looked at."""
     recorded = _table(rows, "factor")
-    if industrial == RECORDED:
+    if industrial == "recorded":
         return recorded, recorded.ravel() != 1, {"listed": np.nan, "applied": False}
     one = np.ones_like(recorded)
     if industrial is None:

@@ -120,6 +120,15 @@ class World:
         answers["play_ms"] = expected_play_ms(answers, self.catalogue.duration_ms[what])
         return {name: value.reshape(items.shape) for name, value in answers.items()}
 
+    def truth_of_all(self, users: Ints, days: Doubles, repeats: Ints) -> dict[str, Doubles]:
+        """The same of every item: (B, n) each; `repeats` (B, n)."""
+        affinity = self.model.all_affinities(users, self.people.interests(users, days))
+        every, none = np.arange(self.catalogue.n_items)[None], np.zeros((1, 1), dtype=np.int64)
+        answers = self.model.probabilities(users[:, None], every, affinity, repeats, none)
+        answers["positive"] = self.model.positive(users[:, None], every, affinity, repeats, none)
+        answers["play_ms"] = expected_play_ms(answers, self.catalogue.duration_ms[every])
+        return answers
+
     def next_positive(
         self, users: Ints, days: Doubles, seen: tuple[Ints, Ints] | None = None
     ) -> NDArray[np.float32]:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from onerec.explain import overview
-from onerec.runs import Run
+from onerec.runs import STAGES, Run
 
 
 def test_each_stage_shows_its_number(run: Run) -> None:
     frame = overview.stages(run).set_index("stage")
-    assert list(frame.index) == ["data", "tokenize", "pretrain", "evaluate", "recommend"]
+    assert list(frame.index) == ["data", *STAGES]
     assert frame.loc["data", "headline"] == "420 events"
     assert frame.loc["tokenize", "headline"] == "4 x 4 x 4"
     assert frame.loc["tokenize", "detail"].startswith("3 code words an item; ")
@@ -22,5 +22,5 @@ def test_each_stage_shows_its_number(run: Run) -> None:
 
 def test_a_run_that_has_not_begun_says_not_yet(tmp_path: Path) -> None:
     frame = overview.stages(Run(tmp_path))
-    assert frame["state"].tolist() == ["missing", *["waiting"] * 4]
-    assert frame["headline"].tolist()[1:] == ["not yet"] * 4
+    assert frame["state"].tolist() == ["missing", *["waiting"] * len(STAGES)]
+    assert frame["headline"].tolist()[1:] == ["not yet"] * len(STAGES)

@@ -200,3 +200,14 @@ def test_truth_speaks_of_the_dataset_and_counts_repeats(dataset):
     expected = known.world.truth(known.user[users], known.item[items[:, :2]], day, repeats[:, :2])
     for name, value in expected.items():
         np.testing.assert_allclose(truth[name][:, :2], value)
+
+
+def test_the_truth_of_all_is_that_of_each(dataset):
+    known = world_of(dataset)
+    users = np.flatnonzero(np.diff(dataset.log.offsets) > 3)[:3]
+    ends = dataset.log.offsets[users] + 3
+    every = known.truth_of_all(users, ends)
+    items = np.tile(np.arange(0, dataset.n_items, 7), (3, 1))
+    some = known.truth(users, ends, items)
+    for name, value in some.items():
+        np.testing.assert_allclose(every[name][:, ::7], value, rtol=2e-3, atol=2e-4)

@@ -1,0 +1,320 @@
+"""What alignment is really worth, on a world whose truth is known: one script for its tables.
+
+    python -m onerec.bench.worth --home H --prepare [--items 50000 --users 36000]
+    python -m onerec.bench.worth --home H --arms none,pscore,long_view --seeds 5 --jobs 8 --out F
+
+`--prepare` makes the world and a run with its tokenizer, pre-trained policy and reward model. Every
+arm then starts from that one checkpoint and sees the same next-token batches, contexts and seeds;
+`none` has the same next-token steps and no reward. The checkpoint of each is chosen on valid by
+`pipeline.align.best`, and what is reported was measured once, on test users.
+
+An arm is a name of `ARMS`, or several joined by `+`, and `@W` sets the weight of the policy's loss:
+`pscore+beam@0.3`. Of each list of K items: the reward model's own mean, the truth's mean and its
+best item. The share of the headroom closed is (arm - none) / (oracle - none), the oracle being the
+K items with the highest truth. A list at random already holds a very good item, so the best of K
+proves little.
+
+Shapes: M users, K items of a list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec.alignment import PolicyConfig
+from onerec.assembly import Setting, setting_of
+from onerec.bench.generate import commit, write
+from onerec.common import generator, pick_device, set_threads
+from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
+from onerec.data.split import Cases
+from onerec.loop import loop
+from onerec.metrics import recall_at_k
+from onerec.pipeline import run as run_stages
+from onerec.pipeline.align import Aligning, Valid, best, policy_config
+from onerec.pipeline.pretrain import sample_cases
+from onerec.recipes import Recipe, recipe
+from onerec.rewards import FUSED, RewardModel
+from onerec.runs import open_run
+from onerec.world import WorldConfig
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+DATASET, RUN = "large_world", "large"
+CUTS = (32, 128, 512)
+TEST_USERS = 1_000
+AT_ONCE = 50  # users whose truth about every item is held at once
+SETTINGS = {
+    "tokenizer.codebook_size": "512",
+    "model.width": "128",
+    "train.steps": "3000",
+    "train.batch_size": "768",
+    "train.learning_rate": "0.002",
+    "train.evaluate_every": "1000",
+    "train.checkpoint_every": "1000",
+    "reward.steps": "1500",
+    "reward.batch_size": "1024",
+    "reward.rounds": "4",
+    "align.steps": "600",
+    "align.users": "64",
+    "align.group": "128",
+    "align.learning_rate": "0.0003",
+    "align.weight": "0.3",
+    "align.format_items": "0",
+    "align.search": "constrained",
+    "baselines.names": "popularity",
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "none": {"weight": 0.0},
+    "pscore": {"reward": FUSED},
+    "long_view": {"reward": "long_view"},
+    "grpo": {"objective": "grpo"},
+    "gbpo": {"objective": "gbpo"},
+    "dpo": {"objective": "dpo"},
+    "beam": {"search": "beam"},
+    "sampled": {"search": "sample"},
+    "off_policy": {"lag": 1_000_000},  # the pre-trained reference draws
+    "lag1000": {"lag": 1_000},
+    **{f"g{size}": {"group": size} for size in (32, 128, 512, 2_048)},
+}
+
+
+def prepare(home: Path, items: int, users: int, steps: int | None = None) -> None:
+    """Make the world and the run that every arm starts from; what is there stays."""
+    if not (home / "datasets" / DATASET).exists():
+        make_world_dataset(DATASET, WorldConfig(n_items=items, n_users=users), home)
+    settings = dict(SETTINGS)
+    if steps:
+        settings |= {"train.steps": str(steps), "reward.steps": str(steps)}
+    begun = time.perf_counter()
+
+    def say(stage: str, step: int, of: int, values: Any) -> None:
+        if step in (0, of) or step % 500 == 0:
+            print(f"{time.perf_counter() - begun:6.0f} s {stage} {step}/{of} {values}", flush=True)
+
+    stages = ("tokenize", "pretrain", "reward")
+    run_stages(RUN, recipe("small", settings), DATASET, home=home, stages=stages, report=say)
+
+
+def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
+    """The recipe of an arm such as `pscore+beam@0.3`."""
+    names, _, weight = arm.partition("@")
+    changes: dict[str, Any] = {}
+    for name in names.split("+"):
+        changes |= ARMS[name]
+    if weight:
+        changes["weight"] = float(weight)
+    return replace(base, seed=seed, align=replace(base.align, **changes))
+
+
+def train(home: Path, arm: str, seed: int, steps: int | None = None) -> dict[str, Any]:
+    """Align one arm, choose its checkpoint on valid, and measure it on test users."""
+    run = open_run(RUN, home)
+    setting = setting_of(run, home)
+    chosen = arm_recipe(setting.recipe, arm, seed)
+    device = pick_device(chosen.device)
+    aligning = Aligning(
+        run, replace(setting, recipe=chosen), device, policy=_policy(chosen, setting)
+    )
+    steps = steps or chosen.align.steps
+    begun, kept = time.perf_counter(), {}
+    aligning.evaluate(0)
+    kept[0] = _copy(aligning)
+    curve: list[dict[str, float]] = []
+    for result in loop(aligning.trainee(), steps=steps, seed=seed, device=device):
+        if result.step % max(1, steps // 6) == 0:
+            curve.append({"step": result.step, **result.values, **aligning.evaluate(result.step)})
+            kept[result.step] = _copy(aligning)
+    step = best({s: Valid(*value) for s, value in aligning.valid.items()})
+    if arm.startswith("none"):  # no reward to choose by: the same rule, by recall
+        step = max(aligning.valid, key=lambda s: aligning.valid[s].recall)
+    aligning.alignment.model.load_state_dict(kept[step])
+    trained_in = time.perf_counter() - begun
+    return {
+        "arm": arm,
+        "seed": seed,
+        "step": step,
+        "valid": {s: list(value) for s, value in aligning.valid.items()},
+        "curve": curve,
+        "seconds": round(trained_in, 1),
+        **measure(aligning, home),
+    }
+
+
+def _policy(chosen: Recipe, setting: Setting) -> PolicyConfig:
+    return policy_config(chosen, setting.dataset)
+
+
+def _copy(aligning: Aligning) -> dict[str, torch.Tensor]:
+    state = aligning.alignment.model.state_dict()
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def measure(aligning: Aligning, home: Path) -> dict[str, Any]:
+    """Lists of the test users: recall, the reward model's own means, the truth's."""
+    setting, recommender = aligning.setting, aligning.recommender
+    cases = sample_cases(setting.split.test, TEST_USERS)
+    lists = recommender.lists(cases, max(CUTS)).items
+    world = _world(setting)
+    ranked = lists[:, :10]
+    recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10)
+    return {
+        "recall@10": float(recall.mean()),
+        **_of_lists(lists, cases, world, aligning.reward),
+        "picked": _picked(lists, cases, world, aligning.reward),
+    }
+
+
+def _of_lists(lists: Ints, cases: Cases, world: KnownWorld, reward: RewardModel) -> dict[str, Any]:
+    truth = worth(world, cases, lists, reward)
+    own = _own(reward, cases, lists)
+    result: dict[str, Any] = {"mean": {}, "best": {}, "own": {}, "users": {}}
+    for cut in (10, *CUTS):
+        for name, value in truth.items():
+            result["mean"][f"{name}@{cut}"] = float(value[:, :cut].mean())
+            result["best"][f"{name}@{cut}"] = float(value[:, :cut].max(1).mean())
+        for name, value in own.items():
+            result["own"][f"{name}@{cut}"] = float(value[:, :cut].mean())
+    for name, value in truth.items():  # for intervals over users
+        result["users"][f"{name}@32"] = [round(float(v), 5) for v in value[:, :32].mean(1)]
+    return result
+
+
+def worth(world: KnownWorld, cases: Cases, lists: Ints, reward: RewardModel) -> dict[str, Floats]:
+    """The truth of each item of lists (M, K): long view, play time, and P-Score's own target."""
+    found = world.truth(cases.user, cases.end, lists)
+    return _targets(found, reward)
+
+
+def _targets(found: dict[str, Floats], reward: RewardModel) -> dict[str, Floats]:
+    weights = dict(zip(reward.behaviours, reward.model.weights.tolist(), strict=True))
+    total = sum(weights.values())
+    fused = sum(weight * found[name] for name, weight in weights.items()) / total
+    return {"long_view": found["long_view"], FUSED: fused, "play_ms": found["play_ms"]}
+
+
+def _own(reward: RewardModel, cases: Cases, lists: Ints) -> dict[str, Floats]:
+    parts: dict[str, list[Floats]] = {"long_view": [], FUSED: []}
+    for begin in range(0, len(lists), AT_ONCE):
+        rows = slice(begin, begin + AT_ONCE)
+        scored = reward.score(cases.user[rows], cases.end[rows], torch.from_numpy(lists[rows]))
+        for name, found in parts.items():
+            found.append(scored[name].double().cpu().numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _picked(
+    lists: Ints, cases: Cases, world: KnownWorld, reward: RewardModel
+) -> dict[str, dict[str, float]]:
+    """Ten items of 512 by the reward model, as a ranker behind the generator would pick them."""
+    result = {}
+    for name, score in _own(reward, cases, lists).items():
+        order = np.argsort(-score, axis=1, kind="stable")[:, :10]
+        ten = np.take_along_axis(lists, order, axis=1)
+        truth = worth(world, cases, ten, reward)
+        result[f"by_{name}"] = {key: float(value.mean()) for key, value in truth.items()}
+    return result
+
+
+def ends(home: Path) -> dict[str, Any]:
+    """The two ends: K items at random, and the K with the highest truth, by each target."""
+    run = open_run(RUN, home)
+    setting = setting_of(run, home)
+    reward = RewardModel.load(run, setting, pick_device(setting.recipe.device))
+    cases = sample_cases(setting.split.test, TEST_USERS)
+    world = _world(setting)
+    chance = worth(world, cases, world.random(cases.user, 512, generator(0)), reward)
+    result: dict[str, Any] = {
+        "random": {"mean": {}, "best": {}},
+        "oracle": {"mean": {}, "best": {}},
+    }
+    for name, value in chance.items():
+        for cut in (10, *CUTS):
+            result["random"]["mean"][f"{name}@{cut}"] = float(value[:, :cut].mean())
+            result["random"]["best"][f"{name}@{cut}"] = float(value[:, :cut].max(1).mean())
+    tops: dict[str, list[Floats]] = {name: [] for name in chance}
+    for begin in range(0, len(cases), AT_ONCE):
+        part = cases.take(np.arange(begin, min(begin + AT_ONCE, len(cases))))
+        every = np.tile(np.arange(setting.dataset.n_items), (len(part), 1))
+        for name, value in _targets(world.truth_of_all(part.user, part.end), reward).items():
+            assert value.shape == every.shape
+            tops[name].append(-np.sort(-value, axis=1)[:, : max(CUTS)])
+    for name, found in tops.items():
+        value = np.concatenate(found)
+        for cut in (10, *CUTS):
+            result["oracle"]["mean"][f"{name}@{cut}"] = float(value[:, :cut].mean())
+            result["oracle"]["best"][f"{name}@{cut}"] = float(value[:, 0].mean())
+    return result
+
+
+def _world(setting: Setting) -> KnownWorld:
+    world = world_of(setting.dataset)
+    assert world is not None, f"{setting.dataset.name} is not a world"
+    return world
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description="what alignment is worth on a known world")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--users", type=int, default=36_000)
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--arms", default="none,pscore,long_view")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--one", help="ARM:SEED, in this process")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(words)
+    set_threads(1 if chosen.one else None)
+    if chosen.prepare:
+        prepare(chosen.home, chosen.items, chosen.users, chosen.steps)
+        return
+    if chosen.one:
+        arm, _, seed = chosen.one.rpartition(":")
+        done = train(chosen.home, arm, int(seed), chosen.steps)
+        chosen.out.write_text(json.dumps(done))
+        return
+    _all(chosen, parser)
+
+
+def _all(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Every arm and seed as a process of its own, `jobs` at once; what is done is joined."""
+    if chosen.out is None:
+        parser.error("--out is needed")
+    work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in chosen.arms.split(",")]
+    folder = chosen.out.with_suffix(".parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    running: list[subprocess.Popen[bytes]] = []
+    for one in work:
+        while sum(process.poll() is None for process in running) >= chosen.jobs:
+            time.sleep(0.2)
+        part = folder / f"{one.replace(':', '-')}.json"
+        if part.exists():
+            continue
+        command = [sys.executable, "-m", "onerec.bench.worth", "--home", str(chosen.home)]
+        command += ["--one", one, "--out", str(part)]
+        command += ["--steps", str(chosen.steps)] if chosen.steps else []
+        running.append(subprocess.Popen(command))
+    for process in running:
+        process.wait()
+    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    told = {"command": "python -m onerec.bench.worth", "commit": commit()}
+    write({**told, "ends": ends(chosen.home), "arms": parts}, chosen.out)
+
+
+if __name__ == "__main__":
+    main()
