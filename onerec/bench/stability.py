@@ -172,6 +172,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--run", help="a run whose pretrain and reward stages are done")
     parser.add_argument("--home", type=Path)
+    parser.add_argument("--lags", type=int, nargs="*", default=LAGS)
+    parser.add_argument("--objectives", nargs="*", default=ARMS)
     parser.add_argument("--share", default="0/1", help="I/N: every N-th case, from the I-th")
     parser.add_argument("--steps", type=int, help="of every case; default by lag")
     parser.add_argument("--clip", type=float, default=1.0)
@@ -187,7 +189,12 @@ def main(words: Sequence[str] | None = None) -> None:
     set_threads(1)
     part, parts = (int(number) for number in chosen.share.split("/"))
     runs = []
-    for case in cases(range(chosen.seeds))[part::parts]:
+    wanted = [
+        case
+        for case in cases(range(chosen.seeds))
+        if case.lag in chosen.lags and case.objective in chosen.objectives
+    ]
+    for case in wanted[part::parts]:
         steps = chosen.steps or STEPS[case.lag]
         runs.append(train(chosen.run, case, chosen.home, steps, chosen.clip))
         chosen.out.write_text(json.dumps({"runs": runs}))  # what is done stays if time runs out

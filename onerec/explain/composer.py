@@ -25,7 +25,7 @@ from onerec.explain.query import column_types, fetch
 from onerec.explain.tokens import code_columns, text_of
 from onerec.runs import Run
 
-TOP = 10  # the head of a group
+TOP = 10  # the head of a group, at most half of it
 RECORDED: Literal["recorded"] = "recorded"
 Industrial = tuple[str, str, float, float]  # column, value, alpha, limit f
 Rule = Industrial | Literal["recorded"] | None
@@ -75,7 +75,7 @@ def composed(
     *,
     industrial: Rule = RECORDED,
     format_items: int | None = None,
-    top: int = TOP,
+    top: int | None = None,
 ) -> Composed:
     """The groups of a recorded step, ranked by another reward.
 
@@ -89,7 +89,7 @@ def composed(
             the value is multiplied by alpha when their share of the step's items passes f.
         format_items: how many of each group the format reward looks at, drawn by lot with the
             step as seed; None: as recorded, 0: off.
-        top: the head of a group that is compared.
+        top: the head of a group that is compared; None: `TOP`, at most half of the group.
 
     Raises:
         RunError: weights that make no reward, a rule that cannot work, or a damaged step.
@@ -99,6 +99,7 @@ def composed(
     asked = own if weights is None else dict(weights)
     _check_weights(asked, list(parts))
     size = int(rows["place"].max()) + 1  # G
+    top = min(TOP, max(1, size // 2)) if top is None else top
     factor, touched, facts = _factor(run, rows, industrial)
     counted = _table(rows, "counted").astype(bool)
     kept = rows[["user", "place", "item", *code_columns(rows), "counted"]]
@@ -160,7 +161,7 @@ def _facts(items: pd.DataFrame, top: int) -> dict[str, Any]:
     legal = items["item"] >= 0
     return {
         "groups": len(new),
-        "top": min(top, int(items.groupby("group").size().max())),
+        "top": top,
         "places_changed": float(new.mean()),
         "groups_changed": int((new > 0).sum()),
         "legality": float(legal.mean()),

@@ -1,5 +1,7 @@
 """The baselines of a run: tuned on valid, listed for the cases that are reported, kept on disk.
 
+A companion that trains them beside the policy trains the reward model first.
+
 Each leaves baselines/<name>.safetensors (its lists) and baselines/<name>.json (what was tried),
 written last, so that a finished one is never trained twice.
 
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +33,18 @@ from onerec.baselines import item_knn, popularity, sasrec
 from onerec.baselines.ranking import Baseline
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import generator, keep_memory, pick_device, set_threads
+from onerec.data.exposures import learnable, with_positive
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.evaluate import Tuned, tune
+from onerec.pipeline.pscore import CURVE, FOLDER, train_pscore
 from onerec.recipes import Recipe
 from onerec.run_files import read_json, write_json
 from onerec.runs import Run
 
 LISTED = 20  # ranks that are kept
 NARROW = 128  # a model below this width trains on one thread
+POLL_SECONDS = 0.05
 SHORT = 100  # a training of fewer steps is over before a companion has begun
 
 
@@ -165,10 +170,29 @@ def _main(path: str) -> None:
     device = pick_device(setting.recipe.device)
     keep_memory()
     set_threads(threads_for(setting.recipe, device))
+    _reward_beside(run, setting, device)
     folder = run.path / "baselines"
     for name in setting.recipe.baselines.names:
         if finished_rival(folder, name) is None:
             train_rival(folder, setting, name, device)
+
+
+def _reward_beside(run: Run, setting: Setting, device: torch.device) -> None:
+    """The reward model, which needs the tokenizer's vectors and not the policy."""
+    found = learnable(with_positive(setting.split.log), setting.split.train)
+    if not setting.recipe.reward.steps or not found.names or run.is_done("reward"):
+        return
+    while not run.is_done("tokenize"):
+        time.sleep(POLL_SECONDS)
+    lines: list[dict[str, float]] = []
+
+    def tell(step: int, values: Mapping[str, float], logged: bool) -> None:
+        if logged:
+            lines.append({"step": step, **values})
+            if step == setting.recipe.reward.steps:
+                write_json(run.path / FOLDER / CURVE, {"lines": lines})
+
+    train_pscore(run, setting, found, device, tell)
 
 
 if __name__ == "__main__":

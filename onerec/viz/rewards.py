@@ -28,7 +28,7 @@ SERIES = (  # label, prefix of the column, colour, symbol
     ("gradient-boosted trees", "rival_", theme.GREEN, "triangle-up"),
 )
 SMOOTH = 8  # a running mean takes this part of a curve
-RARE = 0.01  # a rate below it asks for logarithmic axes
+RARE = 0.05  # a rate below it asks for logarithmic axes
 
 
 def towers(frame: pd.DataFrame, measure: str = "gauc") -> go.Figure:
@@ -188,7 +188,7 @@ def calibration(frame: pd.DataFrame, behaviour: str = "") -> go.Figure:
         height=420,
         key=f"calibration-{behaviour}",
     )
-    rare = float(own["predicted"].min()) < RARE
+    rare = said < RARE
     happening = own[own["observed"] > 0]
     least = min(float(own["predicted"].min()), *map(float, happening["low"]))
     most = float(own[["predicted", "high"]].to_numpy().max())

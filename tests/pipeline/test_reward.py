@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from onerec.assembly import setting_of
 from onerec.data.dataset import dataset_path, write_dataset
 from onerec.pipeline import run_stage
-from onerec.pipeline.reward import VOICE, fused_gauc, product_gauc
+from onerec.pipeline.pscore import VOICE, fused_gauc, product_gauc
 from onerec.rewards import RewardModel
 from onerec.runs import open_run
 

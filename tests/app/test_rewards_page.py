@@ -1,0 +1,230 @@
+"""Rewards: its four parts, its empty states, and links that cannot be followed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import fake_rewards
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from onerec.explain import composer
+from onerec.runs import Run
+
+APP = Path(__file__).resolve().parents[2] / "app"
+PAGE = APP / "app_pages" / "rewards.py"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def scored(own_home: Path) -> Path:
+    fake_rewards.build(own_home / "runs" / "toy_run")
+    return own_home
+
+
+@pytest.fixture
+def open_page(use_home: Callable[..., Path], scored: Path) -> Open:
+    """The page by itself, with what the URL asks for: a switch of page would drop it."""
+    use_home(scored)
+
+    def visit(**query: str) -> AppTest:
+        app = AppTest.from_file(str(PAGE), default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.run()
+        assert not app.exception
+        return app
+
+    return visit
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.warning, app.info, app.error, app.markdown, app.caption, app.header)
+    return "\n".join(box.value for kind in kinds for box in kind)
+
+
+def numbers(app: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def test_towers_explain_themselves_and_name_what_is_not_sure(open_page: Open) -> None:
+    app = open_page()
+    text = said(app)
+    for part in (
+        "A **tower** is a small network",
+        "The **fused P-Score** reads all towers",
+        "the towers order 70% (click) to 71% (long view) rightly",
+        "**like**: only 12 positives",
+        "**follow**: no tower, no row of train says yes",
+        "The loss of the fused score went from",
+    ):
+        assert part in text
+    app.segmented_control(key="reward_measure").set_value("Over all users (AUC)").run()
+    assert "Of pairs among all users' items" in said(app)
+
+
+def test_trees_stand_beside_the_towers_as_soon_as_they_are_there(
+    open_page: Open, scored: Path
+) -> None:
+    assert "the trees" not in said(open_page())
+    fake_rewards.build(scored / "runs" / "toy_run", steps=(), rival=True)
+    assert "the towers beat the trees on 1 of 2 behaviours" in said(open_page())
+
+
+def test_calibration_of_one_tower(open_page: Open) -> None:
+    app = open_page(rewards_view="Calibration")
+    assert "Click: predicted 40.0%, happened 36.0%" in said(app)
+    app.segmented_control(key="reward_tower").set_value("long view").run()
+    assert "Long view: predicted 15.0%" in said(app)
+
+
+def test_weights_by_round(open_page: Open) -> None:
+    text = said(open_page(rewards_view="Weights"))
+    assert "1 round raised long view to 1.5" in text
+    assert "most on long view (-0.010)" in text
+
+
+def test_the_composer_begins_with_what_was_recorded(open_page: Open) -> None:
+    app = open_page(rewards_view="Composer", step="10")
+    assert numbers(app)["New in top 4"] == "0.0"
+    assert "No part changes" in said(app)
+    assert app.select_slider(key="weight_pscore").value == "1"
+    assert app.select_slider(key="weight_like").value == "0.5"
+    for part in ("**Industrial reward**: when", "**Format reward**: a few items"):
+        assert part in said(app)
+
+
+def test_other_weights_rank_at_once_and_back(open_page: Open) -> None:
+    app = open_page(rewards_view="Composer", step="10", user="4")
+    app.select_slider(key="weight_pscore").set_value("0")
+    app.select_slider(key="weight_like").set_value("100").run()
+    assert not app.exception
+    assert float(numbers(app)["New in top 4"]) > 0
+    assert "like gains" in said(app)
+    assert "Group of user 4" in said(app)
+    app.segmented_control(key="reward_weights").set_value("As recorded").run()
+    assert "No part changes" in said(app)
+
+
+def test_no_weight_at_all_is_one_line(open_page: Open) -> None:
+    app = open_page(rewards_view="Composer", weight_pscore="0", weight_like="0")
+    assert app.error[0].value == (
+        "the weights of all rewards are 0: give at least one a weight above 0"
+    )
+
+
+def test_the_industrial_rule_says_whether_it_applies(open_page: Open) -> None:
+    app = open_page(rewards_view="Composer", step="10", industrial="Category", limit="1")
+    assert "not more than f: no effect" in said(app)
+    assert numbers(app)["Items damped"] == "0%"
+    app.slider(key="limit").set_value(0.0).run()
+    assert "more than f: the rule applies" in said(app)
+    assert numbers(app)["Items damped"] != "0%"
+
+
+def test_the_format_reward_off_and_anew(open_page: Open) -> None:
+    app = open_page(rewards_view="Composer", step="10", format_reward="Off")
+    assert numbers(app)["Format pushes"] == "0"
+    app.segmented_control(key="format_reward").set_value("5 of each group").run()
+    assert int(numbers(app)["Format pushes"]) > 0
+
+
+def test_the_selected_item_is_told_in_words(open_page: Open, scored: Path) -> None:
+    group = composer.composed_group(Run(scored / "runs" / "toy_run"), 10, 4)
+    best = group.iloc[0]
+    app = open_page(rewards_view="Composer", step="10", user="4", item=str(best["item"]))
+    wanted = f"**{best['title']}**: reward {best['reward_before']:.4f} → "
+    assert wanted in said(app)
+    assert "place 1 → 1, advantage" in said(app)
+
+
+def test_what_of_a_link_cannot_be_followed_is_said(open_page: Open) -> None:
+    text = said(
+        open_page(
+            rewards_view="Composer",
+            step="5",
+            user="0",
+            weight_like="3.14",
+            industrial="Category",
+            industrial_value="opera",
+            alpha="7",
+            limit="x",
+            format_reward="Always",
+        )
+    )
+    for part in (
+        "Step 5 was not recorded in this run; 10 is shown",
+        "User 0 has no group in this step; user 3 is shown",
+        "weight_like “3.14”, which is not here; 0.5 is shown",
+        "industrial_value “opera”, which is not here",
+        "alpha “7”, which is not from 0 to 1; 0.5 is shown",
+        "limit “x”, which is not from 0 to 1; 0.1 is shown",
+        "format_reward “Always”",
+    ):
+        assert part in text
+    assert "rewards_view “Nonsense”" in said(open_page(rewards_view="Nonsense"))
+
+
+def test_a_skipped_stage_says_why(use_home: Callable[..., Path], finished: Path) -> None:
+    use_home(finished)
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "one **tower** per behaviour" in said(app)
+    assert "Run **toy_run** skipped it: a fake run." in said(app)
+
+
+def test_a_run_without_the_stage_names_the_command(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    (own_home / "runs" / "toy_run" / "reward" / "done.json").unlink()
+    use_home(own_home)
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "`onerec reward --run toy_run`" in said(app)
+
+
+def test_the_composer_without_a_recorded_step_names_the_command(
+    open_page: Open, scored: Path
+) -> None:
+    for path in (scored / "runs" / "toy_run" / "rollouts").iterdir():
+        path.unlink()
+    assert "`onerec align --run toy_run`" in said(open_page(rewards_view="Composer"))
+    assert "the towers order" in said(open_page())
+
+
+def test_no_run_at_all(use_home: Callable[..., Path], tmp_path: Path) -> None:
+    use_home(tmp_path / "empty")
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "There is no run yet" in said(app)
+
+
+@pytest.mark.parametrize("name", ["reward/report.json", "rollouts/step-000010.parquet"])
+def test_a_damaged_file_is_an_error_line(
+    use_home: Callable[..., Path], scored: Path, name: str
+) -> None:
+    path = scored / "runs" / "toy_run" / name
+    path.write_bytes(path.read_bytes()[:200])
+    use_home(scored)
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60).run()
+    app.switch_page("app_pages/rewards.py").run()
+    if name.startswith("rollouts"):
+        app.segmented_control(key="rewards_view").set_value("Composer").run()
+    assert not app.exception
+    assert Path(name).name in app.error[0].value
+
+
+def test_the_link_of_the_page_opens_the_same_view(
+    use_home: Callable[..., Path], scored: Path
+) -> None:
+    use_home(scored)
+    app = AppTest.from_file(str(APP / "main.py"), default_timeout=60).run()
+    app.switch_page("app_pages/rewards.py").run()
+    app.segmented_control(key="rewards_view").set_value("Composer").run()
+    app.select_slider(key="weight_click").set_value("5").run()
+    app.run()  # the sidebar is drawn first: it knows the page's widgets from the run before
+    address = next(block.value for block in app.sidebar.get("code"))
+    asked = parse_qs(urlsplit(address).query)
+    assert asked["rewards_view"] == ["Composer"]
+    assert asked["weight_click"] == ["5"]
+    assert asked["weight_like"] == ["0.5"]
