@@ -94,3 +94,4 @@ def _benchmark(name: str, text: str) -> None:
 
 _benchmark("generate", "Constrained beam search beside transformers' T5.")
 _benchmark("world", "The built-in world beside KuaiRand's logs.")
+_benchmark("rl", "A policy step: users a second, and the share of rollout, reward and update.")

@@ -290,7 +290,7 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = max(1, config.steps // 4)
+    every = max(1, min(session.setting.recipe.train.evaluate_every, config.steps // 2))
     for result in loop(
         training.trainee(),
         steps=config.steps,

@@ -1,0 +1,204 @@
+"""Users a second through rollout, reward and update, and which share of the time each part takes.
+
+    python -m onerec.bench.rl --json [--recipe small --group 128] [--out FILE]
+
+Left to itself it takes the recipe `small` with groups of 128 on a CPU, `kuairand` with groups of
+512 on a GPU.
+
+The run is made on the built-in world with a few steps of each stage: weights decide nothing about
+speed. `next_token` is the next-token half of the same update; it is timed apart, since a share of
+users alone gets groups. Times on a GPU are taken with the device synchronised between parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onerec.alignment import AlignBatch, Alignment, Scorer
+from onerec.assembly import setting_of
+from onerec.bench.generate import commit, cpu_name, write
+from onerec.common import pick_device, set_threads
+from onerec.model.sample import Samples
+from onerec.pipeline import run as run_stages
+from onerec.pipeline.align import Aligning
+from onerec.recipes import recipe
+from onerec.world import WorldConfig
+
+PARTS = ("rollout", "reward", "update", "next_token")
+WARM_UP = 3
+QUICK = {
+    "train.steps": "3",
+    "train.evaluate_every": "3",
+    "evaluate.valid_users": "50",
+    "reward.steps": "3",
+    "reward.rounds": "0",
+    "align.format_items": "5",
+    "baselines.names": "popularity",
+}
+
+
+class Clock:
+    """Seconds by part; on a GPU the queue is empty when a part begins and when it ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, dict.fromkeys(PARTS, 0.0)
+
+    def now(self) -> float:
+        """The time, once what was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def add(self, part: str, since: float) -> float:
+        """Book the time since then under a part."""
+        now = self.now()
+        self.seconds[part] += now - since
+        return now
+
+
+class _TimedScorer:
+    def __init__(self, scorer: Scorer, clock: Clock) -> None:
+        self.scorer, self.clock = scorer, clock
+
+    def score(self, user: Any, end: Any, items: torch.Tensor) -> dict[str, torch.Tensor]:
+        begun = self.clock.now()
+        scores = self.scorer.score(user, end, items)
+        self.clock.add("reward", begun)
+        return scores
+
+
+class _Timed(Alignment):
+    clock: Clock
+
+    def _draw(self, batch: AlignBatch) -> Samples:
+        begun = self.clock.now()
+        drawn = super()._draw(batch)
+        self.clock.add("rollout", begun)
+        return drawn
+
+
+def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
+    """Time `steps` policy steps of an alignment that has not begun."""
+    clock = Clock(aligning.device)
+    before = aligning.alignment
+    timed = _Timed(
+        before.model, before.trie, _TimedScorer(before.scorer, clock), before.config, before.lag
+    )
+    timed.clock = clock
+    aligning.alignment = timed
+    trainee = aligning.trainee()
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            clock.seconds = dict.fromkeys(PARTS, 0.0)
+        _step(trainee.batch(step), timed, trainee.optimizer, clock)
+    users = steps * aligning.config.users
+    policy = sum(clock.seconds[part] for part in ("rollout", "reward", "update"))
+    return {
+        "users_per_second": round(users / policy, 2),
+        "items_per_second": round(users * aligning.config.group / policy),
+        "share": {
+            part: round(clock.seconds[part] / policy, 3) for part in ("rollout", "reward", "update")
+        },
+        "milliseconds_a_step": {
+            part: round(1000 * clock.seconds[part] / steps, 1) for part in PARTS
+        },
+    }
+
+
+def _step(batch: AlignBatch, timed: _Timed, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+    before = clock.seconds["rollout"] + clock.seconds["reward"]
+    begun = clock.now()
+    loss, _ = timed.policy_loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(timed.model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    ended = clock.add("update", begun)
+    clock.seconds["update"] -= clock.seconds["rollout"] + clock.seconds["reward"] - before
+    next_token, _ = timed.model.loss(batch.next_token)
+    next_token.backward()  # type: ignore[no-untyped-call]
+    optimizer.zero_grad(set_to_none=True)
+    clock.add("next_token", ended)
+
+
+def run(
+    *,
+    name: str | None = None,
+    group: int | None = None,
+    users: int = 32,
+    steps: int = 10,
+    out: Path | None = None,
+    world: WorldConfig | None = None,
+) -> dict[str, Any]:
+    """Make a run of the recipe and time its policy steps; writes the result to `out` as well."""
+    from onerec.data.sources.world import make_world_dataset
+
+    threads, cuda = set_threads(), torch.cuda.is_available()
+    name, group = name or ("kuairand" if cuda else "small"), group or (512 if cuda else 128)
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        make_world_dataset("world", world, home)
+        chosen = recipe(name, QUICK)
+        stages = ("tokenize", "pretrain", "reward")
+        made = run_stages("rl", chosen, "world", home=home, stages=stages)
+        set_threads(threads)
+        setting = setting_of(made, home)
+        align = replace(chosen.align, group=group, users=users)
+        device = pick_device(chosen.device)
+        aligning = Aligning(made, replace(setting, recipe=replace(chosen, align=align)), device)
+        measured = measure(aligning, steps)
+    result = {
+        "benchmark": "rl",
+        "command": f"python -m onerec.bench.rl --recipe {name} --group {group} --users {users}",
+        "commit": commit(),
+        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {threads} threads",
+        "recipe": name,
+        "group": group,
+        "users": users,
+        "steps": steps,
+        "items": setting.dataset.n_items,
+        **measured,
+    }
+    if cuda:
+        result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    if out is not None:
+        write(result, out)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON object with --json, else a few lines."""
+    parser = argparse.ArgumentParser(description="users a second through a policy step")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--recipe")
+    parser.add_argument("--group", type=int)
+    parser.add_argument("--users", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(argv)
+    result = run(
+        name=chosen.recipe,
+        group=chosen.group,
+        users=chosen.users,
+        steps=chosen.steps,
+        out=chosen.out,
+    )
+    if chosen.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:22} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,83 @@
+"""The experiment on a known world: arms by name, targets by hand, and one small round of it all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from onerec.bench import worth
+from onerec.recipes import recipe
+
+
+def test_an_arm_is_a_set_of_changes():
+    base = recipe("small", worth.SETTINGS)
+    found = worth.arm_recipe(base, "long_view+beam+g32@0.7", 4).align
+    assert (found.reward, found.search, found.group, found.weight) == ("long_view", "beam", 32, 0.7)
+    assert worth.arm_recipe(base, "none", 4).align.weight == 0
+    assert worth.arm_recipe(base, "pscore", 4).seed == 4
+    with pytest.raises(KeyError):
+        worth.arm_recipe(base, "nonsense", 0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    found = tmp_path_factory.mktemp("worth")
+    changes = {
+        "model.width": "16",
+        "tokenizer.codebook_size": "32",
+        "train.batch_size": "32",
+        "train.evaluate_every": "5",
+        "train.checkpoint_every": "5",
+        "reward.batch_size": "64",
+        "reward.width": "8",
+        "reward.rounds": "1",
+        "align.steps": "6",
+        "align.users": "4",
+        "align.group": "8",
+        "evaluate.valid_users": "40",
+        "baselines.names": "popularity",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worth, "SETTINGS", changes)
+        worth.prepare(found, 600, 150, steps=5)
+    return found
+
+
+def test_arms_are_measured_against_the_truth(home, monkeypatch):
+    monkeypatch.setattr(worth, "TEST_USERS", 30)
+    one = worth.train(home, "pscore", 0, steps=6)
+    base = worth.train(home, "none", 0, steps=6)
+    assert one["arm"] == "pscore"
+    assert set(one["valid"]) == {0, 1, 2, 3, 4, 5, 6}
+    for cut in worth.CUTS:
+        assert one["best"][f"long_view@{cut}"] >= one["mean"][f"long_view@{cut}"] > 0
+    assert len(one["users"]["long_view@32"]) == 30
+    assert "policy" not in base["curve"][0]
+    found = worth.ends(home)
+    for name in ("long_view", "pscore", "play_ms"):
+        low, high = (found[end]["mean"][f"{name}@32"] for end in ("random", "oracle"))
+        assert low < one["mean"][f"{name}@32"] < high
+
+
+def test_the_targets_are_those_of_the_fused_score(home):
+    from onerec.assembly import setting_of
+    from onerec.common import pick_device
+    from onerec.rewards import RewardModel
+    from onerec.runs import open_run
+
+    run = open_run(worth.RUN, home)
+    reward = RewardModel.load(run, setting_of(run, home), pick_device("cpu"))
+    found = {name: np.full((1, 2), k + 1.0) for k, name in enumerate(reward.behaviours)}
+    found["play_ms"] = found["long_view"]
+    weights = reward.model.weights.tolist()
+    expected = sum(w * (k + 1.0) for k, w in enumerate(weights)) / sum(weights)
+    assert worth._targets(found, reward)["pscore"][0, 0] == pytest.approx(expected)
+
+
+def test_all_arms_in_processes_of_their_own(home):
+    out = home / "all.json"
+    command = ["--home", str(home), "--arms", "none", "--seeds", "1", "--steps", "2"]
+    worth.main([*command, "--out", str(out)])
+    said = json.loads(out.read_text())
+    assert [arm["arm"] for arm in said["arms"]] == ["none"]
+    assert {"random", "oracle"} == set(said["ends"])
