@@ -8,11 +8,11 @@ arm then starts from that one checkpoint and sees the same next-token batches, c
 `none` has the same next-token steps and no reward. The checkpoint of each is chosen on valid by
 `pipeline.align.best`, and what is reported was measured once, on test users.
 
-An arm is a name of `ARMS`, or several joined by `+`, and `@W` sets the weight of the policy's loss:
-`pscore+beam@0.3`. Of each list of K items: the reward model's own mean, the truth's mean and its
-best item. The share of the headroom closed is (arm - none) / (oracle - none), the oracle being the
-K items with the highest truth. A list at random already holds a very good item, so the best of K
-proves little.
+An arm is a name of `ARMS`, or several joined by `+`; `@W` sets the weight of the policy's loss and
+a second `@R` the learning rate: `pscore+beam@0.3@0.0001`. Of each list of K items: the reward
+model's own mean, the truth's mean and its best item. The share of the headroom closed is (arm -
+none) / (oracle - none), the oracle being the K items with the highest truth. A list at random
+already holds a very good item, so the best of K proves little.
 
 Shapes: M users, K items of a list.
 """
@@ -55,25 +55,27 @@ Ints = NDArray[np.int64]
 DATASET, RUN = "large_world", "large"
 CUTS = (32, 128, 512)
 TEST_USERS = 1_000
+EVALUATIONS = 4  # on valid, in a training
 AT_ONCE = 50  # users whose truth about every item is held at once
 SETTINGS = {
     "tokenizer.codebook_size": "512",
     "model.width": "128",
-    "train.steps": "3000",
+    "train.steps": "1500",
     "train.batch_size": "768",
     "train.learning_rate": "0.002",
-    "train.evaluate_every": "1000",
-    "train.checkpoint_every": "1000",
-    "reward.steps": "1500",
+    "train.evaluate_every": "750",
+    "train.checkpoint_every": "750",
+    "reward.steps": "800",
     "reward.batch_size": "1024",
-    "reward.rounds": "4",
+    "reward.rounds": "3",
     "align.steps": "600",
     "align.users": "64",
     "align.group": "128",
-    "align.learning_rate": "0.0003",
+    "align.learning_rate": "0.0001",
     "align.weight": "0.3",
     "align.format_items": "0",
     "align.search": "constrained",
+    "evaluate.valid_users": "4000",
     "baselines.names": "popularity",
 }
 ARMS: dict[str, dict[str, Any]] = {
@@ -109,13 +111,12 @@ def prepare(home: Path, items: int, users: int, steps: int | None = None) -> Non
 
 
 def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
-    """The recipe of an arm such as `pscore+beam@0.3`."""
-    names, _, weight = arm.partition("@")
+    """The recipe of an arm such as `pscore+beam@0.3@0.0001`."""
+    names, *numbers = arm.split("@")
     changes: dict[str, Any] = {}
     for name in names.split("+"):
         changes |= ARMS[name]
-    if weight:
-        changes["weight"] = float(weight)
+    changes |= dict(zip(("weight", "learning_rate"), map(float, numbers), strict=False))
     return replace(base, seed=seed, align=replace(base.align, **changes))
 
 
@@ -134,7 +135,7 @@ def train(home: Path, arm: str, seed: int, steps: int | None = None) -> dict[str
     kept[0] = _copy(aligning)
     curve: list[dict[str, float]] = []
     for result in loop(aligning.trainee(), steps=steps, seed=seed, device=device):
-        if result.step % max(1, steps // 6) == 0:
+        if result.step % max(1, steps // EVALUATIONS) == 0:
             curve.append({"step": result.step, **result.values, **aligning.evaluate(result.step)})
             kept[result.step] = _copy(aligning)
     step = best({s: Valid(*value) for s, value in aligning.valid.items()})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onerec.data.batches import Contexts, EpochSampler
 from onerec.data.log import Interactions
-from onerec.data.schema import BEHAVIOURS
+from onerec.data.schema import BEHAVIOURS, SPLITS
 from onerec.data.split import Split
 from onerec.data.statistics import Statistics
 from onerec.reward.pscore import Pairs
@@ -73,6 +73,7 @@ class Exposures:
     def __init__(self, contexts: Contexts, split: Split, behaviours: Sequence[str]) -> None:
         log = with_positive(split.log)
         self.contexts, self.split = contexts, split
+        self.behaviours = tuple(behaviours)
         self.statistics = Statistics(log, split.train, behaviours)
         values = np.stack([log.columns[name] for name in behaviours], axis=1)  # (N, K)
         self._yes, self._known = values == 1, values >= 0
@@ -116,6 +117,17 @@ class Exposures:
         if limit is not None and len(rows) > limit:
             rows = rows[(np.arange(limit) * len(rows)) // limit]
         return rows
+
+    def test_rows(self) -> Ints:
+        """Rows from each tested user's test targets on, but those that are of no part."""
+        split, log = self.split, self.split.log
+        rows = np.arange(len(log))
+        end = np.full(log.n_users, len(log), dtype=np.int64)
+        end[split.test.user] = split.test.end
+        later = rows >= end[self._user]
+        if split.rule == "given":
+            later &= log.columns["split"] == SPLITS.index("test")
+        return np.flatnonzero(later & self._known.any(axis=1)).astype(np.int64)
 
     def outcomes(self, rows: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """What came of rows (B,): yes (B, K) and whether it is known (B, K)."""

@@ -46,8 +46,10 @@ def recorded_weights(run: Run, step: int) -> dict[str, float]:
 
 
 def users(run: Run, step: int) -> list[int]:
-    """Whose groups the step holds, in its order, each once."""
-    return [int(user) for user in _step(run, step)[0]["user"].unique()]
+    """Whose groups the step holds, each once; those of which nothing was to be learned last."""
+    items = composed(run, step).items
+    teaches = items["advantage_before"].abs().groupby(items["user"], sort=False).max() > 0
+    return [int(user) for user in teaches.sort_values(ascending=False, kind="stable").index]
 
 
 def industrial_columns(run: Run) -> list[str]:

@@ -56,7 +56,7 @@ __all__ = [
     "wilson",
 ]
 
-FEW = 50  # positives on valid below which a behaviour has no voice (`onerec.pipeline.reward`)
+FEW = 50  # positives on valid below which a behaviour has no voice (`onerec.pipeline.pscore`)
 Z95 = 1.959964
 TOWER_COLUMNS = (
     *("behaviour", "rows", "positives", "auc", "gauc", "fused_auc", "fused_gauc"),

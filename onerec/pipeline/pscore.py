@@ -53,9 +53,14 @@ Tell = Callable[[int, Mapping[str, float], bool], None]
 
 
 def train_pscore(
-    run: Run, setting: Setting, found: Learnable, device: torch.device, tell: Tell
+    run: Run,
+    setting: Setting,
+    found: Learnable,
+    device: torch.device,
+    tell: Tell,
+    hand_over: Callable[[RewardModel], None] | None = None,
 ) -> None:
-    """Write reward/: a checkpoint and, last, report.json."""
+    """Write reward/: a checkpoint and, last, report.json. `hand_over` gets the trained model."""
     config = setting.recipe.reward
     begun = time.perf_counter()
     model = new_pscore(setting, found.names, run.vectors()).to(device)
@@ -70,6 +75,8 @@ def train_pscore(
     report["checkpoint"] = checkpoint.path.name
     report["seconds"] = round(time.perf_counter() - begun, 2)
     write_json(run.path / FOLDER / REPORT, report)
+    if hand_over is not None:
+        hand_over(training.reward)
 
 
 def total_steps(setting: Setting) -> int:

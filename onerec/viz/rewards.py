@@ -189,10 +189,9 @@ def calibration(frame: pd.DataFrame, behaviour: str = "") -> go.Figure:
         key=f"calibration-{behaviour}",
     )
     rare = said < RARE
-    happening = own[own["observed"] > 0]
-    least = min(float(own["predicted"].min()), *map(float, happening["low"]))
+    least = min(own["predicted"].tolist() + own.loc[own["observed"] > 0, "low"].tolist())
     most = float(own[["predicted", "high"]].to_numpy().max())
-    floor = 0.6 * least if rare else 0.0
+    floor = max(0.6 * least, 1e-7) if rare else 0.0
     fig.add_scatter(
         x=[floor, most], y=[floor, most], mode="lines", hoverinfo="skip",
         name="as predicted", line={"color": theme.GREY, "dash": "dash", "width": 1},

@@ -1,10 +1,15 @@
 """Rewards: its four parts, its empty states, and links that cannot be followed."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import fake_rewards
+import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -154,7 +159,7 @@ def test_what_of_a_link_cannot_be_followed_is_said(open_page: Open) -> None:
     )
     for part in (
         "Step 5 was not recorded in this run; 10 is shown",
-        "User 0 has no group in this step; user 3 is shown",
+        "User 0 has no group in this step; user 4 is shown",
         "weight_like “3.14”, which is not here; 0.5 is shown",
         "industrial_value “opera”, which is not here",
         "alpha “7”, which is not from 0 to 1; 0.5 is shown",
@@ -183,6 +188,19 @@ def test_a_run_without_the_stage_names_the_command(
     assert "`onerec reward --run toy_run`" in said(app)
 
 
+def test_a_run_on_its_way_says_where_it_is(use_home: Callable[..., Path], own_home: Path) -> None:
+    folder = own_home / "runs" / "toy_run"
+    (folder / "reward" / "done.json").unlink()
+    begun = psutil.Process().create_time()
+    status = {"pid": os.getpid(), "process_started": begun, "heartbeat": time.time()}
+    status |= {"stage": "pretrain", "step": 7, "of": 60, "state": "running", "message": ""}
+    fake_rewards.write(folder / "status.json", status)
+    use_home(own_home)
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "Run **toy_run** is at stage pretrain, step 7 of 60." in said(app)
+
+
 def test_the_composer_without_a_recorded_step_names_the_command(
     open_page: Open, scored: Path
 ) -> None:
@@ -190,6 +208,26 @@ def test_the_composer_without_a_recorded_step_names_the_command(
         path.unlink()
     assert "`onerec align --run toy_run`" in said(open_page(rewards_view="Composer"))
     assert "the towers order" in said(open_page())
+
+
+def test_no_part_of_the_page_imports_torch(scored: Path, tmp_path: Path) -> None:
+    script = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+for part in ("Towers", "Calibration", "Weights", "Composer"):
+    app = AppTest.from_file({str(PAGE)!r}, default_timeout=60)
+    app.query_params["rewards_view"] = part
+    app.query_params["industrial"] = "Category"
+    assert not app.run().exception, part
+sys.exit("torch" in sys.modules)
+"""
+    folders = (str(APP), str(APP.parent))
+    env = {**os.environ, "ONEREC_HOME": str(scored), "ONEREC_DEMO": str(tmp_path / "no_demo")}
+    env |= {"PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, cwd=APP.parent, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
 def test_no_run_at_all(use_home: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from onerec.recipes import recipe
 
 def test_an_arm_is_a_set_of_changes():
     base = recipe("small", worth.SETTINGS)
-    found = worth.arm_recipe(base, "long_view+beam+g32@0.7", 4).align
+    found = worth.arm_recipe(base, "long_view+beam+g32@0.7@0.01", 4).align
     assert (found.reward, found.search, found.group, found.weight) == ("long_view", "beam", 32, 0.7)
+    assert worth.arm_recipe(base, "beam@0.7@0.01", 4).align.learning_rate == 0.01
     assert worth.arm_recipe(base, "none", 4).align.weight == 0
     assert worth.arm_recipe(base, "pscore", 4).seed == 4
     with pytest.raises(KeyError):

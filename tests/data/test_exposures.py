@@ -82,3 +82,12 @@ def test_ratings_have_one_behaviour_the_positive(setting):
         del log.columns[name]
     columns = with_positive(log).columns
     assert (columns["positive"] == log.positive).all()
+
+
+def test_test_rows_are_those_that_no_part_before_has(setting, exposures):
+    test = exposures.test_rows()
+    earlier = {*exposures.training_rows().tolist(), *exposures.valid_rows().tolist()}
+    assert len(test) > 0
+    assert not earlier & set(test.tolist())
+    ends = dict(zip(setting.split.test.user.tolist(), setting.split.test.end.tolist(), strict=True))
+    assert all(row >= ends[int(setting.split.log.user[row])] for row in test)

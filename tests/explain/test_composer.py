@@ -189,7 +189,7 @@ def test_rules_that_cannot_work_are_refused(scored: Run) -> None:
 
 
 def test_one_group_with_titles_best_first(scored: Run) -> None:
-    assert composer.users(scored, STEP) == [3, 4, 5, 6, 7, 8]
+    assert composer.users(scored, STEP) == [4, 5, 6, 7, 8, 3], "the flat group last"
     frame = composer.composed_group(
         scored, STEP, 4, weights=dict.fromkeys(fake_rewards.WEIGHTS, 0) | {"like": 1}
     )

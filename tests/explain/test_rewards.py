@@ -34,7 +34,7 @@ def test_towers_say_which_numbers_are_not_sure(scored: Run) -> None:
 
 
 def test_few_is_what_the_stage_calls_few() -> None:
-    from onerec.pipeline.reward import VOICE
+    from onerec.pipeline.pscore import VOICE
 
     assert rewards.FEW == VOICE
 

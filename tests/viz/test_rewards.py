@@ -85,6 +85,14 @@ def test_calibration_of_a_rare_behaviour_has_logarithmic_axes(scored: Run) -> No
     assert "has no calibration" in theme.title(viz.calibration(frame, "share"))
 
 
+def test_a_behaviour_that_never_happened_can_be_drawn(scored: Run) -> None:
+    frame = explain.calibration(scored)
+    never = frame[frame["behaviour"] == "like"].assign(observed=0.0, low=0.0)
+    fig = viz.calibration(never, "like")
+    assert len(fig.data[-1].x) == 10
+    assert min(fig.data[-1].y) > 0
+
+
 def test_weights_and_gaps_by_round(scored: Run) -> None:
     frame = explain.rounds(scored)
     fig = viz.weights(frame)

@@ -1,0 +1,413 @@
+"""P-Score beside LightGBM on KuaiRand's logs: each behaviour, the same features, equal tuning.
+
+    python -m onerec.bench.pscore --json [--kuairand FOLDER] [--out FILE]
+
+Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no rate, feature or weight
+knows a test row. Both models read the same: statistics of user and item, cross features, static
+columns, author, tag and duration. P-Score reads the history besides, which is what its attention
+is for; the trees read what the cross features say of it. Each gets `TRIALS` settings, chosen on
+valid, and is reported once on test; the trees are tuned for each behaviour by itself.
+
+The fused score stands beside trees fitted on the same weighted label and beside a product of the
+towers whose exponents are tuned on valid. Behaviours with fewer than `ENOUGH` test positives are
+reported and not judged.
+
+Shapes: N rows, F features, K behaviours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec.assembly import Setting
+from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.world import _found as found_kuairand
+from onerec.common import set_threads
+from onerec.data.dataset import Dataset
+from onerec.data.exposures import Exposures, learnable
+from onerec.data.ingest import import_files
+from onerec.data.sql import sql_path
+from onerec.metrics import auc, grouped_auc
+from onerec.pipeline import run as run_stages
+from onerec.pipeline.pscore import train_pscore
+from onerec.recipes import Recipe, recipe
+from onerec.rewards import FUSED, UNWANTED, RewardModel, calibration
+from onerec.runs import open_run
+from onerec.train.policy import SAME_REWARD
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+VALID_FROM, TEST_FROM = "2022-04-29", "2022-05-01"
+ENOUGH = 500  # test positives, from which a behaviour is judged
+HEARD = 100  # valid positives, from which a behaviour has a voice in tuning
+MARGIN = 0.005
+PSCORES = (  # steps, width, dropout, learning rate
+    (400, 32, 0.2, 2e-3),
+    (400, 64, 0.4, 2e-3),
+    (800, 32, 0.4, 1e-3),
+    (200, 64, 0.2, 2e-3),
+    (400, 32, 0.5, 1e-3),
+    (200, 32, 0.4, 3e-3),
+)
+TREES: tuple[dict[str, Any], ...] = (  # of LightGBM
+    {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 20},
+    {"num_leaves": 7, "learning_rate": 0.05, "min_child_samples": 50},
+    {"num_leaves": 15, "learning_rate": 0.03, "min_child_samples": 100, "subsample": 0.7},
+    {"num_leaves": 63, "learning_rate": 0.03, "min_child_samples": 200, "colsample_bytree": 0.5},
+    {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 50, "reg_lambda": 10.0},
+    {"num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 200, "colsample_bytree": 0.5},
+)
+MOST_TREES, PATIENCE = 600, 40
+SETTINGS = {
+    "tokenizer.codebook_size": "64",
+    "evaluate.split": "given",
+    "content.text": "none",
+    "baselines.names": "popularity",
+}
+
+
+def run(
+    *, out: Path | None = None, kuairand: Path | None = None, trials: int = len(TREES)
+) -> dict[str, Any]:
+    """Tune both on valid and measure both on test; writes the result to `out` as well."""
+    threads = set_threads()
+    folder = kuairand or found_kuairand()
+    if folder is None:
+        raise FileNotFoundError("KuaiRand's logs are not here; name the folder with --kuairand")
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        dataset = _import(folder, home)
+        chosen = recipe("small", SETTINGS)
+        run_stages("p", chosen, dataset.name, home=home, stages=("tokenize",))
+        set_threads(threads)
+        result = compare(home, Setting.of(chosen, dataset), trials)
+    result |= {
+        "benchmark": "pscore",
+        "command": "python -m onerec.bench.pscore",
+        "commit": commit(),
+        "device": f"{cpu_name()}, {threads} threads",
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    if out is not None:
+        write(result, out)
+    return result
+
+
+def _import(folder: Path, home: Path) -> Dataset:
+    """KuaiRand's complete rows with a split by date."""
+    table = home / "interactions.parquet"
+    source = sql_path(folder / "interactions.parquet")
+    day = "to_timestamp(timestamp / 1000) AT TIME ZONE 'Asia/Shanghai'"
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (SELECT *, CASE WHEN {day} < '{VALID_FROM}' THEN 'train' WHEN {day} < "
+            f"'{TEST_FROM}' THEN 'valid' ELSE 'test' END AS split FROM read_parquet({source})) "
+            f"TO {sql_path(table)} (FORMAT parquet)"
+        )
+    return import_files(
+        table, folder / "items.parquet", folder / "users.parquet", name="kuairand", home=home
+    )
+
+
+def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
+    """Both models on one split; see the module's docstring."""
+    found = learnable(setting.split.log, setting.split.train)
+    exposures = Exposures(setting.contexts("cpu"), setting.split, found.names)
+    rows = {
+        "train": exposures.training_rows(),
+        "valid": exposures.valid_rows(),
+        "test": exposures.test_rows(),
+    }
+    ours, tried = _tune_pscore(home, setting, found, rows["valid"], trials)
+    tables = {part: features(ours, each) for part, each in rows.items()}
+    trees = _Trees(exposures, rows, tables, trials)
+    scores = ours.logged(rows["test"])
+    lines = {
+        name: _line(exposures, rows["test"], k, scores[name], trees.scores(k))
+        for k, name in enumerate(exposures.behaviours)
+    }
+    return {
+        "rows": {part: len(each) for part, each in rows.items()},
+        "behaviours": lines,
+        "left_out": found.left_out,
+        "fused": _fused(ours, rows, trees, scores),
+        "pscore_trials": tried,
+        "tree_trials": trees.tried,
+    }
+
+
+def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
+    """What both models read, as numbers: (N, F). The last columns are categories."""
+    parts = []
+    items = reward.model.items
+    with torch.no_grad():
+        for begin in range(0, len(rows), at_once):
+            pairs = reward.exposures.rows(rows[begin : begin + at_once])
+            numbers = reward.model.numbers(pairs)[:, 0]
+            item = pairs.items[:, 0]
+            categories = (items.author[item], items.tag[item], items.duration[item])
+            parts.append(
+                torch.cat([numbers, pairs.batch.static, torch.stack(categories, dim=1)], dim=1)
+            )
+    return torch.cat(parts).double().numpy()
+
+
+def _tune_pscore(
+    home: Path, setting: Setting, found: Any, valid: Ints, trials: int
+) -> tuple[RewardModel, list[dict[str, Any]]]:
+    """The setting with the best mean AUC on valid over behaviours with enough positives there."""
+    best: tuple[float, RewardModel] | None = None
+    tried = []
+    run_folder = open_run("p", home)
+    for steps, width, dropout, rate in PSCORES[:trials]:
+        config = replace(
+            setting.recipe.reward,
+            steps=steps,
+            width=width,
+            dropout=dropout,
+            learning_rate=rate,
+            batch_size=1_024,
+            rounds=4,
+        )
+        chosen: Recipe = replace(setting.recipe, reward=config)
+        begun = time.perf_counter()
+        kept: list[RewardModel] = []
+        train_pscore(
+            run_folder,
+            replace(setting, recipe=chosen),
+            found,
+            torch.device("cpu"),
+            lambda step, values, logged: None,
+            kept.append,
+        )
+        reward = kept[0]
+        scores = reward.logged(valid)
+        yes, known = reward.exposures.outcomes(valid)
+        each = [
+            auc(yes[known[:, k], k], scores[name][known[:, k]])
+            for k, name in enumerate(reward.behaviours)
+            if HEARD <= yes[:, k].sum() < known[:, k].sum()
+        ]
+        score = float(np.mean(each))
+        tried.append(
+            {
+                "steps": steps,
+                "width": width,
+                "dropout": dropout,
+                "learning_rate": rate,
+                "valid_auc": round(score, 5),
+                "seconds": round(time.perf_counter() - begun, 1),
+            }
+        )
+        if best is None or score > best[0]:
+            best = (score, reward)
+    assert best is not None
+    return best[1], tried
+
+
+class _Trees:
+    """LightGBM for each behaviour, tuned on valid by itself."""
+
+    def __init__(
+        self,
+        exposures: Exposures,
+        rows: dict[str, Ints],
+        tables: dict[str, Floats],
+        trials: int,
+    ) -> None:
+        self.exposures, self.rows, self.tables, self.trials = exposures, rows, tables, trials
+        self.tried: dict[str, Any] = {}
+
+    def scores(self, k: int) -> Floats:
+        """Test scores of behaviour k (N,)."""
+        labels = {part: self.exposures.outcomes(each) for part, each in self.rows.items()}
+        target = {part: yes[:, k].astype(float) for part, (yes, _) in labels.items()}
+        there = {part: known[:, k] for part, (_, known) in labels.items()}
+        return self.fit(self.exposures.behaviours[k], target, there)
+
+    def fit(
+        self, name: str, target: dict[str, Floats], there: dict[str, NDArray[np.bool_]]
+    ) -> Floats:
+        """Test scores of the setting that is best on valid; a target may be a share."""
+        import lightgbm
+
+        category = list(range(self.tables["train"].shape[1] - 3, self.tables["train"].shape[1]))
+        fit, valid = there["train"], there["valid"]
+        best: tuple[float, Any] | None = None
+        shares = not np.isin(target["train"], (0.0, 1.0)).all()
+        for number, settings in enumerate(TREES[: self.trials]):
+            model = lightgbm.LGBMRegressor(
+                objective="cross_entropy" if shares else "binary",
+                n_estimators=MOST_TREES,
+                n_jobs=2,
+                random_state=0,
+                deterministic=True,
+                subsample_freq=1,
+                verbose=-1,
+                **settings,
+            )
+            model.fit(
+                self.tables["train"][fit],
+                target["train"][fit],
+                eval_set=[(self.tables["valid"][valid], target["valid"][valid])],
+                eval_metric="cross_entropy" if shares else "auc",
+                categorical_feature=category,
+                callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+            )
+            score = np.asarray(model.predict(self.tables["valid"][valid]))
+            if shares:
+                value = -_cross_entropy(target["valid"][valid], score)
+            elif 0 < target["valid"][valid].sum() < valid.sum():
+                value = auc(target["valid"][valid], score)
+            else:
+                value = float(-number)
+            if best is None or value > best[0]:
+                best = (value, model)
+                self.tried[name] = {**settings, "trees": int(model.best_iteration_ or MOST_TREES)}
+        assert best is not None
+        return np.asarray(best[1].predict(self.tables["test"]), dtype=np.float64)
+
+
+def _cross_entropy(target: Floats, p: Floats) -> float:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return float(-(target * np.log(p) + (1 - target) * np.log(1 - p)).mean())
+
+
+def _line(exposures: Exposures, rows: Ints, k: int, ours: Floats, trees: Floats) -> dict[str, Any]:
+    yes, known = exposures.outcomes(rows)
+    there, user = known[:, k], exposures.split.log.user[rows]
+    label = yes[there, k]
+    line: dict[str, Any] = {"positives": int(label.sum()), "rows": int(there.sum())}
+    for name, score in (("pscore", ours), ("lightgbm", trees)):
+        line[name] = {
+            "auc": round(auc(label, score[there]), 5),
+            "gauc": grouped_auc(label, score[there], user[there]),
+        }
+    line["auc_difference"] = round(line["pscore"]["auc"] - line["lightgbm"]["auc"], 5)
+    line["auc_difference_ci"] = _difference_interval(label, ours[there], trees[there], user[there])
+    line["judged"] = line["positives"] >= ENOUGH
+    line["met"] = not line["judged"] or line["auc_difference"] >= -MARGIN
+    line["calibration"] = calibration(ours[there], label)
+    return line
+
+
+def _difference_interval(
+    label: NDArray[np.bool_], a: Floats, b: Floats, user: Ints, draws: int = 100
+) -> list[float]:
+    """95% bootstrap interval of the AUC difference, whole users resampled."""
+    random = np.random.default_rng(0)
+    users, place = np.unique(user, return_inverse=True)
+    found = []
+    for _ in range(draws):
+        count = np.bincount(random.integers(len(users), size=len(users)), minlength=len(users))
+        rows = np.repeat(np.arange(len(label)), count[place.reshape(-1)])
+        if 0 < label[rows].sum() < len(rows):
+            found.append(auc(label[rows], a[rows]) - auc(label[rows], b[rows]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return [round(float(low), 5), round(float(high), 5)]
+
+
+def _fused(
+    ours: RewardModel, rows: dict[str, Ints], trees: _Trees, scores: dict[str, Floats]
+) -> dict[str, Any]:
+    """The fused score, trees on the same weighted label, and a tuned product of towers."""
+    weights = ours.model.weights.double().numpy()
+    target = {}
+    for part, each in rows.items():
+        yes, known = ours.exposures.outcomes(each)
+        there = known * weights
+        target[part] = (yes * there).sum(1) / np.maximum(there.sum(1), SAME_REWARD)
+    everywhere = {part: np.ones(len(each), dtype=bool) for part, each in rows.items()}
+    exponents = _exponents(ours, rows["valid"])
+    rivals = {
+        "pscore": scores[FUSED],
+        "lightgbm": trees.fit("weighted label", target, everywhere),
+        "product": _product(scores, exponents),
+    }
+    yes, known = ours.exposures.outcomes(rows["test"])
+    user = ours.exposures.split.log.user[rows["test"]]
+    result: dict[str, Any] = {
+        "weights": dict(zip(ours.behaviours, weights.tolist(), strict=True)),
+        "exponents": exponents,
+    }
+    for rival, score in rivals.items():
+        result[rival] = {
+            name: {
+                "auc": round(auc(yes[known[:, k], k], score[known[:, k]]), 5),
+                "gauc": grouped_auc(yes[known[:, k], k], score[known[:, k]], user[known[:, k]]),
+            }
+            for k, name in enumerate(ours.behaviours)
+        }
+    return result
+
+
+def _exponents(ours: RewardModel, valid: Ints) -> dict[str, float]:
+    """Exponents of the product with the best mean GAUC on valid, from a small grid."""
+    scores = ours.logged(valid)
+    yes, known = ours.exposures.outcomes(valid)
+    user = ours.exposures.split.log.user[valid]
+    wanted = [
+        name
+        for k, name in enumerate(ours.behaviours)
+        if name not in UNWANTED and yes[:, k].sum() >= HEARD
+    ]
+    best: tuple[float, dict[str, float]] = (-1.0, {})
+    for powers in itertools.product((0.0, 0.3, 1.0), repeat=len(wanted)):
+        if max(powers) < 1:
+            continue
+        exponents = dict(zip(wanted, powers, strict=True))
+        score = _product(scores, exponents)
+        each = []
+        for k, name in enumerate(ours.behaviours):
+            if name in wanted:
+                label = yes[known[:, k], k]
+                each.append(grouped_auc(label, score[known[:, k]], user[known[:, k]]) or 0.5)
+        if np.mean(each) > best[0]:
+            best = (float(np.mean(each)), exponents)
+    return best[1]
+
+
+def _product(scores: dict[str, Floats], exponents: dict[str, float]) -> Floats:
+    parts = [power * np.log(scores[name]) for name, power in exponents.items()]
+    return np.asarray(np.sum(parts, axis=0))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON object with --json, else a table."""
+    parser = argparse.ArgumentParser(description="P-Score beside LightGBM on KuaiRand")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--kuairand", type=Path)
+    parser.add_argument("--trials", type=int, default=len(TREES))
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(argv)
+    result = run(out=chosen.out, kuairand=chosen.kuairand, trials=chosen.trials)
+    if chosen.json:
+        print(json.dumps(result))
+        return 0
+    for name, line in result["behaviours"].items():
+        ours, trees = line["pscore"], line["lightgbm"]
+        print(
+            f"{name:14} {line['positives']:7,} positives  P-Score {ours['auc']:.4f}  "
+            f"LightGBM {trees['auc']:.4f}  {line['auc_difference']:+.4f} "
+            f"{line['auc_difference_ci']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
