@@ -31,6 +31,12 @@ PAGES = (
     ),
     ("train", "Train", "model_training", "Start, watch, pause, stop and resume a training."),
     (
+        "rewards",
+        "Rewards",
+        "balance",
+        "What an item is worth: towers, weights, and a composer.",
+    ),
+    (
         "ecpo",
         "ECPO",
         "show_chart",

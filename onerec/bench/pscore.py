@@ -264,7 +264,8 @@ class _Trees:
             model.fit(
                 self.tables["train"][fit],
                 target["train"][fit],
-                eval_set=[(self.tables["valid"][valid], target["valid"][valid])],
+                eval_X=(self.tables["valid"][valid],),
+                eval_y=(target["valid"][valid],),
                 eval_metric="cross_entropy" if shares else "auc",
                 categorical_feature=category,
                 callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],

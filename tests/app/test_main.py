@@ -9,7 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "app"
-PAGES = ("home", "dataset", "tokenizer", "train", "ecpo", "rl_steps", "recommend", "runs")
+PAGES = (
+    *("home", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
+    "runs",
+)
 BAD_LINK = {
     "run": "gone",
     "dataset": "gone",

@@ -16,7 +16,10 @@ from playwright.sync_api import Browser, FilePayload, FloatRect, Locator, Page, 
 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
-PAGES = ("", "dataset", "tokenizer", "train", "ecpo", "rl_steps", "recommend", "runs")
+PAGES = (
+    *("", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
+    "runs",
+)
 
 
 def centre(page: Page, box: FloatRect | None) -> None:

@@ -5,10 +5,11 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from onerec.explain import overview
-from onerec.runs import Run
+from onerec.runs import STAGES, Run
 from onerec.viz import theme
 from onerec.viz.pipeline import BOX, pipeline
 
+BOXES = 1 + len(STAGES)  # the data and every stage
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -25,10 +26,10 @@ def test_every_stage_stands_there_with_its_number_and_its_state(run: Run, vertic
         assert row["label"] in said
         assert row["headline"] in said
         assert row["headline"] in theme.alt_text(picture)
-    assert said.count("✓ done") == 5, "the state is said in words and by a sign"
+    assert said.count("✓ done") == BOXES, "the state is said in words and by a sign"
     drawn = ET.fromstring(picture.svg)
-    assert len(list(drawn.iter(f"{SVG}rect"))) == 5
-    assert len(list(drawn.iter(f"{SVG}g"))) == 4, "an arrow between each two"
+    assert len(list(drawn.iter(f"{SVG}rect"))) == BOXES
+    assert len(list(drawn.iter(f"{SVG}g"))) == BOXES - 1, "an arrow between each two"
     assert theme.title(picture) == "Every stage is done: recall@10 0.500"
 
 
@@ -37,10 +38,10 @@ def test_boxes_stand_side_by_side_or_one_below_the_other(run: Run) -> None:
         drawn = ET.fromstring(pipeline(overview.stages(run), vertical).svg)
         return [(box.get("x"), box.get("y")) for box in drawn.iter(f"{SVG}rect")]
 
-    assert len({x for x, _ in places(False)}) == 5
+    assert len({x for x, _ in places(False)}) == BOXES
     assert len({y for _, y in places(False)}) == 1
     assert len({x for x, _ in places(True)}) == 1
-    assert len({y for _, y in places(True)}) == 5
+    assert len({y for _, y in places(True)}) == BOXES
 
 
 def test_a_failed_stage_is_marked(run: Run) -> None:
@@ -48,13 +49,13 @@ def test_a_failed_stage_is_marked(run: Run) -> None:
     stages.loc[2, "state"] = "failed"
     picture = pipeline(stages)
     assert "! failed" in texts(picture)
-    assert theme.title(picture).startswith("4 of 5 stages are done")
+    assert theme.title(picture).startswith(f"{BOXES - 1} of {BOXES} stages are done")
 
 
 def test_text_from_a_dataset_cannot_break_the_picture(run: Run) -> None:
     stages = overview.stages(run)
-    stages.loc[0, "detail"] = "dataset <a&b> is gone"
-    assert "dataset <a&b> is gone" in texts(pipeline(stages))
+    stages.loc[0, "detail"] = "set <a&b> is gone"
+    assert "set <a&b> is gone" in texts(pipeline(stages))
 
 
 def test_a_long_headline_is_set_small_enough_for_its_box(run: Run) -> None:

@@ -50,7 +50,7 @@ def test_progress_by_stage(run: Run) -> None:
     frame = explain.progress(run)
     frame.loc[1, ["state", "share", "step", "of"]] = ["running", 0.25, 15, 60]
     fig = viz.progress(frame)
-    assert list(fig.data[0].x) == [1, 0.25, 1, 1]
+    assert list(fig.data[0].x) == [1, 0.25, *[1] * (len(frame) - 2)]
     assert list(fig.data[0].text) == ["done", "running, 15 of 60", "done", "done"]
     assert theme.title(fig) == "3 of 4 stages are done"
 
