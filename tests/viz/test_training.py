@@ -51,8 +51,11 @@ def test_progress_by_stage(run: Run) -> None:
     frame.loc[1, ["state", "share", "step", "of"]] = ["running", 0.25, 15, 60]
     fig = viz.progress(frame)
     assert list(fig.data[0].x) == [1, 0.25, *[1] * (len(frame) - 2)]
-    assert list(fig.data[0].text) == ["done", "running, 15 of 60", "done", "done"]
-    assert theme.title(fig) == "3 of 4 stages are done"
+    assert list(fig.data[0].text) == [
+        *("done", "running, 15 of 60"),
+        *["done"] * (len(frame) - 2),
+    ]
+    assert theme.title(fig) == f"{len(frame) - 1} of {len(frame)} stages are done"
 
 
 def test_no_step_yet_says_how_to_start(curves: pd.DataFrame) -> None:
