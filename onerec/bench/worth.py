@@ -5,8 +5,10 @@
 
 `--prepare` makes the world and a run with its tokenizer, pre-trained policy and reward model. Every
 arm then starts from that one checkpoint and sees the same next-token batches, contexts and seeds;
-`none` has the same next-token steps and no reward. The checkpoint of each is chosen on valid by
-`pipeline.align.best`, and what is reported was measured once, on test users.
+`none` has the same next-token steps and no reward. Of each arm and seed the step is kept that has
+the highest reward on valid among those whose valid recall@10 is at least 98% of that of `none` at
+the same step and seed, else the one whose recall comes nearest; what is reported was measured once,
+on test users.
 
 An arm is a name of `ARMS`, or several joined by `+`; `@W` sets the weight of the policy's loss and
 a second `@R` the learning rate: `pscore+beam@0.3@0.0001`. Of each list of K items: the reward
@@ -42,7 +44,7 @@ from onerec.data.split import Cases
 from onerec.loop import loop
 from onerec.metrics import recall_at_k
 from onerec.pipeline import run as run_stages
-from onerec.pipeline.align import Aligning, Valid, best, policy_config
+from onerec.pipeline.align import Aligning, Valid, policy_config
 from onerec.pipeline.pretrain import sample_cases
 from onerec.recipes import Recipe, recipe
 from onerec.rewards import FUSED, RewardModel
@@ -54,8 +56,10 @@ Ints = NDArray[np.int64]
 
 DATASET, RUN = "large_world", "large"
 CUTS = (32, 128, 512)
-TEST_USERS = 1_000
-EVALUATIONS = 4  # on valid, in a training
+TEST_USERS, RECALL_USERS = 1_000, 10_000
+EVALUATIONS = 2  # on valid, in a training
+LEAST_RECALL = 0.98  # of that without a reward
+WAIT_S = 240.0  # for the arm without a reward
 AT_ONCE = 50  # users whose truth about every item is held at once
 SETTINGS = {
     "tokenizer.codebook_size": "512",
@@ -75,7 +79,7 @@ SETTINGS = {
     "align.weight": "0.3",
     "align.format_items": "0",
     "align.search": "constrained",
-    "evaluate.valid_users": "4000",
+    "evaluate.valid_users": "8000",
     "baselines.names": "popularity",
 }
 ARMS: dict[str, dict[str, Any]] = {
@@ -120,8 +124,13 @@ def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
     return replace(base, seed=seed, align=replace(base.align, **changes))
 
 
-def train(home: Path, arm: str, seed: int, steps: int | None = None) -> dict[str, Any]:
-    """Align one arm, choose its checkpoint on valid, and measure it on test users."""
+def train(
+    home: Path, arm: str, seed: int, steps: int | None = None, parts: Path | None = None
+) -> dict[str, Any]:
+    """Align one arm, choose its checkpoint on valid, and measure it on test users.
+
+    `parts` is where the arm `none` leaves its result, or None to compare with the start.
+    """
     run = open_run(RUN, home)
     setting = setting_of(run, home)
     chosen = arm_recipe(setting.recipe, arm, seed)
@@ -138,9 +147,10 @@ def train(home: Path, arm: str, seed: int, steps: int | None = None) -> dict[str
         if result.step % max(1, steps // EVALUATIONS) == 0:
             curve.append({"step": result.step, **result.values, **aligning.evaluate(result.step)})
             kept[result.step] = _copy(aligning)
-    step = best({s: Valid(*value) for s, value in aligning.valid.items()})
-    if arm.startswith("none"):  # no reward to choose by: the same rule, by recall
-        step = max(aligning.valid, key=lambda s: aligning.valid[s].recall)
+    step = steps  # without a reward nothing is chosen
+    if aligning.config.weight:
+        base = _without(parts, seed) or dict.fromkeys(aligning.valid, aligning.valid[0].recall)
+        step = choose(aligning.valid, base)
     aligning.alignment.model.load_state_dict(kept[step])
     trained_in = time.perf_counter() - begun
     return {
@@ -152,6 +162,25 @@ def train(home: Path, arm: str, seed: int, steps: int | None = None) -> dict[str
         "seconds": round(trained_in, 1),
         **measure(aligning, home),
     }
+
+
+def choose(valid: dict[int, Valid], base: dict[int, float]) -> int:
+    """The step with the most reward that keeps its recall; else the one that loses least."""
+    share = {s: value.recall / max(base[s], 1e-9) for s, value in valid.items() if s in base and s}
+    fit = [s for s in share if share[s] >= LEAST_RECALL]
+    return max(fit, key=lambda s: valid[s].reward) if fit else max(share, key=lambda s: share[s])
+
+
+def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
+    """Valid recall by step of the arm without a reward, waited for while it may still come."""
+    if parts is None:
+        return None
+    path, until = parts / f"none-{seed}.json", time.monotonic() + WAIT_S
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.5)
+    if not path.exists():
+        return None
+    return {int(s): value[0] for s, value in json.loads(path.read_text())["valid"].items()}
 
 
 def _policy(chosen: Recipe, setting: Setting) -> PolicyConfig:
@@ -166,11 +195,12 @@ def _copy(aligning: Aligning) -> dict[str, torch.Tensor]:
 def measure(aligning: Aligning, home: Path) -> dict[str, Any]:
     """Lists of the test users: recall, the reward model's own means, the truth's."""
     setting, recommender = aligning.setting, aligning.recommender
+    cases = sample_cases(setting.split.test, RECALL_USERS)
+    ranked = recommender.lists(cases, 10).items
+    recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10)
     cases = sample_cases(setting.split.test, TEST_USERS)
     lists = recommender.lists(cases, max(CUTS)).items
     world = _world(setting)
-    ranked = lists[:, :10]
-    recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10)
     return {
         "recall@10": float(recall.mean()),
         **_of_lists(lists, cases, world, aligning.reward),
@@ -286,8 +316,10 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     if chosen.one:
         arm, _, seed = chosen.one.rpartition(":")
-        done = train(chosen.home, arm, int(seed), chosen.steps)
-        chosen.out.write_text(json.dumps(done))
+        done = train(chosen.home, arm, int(seed), chosen.steps, chosen.out.parent)
+        temporary = chosen.out.with_suffix(".tmp")
+        temporary.write_text(json.dumps(done))
+        temporary.replace(chosen.out)
         return
     _all(chosen, parser)
 

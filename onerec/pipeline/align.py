@@ -1,9 +1,9 @@
 """Stage 4: the policy is aligned with the reward while next-token training goes on.
 
 Next-token batches are those that RSFT keeps (sessions with the longer half of play time), where the
-log knows play times. Contexts of the policy are training examples drawn at random. Which checkpoint
-is kept is decided on valid: the highest reward of the lists among those whose recall@10 has not
-fallen by more than `RECALL_SHARE` of what pre-training had; the paper names no rule.
+log knows play times. The policy gets groups on the contexts of a share of them (V1: of 1%). Which
+checkpoint is kept is decided on valid: the highest reward of the lists among those whose recall@10
+has not fallen by more than `RECALL_SHARE` of what pre-training had; the paper names no rule.
 
 Recorded in rollouts/: every step of a short training, `_RECORDED` steps of a long one.
 """
@@ -27,7 +27,7 @@ from onerec.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from onerec.data.batches import EpochSampler, Examples, TrainingBatches, training_examples
+from onerec.data.batches import Examples, TrainingBatches, training_examples
 from onerec.data.dataset import Dataset
 from onerec.data.sessions import kept_by_rsft
 from onerec.errors import RecipeError, RunError
@@ -41,7 +41,7 @@ from onerec.rewards import RewardModel
 from onerec.rollouts import write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
-from onerec.train.optim import OptimConfig, make_adamw
+from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "align"
 RECALL_SHARE = 0.01
@@ -84,7 +84,9 @@ class Aligning:
             self.config.lag,
         )
         self.optim = OptimConfig(
-            learning_rate=self.config.learning_rate, weight_decay=recipe.train.weight_decay
+            learning_rate=self.config.learning_rate,
+            warmup_steps=min(WARMUP, self.config.steps),
+            weight_decay=recipe.train.weight_decay,
         )
         self.optimizer = make_adamw(self.alignment.model, self.optim)
         self.valid: dict[int, Valid] = {}
@@ -100,13 +102,13 @@ class Aligning:
 
     def trainee(self) -> Trainee[AlignBatch]:
         """What the loop needs."""
-        recipe, rate = self.setting.recipe, self.config.learning_rate
+        recipe = self.setting.recipe
         return Trainee(
             model=self.alignment.model,
             optimizer=self.optimizer,
             loss=self.alignment.loss,
             batch=AlignBatches(self, self.examples()),
-            learning_rate=lambda step: rate * min(1.0, (step + 1) / WARMUP),
+            learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.alignment.model.update_router_bias(recipe.model.balance_rate),
         )
 
@@ -205,7 +207,11 @@ def best(valid: dict[int, Valid], start: int = 0) -> int:
 
 @dataclass
 class AlignBatches:
-    """step -> AlignBatch: next-token examples, and contexts of others for the policy."""
+    """step -> AlignBatch: next-token examples, and the contexts of some of them for the policy.
+
+    Examples are shuffled also where pre-training read them in order of time: on the built-in world
+    the newest alone, repeated, lose 2% of valid recall@10, and all of them gain 1%.
+    """
 
     aligning: Aligning
     examples: Examples
@@ -219,11 +225,10 @@ class AlignBatches:
             recipe.seed,
             event_dropout=recipe.history.event_dropout,
         )
-        self.chosen = EpochSampler(len(self.examples), recipe.align.users, recipe.seed + 1)
 
     def __call__(self, step: int) -> AlignBatch:
         self.aligning.send(step)
-        rows = self.chosen(step)
+        rows = self.next_token.sampler(step)[: self.aligning.config.users]
         user, end = self.examples.user[rows], self.examples.end[rows]
         contexts = self.aligning.contexts
         return AlignBatch(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from onerec.assembly import load_semantic_ids
+from onerec.assembly import Setting, load_semantic_ids
 from onerec.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -102,7 +102,7 @@ class Pretraining:
                 self.config.batch_size,
                 self.setting.recipe.seed,
                 event_dropout=self.setting.recipe.history.event_dropout,
-                order=self.order(),
+                order=next_token_order(self.setting),
                 steps=self.config.steps,
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
@@ -110,12 +110,6 @@ class Pretraining:
                 self.setting.recipe.model.balance_rate
             ),
         )
-
-    def order(self) -> str:
-        """In which order examples come: the recipe's, or what suits the split."""
-        if self.config.order != "auto":
-            return self.config.order
-        return "time" if self.setting.split.rule == "temporal" else "shuffled"
 
     def resume(self) -> None:
         """Go on from the newest finished checkpoint that can be read, if there is any."""
@@ -212,6 +206,13 @@ def _finish(session: Session, training: Pretraining) -> None:
         valid=training.valid,
         seconds=training.seconds(),
     )
+
+
+def next_token_order(setting: Setting) -> str:
+    """In which order examples come: the recipe's, or what suits the split."""
+    if setting.recipe.train.order != "auto":
+        return setting.recipe.train.order
+    return "time" if setting.split.rule == "temporal" else "shuffled"
 
 
 def sample_cases(cases: Cases, limit: int) -> Cases:

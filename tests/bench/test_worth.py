@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onerec.bench import worth
+from onerec.pipeline.align import Valid
 from onerec.recipes import recipe
 
 
@@ -49,7 +50,9 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
     one = worth.train(home, "pscore", 0, steps=6)
     base = worth.train(home, "none", 0, steps=6)
     assert one["arm"] == "pscore"
-    assert set(one["valid"]) == {0, 1, 2, 3, 4, 5, 6}
+    assert set(one["valid"]) == {0, 3, 6}
+    assert one["step"] in (3, 6)
+    assert base["step"] == 6
     for cut in worth.CUTS:
         assert one["best"][f"long_view@{cut}"] >= one["mean"][f"long_view@{cut}"] > 0
     assert len(one["users"]["long_view@32"]) == 30
@@ -58,6 +61,14 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
     for name in ("long_view", "pscore", "play_ms"):
         low, high = (found[end]["mean"][f"{name}@32"] for end in ("random", "oracle"))
         assert low < one["mean"][f"{name}@32"] < high
+
+
+def test_the_step_is_chosen_by_reward_among_those_that_keep_their_recall():
+    valid = {0: Valid(0.5, 0.9), 10: Valid(0.2, 0.3), 20: Valid(0.19, 0.5), 30: Valid(0.1, 0.6)}
+    base = dict.fromkeys(valid, 0.2)
+    assert worth.choose(valid, base) == 10  # 20 lost more than 2%, and 0 is no training
+    assert worth.choose(valid, {**base, 20: 0.19}) == 20
+    assert worth.choose(valid, dict.fromkeys(valid, 9.0)) == 10  # none keeps it: the nearest
 
 
 def test_the_targets_are_those_of_the_fused_score(home):

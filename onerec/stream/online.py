@@ -1,0 +1,364 @@
+"""The online loop: serve, collect feedback, RSFT and RL, new weights to the server, again.
+
+In a round (a day) the served policy makes a list for everyone who comes; what they do joins the
+log; the policy makes `steps` updates on the feedback of the last `window` rounds; every `lag`
+updates the server gets new weights (V1 sends them every 1,000). An arm says what is learned from:
+
+    frozen       nothing
+    all          every session of its own feedback
+    half         a random half of the sessions
+    rsft         the half with the most play time (V1 section 3)
+    rsft_grpo    that, and groups with GRPO
+    rsft_ecpo    that, and groups with ECPO
+
+All arms make the same number of updates. A stream is a folder of the run that it began from,
+`stream/<name>/`: events and values by round, checkpoints, metrics.jsonl. Randomness is a function
+of seed, round and step, so a stream that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec import __version__
+from onerec.alignment import AlignBatch, Alignment
+from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
+from onerec.checkpoint import (
+    checkpoints,
+    load_model,
+    load_optimizer,
+    load_tensors,
+    prune,
+    save_checkpoint,
+    save_tensors,
+)
+from onerec.common import keep_memory, pick_device, set_threads
+from onerec.data.batches import EpochSampler, Examples, TrainingBatches, training_examples
+from onerec.data.exposures import Exposures
+from onerec.data.sessions import kept_by_rsft, session_of
+from onerec.data.sources.world import world_of
+from onerec.data.tables import read_parquet, write_parquet
+from onerec.errors import RecipeError, RunError
+from onerec.loop import Trainee, loop
+from onerec.pipeline.align import policy_config
+from onerec.pipeline.rivals import threads_for
+from onerec.recommend import Recommender
+from onerec.rewards import RewardModel
+from onerec.run_writer import RunWriter
+from onerec.runs import Run, open_run, valid_name
+from onerec.stream.growing import cases_at_the_end, grown, setting_with
+from onerec.stream.platform import ReplayPlatform, WorldPlatform
+from onerec.train.optim import OptimConfig, make_adamw
+
+STAGE = "stream"
+ARMS: dict[str, tuple[str, str | None]] = {  # what it trains on, and its objective
+    "frozen": ("", None),
+    "all": ("all", None),
+    "half": ("half", None),
+    "rsft": ("rsft", None),
+    "rsft_grpo": ("rsft", "grpo"),
+    "rsft_ecpo": ("rsft", "ecpo"),
+}
+_SEED = 104_729
+
+Report = Callable[[str, int, int, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """`share` of the users come in a round and see `shown` items each; `steps` updates a round on
+    the feedback of the last `window` rounds; the server gets new weights every `lag` updates."""
+
+    arm: str = "rsft_ecpo"
+    rounds: int = 20
+    steps: int = 20
+    lag: int = 20
+    share: float = 0.1
+    shown: int = 10
+    window: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.arm not in ARMS:
+            raise RecipeError(f"arm {self.arm!r}: choose one of {', '.join(ARMS)}")
+        for name in ("rounds", "steps", "shown", "window"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}={getattr(self, name)}: needs at least 1")
+        if self.lag < 0 or not 0 < self.share <= 1:
+            raise RecipeError(f"lag={self.lag} must be 0 or more, share={self.share} in (0, 1]")
+
+
+def stream(
+    run_name: str,
+    config: StreamConfig,
+    *,
+    name: str | None = None,
+    home: Path | None = None,
+    report: Report = lambda stage, step, of, values: None,
+) -> Run:
+    """Do the rounds that are left; the folder of the stream, which reads like a run's.
+
+    Raises:
+        RunError: the run has no reward model or no policy, another process holds the stream, or it
+            was begun with another configuration.
+        DataError: the dataset is no world and its log cannot be played back.
+    """
+    run = open_run(run_name, home)
+    setting = setting_of(run, home)
+    folder = run.path / STAGE / valid_name(name or config.arm)
+    device = pick_device(setting.recipe.device)
+    online = Online(run, setting, config, device, folder)
+    with RunWriter.claim(folder, _description(run, config)) as writer:
+        keep_memory()
+        set_threads(threads_for(setting.recipe, device))
+        online.resume()
+        writer.rewind_metrics(STAGE, online.round)
+        writer.set_status(STAGE, online.round, config.rounds)
+        while online.round < config.rounds:
+            values = online.step()
+            writer.log_metrics(STAGE, online.round, config.rounds, **values)
+            writer.beat(step=online.round)
+            report(STAGE, online.round, config.rounds, values)
+            if writer.obey() == "stop":
+                writer.stop("stopped as asked; the same command goes on")
+                break
+        else:
+            writer.mark_done(STAGE, rounds=online.round)
+            writer.finish()
+    return Run(folder)
+
+
+def _description(run: Run, config: StreamConfig) -> dict[str, Any]:
+    described = run.recipe()
+    return {
+        "name": STAGE,
+        "recipe": asdict(config),
+        "seed": config.seed,
+        "code_version": __version__,
+        "dataset": described["dataset"],
+        "run": run.name,
+    }
+
+
+class Online:
+    """One arm: its own log, its policy in training, the copy that serves.
+
+    Args:
+        run: where policy and reward model come from.
+        folder: where rounds are written.
+    """
+
+    def __init__(
+        self, run: Run, setting: Setting, config: StreamConfig, device: torch.device, folder: Path
+    ) -> None:
+        self.run, self.base, self.config, self.device = run, setting, config, device
+        self.folder, self.round = folder, 0
+        self.trained_on, objective = ARMS[config.arm]
+        self.ids, self.popularity = load_semantic_ids(run)
+        self.pscore = RewardModel.load(run, setting, device).model
+        whole = setting.split.log
+        known = world_of(setting.dataset)
+        if known is None:
+            self.platform: WorldPlatform | ReplayPlatform = ReplayPlatform(
+                whole, setting.split.train
+            )
+            self.log = whole.take(setting.split.train)
+        else:
+            self.platform = WorldPlatform(known, config.seed, config.share)
+            self.log = whole
+        self.since: list[int] = []  # the first time of each round's events
+        recipe = setting.recipe
+        align = replace(
+            recipe.align,
+            weight=recipe.align.weight if objective else 0.0,
+            objective=objective or recipe.align.objective,
+        )
+        self.recipe = replace(recipe, align=align, seed=config.seed)
+        model = trained_model(run, setting, self.ids).to(device)
+        self._look_again()
+        self.alignment = Alignment(
+            model,
+            self.recommender(model).trie,
+            self.reward,
+            policy_config(self.recipe, setting.dataset),
+            config.lag,
+        )
+        self.optim = OptimConfig(
+            learning_rate=align.learning_rate, weight_decay=recipe.train.weight_decay
+        )
+        self.optimizer = make_adamw(model, self.optim)
+
+    def recommender(self, model: Any) -> Recommender:
+        """Lists of a model for the log as it is now."""
+        return Recommender(self.setting, self.ids, self.popularity, model, self.device)
+
+    def _look_again(self) -> None:
+        """Contexts, features and rewards of the log as it is now."""
+        self.setting = setting_with(self.base, self.log)
+        self.contexts = self.setting.contexts(self.device)
+        exposures = Exposures(self.contexts, self.setting.split, self.pscore.vocabulary.behaviours)
+        self.reward = RewardModel(self.pscore, exposures)
+
+    # ------------------------------------------------------------------ a round
+
+    def step(self) -> dict[str, float]:
+        """Serve, collect, learn, save; what the round was like."""
+        begun = time.perf_counter()
+        users = self.platform.visitors(self.log, self.round)
+        served = self.recommender(self.alignment.served)
+        lists = served.lists(cases_at_the_end(self.log, users), self.config.shown)
+        answers = self.platform.answer(self.log, users, lists.items, self.round)
+        self._take_in(answers.events)
+        values = {name: float(each.mean()) for name, each in answers.values.items()}
+        learned = self._learn() if self.trained_on else {}
+        self.round += 1
+        self._save(answers.events, {"user": users, **answers.values})
+        return {
+            "users": float(len(users)),
+            **values,
+            **learned,
+            "round_seconds": round(time.perf_counter() - begun, 2),
+        }
+
+    def _take_in(self, events: dict[str, NDArray[Any]]) -> None:
+        self.since.append(int(events["timestamp"].min(initial=np.iinfo(np.int64).max)))
+        self.log = grown(self.log, events)
+        self._look_again()
+        self.alignment.scorer = self.reward
+
+    def _learn(self) -> dict[str, float]:
+        examples = self._examples()
+        if not len(examples):
+            return {"examples": 0.0}
+        first = self.round * self.config.steps
+        trainee = Trainee(
+            model=self.alignment.model,
+            optimizer=self.optimizer,
+            loss=self.alignment.loss,
+            batch=_RoundBatches(self, examples, first),
+            learning_rate=lambda step: self.recipe.align.learning_rate,
+            after_step=lambda: self.alignment.model.update_router_bias(
+                self.recipe.model.balance_rate
+            ),
+        )
+        last: dict[str, float] = {}
+        for result in loop(
+            trainee,
+            steps=first + self.config.steps,
+            start=first,
+            clip=self.optim.clip,
+            seed=self.config.seed,
+            device=self.device,
+        ):
+            last = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
+        return {"examples": float(len(examples)), **last}
+
+    def _examples(self) -> Examples:
+        """Training examples of the feedback of the last rounds that the arm keeps."""
+        log = self.log
+        since = self.since[max(0, len(self.since) - self.config.window)]
+        rows = log.columns["timestamp"] >= since
+        if self.trained_on == "rsft":
+            rows = kept_by_rsft(log, rows)
+        elif self.trained_on == "half":
+            rows = rows & self._random_half()
+        return training_examples(self.setting.split, self.base.recipe.train.targets, rows)
+
+    def _random_half(self) -> NDArray[np.bool_]:
+        session = session_of(self.log)
+        random = np.random.default_rng([self.config.seed, self.round, 3])
+        chosen: NDArray[np.bool_] = random.random(session[-1] + 1) < 0.5
+        return np.asarray(chosen[session])
+
+    # ------------------------------------------------------------------ disk
+
+    def _save(self, events: dict[str, NDArray[Any]], values: dict[str, NDArray[Any]]) -> None:
+        """Events and values of the round, then weights, whose JSON makes the round count."""
+        write_parquet(self._path("events", self.round), events)
+        write_parquet(self._path("values", self.round), values)
+        if self.config.lag:
+            served = self.alignment.served.state_dict()
+            save_tensors(self.folder / f"served-{self.round:06d}.safetensors", served)
+        save_checkpoint(
+            self.folder, self.round, self.alignment.model, self.optimizer, {"since": self.since}
+        )
+        prune(self.folder, keep=2)
+        for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
+            old.unlink()
+
+    def resume(self) -> None:
+        """Go on after the last round that was saved whole.
+
+        Raises:
+            RunError: what the rounds left is damaged.
+        """
+        saved = checkpoints(self.folder)
+        if not saved:
+            return
+        last = saved[-1]
+        load_model(last.path, self.alignment.model)
+        load_optimizer(last.path, self.alignment.model, self.optimizer)
+        if self.config.lag:
+            path = self.folder / f"served-{last.step:06d}.safetensors"
+            self.alignment.served.load_state_dict(load_tensors(path))
+        for number in range(1, last.step + 1):
+            path = self._path("events", number)
+            if not path.is_file():
+                raise RunError(
+                    f"{path}: the events of round {number} are gone; delete {self.folder} to begin "
+                    "this stream anew"
+                )
+            frame = read_parquet(path)
+            events = {str(name): frame[name].to_numpy() for name in frame.columns}
+            self.since.append(int(last.info["since"][number - 1]))
+            self.log = grown(self.log, events)
+        self.round = last.step
+        self._look_again()
+        self.alignment.scorer = self.reward
+
+    def _path(self, kind: str, number: int) -> Path:
+        return self.folder / "rounds" / f"{kind}-{number:06d}.parquet"
+
+
+@dataclass
+class _RoundBatches:
+    """step -> AlignBatch over a round's examples; weights are sent where they are due."""
+
+    online: Online
+    examples: Examples
+    first: int
+
+    def __post_init__(self) -> None:
+        recipe, seed = self.online.recipe, self.online.config.seed * _SEED + self.online.round
+        self.next_token = TrainingBatches(
+            self.online.contexts,
+            self.examples,
+            recipe.train.batch_size,
+            seed,
+            event_dropout=recipe.history.event_dropout,
+        )
+        self.chosen = EpochSampler(len(self.examples), recipe.align.users, seed + 1)
+
+    def __call__(self, step: int) -> AlignBatch:
+        lag = self.online.config.lag
+        if lag and step % lag == 0:
+            self.online.alignment.send()
+        number = step - self.first
+        rows = self.chosen(number)
+        user, end = self.examples.user[rows], self.examples.end[rows]
+        context = self.online.contexts.batch(torch.from_numpy(user), torch.from_numpy(end))
+        return AlignBatch(
+            next_token=self.next_token(number),
+            user=user,
+            end=end,
+            context=context,
+            seed=self.online.config.seed * _SEED + 2 * step,
+        )
