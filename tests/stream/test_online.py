@@ -1,0 +1,134 @@
+"""The loop itself: every arm runs, arms share their people, and a restart loses nothing."""
+
+import numpy as np
+import pytest
+import torch
+import toy_home
+from safetensors.torch import load_file
+
+from onerec.assembly import setting_of
+from onerec.data.sources.world import make_world_dataset
+from onerec.data.tables import read_parquet
+from onerec.errors import RecipeError, RunError
+from onerec.pipeline import run as run_stages
+from onerec.runs import Run, open_run
+from onerec.stream import ARMS, StreamConfig, stream
+from onerec.stream.online import Online
+from onerec.world import WorldConfig
+
+SMALL = {"rounds": 3, "steps": 4, "lag": 3, "share": 0.4, "shown": 5, "window": 2}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    found = tmp_path_factory.mktemp("stream")
+    make_world_dataset("w", WorldConfig(n_items=500, n_users=120, mean_history=25), found)
+    changes = {**toy_home.ALIGNED, "evaluate.split": "temporal", "history.item_input": "codes"}
+    recipe = toy_home.make_recipe(changes)
+    run_stages("r", recipe, "w", home=found, stages=("tokenize", "pretrain", "reward", "align"))
+    return found
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_runs_and_records(home, arm):
+    said = []
+    made = stream(
+        "r", StreamConfig(arm=arm, **SMALL), home=home, report=lambda *values: said.append(values)
+    )
+    assert made.status().state == "done"
+    assert [step for _, step, _, _ in said] == [1, 2, 3]
+    metrics = made.metrics("stream")
+    assert metrics["step"].tolist() == [1, 2, 3]
+    assert (metrics["true_watch_s"] > 0).all()
+    assert ("policy" in metrics) == arm.startswith("rsft_")
+    assert ("loss" in metrics) == (arm != "frozen")
+    events = read_parquet(made.path / "rounds" / "events-000002.parquet")
+    values = read_parquet(made.path / "rounds" / "values-000002.parquet")
+    assert len(events) <= 5 * len(values)
+    assert values["true_watch_s"].mean() == pytest.approx(metrics["true_watch_s"].iloc[1])
+
+
+def test_arms_begin_alike_and_part_when_they_learn(home):
+    found = {
+        arm: stream("r", StreamConfig(arm=arm, **SMALL), home=home).metrics("stream")
+        for arm in ("frozen", "rsft_ecpo")
+    }
+    first = {arm: frame["true_watch_s"].iloc[0] for arm, frame in found.items()}
+    assert first["frozen"] == first["rsft_ecpo"]
+    assert found["frozen"]["users"].equals(found["rsft_ecpo"]["users"])
+    last = {arm: frame["true_watch_s"].iloc[-1] for arm, frame in found.items()}
+    assert last["frozen"] != last["rsft_ecpo"]
+
+
+def test_a_restart_in_the_middle_loses_nothing(home):
+    config = StreamConfig(arm="rsft_ecpo", **SMALL)
+    whole = stream("r", config, name="whole", home=home)
+
+    def stop(stage, step, of, values):
+        if step == 2:
+            Run(home / "runs" / "r" / "stream" / "part").control(stop=True)
+
+    part = stream("r", config, name="part", home=home, report=stop)
+    assert part.status().state == "stopped"
+    part.control(stop=False)
+    part = stream("r", config, name="part", home=home)
+    assert part.status().state == "done"
+    a, b = (load_file(run.path / "checkpoint-000003.safetensors") for run in (whole, part))
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    same = ["step", "true_watch_s", "watch_s", "loss", "policy"]
+    assert whole.metrics("stream")[same].equals(part.metrics("stream")[same])
+
+
+def test_the_server_gets_new_weights_every_lag_updates(home):
+    run = open_run("r", home)
+    config = StreamConfig(arm="rsft", **{**SMALL, "steps": 2, "lag": 4})
+    online = Online(run, setting_of(run), config, torch.device("cpu"), home / "lagging")
+    before = [p.clone() for p in online.alignment.served.parameters()]
+    online.step()  # updates 0 and 1: sent at 0, before anything was learned
+    after = online.alignment.served.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    online.step()  # 2 and 3
+    after = online.alignment.served.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    online.step()  # 4: sent again
+    after = online.alignment.served.parameters()
+    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_training_reads_the_last_rounds_alone(home):
+    run = open_run("r", home)
+    config = StreamConfig(arm="all", **{**SMALL, "window": 1})
+    online = Online(run, setting_of(run), config, torch.device("cpu"), home / "window")
+    for _ in range(2):
+        online.step()
+    examples = online._examples()
+    time = online.log.columns["timestamp"]
+    assert (time[examples.end] >= online.since[-1]).all()
+    assert len(online.since) == 2
+    assert np.diff(online.since)[0] > 0
+
+
+def test_another_configuration_needs_another_name(home):
+    stream("r", StreamConfig(arm="frozen", **SMALL), name="mine", home=home)
+    with pytest.raises(RunError, match="mine"):
+        stream("r", StreamConfig(arm="all", **SMALL), name="mine", home=home)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"arm": "rfst"}, "arm 'rfst': choose one of frozen"),
+        ({"rounds": 0}, "rounds=0: needs at least 1"),
+        ({"share": 0.0}, r"share=0\.0"),
+        ({"lag": -1}, "lag=-1"),
+    ],
+)
+def test_refusals(wrong, message):
+    with pytest.raises(RecipeError, match=message):
+        StreamConfig(**wrong)
+
+
+def test_a_run_without_a_reward_model_is_refused(trained):
+    with pytest.raises(RunError, match="no reward model"):
+        stream("first", StreamConfig(), home=trained)
