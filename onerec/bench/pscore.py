@@ -6,7 +6,8 @@ Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no rate, f
 knows a test row. Both models read the same: statistics of user and item, cross features, static
 columns, author, tag and duration. P-Score reads the history besides, which is what its attention
 is for; the trees read what the cross features say of it. Each gets `TRIALS` settings, chosen on
-valid, and is reported once on test; the trees are tuned for each behaviour by itself.
+valid, is then fitted again on train and valid together, and is reported once on test; the trees are
+tuned for each behaviour by itself.
 
 The fused score stands beside trees fitted on the same weighted label and beside a product of the
 towers whose exponents are tuned on valid. Behaviours with fewer than `ENOUGH` test positives are
@@ -34,11 +35,13 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
 from onerec.common import set_threads
 from onerec.data.dataset import Dataset
 from onerec.data.exposures import Exposures, learnable
 from onerec.data.ingest import import_files
+from onerec.data.schema import SPLITS
 from onerec.data.sql import sql_path
 from onerec.metrics import auc, grouped_auc
 from onerec.pipeline import run as run_stages
@@ -46,7 +49,6 @@ from onerec.pipeline.pscore import train_pscore
 from onerec.recipes import Recipe, recipe
 from onerec.rewards import FUSED, UNWANTED, RewardModel, calibration
 from onerec.runs import open_run
-from onerec.train.policy import SAME_REWARD
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,22 +58,13 @@ ENOUGH = 500  # test positives, from which a behaviour is judged
 HEARD = 100  # valid positives, from which a behaviour has a voice in tuning
 MARGIN = 0.005
 PSCORES = (  # steps, width, dropout, learning rate
-    (400, 32, 0.2, 2e-3),
-    (400, 64, 0.4, 2e-3),
-    (800, 32, 0.4, 1e-3),
     (200, 64, 0.2, 2e-3),
-    (400, 32, 0.5, 1e-3),
-    (200, 32, 0.4, 3e-3),
+    (100, 64, 0.2, 2e-3),
+    (150, 64, 0.4, 2e-3),
+    (200, 48, 0.3, 1e-3),
+    (100, 48, 0.2, 3e-3),
+    (300, 32, 0.4, 1e-3),
 )
-TREES: tuple[dict[str, Any], ...] = (  # of LightGBM
-    {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 20},
-    {"num_leaves": 7, "learning_rate": 0.05, "min_child_samples": 50},
-    {"num_leaves": 15, "learning_rate": 0.03, "min_child_samples": 100, "subsample": 0.7},
-    {"num_leaves": 63, "learning_rate": 0.03, "min_child_samples": 200, "colsample_bytree": 0.5},
-    {"num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 50, "reg_lambda": 10.0},
-    {"num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 200, "colsample_bytree": 0.5},
-)
-MOST_TREES, PATIENCE = 600, 40
 SETTINGS = {
     "tokenizer.codebook_size": "64",
     "evaluate.split": "given",
@@ -128,50 +121,72 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
     """Both models on one split; see the module's docstring."""
     found = learnable(setting.split.log, setting.split.train)
     exposures = Exposures(setting.contexts("cpu"), setting.split, found.names)
-    rows = {
-        "train": exposures.training_rows(),
-        "valid": exposures.valid_rows(),
-        "test": exposures.test_rows(),
-    }
-    ours, tried = _tune_pscore(home, setting, found, rows["valid"], trials)
-    tables = {part: features(ours, each) for part, each in rows.items()}
-    trees = _Trees(exposures, rows, tables, trials)
+    tuning = {"train": exposures.training_rows(), "valid": exposures.valid_rows()}
+    tuned, chosen, tried = _tune_pscore(home, setting, found, tuning["valid"], trials)
+    exponents = _exponents(tuned, tuning["valid"])
+    whole = with_valid(setting)
+    more = len(Exposures(whole.contexts("cpu"), whole.split, found.names).training_rows())
+    ours = _final(home, whole, found, chosen, more / len(tuning["train"]), tuned)
+    rows = {"train": ours.exposures.training_rows(), "test": ours.exposures.test_rows()}
+    trees = Trees(
+        {part: Table(tuned, each) for part, each in tuning.items()},
+        {part: Table(ours, each) for part, each in rows.items()},
+        trials,
+    )
     scores = ours.logged(rows["test"])
     lines = {
-        name: _line(exposures, rows["test"], k, scores[name], trees.scores(k))
+        name: _line(ours.exposures, rows["test"], k, scores[name], trees.scores(k))
         for k, name in enumerate(exposures.behaviours)
     }
     return {
-        "rows": {part: len(each) for part, each in rows.items()},
+        "rows": {**{part: len(each) for part, each in tuning.items()}, "test": len(rows["test"])},
         "behaviours": lines,
         "left_out": found.left_out,
-        "fused": _fused(ours, rows, trees, scores),
+        "fused": _fused(ours, rows["test"], trees, scores, exponents),
         "pscore_trials": tried,
         "tree_trials": trees.tried,
     }
 
 
-def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
-    """What both models read, as numbers: (N, F). The last columns are categories."""
-    parts = []
-    items = reward.model.items
-    with torch.no_grad():
-        for begin in range(0, len(rows), at_once):
-            pairs = reward.exposures.rows(rows[begin : begin + at_once])
-            numbers = reward.model.numbers(pairs)[:, 0]
-            item = pairs.items[:, 0]
-            categories = (items.author[item], items.tag[item], items.duration[item])
-            parts.append(
-                torch.cat([numbers, pairs.batch.static, torch.stack(categories, dim=1)], dim=1)
-            )
-    return torch.cat(parts).double().numpy()
+def with_valid(setting: Setting) -> Setting:
+    """The setting whose training rows are train and valid together; test stays as it is."""
+    split = setting.split
+    part = split.log.columns["split"] if split.rule == "given" else None
+    end = split.train_end.copy()
+    if part is not None:
+        earlier = (part >= 0) & (part < SPLITS.index("test"))
+        end = split.log.offsets[:-1] + np.bincount(
+            split.log.user[earlier], minlength=split.log.n_users
+        )
+    else:
+        end[split.test.user] = split.test.end
+    return replace(setting, split=replace(split, train_end=end.astype(np.int64)))
+
+
+def _final(
+    home: Path, setting: Setting, found: Any, chosen: Any, more: float, tuned: RewardModel
+) -> RewardModel:
+    """The chosen setting on train and valid: as many epochs, and the weights that were found."""
+    weights = dict(zip(tuned.behaviours, tuned.model.weights.tolist(), strict=True))
+    config = replace(chosen, steps=round(chosen.steps * more), rounds=0)
+    kept: list[RewardModel] = []
+    train_pscore(
+        open_run("p", home),
+        replace(setting, recipe=replace(setting.recipe, reward=config)),
+        found,
+        torch.device("cpu"),
+        lambda step, values, logged: None,
+        kept.append,
+        weights,
+    )
+    return kept[0]
 
 
 def _tune_pscore(
     home: Path, setting: Setting, found: Any, valid: Ints, trials: int
-) -> tuple[RewardModel, list[dict[str, Any]]]:
+) -> tuple[RewardModel, Any, list[dict[str, Any]]]:
     """The setting with the best mean AUC on valid over behaviours with enough positives there."""
-    best: tuple[float, RewardModel] | None = None
+    best: tuple[float, RewardModel, Any] | None = None
     tried = []
     run_folder = open_run("p", home)
     for steps, width, dropout, rate in PSCORES[:trials]:
@@ -215,78 +230,9 @@ def _tune_pscore(
             }
         )
         if best is None or score > best[0]:
-            best = (score, reward)
+            best = (score, reward, config)
     assert best is not None
-    return best[1], tried
-
-
-class _Trees:
-    """LightGBM for each behaviour, tuned on valid by itself."""
-
-    def __init__(
-        self,
-        exposures: Exposures,
-        rows: dict[str, Ints],
-        tables: dict[str, Floats],
-        trials: int,
-    ) -> None:
-        self.exposures, self.rows, self.tables, self.trials = exposures, rows, tables, trials
-        self.tried: dict[str, Any] = {}
-
-    def scores(self, k: int) -> Floats:
-        """Test scores of behaviour k (N,)."""
-        labels = {part: self.exposures.outcomes(each) for part, each in self.rows.items()}
-        target = {part: yes[:, k].astype(float) for part, (yes, _) in labels.items()}
-        there = {part: known[:, k] for part, (_, known) in labels.items()}
-        return self.fit(self.exposures.behaviours[k], target, there)
-
-    def fit(
-        self, name: str, target: dict[str, Floats], there: dict[str, NDArray[np.bool_]]
-    ) -> Floats:
-        """Test scores of the setting that is best on valid; a target may be a share."""
-        import lightgbm
-
-        category = list(range(self.tables["train"].shape[1] - 3, self.tables["train"].shape[1]))
-        fit, valid = there["train"], there["valid"]
-        best: tuple[float, Any] | None = None
-        shares = not np.isin(target["train"], (0.0, 1.0)).all()
-        for number, settings in enumerate(TREES[: self.trials]):
-            model = lightgbm.LGBMRegressor(
-                objective="cross_entropy" if shares else "binary",
-                n_estimators=MOST_TREES,
-                n_jobs=2,
-                random_state=0,
-                deterministic=True,
-                subsample_freq=1,
-                verbose=-1,
-                **settings,
-            )
-            model.fit(
-                self.tables["train"][fit],
-                target["train"][fit],
-                eval_X=(self.tables["valid"][valid],),
-                eval_y=(target["valid"][valid],),
-                eval_metric="cross_entropy" if shares else "auc",
-                categorical_feature=category,
-                callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-            )
-            score = np.asarray(model.predict(self.tables["valid"][valid]))
-            if shares:
-                value = -_cross_entropy(target["valid"][valid], score)
-            elif 0 < target["valid"][valid].sum() < valid.sum():
-                value = auc(target["valid"][valid], score)
-            else:
-                value = float(-number)
-            if best is None or value > best[0]:
-                best = (value, model)
-                self.tried[name] = {**settings, "trees": int(model.best_iteration_ or MOST_TREES)}
-        assert best is not None
-        return np.asarray(best[1].predict(self.tables["test"]), dtype=np.float64)
-
-
-def _cross_entropy(target: Floats, p: Floats) -> float:
-    p = np.clip(p, 1e-9, 1 - 1e-9)
-    return float(-(target * np.log(p) + (1 - target) * np.log(1 - p)).mean())
+    return best[1], best[2], tried
 
 
 def _line(exposures: Exposures, rows: Ints, k: int, ours: Floats, trees: Floats) -> dict[str, Any]:
@@ -324,24 +270,21 @@ def _difference_interval(
 
 
 def _fused(
-    ours: RewardModel, rows: dict[str, Ints], trees: _Trees, scores: dict[str, Floats]
+    ours: RewardModel,
+    test: Ints,
+    trees: Trees,
+    scores: dict[str, Floats],
+    exponents: dict[str, float],
 ) -> dict[str, Any]:
     """The fused score, trees on the same weighted label, and a tuned product of towers."""
     weights = ours.model.weights.double().numpy()
-    target = {}
-    for part, each in rows.items():
-        yes, known = ours.exposures.outcomes(each)
-        there = known * weights
-        target[part] = (yes * there).sum(1) / np.maximum(there.sum(1), SAME_REWARD)
-    everywhere = {part: np.ones(len(each), dtype=bool) for part, each in rows.items()}
-    exponents = _exponents(ours, rows["valid"])
     rivals = {
         "pscore": scores[FUSED],
-        "lightgbm": trees.fit("weighted label", target, everywhere),
+        "lightgbm": trees.fit("weighted label", lambda table: table.weighted(weights)),
         "product": _product(scores, exponents),
     }
-    yes, known = ours.exposures.outcomes(rows["test"])
-    user = ours.exposures.split.log.user[rows["test"]]
+    yes, known = ours.exposures.outcomes(test)
+    user = ours.exposures.split.log.user[test]
     result: dict[str, Any] = {
         "weights": dict(zip(ours.behaviours, weights.tolist(), strict=True)),
         "exponents": exponents,

@@ -59,11 +59,19 @@ def train_pscore(
     device: torch.device,
     tell: Tell,
     hand_over: Callable[[RewardModel], None] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> None:
-    """Write reward/: a checkpoint and, last, report.json. `hand_over` gets the trained model."""
+    """Write reward/: a checkpoint and, last, report.json.
+
+    Args:
+        hand_over: gets the trained model.
+        weights: of the behaviours in the fused score, to begin with; default all equal.
+    """
     config = setting.recipe.reward
     begun = time.perf_counter()
     model = new_pscore(setting, found.names, run.vectors()).to(device)
+    if weights is not None:
+        model.weights.copy_(torch.tensor([weights[name] for name in found.names]))
     exposures = Exposures(setting.contexts(device), setting.split, found.names)
     training = _Training(setting, RewardModel(model, exposures), device, tell)
     optimizer = training.towers()

@@ -1,0 +1,43 @@
+"""The legality experiment: its arms, its sums, and one small training of each."""
+
+import json
+
+import pytest
+
+from onerec.bench import legality
+
+
+def test_the_share_of_legal_codes_and_the_start(aligned):
+    found = legality.before("first", aligned)
+    assert 0 < found["legal_share_of_codes"] <= 1
+    assert 0 <= found["legality"] <= 1
+
+
+@pytest.mark.parametrize("arm", legality.ARMS)
+def test_every_arm_trains(aligned, monkeypatch, arm):
+    monkeypatch.setattr(legality, "GROUP", 8)
+    monkeypatch.setattr(legality, "USERS", 4)
+    found = legality.train("first", arm, 0, aligned, 3)
+    assert len(found["curve"]) == (0 if arm == "frozen" else 3)
+    assert 0 <= found["legality"] <= 1
+
+
+def test_the_summary_by_hand():
+    runs = [
+        {"arm": "top", "seed": s, "curve": [0.1] * 20 + [0.9] * 20 + [0.3] * 20, "legality": value}
+        | {"valid_recall@10": 0.1, "valid_reward": 0.2}
+        for s, value in ((0, 0.25), (1, 0.35))
+    ]
+    found = legality.summary(runs)["top"]
+    assert found["legality"] == [pytest.approx(0.3), 0.25, 0.35]
+    assert found["highest"]["legality"] == pytest.approx(0.9)
+    assert 20 < found["highest"]["step"] <= 40
+
+
+def test_the_command_writes_as_it_goes(aligned, tmp_path, monkeypatch):
+    monkeypatch.setattr(legality, "GROUP", 8)
+    monkeypatch.setattr(legality, "USERS", 4)
+    out = tmp_path / "legality.json"
+    words = ["--run", "first", "--home", str(aligned), "--steps", "2", "--seeds", "1"]
+    legality.main([*words, "--arms", "none", "random", "--out", str(out)])
+    assert set(json.loads(out.read_text())["arms"]) == {"none", "random"}
