@@ -63,7 +63,7 @@ def test_a_finished_run_is_read(run: Run, home: Path) -> None:
     assert run.recipe()["name"] == "tiny"
     assert run.dataset_folder == home / "datasets" / "toy"
     assert run.is_done("tokenize")
-    assert not run.is_done("align")
+    assert not run.is_done("distil")
     assert list(run.semantic_ids()["item"]) == list(range(fake_run.ITEMS))
     books, vectors = run.codebooks(), run.vectors()
     assert books is not None

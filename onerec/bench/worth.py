@@ -35,7 +35,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.alignment import PolicyConfig
 from onerec.assembly import Setting, setting_of
 from onerec.bench.generate import commit, write
 from onerec.common import generator, pick_device, set_threads
@@ -136,7 +135,7 @@ def train(
     chosen = arm_recipe(setting.recipe, arm, seed)
     device = pick_device(chosen.device)
     aligning = Aligning(
-        run, replace(setting, recipe=chosen), device, policy=_policy(chosen, setting)
+        run, replace(setting, recipe=chosen), device, policy=policy_config(chosen, setting.dataset)
     )
     steps = steps or chosen.align.steps
     begun, kept = time.perf_counter(), {}
@@ -181,10 +180,6 @@ def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
     if not path.exists():
         return None
     return {int(s): value[0] for s, value in json.loads(path.read_text())["valid"].items()}
-
-
-def _policy(chosen: Recipe, setting: Setting) -> PolicyConfig:
-    return policy_config(chosen, setting.dataset)
 
 
 def _copy(aligning: Aligning) -> dict[str, torch.Tensor]:
@@ -290,6 +285,48 @@ def ends(home: Path) -> dict[str, Any]:
     return result
 
 
+def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, Any]:
+    """By arm, paired with `none` by seed: gains with 95% intervals (t over seeds), headroom, recall.
+
+    `predicted_minus_true` is the reward model's own gain minus the true one: reward hacking.
+    """
+    base = {part["seed"]: part for part in parts if part["arm"] == "none"}
+    result: dict[str, Any] = {}
+    for arm in sorted({part["arm"] for part in parts} - {"none"}):
+        mine = [part for part in parts if part["arm"] == arm and part["seed"] in base]
+        line: dict[str, Any] = {"seeds": len(mine), "steps": [part["step"] for part in mine]}
+        kept = [part["recall@10"] / base[part["seed"]]["recall@10"] - 1 for part in mine]
+        line["recall_change"] = _interval(kept)
+        for target in ("long_view", FUSED, "play_ms"):
+            for cut in CUTS:
+                key = f"{target}@{cut}"
+                gain = [part["mean"][key] - base[part["seed"]]["mean"][key] for part in mine]
+                room = [
+                    each / (ends["oracle"]["mean"][key] - base[part["seed"]]["mean"][key])
+                    for each, part in zip(gain, mine, strict=True)
+                ]
+                line[key] = {"gain": _interval(gain), "headroom_closed": _interval(room)}
+                line[key]["best_gain"] = _interval(
+                    [part["best"][key] - base[part["seed"]]["best"][key] for part in mine]
+                )
+                if key in mine[0]["own"]:
+                    own = [part["own"][key] - base[part["seed"]]["own"][key] for part in mine]
+                    apart = [a - b for a, b in zip(own, gain, strict=True)]
+                    line[key]["predicted_minus_true"] = _interval(apart)
+        result[arm] = line
+    return result
+
+
+def _interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean and 95% interval over seeds."""
+    found = np.asarray(values, dtype=np.float64)
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}.get(len(found), 1.96)
+    half = t * found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else float("nan")
+    low, high = (float(found.mean() + sign * half) for sign in (-1, 1))
+    mean = float(found.mean())
+    return {"mean": round(mean, 5), "low": round(low, 5), "high": round(high, 5)}
+
+
 def _world(setting: Setting) -> KnownWorld:
     world = world_of(setting.dataset)
     assert world is not None, f"{setting.dataset.name} is not a world"
@@ -346,7 +383,13 @@ def _all(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         process.wait()
     parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     told = {"command": "python -m onerec.bench.worth", "commit": commit()}
-    write({**told, "ends": ends(chosen.home), "arms": parts}, chosen.out)
+    found = ends(chosen.home)
+    means = [
+        {key: value for key, value in part.items() if key not in ("users", "curve")}
+        for part in parts
+    ]
+    result = {**told, "summary": summary(parts, found), "ends": found, "arms": means}
+    write(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,28 @@ def test_the_step_is_chosen_by_reward_among_those_that_keep_their_recall():
     assert worth.choose(valid, dict.fromkeys(valid, 9.0)) == 10  # none keeps it: the nearest
 
 
+def test_gains_are_paired_by_seed():
+    def part(arm, seed, shift):
+        keys = [f"{t}@{c}" for t in ("long_view", "pscore", "play_ms") for c in worth.CUTS]
+        mean = dict.fromkeys(keys, 0.1 * seed + 0.2 + shift)
+        own = {key: 0.1 * seed + 0.2 + 2 * shift for key in keys if not key.startswith("play")}
+        return {"arm": arm, "seed": seed, "step": 3, "recall@10": 0.1 * (1 + shift)} | {
+            "mean": mean,
+            "best": mean,
+            "own": own,
+        }
+
+    parts = [part("none", s, 0.0) for s in range(3)] + [part("x", s, 0.1) for s in range(3)]
+    top = {"oracle": {"mean": dict.fromkeys(parts[0]["mean"], 0.2 + 1.0)}}
+    found = worth.summary(parts, top)["x"]
+    gain = found["long_view@32"]["gain"]
+    assert (gain["mean"], gain["low"], gain["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    assert found["recall_change"]["mean"] == pytest.approx(0.1)
+    assert found["pscore@32"]["predicted_minus_true"]["mean"] == pytest.approx(0.1)
+    expected = np.mean([0.1 / (1.0 - 0.1 * seed) for seed in range(3)])
+    assert found["long_view@32"]["headroom_closed"]["mean"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_targets_are_those_of_the_fused_score(home):
     from onerec.assembly import setting_of
     from onerec.common import pick_device
@@ -93,3 +115,4 @@ def test_all_arms_in_processes_of_their_own(home):
     said = json.loads(out.read_text())
     assert [arm["arm"] for arm in said["arms"]] == ["none"]
     assert {"random", "oracle"} == set(said["ends"])
+    assert said["summary"] == {}  # nothing to compare with itself

@@ -178,6 +178,11 @@ def test_random_and_oracle_stand_beside_the_models_on_the_world(
         def oracle(self, users: np.ndarray, k: int, ends: np.ndarray) -> np.ndarray:
             return np.tile(np.arange(k) + 1, (len(users), 1))
 
+        def truth(
+            self, users: np.ndarray, ends: np.ndarray, items: np.ndarray
+        ) -> dict[str, np.ndarray]:
+            return {"long_view": np.full(items.shape, 0.25)}
+
     module = importlib.import_module("onerec.pipeline.evaluate")
     monkeypatch.setattr(module, "world_of", lambda dataset: Ends())
     changes = {"baselines.names": "popularity", "train.steps": "5"}
@@ -185,5 +190,7 @@ def test_random_and_oracle_stand_beside_the_models_on_the_world(
     result = made.evaluate()
     assert result is not None
     assert set(result["models"]) == {"onerec", "popularity", "random", "oracle"}
+    assert result["truth"]["random"] == {"long_view": 0.25}
+    assert "reward" not in result  # this run has no reward model
     # The list that knows the truth is an end, not a rival: it is not what the app shows beside.
     assert set(made.recommendations()["model"]) == {"onerec", "popularity"}
