@@ -286,7 +286,7 @@ def ends(home: Path) -> dict[str, Any]:
 
 
 def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, Any]:
-    """By arm, paired with `none` by seed: gains with 95% intervals (t over seeds), headroom, recall.
+    """By arm, paired with `none` by seed: gains with 95% intervals (t over seeds), and recall.
 
     `predicted_minus_true` is the reward model's own gain minus the true one: reward hacking.
     """

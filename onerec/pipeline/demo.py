@@ -53,8 +53,17 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
 
 
 def _strip(finished: Run) -> None:
-    """Keep the chosen checkpoint's weights alone, and no lists but those on show."""
-    folder, chosen = finished.path / "pretrain", (finished.done("pretrain") or {})["checkpoint"]
+    """Keep the chosen checkpoints' weights alone, and no lists but those on show."""
+    for stage in ("pretrain", "reward", "align"):
+        _strip_stage(finished.path / stage, (finished.done(stage) or {})["checkpoint"])
+    for lists in (finished.path / "baselines").glob("*.safetensors"):
+        lists.unlink()
+    for path in finished.path.glob("rollouts/*.parquet"):  # every fifth, the first and the last
+        if int(path.stem.rpartition("-")[2]) % 5 and path.stem != "step-000001":
+            path.unlink()
+
+
+def _strip_stage(folder: Path, chosen: str) -> None:
     for checkpoint in checkpoints(folder):
         if checkpoint.path.name != chosen:
             checkpoint.path.with_suffix(".json").unlink()
@@ -64,5 +73,3 @@ def _strip(finished: Run) -> None:
         save_tensors(checkpoint.path, {f"model.{name}": t for name, t in weights.items()})
         size = checkpoint.path.stat().st_size
         write_json(checkpoint.path.with_suffix(".json"), {**checkpoint.info, "bytes": size})
-    for lists in (finished.path / "baselines").glob("*.safetensors"):
-        lists.unlink()
