@@ -16,7 +16,7 @@ jupytext = pytest.importorskip("jupytext")
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
-ALLOWED = {"onerec", "numpy", "pandas"} | set(sys.stdlib_module_names)
+ALLOWED = {"onerec", "numpy", "pandas", "torch"} | set(sys.stdlib_module_names)
 
 
 def cells_of_source(path: Path) -> list[tuple[str, str]]:
@@ -40,10 +40,11 @@ def parts(cells: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     return found
 
 
-def test_there_are_two_and_each_has_its_pair() -> None:
+def test_the_notebooks_are_known_and_each_has_its_pair() -> None:
     assert [path.stem for path in SOURCES] == [
         "01_from_logs_to_recommendations",
         "02_your_own_data",
+        "06_rewards_and_ecpo",
     ]
     assert sorted(FOLDER.glob("*.ipynb")) == [path.with_suffix(".ipynb") for path in SOURCES]
 
