@@ -3,7 +3,8 @@
 The process writes the run folder and outlives this server, a reload and a second tab; the app
 only reads. `launch.json` in the run folder says what was started, so that the seconds before the
 trainer's first status, and a trainer that dies in them, have a state too. One training at a time.
-It leaves out what happens inside the trainer: that is `onerec run`.
+A stream of a run (`onerec stream`) is a job like a training: its folder reads like a run's.
+It leaves out what happens inside the process: that is `onerec run` and `onerec stream`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from onerec.errors import RunError
 from onerec.runs import Run, process_lives, read_json, valid_name, write_json
 
 BUSY = ("starting", "running", "paused", "stalled")
+STREAMS = "stream"  # the folder of a run that holds its streams
+STREAM = ", stream "  # between a run and its stream, where a busy one is named
 STARTING_LIMIT_SECONDS = 90.0  # importing the libraries on a cold disk takes up to this long
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; state is read from disk
@@ -58,6 +61,14 @@ def command(recipe: str, dataset: str, run: str, settings: Mapping[str, str]) ->
     return words
 
 
+def stream_command(run: str, name: str, settings: Mapping[str, object]) -> list[str]:
+    """The command that starts a stream of a run, or goes on with it."""
+    words = [sys.executable, "-m", "onerec", "stream", "--run", run, "--name", name]
+    for key, value in settings.items():
+        words += [f"--{key}", str(value)]
+    return words
+
+
 def command_line(words: Sequence[str]) -> str:
     """The same command as a person types it."""
     return shlex.join(["onerec", *words[3:]] if words[1:3] == ["-m", "onerec"] else words)
@@ -65,12 +76,21 @@ def command_line(words: Sequence[str]) -> str:
 
 def start(home: Path, name: str, words: Sequence[str]) -> Run:
     """Start (or continue) training in the folder of run `name`; RunError while another trains."""
-    path = home / "runs" / valid_name(name)
+    return _start(home, home / "runs" / valid_name(name), words)
+
+
+def start_stream(run: Run, name: str, words: Sequence[str]) -> Run:
+    """Start (or continue) stream `name` of a run; RunError while anything else trains."""
+    return _start(run.home, run.path / STREAMS / valid_name(name), words)
+
+
+def _start(home: Path, path: Path, words: Sequence[str]) -> Run:
     with _queue(home):
         holder = active(home)
         if holder is not None:
+            page = "Online" if STREAM in holder else "Train"
             raise RunError(
-                f"run {holder} is training; one at a time: wait for it or stop it on page Train"
+                f"run {holder} is training; one at a time: wait for it or stop it on page {page}"
             )
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "control.json", {"pause": False, "steps": 0, "stop": False})
@@ -97,10 +117,14 @@ def start(home: Path, name: str, words: Sequence[str]) -> Run:
 
 
 def resume(run: Run) -> Run:
-    """Continue an unfinished run with the command that began it."""
-    launch = _launch(run.path)
-    words = launch.get("command") or [sys.executable, "-m", "onerec", "run", "--run", run.name]
-    return start(run.home, run.name, words)
+    """Continue an unfinished run, or stream, with the command that began it."""
+    words = _launch(run.path).get("command")
+    if run.path.parent.name == STREAMS:
+        owner, asked = Run(run.path.parents[1]), run.recipe().get("recipe") or {}
+        again = stream_command(owner.name, run.name, asked)
+        return start_stream(owner, run.name, words or again)
+    again = [sys.executable, "-m", "onerec", "run", "--run", run.name]
+    return start(run.home, run.name, words or again)
 
 
 def status(run: Run) -> Job:
@@ -122,10 +146,13 @@ def status(run: Run) -> Job:
 
 
 def active(home: Path) -> str | None:
-    """The name of the run that is training under `home`, if any."""
+    """The run that is training under `home`, or the stream that is running, if any."""
     for path in sorted((home / "runs").glob("*")):
         if path.is_dir() and status(Run(path)).busy:
             return path.name
+        for stream in sorted((path / STREAMS).glob("[!.]*")):
+            if stream.is_dir() and status(Run(stream)).busy:
+                return f"{path.name}{STREAM}{stream.name}"
     return None
 
 

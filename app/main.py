@@ -54,6 +54,12 @@ PAGES = (
         "recommend",
         "One user: history, generated list, truth, a baseline.",
     ),
+    (
+        "online",
+        "Online",
+        "sync",
+        "Serve, collect, learn, serve again: the loop, and A/B of two arms.",
+    ),
     ("runs", "Runs", "table_chart", "Compare runs: results, curves, settings."),
 )
 

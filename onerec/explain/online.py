@@ -25,7 +25,7 @@ from onerec.run_files import cursor
 from onerec.runs import Run
 
 STAGE = "stream"
-VALUES = ("true_watch_s", "watch_s", "true_long_view", "positives", "hits")
+VALUES = ("true_watch_s", "watch_s", "true_long_view", "hits", "positives")
 LEARNED = ("loss", "next_token", "policy", "reward", "legality", "grad_norm")
 SAME_PEOPLE = ("seed", "share", "shown")  # what must agree for the same people and the same luck
 SETTINGS = ("steps", "lag", "share", "shown", "window", "seed")
@@ -109,10 +109,13 @@ def served_from(steps: int, lag: int) -> int:
 
 
 def values_of(run: Run, name: str) -> list[str]:
-    """Which of `VALUES` a stream has, the most telling first; none before its first round."""
+    """Which of `VALUES` a stream has, the most telling first; none before its first round.
+
+    In a log that is played back, `positives` are the day's own, whatever was listed: left out.
+    """
     lines = opened(run, name).metrics(STAGE)
-    kept = [value for value in VALUES if value in lines.columns]
-    return [value for value in kept if lines[value].notna().any()]
+    kept = [value for value in VALUES if value in lines.columns and lines[value].notna().any()]
+    return [value for value in kept if value != "positives" or "hits" not in kept]
 
 
 def rounds_of(run: Run, name: str) -> list[int]:

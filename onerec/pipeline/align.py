@@ -295,7 +295,7 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = max(1, min(session.setting.recipe.train.evaluate_every, config.steps // 2))
+    every = min(session.setting.recipe.train.evaluate_every, config.steps)
     for result in loop(
         training.trainee(),
         steps=config.steps,

@@ -55,7 +55,7 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
 def _strip(finished: Run) -> None:
     """Keep the chosen checkpoints' weights alone, and no lists but those on show."""
     for stage in ("pretrain", "reward", "align"):
-        _strip_stage(finished.path / stage, (finished.done(stage) or {})["checkpoint"])
+        _strip_stage(finished.path / stage, (finished.done(stage) or {}).get("checkpoint", ""))
     for lists in (finished.path / "baselines").glob("*.safetensors"):
         lists.unlink()
     for path in finished.path.glob("rollouts/*.parquet"):  # every fifth, the first and the last

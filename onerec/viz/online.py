@@ -35,6 +35,7 @@ LEARNED = {  # a metric, its name, its axis
     "reward": ("mean reward", "mean reward of a generated item"),
     "legality": ("share of legal items", "share of legal items"),
 }
+SHARES = ("true_long_view", "legality")
 BAND_ALPHA = 0.13
 
 
@@ -46,8 +47,10 @@ def value_name(value: str) -> str:
 def amount(number: float, value: str, *, sign: bool = False) -> str:
     """A number with its unit: 481.98 -> "482.0 s", a share -> "42.5%"."""
     plus = "+" if sign else ""
-    if value == "true_long_view":
+    if value in SHARES:
         return f"{number:{plus}.1%}"
+    if value in LEARNED:
+        return f"{number:{plus}.3f}"
     unit = VALUES.get(value, ("", ""))[1]
     return f"{number:{plus},.1f} {unit}" if unit else f"{number:{plus}.2f}"
 
@@ -224,7 +227,7 @@ def learning(frame: pd.DataFrame, metric: str = "next_token") -> go.Figure:
     part = frame[frame["metric"] == metric] if len(frame) else frame
     if part.empty:
         return theme.nothing(f"No {name} here.", "This arm does not learn that way.", metric)
-    first, last = (_plain(part["value"].iloc[at], metric) for at in (0, -1))
+    first, last = (amount(part["value"].iloc[at], metric) for at in (0, -1))
     count, at = len(part), int(part["round"].iloc[-1])
     went = f"went from {first} to {last} in {count} rounds" if count > 1 else f"is {last}"
     fig = theme.figure(
@@ -247,13 +250,8 @@ def learning(frame: pd.DataFrame, metric: str = "next_token") -> go.Figure:
         hovertemplate="round %{x}: %{y:.4g}<extra></extra>",
     )
     _round_ticks(fig, part["round"])
-    if metric == "legality":
-        fig.update_yaxes(tickformat=".0%")
+    _value_ticks(fig, metric)
     return fig
-
-
-def _plain(number: float, metric: str) -> str:
-    return theme.percent(number, 1) if metric == "legality" else f"{number:.3f}"
 
 
 def _with_interval(row: dict[Any, Any], value: str) -> str:
@@ -292,5 +290,5 @@ def _round_ticks(fig: go.Figure, rounds: pd.Series) -> None:
 
 
 def _value_ticks(fig: go.Figure, value: str) -> None:
-    if value == "true_long_view":
+    if value in SHARES:
         fig.update_yaxes(tickformat=".0%")

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 APP = Path(__file__).resolve().parents[2] / "app"
 PAGES = (
     *("home", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
-    "runs",
+    *("online", "runs"),
 )
 BAD_LINK = {
     "run": "gone",

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
 PAGES = (
     *("", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
-    "runs",
+    *("online", "runs"),
 )
 
 

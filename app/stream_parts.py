@@ -1,0 +1,57 @@
+"""What the page Online is made of below its live view: the A/B in figures, and who came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cache
+import pandas as pd
+import selection
+import streamlit as st
+
+from onerec.explain import online
+from onerec.runs import Run
+from onerec.viz import online as draw
+
+
+def numbers(whole: dict[str, Any], name: str, other: str, value: str) -> None:
+    """The A/B in three figures."""
+    low, high = (draw.amount(whole[end], value, sign=True) for end in ("low", "high"))
+    known = whole["low"] == whole["low"]
+    with st.grid(3, min_column_width=180):
+        st.metric(name, draw.amount(whole["a"], value), border=True, height="stretch",
+                  help=f"Mean over {whole['visits']:,} visits")  # fmt: skip
+        st.metric(other, draw.amount(whole["b"], value), border=True, height="stretch",
+                  help="Mean over the same visits")  # fmt: skip
+        st.metric(
+            "Difference", draw.amount(whole["difference"], value, sign=True), border=True,
+            delta=f"95%: {low} to {high}" if known else None, delta_color="off", delta_arrow="off",
+            help=f"{whole['users']:,} users, drawn whole 1,000 times", height="stretch",
+        )  # fmt: skip
+
+
+def say_what_was_served(source: Run, name: str, other: str) -> None:
+    """A stream whose server never got new weights cannot differ from a frozen one."""
+    table = cache.read(online.streams, source).set_index("stream")
+    for each in (name, other):
+        row = table.loc[each]
+        if row["sent"] == 0 and row["arm"] != "frozen":
+            first = online.served_from(int(row["steps"]), int(row["lag"]))
+            st.info(
+                f"What stream **{each}** learned has not been served yet: with new weights every "
+                f"{row['lag']} steps, round {first} is the first that it can change.",
+                icon=":material/schedule:",
+            )
+
+
+def choose_person(people: pd.DataFrame, number: int) -> None:
+    """The visitors of a round; a click on a row selects that user."""
+
+    def pick() -> None:
+        if rows := st.session_state["visitors"]["selection"]["rows"]:
+            selection.choose(user=int(people["user"].iloc[rows[0]]), item=None)
+
+    title = f"{len(people):,} visitors in round {number}: choose another"
+    with st.expander(title, icon=":material/person_search:"):
+        st.dataframe(people, hide_index=True, height=260, key="visitors", on_select=pick,
+                     selection_mode="single-row", alt=title)  # fmt: skip
