@@ -25,6 +25,7 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
     "model.dropout": "0.2",
     "history.event_dropout": "0.2",
     "baselines.sasrec_steps": "250",
+    "align.weight": "0.03",
     "evaluate.recommend_users": "400",
 }
 
