@@ -121,8 +121,8 @@ def resume(run: Run) -> Run:
     words = _launch(run.path).get("command")
     if run.path.parent.name == STREAMS:
         owner, asked = Run(run.path.parents[1]), run.recipe().get("recipe") or {}
-        again = stream_command(owner.name, run.name, asked)
-        return start_stream(owner, run.name, words or again)
+        again = stream_command(owner.name, run.name, asked)  # the run may have been renamed
+        return start_stream(owner, run.name, again if asked or not words else words)
     again = [sys.executable, "-m", "onerec", "run", "--run", run.name]
     return start(run.home, run.name, words or again)
 

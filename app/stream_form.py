@@ -116,6 +116,7 @@ def _start(run: Run) -> None:
         st.session_state["stream_form_problem"] = str(error)
         return
     st.session_state["stream_name"] = None  # the next proposal
+    st.session_state["stream_form"] = False  # close it: what was started stands below
     st.session_state["stream"], st.session_state["online_view"] = name, "Curves"
 
 

@@ -177,41 +177,31 @@ def _numbers(watched: Watched, lines: pd.DataFrame, job: jobs.Job) -> None:
 
 
 def _figures(watched: Watched, job: jobs.Job) -> None:
+    """One picture while it changes every second; with its belongings, and what was learned, once
+    it is still: the figures above have the past of those numbers meanwhile."""
     run, value = Streamed(watched.run.path), watched.value or online.VALUES[0]
     streams = (watched.name, *watched.beside)
+    if job.busy:
+        frame = online.curves(run, streams, value)
+        widgets.place(draw.curves(frame, value), key=f"online_{value}")
+        return
+    made = stream_form.command(run, *streams)
+    widgets.show(
+        run, online.curves, draw.curves, key=f"online_{value}", command=made,
+        reading={"streams": streams, "value": value}, drawing={"value": value},
+        say=SAY_BAND + SAY_SAME * bool(watched.beside),
+    )  # fmt: skip
     known = online.learning(run, watched.name)
-    made = "" if job.busy else stream_form.command(run, *streams)
-    _figure(job, run, online.curves, draw.curves, key=f"online_{value}", command=made,
-            reading={"streams": streams, "value": value}, drawing={"value": value},
-            say=SAY_BAND + SAY_SAME * bool(watched.beside))  # fmt: skip
     if known.empty:
         return
     with st.grid(3, min_column_width=230) as grid:
         for metric in (m for m in draw.LEARNED if (known["metric"] == m).any()):
             with grid.cell():
-                _figure(job, run, online.learning, draw.learning, key=f"learning_{metric}",
-                        command=made.splitlines()[0] if made else "",
-                        reading={"name": watched.name}, drawing={"metric": metric})  # fmt: skip
-
-
-def _figure(
-    job: jobs.Job,
-    run: Run,
-    read: Callable[..., pd.DataFrame],
-    make: Callable[..., object],
-    *,
-    key: str,
-    command: str,
-    reading: dict[str, object],
-    drawing: dict[str, object],
-    say: str = "",
-) -> None:
-    """The picture alone while it changes every second, with its belongings once it is still."""
-    if job.busy:
-        widgets.place(make(read(run, **reading), **drawing), key=key)
-    else:
-        widgets.show(run, read, make, key=key, command=command, reading=reading, drawing=drawing,
-                     say=say)  # fmt: skip
+                widgets.show(
+                    run, online.learning, draw.learning, key=f"learning_{metric}",
+                    command=made.splitlines()[0], reading={"name": watched.name},
+                    drawing={"metric": metric},
+                )  # fmt: skip
 
 
 def _try(action: Callable[[Run], object], stream: Run) -> None:

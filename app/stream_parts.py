@@ -14,6 +14,21 @@ from onerec.runs import Run
 from onerec.viz import online as draw
 
 
+def choose_stream(names: list[str]) -> str:
+    """The stream that is looked at, at first the newest; it always stands in the URL.
+
+    It has no default of its own: one would be left out of the URL, and the newest may be another
+    by the time that a link is opened.
+    """
+    if notice := selection.bad_parameter("stream", names, names[0]):
+        st.warning(notice, icon=":material/link_off:")
+    if st.session_state.get("stream", st.query_params.get("stream")) not in names:
+        st.session_state["stream"] = names[0]
+    st.session_state["page_widgets"].append("stream")
+    chosen = st.segmented_control("Stream", names, required=True, key="stream", bind="query-params")
+    return chosen if chosen in names else names[0]
+
+
 def numbers(whole: dict[str, Any], name: str, other: str, value: str) -> None:
     """The A/B in three figures."""
     low, high = (draw.amount(whole[end], value, sign=True) for end in ("low", "high"))

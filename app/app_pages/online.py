@@ -25,12 +25,15 @@ reward_controls.needs_reward(view, run)
 names = online.names(run)
 source = stream_live.Streamed(run.path)
 if selection.shown("train") and not selection.locked() and not view.read_only:
-    with st.expander("Start a stream of this run", expanded=not names, icon=":material/add:"):
+    with st.expander(
+        "Start a stream of this run", expanded=not names, icon=":material/add:",
+        key="stream_form", on_change="rerun",  # so that a start can close it
+    ):  # fmt: skip
         stream_form.draw(run)
 if not names:
     stream_form.none_yet(view, run)
     st.stop()
-name = widgets.options("Stream", names, "stream")
+name = stream_parts.choose_stream(names)
 values = {theme.sentence(draw.value_name(value)): value for value in online.values_of(run, name)}
 value = next(iter(values.values()), None)
 part = widgets.options("Show", ("Curves", "A/B", "Visits"), "online_view")
@@ -106,7 +109,7 @@ def visits() -> None:
 
 beside = tuple(same[: stream_live.SHOWN - 1])
 stream_live.show(stream_live.Watched(view, run, name, beside, value, part == "Curves"))
-if part == "Curves" and different:
+if part == "Curves" and value and different:
     st.caption(f"Not in the picture, since other people came or saw more: {', '.join(different)}.")
 if part == "A/B" and value:
     ab(value)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from onerec.data.schema import BEHAVIOURS
 from onerec.errors import RunError
-from onerec.explain import training
 from onerec.explain.dataset import titles
 from onerec.explain.query import empty
 from onerec.run_files import cursor
@@ -252,8 +251,12 @@ def learning(run: Run, name: str) -> pd.DataFrame:
 
     Empty for an arm that learns nothing.
     """
-    found = training.curves(opened(run, name), STAGE)
-    found = found[found["metric"].isin(LEARNED)].rename(columns={"step": "round"})
+    lines = opened(run, name).metrics(STAGE)
+    known = [metric for metric in LEARNED if metric in lines.columns]
+    if not known:
+        return empty(("metric", "round", "value"))
+    lines = lines.rename(columns={"step": "round"})
+    found = lines.melt("round", known, "metric", "value").dropna(subset="value")
     return found[["metric", "round", "value"]].reset_index(drop=True)
 
 

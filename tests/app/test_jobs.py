@@ -134,3 +134,67 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError):
         jobs.start(tmp_path, "../out", ["true"])
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------ streams of a run
+
+
+@pytest.fixture
+def streaming(tmp_path: Path) -> Iterator[Run]:
+    """Stream `ecpo` of run `one`: the stub writes where its folder is."""
+    run = Run(tmp_path / "runs" / "one")
+    home = run.path / "stream"
+    (home / "runs").mkdir(parents=True)
+    (home / "runs" / "ecpo").symlink_to(home / "ecpo")
+    stream = jobs.start_stream(run, "ecpo", words(home, "ecpo"))
+    until(lambda: jobs.status(stream).step > 2)
+    yield stream
+    if jobs.status(stream).busy:
+        jobs.kill(stream)
+
+
+def test_command_of_a_stream_is_the_one_a_person_types() -> None:
+    command = jobs.stream_command("one", "mine", {"arm": "rsft", "share": 0.1})
+    assert command[:4] == [sys.executable, "-m", "onerec", "stream"]
+    line = "onerec stream --run one --name mine --arm rsft --share 0.1"
+    assert jobs.command_line(command) == line
+
+
+def test_a_stream_takes_the_place_of_a_training(streaming: Run, tmp_path: Path) -> None:
+    assert streaming.path == tmp_path / "runs" / "one" / "stream" / "ecpo"
+    assert jobs.active(tmp_path) == "one, stream ecpo"
+    with pytest.raises(RunError, match=r"run one, stream ecpo is training.*on page Online"):
+        jobs.start(tmp_path, "two", words(tmp_path, "two"))
+    with pytest.raises(RunError, match="run one, stream ecpo is training"):
+        jobs.start_stream(Run(tmp_path / "runs" / "one"), "other", ["true"])
+
+
+def test_a_training_takes_the_place_of_a_stream(started: Run) -> None:
+    with pytest.raises(RunError, match=r"run one is training.*on page Train"):
+        jobs.start_stream(started, "ecpo", ["true"])
+    assert not (started.path / "stream").exists()
+
+
+def test_a_stream_is_stopped_and_resumed_with_its_command(streaming: Run) -> None:
+    streaming.control(stop=True)
+    until(lambda: jobs.status(streaming).state == "stopped")
+    before = read_json(streaming.path / "launch.json")["command"]
+    jobs.resume(streaming)
+    until(lambda: jobs.status(streaming).state == "running")
+    assert read_json(streaming.path / "launch.json")["command"] == before
+
+
+def test_a_stream_that_a_terminal_began_is_resumed_from_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Run(tmp_path / "runs" / "one" / "stream" / "mine")
+    stream.path.mkdir(parents=True)
+    asked = {"name": "stream", "recipe": {"arm": "all", "rounds": 7}}
+    jobs.write_json(stream.path / "recipe.json", asked)
+    begun: list[tuple[Path, str, list[str]]] = []
+    monkeypatch.setattr(
+        jobs, "start_stream", lambda run, name, words: begun.append((run.path, name, words))
+    )
+    jobs.resume(stream)
+    command = jobs.stream_command("one", "mine", {"arm": "all", "rounds": 7})
+    assert begun == [(tmp_path / "runs" / "one", "mine", command)]

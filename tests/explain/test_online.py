@@ -1,4 +1,4 @@
-"""Streams as tables: rounds, the A/B with its interval, one round's visits; by hand and for real."""
+"""Streams as tables: their rounds, the A/B with its interval, one round's visits; by hand."""
 
 import shutil
 import subprocess

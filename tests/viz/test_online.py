@@ -30,7 +30,7 @@ def both(streamed: Run) -> pd.DataFrame:
 def test_curves_name_the_most_and_the_least(both: pd.DataFrame) -> None:
     fig = viz.curves(both)
     assert theme.title(fig) == (
-        "Over the 3 rounds that all have done, ecpo has the most true watch time a visit: 190.1 s; "
+        "Over the 3 rounds that all have done, ecpo has the most true watch time a visit: 190.3 s; "
         "the least is frozen's, 177.0 s"
     )
     lines = [trace for trace in fig.data if trace.name]
@@ -86,7 +86,7 @@ def test_the_ab_has_a_zero_line_each_round_and_all(streamed: Run) -> None:
     fig = viz.compared(frame, "ecpo", "frozen")
     whole = frame.iloc[-1]
     assert theme.title(fig) == (
-        f"ecpo is ahead of frozen: +13.1 s (95%: +{whole['low']:.1f} s to +{whole['high']:.1f} s) "
+        f"ecpo is ahead of frozen: +13.3 s (95%: +{whole['low']:.1f} s to +{whole['high']:.1f} s) "
         "of true watch time a visit over 3 rounds"
     )
     zero = fig.layout.shapes[0]
