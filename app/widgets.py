@@ -27,6 +27,7 @@ CHART = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "scale"
 
 MODELS = {
     "onerec": "The model of this run: it says the code words of the next item.",
+    "onerec_pretrained": "The same model before rewards taught it: next-token training alone.",
     "popularity": "The same list for everybody: what is watched most.",
     "item_knn": "Items that were watched by the same people as those in the history.",
     "sasrec": "A transformer over the history that scores every item (Kang and McAuley, 2018).",
@@ -190,6 +191,31 @@ def numbers(metrics: pd.DataFrame, metric: str) -> None:
                 delta=f"95%: {row['low']:.3f} to {row['high']:.3f}" if known else None,
                 delta_color="off", delta_arrow="off", help=MODELS.get(row["model"]),
             )  # fmt: skip
+
+
+def worth(frame: pd.DataFrame) -> None:
+    """What the first ten of each model's lists are worth, as a table with its finding."""
+    st.markdown(
+        "Recall looks back at what people were shown and watched. What would a list bring? The "
+        "**reward model** guesses; the built-in world **knows**."
+    )
+    named = frame.assign(model=[theme.sentence(theme.model_name(name)) for name in frame["model"]])
+    table(
+        named, key="worth", title=draw_serving.worth_finding(frame),
+        column_config={
+            "model": "Model",
+            "true_long_view": st.column_config.NumberColumn(
+                "True long views", format="percent",
+                help="The mean probability of a long view, of the first ten, by the world's truth",
+            ),
+            "true_play_s": st.column_config.NumberColumn(
+                "True seconds an item", format="%.1f"
+            ),
+            "p_score": st.column_config.NumberColumn(
+                "P-Score", format="%.4f", help="What the reward model thinks of the first ten"
+            ),
+        },
+    )  # fmt: skip
 
 
 def run_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -380,7 +380,7 @@ def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(run.path.rglob("*")):
-                weights = path.name.startswith("checkpoint-")
+                weights = path.name.startswith(("checkpoint-", "served-"))
                 passing = path.name in ("writer.json", "control.json") or path.suffix == ".tmp"
                 if path.is_file() and not passing and (checkpoints or not weights):
                     archive.write(path, Path(run.name) / path.relative_to(run.path))
@@ -393,8 +393,8 @@ def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
 
 
 def _refuse_active(run: Run, what: str) -> None:
-    status = run.status()
-    if status.active:
-        raise RunError(
-            f"run {run.name!r} is {status.state} (process {status.pid}): stop it first, then {what}"
-        )
+    for path in (run.path, *sorted(run.path.glob("stream/*"))):
+        status = Run(path).status()
+        if status.active:
+            name = f"{'run' if path == run.path else 'its stream'} {path.name!r} is {status.state}"
+            raise RunError(f"{name} (process {status.pid}): stop it first, then {what}")

@@ -204,6 +204,16 @@ def test_rename_and_delete_refuse_a_running_run(run: Run) -> None:
     assert run.path.is_dir()
 
 
+def test_a_run_whose_stream_is_running_stays(run: Run) -> None:
+    stream = Run(run.path / "stream" / "rsft")
+    stream.path.mkdir(parents=True)
+    shutil.copy(run.path / "status.json", stream.path)
+    set_status(stream, state="running", **alive())
+    with pytest.raises(RunError, match="its stream 'rsft' is running .* then delete"):
+        delete_run(run)
+    assert run.path.is_dir()
+
+
 def test_rename_and_delete(run: Run, home: Path) -> None:
     renamed = rename_run(run, "better")
     assert renamed.status().state == "done"

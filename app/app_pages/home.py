@@ -60,6 +60,8 @@ PAGES = (
     ("dataset", "The data"),
     ("tokenizer", "The code words"),
     ("train", "The training"),
+    ("rewards", "The reward"),
+    ("rl_steps", "The alignment"),
     ("recommend", "The recommendations"),
     ("runs", "The comparison"),
 )
@@ -85,3 +87,6 @@ if run.is_done("evaluate"):
         )  # fmt: skip
     else:
         widgets.numbers(cache.read(serving.metrics, run), "recall@10")
+    worth = cache.read(serving.worth, run)
+    if not worth.empty:
+        widgets.worth(worth)

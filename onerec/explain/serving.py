@@ -198,6 +198,31 @@ def metrics(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)) if rows else empty(METRIC_COLUMNS)
 
 
+def worth(run: Run) -> pd.DataFrame:
+    """model, and what its first ten are worth: to the reward model and, on a world, in truth.
+
+    Columns `p_score`, `true_long_view` (shares) and `true_play_s` (seconds an item), each where it
+    is known; the highest true long view, else the highest P-Score, first.
+    """
+    result = run.evaluate() or {}
+    reward, truth = result.get("reward") or {}, result.get("truth") or {}
+    rows = [
+        {
+            "model": model,
+            "true_long_view": truth.get(model, {}).get("long_view", np.nan),
+            "true_play_s": truth.get(model, {}).get("play_ms", np.nan) / 1000.0,
+            "p_score": reward.get(model, {}).get("pscore", np.nan),
+        }
+        for model in {**truth, **reward}
+    ]
+    columns = ["model", "true_long_view", "true_play_s", "p_score"]
+    frame = pd.DataFrame(rows, columns=columns).dropna(axis=1, how="all")
+    best = [name for name in columns[1:] if name in frame]
+    if not best:
+        return empty(columns)
+    return frame.sort_values(best[0], ascending=False).reset_index(drop=True)
+
+
 def metrics_of(runs: Sequence[Run]) -> pd.DataFrame:
     """The metrics of several runs, one below the other; runs without an evaluation are left out."""
     frames = [frame for frame in map(metrics, runs) if not frame.empty]

@@ -14,7 +14,8 @@ from onerec.viz.code_space import shared_words
 
 RECOMMEND = "Make lists with: onerec recommend --run NAME"
 EVALUATE = "Measure with: onerec evaluate --run NAME"
-ENDS = ("random", "oracle")  # the two ends of every result on the world, not rivals
+# The two ends of every result on the world, and the policy before alignment: no rivals.
+ENDS = ("random", "oracle", "onerec_pretrained")
 
 
 def code_log_probs(frame: pd.DataFrame) -> go.Figure:
@@ -167,6 +168,21 @@ def finding(part: pd.DataFrame, metric: str) -> str:
     if first["low"] <= second["high"]:
         text += "; the intervals overlap, so it may be chance"
     return theme.sentence(text)
+
+
+def worth_finding(worth: pd.DataFrame) -> str:
+    """What alignment did to the worth of the first ten, or how OneRec stands without it."""
+    by = "true_long_view" if "true_long_view" in worth else "p_score"
+    words = {"true_long_view": "true share of long views", "p_score": "P-Score"}[by]
+    known = dict(zip(worth["model"], worth[by], strict=True))
+    if "onerec" not in known:
+        return theme.sentence(f"{words} of the first ten")
+    after, before = known["onerec"], known.get("onerec_pretrained")
+    if before:
+        change = theme.percent(abs(after / before - 1))
+        moved = "raised" if after >= before else "lowered"
+        return f"Alignment {moved} the {words} of the first ten by {change}"
+    return theme.sentence(f"{words} of OneRec's first ten: {after:.3f}")
 
 
 def _with_interval(row: dict[object, object]) -> str:

@@ -169,3 +169,19 @@ def test_before_anything_is_recommended_everything_is_empty(tmp_path: Path) -> N
     assert serving.why(run, 0, 0).empty
     assert serving.metrics(run).empty
     assert serving.evaluation(run) == {}
+
+
+def test_what_lists_are_worth_to_the_reward_model_and_in_truth(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert serving.worth(run).empty
+    truth = {"onerec": {"long_view": 0.5, "play_ms": 4_000.0}, "random": {"long_view": 0.1}}
+    (tmp_path / "evaluate.json").write_text(
+        json.dumps({"models": {}, "truth": truth, "reward": {"onerec": {"pscore": 0.2}}})
+    )
+    frame = serving.worth(run).set_index("model")
+    assert list(frame.index) == ["onerec", "random"]
+    assert frame.loc["onerec"].tolist() == [0.5, 4.0, 0.2]
+    (tmp_path / "evaluate.json").write_text(
+        json.dumps({"models": {}, "reward": {"a": {"pscore": 0.1}, "b": {"pscore": 0.2}}})
+    )
+    assert serving.worth(run).to_dict("list") == {"model": ["b", "a"], "p_score": [0.2, 0.1]}

@@ -54,3 +54,14 @@ def test_empty_frames_name_the_command() -> None:
     assert "onerec recommend" in viz.code_log_probs(none).layout.annotations[0].text
     assert "onerec evaluate" in viz.metric_bars(none).layout.annotations[0].text
     assert not viz.why(none).data
+
+
+def test_the_worth_of_lists_is_said_with_what_alignment_did() -> None:
+    frame = pd.DataFrame({"model": ["onerec", "onerec_pretrained"], "true_long_view": [0.44, 0.4]})
+    said = viz.worth_finding(frame)
+    assert said == "Alignment raised the true share of long views of the first ten by 10%"
+    frame["true_long_view"] = [0.3, 0.4]
+    assert "lowered" in viz.worth_finding(frame)
+    alone = pd.DataFrame({"model": ["onerec"], "p_score": [0.25]})
+    assert viz.worth_finding(alone) == "P-Score of OneRec's first ten: 0.250"
+    assert viz.worth_finding(alone.assign(model="random")) == "P-Score of the first ten"
