@@ -209,7 +209,7 @@ def test_a_run_whose_stream_is_running_stays(run: Run) -> None:
     stream.path.mkdir(parents=True)
     shutil.copy(run.path / "status.json", stream.path)
     set_status(stream, state="running", **alive())
-    with pytest.raises(RunError, match="its stream 'rsft' is running .* then delete"):
+    with pytest.raises(RunError, match=r"its stream 'rsft' is running .* then delete"):
         delete_run(run)
     assert run.path.is_dir()
 
