@@ -40,6 +40,7 @@ from onerec.bench.generate import commit, write
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
 from onerec.data.split import Cases
+from onerec.errors import DataError
 from onerec.loop import loop
 from onerec.metrics import recall_at_k
 from onerec.pipeline import run as run_stages
@@ -329,7 +330,10 @@ def _interval(values: Sequence[float]) -> dict[str, float]:
 
 def _world(setting: Setting) -> KnownWorld:
     world = world_of(setting.dataset)
-    assert world is not None, f"{setting.dataset.name} is not a world"
+    if world is None:
+        raise DataError(
+            f"{setting.dataset.name!r}: a log has no truth to compare with; make a world dataset"
+        )
     return world
 
 

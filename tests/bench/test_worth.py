@@ -108,6 +108,16 @@ def test_the_targets_are_those_of_the_fused_score(home):
     assert worth._targets(found, reward)["pscore"][0, 0] == pytest.approx(expected)
 
 
+def test_a_log_without_truth_is_refused(aligned):
+    from onerec.assembly import setting_of
+    from onerec.errors import DataError
+    from onerec.runs import open_run
+
+    setting = setting_of(open_run("first", aligned))
+    with pytest.raises(DataError, match="'toy': a log has no truth to compare with"):
+        worth._world(setting)
+
+
 def test_all_arms_in_processes_of_their_own(home):
     out = home / "all.json"
     command = ["--home", str(home), "--arms", "none", "--seeds", "1", "--steps", "2"]
