@@ -189,6 +189,8 @@ def raised(
     with a handful of rounds would move nothing; the factor is ours).
     """
     gaps = {name: base[name] - reached[name] for name in base if weights[name] > 0}
+    if len(gaps) < 2:  # the weight of a single behaviour weighs nothing
+        return None
     worst = max(gaps, key=lambda name: (gaps[name], name), default=None)
     if worst is None or gaps[worst] <= 0:
         return None

@@ -83,6 +83,7 @@ def test_the_behaviour_that_lost_most_is_raised():
     assert raised(weights, base, {"click": 0.69, "like": 0.7}, 2.0) == {**weights, "like": 2.0}
     assert raised(weights, base, {"click": 0.7, "like": 0.81}, 2.0) is None
     assert raised(weights, {}, {}, 2.0) is None
+    assert raised({"click": 1.0}, {"click": 0.7}, {"click": 0.6}, 2.0) is None
 
 
 def test_a_reward_that_it_does_not_give_is_named(reward):
