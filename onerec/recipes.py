@@ -268,6 +268,11 @@ def _check(config: Recipe) -> Recipe:
     for path in ("industrial.alpha", "industrial.limit"):
         if not 0 <= value(path) <= 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to 1")
+    if config.align.users > config.train.batch_size:
+        raise RecipeError(
+            f"align.users={config.align.users} is above train.batch_size="
+            f"{config.train.batch_size}: groups are drawn for contexts of the batch"
+        )
     model = config.model
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")

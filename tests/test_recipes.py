@@ -39,6 +39,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"steps": "1"}, "did you mean 'train.steps'"),
         ("tiny", {"train.steps": "many"}, "needs a whole number"),
         ("tiny", {"train.steps": "0"}, "needs at least 1"),
+        ("tiny", {"align.users": "500"}, "align.users=500 is above train.batch_size=192"),
         ("tiny", {"train": "1"}, "is a group of settings"),
         ("tiny", {"seed.x": "1"}, "holds one value"),
         ("tiny", {"evaluate.filter_seen": "maybe"}, "needs true or false"),
