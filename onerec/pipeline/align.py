@@ -210,7 +210,7 @@ class AlignBatches:
     """step -> AlignBatch: next-token examples, and the contexts of some of them for the policy.
 
     Examples are shuffled also where pre-training read them in order of time: on the built-in world
-    the newest alone, repeated, lose 2% of valid recall@10, and all of them gain 1%.
+    that gave a valid recall@10 of .1364 against .1336 without a reward (one seed).
     """
 
     aligning: Aligning

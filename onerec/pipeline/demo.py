@@ -18,7 +18,7 @@ from onerec.world import WorldConfig
 
 DATASET, RUN = "small_world", "first_run"
 SIZE_LIMIT = 10 << 20
-SETTINGS = {  # a fifth of the world's events: less training, more that is hidden; chosen on valid
+SETTINGS = {  # a fifth of the world's events: less training, more that is hidden
     "train.steps": "150",
     "train.evaluate_every": "50",
     "train.checkpoint_every": "50",
