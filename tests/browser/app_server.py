@@ -22,11 +22,13 @@ class Server:
     home: Path
 
 
-def serve(home: Path, demo: Path, log: Path) -> Iterator[Server]:
+def serve(
+    home: Path, demo: Path, log: Path, script: Path | str = "app/main.py"
+) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += ["--server.port", str(port), "--server.headless", "true"]
     command += ["--server.fileWatcherType", "none"]
     env = {**os.environ, "ONEREC_HOME": str(home), "ONEREC_DEMO": str(demo)}

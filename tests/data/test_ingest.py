@@ -3,7 +3,6 @@
 import hashlib
 import io
 import tarfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,11 +132,9 @@ def test_kuairand_of_the_shared_data(real_data: Path, tmp_path: Path) -> None:
 
 def test_the_merged_events_of_the_shared_data(real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "kuairand_pure_partial"
-    start = time.perf_counter()
     dataset = import_files(
         folder / "events.parquet", folder / "items.parquet", name="events", home=tmp_path
     )
-    seconds = time.perf_counter() - start
     found = describe(dataset)
     assert found["rows"]["interactions"] + found["counts"]["duplicates"] == 1_045_516
     assert found["time"]["kind"] == "order"
@@ -149,7 +146,6 @@ def test_the_merged_events_of_the_shared_data(real_data: Path, tmp_path: Path) -
     assert int(split.train.sum()) == found["split"]["train"] == 817_187
     with pytest.raises(DataError, match="some times only give the order"):
         make_split(dataset, "temporal")
-    assert seconds < 60  # about 3 s on two free cores
 
 
 def test_beauty_of_the_shared_data(real_data: Path, tmp_path: Path) -> None:
