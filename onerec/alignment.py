@@ -6,8 +6,8 @@ objective to the next-token loss (V1 section 2.4: no KL term; the two are traine
 a choice is not in the papers it is ours and said.
 
 Ratios are exact at lag 0: the old log-probability is then that of the training forward itself. The
-mode is that of evaluation, so dropout does not make ratios noisy. A beam is not a sample: its items
-are distinct and its ratios have no importance meaning.
+policy acts in evaluation mode, as a twin with the same weights, so dropout does not make ratios
+noisy. A beam is not a sample: its items are distinct and its ratios have no importance meaning.
 
 Shapes: B users, G items of a group, L levels.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,8 @@ class Alignment:
     ) -> None:
         self.model, self.trie, self.scorer = model, trie, scorer
         self.config, self.lag = config, lag
-        self.served = _frozen(model) if lag else model
+        self.acting = in_evaluation(model)
+        self.served = _frozen(model) if lag else self.acting
         self.reference = _frozen(model) if config.objective in REFERENCED else None
         self.last: Rollout | None = None
 
@@ -107,21 +108,26 @@ class Alignment:
 
     def loss(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Next-token loss plus the weighted objective; `last` then holds the step's rollout."""
-        values: dict[str, Tensor] = {}
-        total = torch.zeros((), device=batch.next_token.target.device)
-        if self.config.weight:
-            policy_loss, values = self.policy_loss(batch)
-            total = self.config.weight * policy_loss
-        next_token, parts = self.model.loss(batch.next_token)  # last: its load balances the experts
-        return total + next_token, {"next_token": next_token.detach(), **values, **parts}
+        policy, values = self.policy(batch)
+        next_token, parts = self.next_token(batch)
+        return policy + next_token, {**values, **parts}
+
+    def next_token(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next-token loss, whose load balances the experts, and its parts."""
+        loss, parts = self.model.loss(batch.next_token)
+        return loss, {"next_token": loss.detach(), **parts}
+
+    def policy(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective times its weight; without a weight nothing is drawn."""
+        if not self.config.weight:
+            return torch.zeros((), device=batch.next_token.target.device), {}
+        loss, values = self.policy_loss(batch)
+        return self.config.weight * loss, values
 
     def policy_loss(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of one rollout, and what to look at."""
         rollout = self.rollout(batch)
-        training = self.model.training
-        self.model.eval()
-        levels = self._levels(self.model, batch.context, rollout.codes)
-        self.model.train(training)
+        levels = self._levels(self.acting, batch.context, rollout.codes)
         log_prob = levels.sum(-1)
         rollout.levels = levels.detach()
         if not self.lag:
@@ -219,6 +225,17 @@ class Alignment:
             "grpo_kl": {"epsilon": EPSILON, "kl": KL},
         }
         return {**defaults.get(self.config.objective, {}), **self.config.settings}
+
+
+def in_evaluation(model: OneRec) -> OneRec:
+    """The same weights, in evaluation mode whatever mode the model is in."""
+    twin = copy.copy(model)
+    twin._modules = {
+        name: None if child is None else in_evaluation(cast(OneRec, child))
+        for name, child in model._modules.items()
+    }
+    twin.training = False
+    return twin
 
 
 def _frozen(model: OneRec) -> OneRec:

@@ -5,13 +5,20 @@ No global state is set on import. Randomness is always a `torch.Generator` that 
 
 import contextlib
 import ctypes
+import functools
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from onerec.errors import RecipeError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # names of <malloc.h>
 
@@ -40,16 +47,39 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def set_threads(count: int | None = None) -> int:
-    """Use `count` CPU threads and return the number.
-
-    The default is OMP_NUM_THREADS where it is a number, else all that this process may run on.
-    """
+def cores() -> int:
+    """Processor cores that this process may keep busy: OMP_NUM_THREADS where it is set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = count or (int(asked) if asked.isdecimal() else 0) or available or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (int(asked) if asked.isdecimal() else 0) or here or 1
+
+
+def set_threads(count: int | None = None) -> int:
+    """Use `count` CPU threads, by default all `cores`, and return the number."""
+    threads = count or cores()
     torch.set_num_threads(threads)
     return threads
+
+
+def spread(work: Callable[[ItemT], ResultT], items: Sequence[ItemT], workers: int) -> list[ResultT]:
+    """`work(item)` for each item, in order, by `workers` threads that have one core each.
+
+    Torch keeps its settings by thread: `work` itself says whether it wants gradients or autocast.
+    """
+    if workers < 2 or len(items) < 2:
+        return [work(item) for item in items]
+    return list(_pool(workers).map(work, items))
+
+
+@functools.cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads whose operations stay on one thread each; the caller's number is left as it is."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "onerec", torch.set_num_threads, (1,))
+    all_here = threading.Barrier(workers)
+    list(pool.map(lambda _: all_here.wait(), range(workers)))
+    torch.set_num_threads(before)  # new threads take over the number that was set last
+    return pool
 
 
 def keep_memory() -> None:

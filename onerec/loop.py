@@ -12,12 +12,12 @@ by number, so a run that resumes at step s does exactly what the uninterrupted r
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from onerec.common import autocast
+from onerec.common import autocast, spread
 from onerec.errors import RunError
 
 BatchT = TypeVar("BatchT")
@@ -40,7 +40,11 @@ class StepResult:
 
 @dataclass
 class Trainee(Generic[BatchT]):
-    """What a loop trains: parameters, their optimiser, the loss and the batch of a given step."""
+    """What a loop trains: parameters, their optimiser, the loss and the batch of a given step.
+
+    `beside` is a second loss of the same batch, added to the first; the two may be worked out in
+    threads of their own, so they share nothing that either writes to.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -48,6 +52,7 @@ class Trainee(Generic[BatchT]):
     batch: Callable[[int], BatchT]
     learning_rate: Callable[[int], float]
     after_step: Callable[[], None] | None = None
+    beside: LossFunction[BatchT] | None = None
 
 
 def loop(
@@ -58,11 +63,13 @@ def loop(
     clip: float = 1.0,
     seed: int = 0,
     device: torch.device | None = None,
+    workers: int = 1,
 ) -> Iterator[StepResult]:
     """Train from `start` to `steps`, yielding after each step.
 
     `clip` bounds the global gradient norm (0: never). Steps are counted from 1 in what is yielded,
-    so `result.step == steps` is the last.
+    so `result.step == steps` is the last. With two `workers` a loss and the one `beside` it are
+    worked out at once; the result is the same bit for bit.
 
     Raises:
         RunError: a loss or a gradient norm is not finite. The weights are still those before it.
@@ -76,9 +83,7 @@ def loop(
         for group in trainee.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         batch = trainee.batch(step)
-        with autocast(device):
-            loss, values = trainee.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, values = _gradients(trainee, batch, device, workers)
         norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), clip or float("inf"))
         # One transfer for every number of the step: each .item() would stall the GPU on its own.
         numbers = torch.stack(
@@ -98,6 +103,32 @@ def loop(
             seconds=time.perf_counter() - begun,
         )
         trainee.model.train()  # the caller may have evaluated between two steps
+
+
+def _gradients(
+    trainee: Trainee[BatchT], batch: BatchT, device: torch.device, workers: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and what is told with it; gradients are left in the parameters."""
+    if trainee.beside is None:
+        with autocast(device):
+            loss, values = trainee.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), dict(values)
+    parameters = [p for p in trainee.model.parameters() if p.requires_grad]
+
+    def alone(function: LossFunction[BatchT]) -> tuple[Tensor, Mapping[str, Tensor], Any]:
+        with autocast(device):
+            loss, values = function(batch)
+        if not loss.requires_grad:
+            return loss, values, [None] * len(parameters)
+        return loss.detach(), values, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    (loss, values, grads), (other, more, others) = spread(
+        alone, (trainee.loss, trainee.beside), workers
+    )
+    for parameter, one, two in zip(parameters, grads, others, strict=True):
+        parameter.grad = one if two is None else two if one is None else one + two
+    return loss + other, {**values, **more}
 
 
 def _refuse_non_finite(loss: float, norm: float, step: int) -> None:

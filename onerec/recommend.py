@@ -7,6 +7,7 @@ notebooks call; there is no second way to make a list.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from onerec.assembly import (
     setting_of,
     trained_model,
 )
-from onerec.common import autocast, evaluating, pick_device
+from onerec.common import autocast, evaluating, pick_device, spread
 from onerec.data.batches import case_batches
 from onerec.data.split import Cases
 from onerec.errors import DataError
@@ -42,6 +43,10 @@ class Lists:
     scores: NDArray[np.float32]
     code_log_probs: NDArray[np.float32]
     legal: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[Any]) -> "Lists":
+        """The lists of some of the users."""
+        return Lists(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 class Recommender:
@@ -106,26 +111,28 @@ class Recommender:
             columns[f"lp_{level + 1}"] = lists.code_log_probs[row, place, level]
         return pd.DataFrame(columns)
 
-    def lists(self, cases: Cases, k: int, *, constrained: bool = True) -> Lists:
-        """Lists for evaluation cases; `constrained=False` generates without the trie."""
-        parts = []
-        with evaluating(self.model), autocast(self.device):
-            for _, user, end in case_batches(self.contexts, cases, BATCH):
-                batch = self.contexts.batch(user, end)
-                exclude = (
-                    self._seen(user, end) if self.setting.recipe.evaluate.filter_seen else None
+    def lists(self, cases: Cases, k: int, *, constrained: bool = True, workers: int = 1) -> Lists:
+        """Lists for evaluation cases; `constrained=False` generates without the trie.
+
+        `workers` threads share the batches on a CPU; the lists do not depend on their number.
+        """
+        evaluate = self.setting.recipe.evaluate
+
+        def generate(part: tuple[slice, torch.Tensor, torch.Tensor]) -> Generated:
+            _, user, end = part
+            with autocast(self.device):
+                return beam_search(
+                    self.model,
+                    self.contexts.batch(user, end),
+                    self.trie,
+                    k=k,
+                    beam=max(k, evaluate.beam),
+                    constrained=constrained,
+                    exclude=self._seen(user, end) if evaluate.filter_seen else None,
                 )
-                parts.append(
-                    beam_search(
-                        self.model,
-                        batch,
-                        self.trie,
-                        k=k,
-                        beam=max(k, self.setting.recipe.evaluate.beam),
-                        constrained=constrained,
-                        exclude=exclude,
-                    )
-                )
+
+        with evaluating(self.model):
+            parts = spread(generate, case_batches(self.contexts, cases, BATCH), workers)
         return _stack(parts, k, len(self.ids.sizes))
 
     def _seen(self, user: torch.Tensor, end: torch.Tensor) -> torch.Tensor:

@@ -15,17 +15,14 @@ excluded items, D width.
 
 from __future__ import annotations
 
-import functools
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from onerec.common import evaluating
+from onerec.common import evaluating, spread
 from onerec.model.onerec import Batch, Cache, Memory, OneRec
 from onerec.tokenizer.trie import Trie
 
@@ -125,9 +122,9 @@ def beam_search(
             return _search(model, part, trie, k, beam, left_out, constrained, trace, cache)
 
     with evaluating(model):
-        if len(parts) == 1:
-            return search(parts[0])
-        done = list(_workers(torch.get_num_threads()).map(search, parts))
+        done = spread(search, parts, torch.get_num_threads())
+        if len(done) == 1:
+            return done[0]
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in done])
@@ -153,16 +150,6 @@ def _parts(users: int, device: torch.device) -> list[slice]:
     rounds = math.ceil(users / (threads * LARGEST_PART))
     size = math.ceil(users / (threads * rounds))
     return [slice(start, start + size) for start in range(0, users, size)]
-
-
-@functools.cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads whose operations stay on one thread each; the caller's number is left as it is."""
-    pool = ThreadPoolExecutor(threads, "beam-search", torch.set_num_threads, (1,))
-    all_here = threading.Barrier(threads)
-    list(pool.map(lambda _: all_here.wait(), range(threads)))
-    torch.set_num_threads(threads)  # new threads take over the number that was set last
-    return pool
 
 
 def _search(

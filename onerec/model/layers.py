@@ -9,9 +9,13 @@ D width, H heads, Dh width of a head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from onerec.model.packing import Packing
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 
@@ -25,31 +29,61 @@ class Linear(nn.Linear):
     """`nn.Linear` that asks oneDNN where nothing needs a gradient on a CPU and MKL is slow."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not MKL_IS_FAST and fusable(x, self.weight):
-            product = torch.ops.mkldnn._linear_pointwise
-            y: Tensor = product(x, self.weight, self.bias, "none", [], "")
-            return y
-        return F.linear(x, self.weight, self.bias)
+        if MKL_IS_FAST or not fusable(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
 
 
 def fusable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's products with something done to their result can be used."""
+    """Whether oneDNN's products with something done to their result can be used.
+
+    Not for packed tokens (T, D): their number is another one in each batch, and oneDNN makes a plan
+    for each that costs more than it saves.
+    """
     plain = x.is_cpu and x.dtype == weight.dtype == torch.float32
-    return ONEDNN and plain and x.numel() > 0 and not torch.is_grad_enabled()
+    return ONEDNN and plain and x.ndim > 2 and x.numel() > 0 and not torch.is_grad_enabled()
 
 
 class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm` with `EPSILON`; without gradients on a CPU in half of its passes over memory."""
+    """`nn.RMSNorm` with `EPSILON`; in float32 on a CPU with half of its passes over memory."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not x.is_cpu or x.dtype != torch.float32:
+        if not x.is_cpu or x.dtype != torch.float32:
             return super().forward(x)
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        y: Tensor = x * mean_square.add_(EPSILON).rsqrt_()
+        if torch.is_grad_enabled():
+            normed: Tensor = _RMSNorm.apply(x, self.weight)  # type: ignore[no-untyped-call]
+            return normed
+        y: Tensor = x * _scale(x)
         return y.mul_(self.weight)
+
+
+def _scale(x: Tensor) -> Tensor:
+    """1 / sqrt(mean square + epsilon) of each row (..., 1)."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With n = x r and y = n w: dx = r (g w - n mean(g w n)), dw = sum(g n)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        scale = _scale(x)
+        normed = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        normed, scale, weight = ctx.saved_tensors
+        along = (grad * normed).flatten(0, -2)
+        mean = (along @ weight).div_(len(weight)).view(scale.shape)
+        to_x = torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale)
+        return to_x, along.sum(0)
 
 
 def ffn_hidden(width: int) -> int:
@@ -76,16 +110,14 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
 
     `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
     CPU it is written out, as two threads share its batched products better than torch's kernel.
     """
-    if torch.is_grad_enabled() or not q.is_cpu or causal:
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    if torch.is_grad_enabled() or not q.is_cpu:
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():
         scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
@@ -102,10 +134,33 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width, bias=False)
         self.out = Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """(B, T, D) -> (B, T, D); see `attend` for the mask."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        result: Tensor = self.out(merge_heads(attend(q, k, v, mask, causal=causal)))
+    def sequences(self, x: Tensor, m: int) -> Tensor:
+        """Causal, over M sequences that share their first position: (B, 1 + M l, D) -> the same.
+
+        The first position comes once, then the l others of each sequence. Nothing stands before the
+        first, so all its weight is on itself.
+        """
+        first, rest = self.qkv(x).split([1, x.shape[1] - 1], dim=1)
+        own = first.chunk(3, dim=-1)[2]  # (B, 1, D)
+        if not rest.shape[1]:
+            alone: Tensor = self.out(own)
+            return alone
+        batch, positions, _ = rest.shape
+        rest = rest.view(batch, m, positions // m, -1)
+        whole = torch.cat((first[:, None].expand(-1, m, -1, -1), rest), dim=2).flatten(0, 1)
+        q, k, v = (split_heads(part, self.heads) for part in whole.chunk(3, dim=-1))
+        length = whole.shape[1]
+        mask = torch.ones(length - 1, length, dtype=torch.bool, device=x.device).tril(1)
+        y = merge_heads(attend(q[:, :, 1:], k, v, mask)).view(batch, positions, -1)
+        result: Tensor = self.out(torch.cat((own, y), dim=1))
+        return result
+
+    def packed(self, x: Tensor, packing: Packing) -> Tensor:
+        """In both directions, over tokens (T, D) of a grid (B, S) -> (T, D)."""
+        grid = packing.unpack(self.qkv(x))  # (B, S, 3 D)
+        q, k, v = (split_heads(part, self.heads) for part in grid.chunk(3, dim=-1))
+        y = merge_heads(attend(q, k, v, packing.attendable))
+        result: Tensor = self.out(packing.pack(y))
         return result
 
     def step(self, x: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
@@ -142,10 +197,11 @@ class CrossAttention(nn.Module):
         self.key_value = Linear(width, 2 * width, bias=False)
         self.out = Linear(width, width, bias=False)
 
-    def keys_values(self, states: Tensor) -> KeyValue:
-        """(B, S, D) -> keys, values (B, H, S, Dh)."""
-        k, v = self.key_value(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return k.contiguous(), v.contiguous()
+    def keys_values(self, states: Tensor, packing: Packing) -> KeyValue:
+        """Encoder states (T, D) of a grid (B, S) -> keys, values (B, H, S, Dh)."""
+        grid = packing.unpack(self.key_value(states))
+        k, v = (split_heads(part, self.heads) for part in grid.chunk(2, dim=-1))
+        return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
         """(B, Q, D) queries on (B, H, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
@@ -165,13 +221,39 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
         """(..., D) -> (..., D). `counted` is for mixtures, whose place this takes; unused."""
         weight = self.gate_up.weight
-        if fusable(x, weight):
-            hidden = fused_gate(x, *weight.chunk(2))
-        else:
-            gate, up = self.gate_up(x).chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        y: Tensor = self.down(hidden)
+        fused = fusable(x, weight)
+        y: Tensor = self.down(fused_gate(x, *weight.chunk(2)) if fused else gated(self.gate_up(x)))
         return y
+
+
+def gated(x: Tensor) -> Tensor:
+    """silu(gate) * up: x (..., 2 F), gate and up side by side -> (..., F)."""
+    if not x.is_cpu or not torch.is_grad_enabled():
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    y: Tensor = _Gated.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Gated(torch.autograd.Function):
+    """Both halves of the gradient are written where they belong, not put together afterwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(x, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, opened = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        result = torch.empty_like(x)
+        to_gate, to_up = result.chunk(2, dim=-1)
+        torch.mul(grad, opened, out=to_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=to_gate)
+        return result
 
 
 def fused_gate(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
@@ -193,9 +275,9 @@ class EncoderBlock(nn.Module):
         self.ffn = SwiGLU(width, ffn_hidden(width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, S, D) with mask (B, 1, 1, S) -> (B, S, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """Tokens (T, D) of a grid -> (T, D); they see the tokens of their own row alone."""
+        x = x + self.dropout(self.attention.packed(self.attention_norm(x), packing))
         y: Tensor = self.dropout(self.ffn(self.ffn_norm(x)))
         return x + y
 
@@ -217,18 +299,18 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeyValue, mask: Tensor, counted: Tensor | None = None
+        self, x: Tensor, memory: KeyValue, mask: Tensor, m: int, counted: Tensor | None = None
     ) -> Tensor:
         """All positions of M sequences per context, which share its keys and values uncopied.
 
         Args:
-            x: (B, M, T, D); self-attention stays inside each of the M sequences.
+            x: (B, 1 + M l, D), the position that the sequences share and the l others of each.
             memory: cross-attention keys and values (B, H, S, Dh).
             mask: (B, 1, 1, S) bool, True for states that exist.
-            counted: (B, M, T) bool, tokens that enter the load of a mixture of experts.
+            m: M.
+            counted: (B, 1 + M l), how often each token enters the load of a mixture of experts.
         """
-        y = self.attention(self.attention_norm(x).flatten(0, 1), causal=True)  # (B M, T, D)
-        x = x + self.dropout(y.view(x.shape))
+        x = x + self.dropout(self.attention.sequences(self.attention_norm(x), m))
         return self._read(x, memory, mask, counted)
 
     def step(
@@ -239,8 +321,7 @@ class DecoderBlock(nn.Module):
         return self._read(x + y, memory, mask, None), present
 
     def _read(self, x: Tensor, memory: KeyValue, mask: Tensor, counted: Tensor | None) -> Tensor:
-        """Cross-attention and feed-forward of x (B, ..., D): sequences become query length."""
-        queries = self.cross_norm(x).view(len(x), -1, x.shape[-1])
-        x = x + self.dropout(self.cross(queries, memory, mask).view(x.shape))
+        """Cross-attention and feed-forward of x (B, Q, D)."""
+        x = x + self.dropout(self.cross(self.cross_norm(x), memory, mask))
         y: Tensor = self.dropout(self.ffn(self.ffn_norm(x), counted))
         return x + y

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.model.layers import gated
+
 BIAS_STEP = 1e-3  # gamma of DeepSeek-V3; OneRec prints none
 
 
@@ -84,7 +86,7 @@ class MixtureOfExperts(nn.Module):
 
         Args:
             x: (..., D).
-            counted: (...) bool; tokens that are False (padding) do not enter the load.
+            counted: (...) how often each token enters the load; 0 or False for padding.
         """
         tokens = x.flatten(0, -2)  # (T, D)
         routing = self.router(tokens)
@@ -116,8 +118,7 @@ class MixtureOfExperts(nn.Module):
         outputs = []
         pieces = x.tensor_split(ends[:-1].cpu())
         for piece, gate_up, down in zip(pieces, self.gate_up, self.down, strict=True):
-            gate, up = (piece @ gate_up).chunk(2, dim=-1)
-            outputs.append((F.silu(gate) * up) @ down)
+            outputs.append(gated(piece @ gate_up) @ down)
         return torch.cat(outputs)
 
     @torch.no_grad()

@@ -71,9 +71,8 @@ Cache = list[list[KeyValue]]  # of each decoder layer, position after position
 
 @dataclass
 class Memory:
-    """An encoded context: states (B, S, D), mask (B, S), and each decoder layer's keys, values."""
+    """An encoded context: its mask (B, S), and the keys and values of each decoder layer."""
 
-    states: Tensor
     mask: Tensor
     keys_values: list[KeyValue]
 
@@ -199,14 +198,13 @@ class OneRec(nn.Module):
 
     def encode(self, batch: Batch) -> Memory:
         """Encode each context once, and the keys and values that every decoder layer will read."""
-        x, mask = self.pathways(batch, self.items, self.codes)  # (B, S, D), (B, S)
+        x, packing = self.pathways(batch, self.items, self.codes)  # (T, D)
         x = self.dropout(x)
-        attendable = mask[:, None, None]
         for block in self.encoder:
-            x = block(x, attendable)
+            x = block(x, packing)
         states = self.encoder_norm(x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
-        return Memory(states, mask, [attention.keys_values(states) for attention in cross])
+        return Memory(packing.mask, [layer.keys_values(states, packing) for layer in cross])
 
     # ------------------------------------------------------------------ decoder
 
@@ -221,15 +219,17 @@ class OneRec(nn.Module):
         Returns:
             (B, M, l + 1, D): before the first code, after it, ..., after code l.
         """
-        begin = self.begin.expand(*codes.shape[:2], 1, -1)
-        x = torch.cat((begin, self.codes(codes)), dim=2) if codes.shape[2] else begin
-        x = self.dropout(x)  # (B, M, l + 1, D)
-        if counted is not None:
-            counted = counted[..., None].expand(x.shape[:3])
+        users, m, length = codes.shape
+        rest = self.codes(codes).flatten(1, 2)  # (B, M l, D)
+        x = self.dropout(torch.cat((self.begin.expand(users, 1, -1), rest), dim=1))
+        if counted is not None:  # what all sequences share counts once for each of them
+            tokens = counted[..., None].expand(codes.shape).flatten(1)
+            counted = torch.cat((counted.sum(1, keepdim=True), tokens), dim=1)  # (B, 1 + M l)
         for block, keys_values in zip(self.decoder, memory.keys_values, strict=True):
-            x = block(x, keys_values, memory.attendable, counted)
-        hidden: Tensor = self.decoder_norm(x)
-        return hidden
+            x = block(x, keys_values, memory.attendable, m, counted)
+        first, rest = self.decoder_norm(x).split([1, m * length], dim=1)
+        rest = rest.view(users, m, length, -1)
+        return torch.cat((first[:, None].expand(-1, m, -1, -1), rest), dim=2)
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., N_level)."""

@@ -15,13 +15,15 @@ features, K behaviours, n items.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.model.layers import Linear
+from onerec.model.packing import Packing
 
 
 @dataclass
@@ -40,6 +42,11 @@ class Events:
     def rows(self, rows: slice) -> Events:
         """Some of the users, as views."""
         return Events(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def picked(self, places: Tensor) -> Events:
+        """The events at flat places (P,) of the grid (B, T): every column is (P, ...)."""
+        columns = (getattr(self, name).flatten(0, 1) for name in self.__dataclass_fields__)
+        return Events(*(column.index_select(0, places) for column in columns))
 
     def to(self, device: torch.device | str) -> Events:
         return Events(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
@@ -164,10 +171,10 @@ class CodeEmbedding(nn.Module):
         return F.embedding(rows, self.table.weight)
 
     def total(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, L) -> the sum over levels (B, T, D), in one kernel."""
-        users, events, levels = codes.shape
-        rows = (codes + self.offsets).view(-1, levels)
-        return F.embedding_bag(rows, self.table.weight, mode="sum").view(users, events, -1)
+        """Codes (..., L) -> the sum over levels (..., D), in one kernel."""
+        rows = (codes + self.offsets).flatten(0, -2)
+        total = F.embedding_bag(rows, self.table.weight, mode="sum")
+        return total.view(*codes.shape[:-1], -1)
 
     def rows(self) -> tuple[Tensor, ...]:
         """The table split into levels, (N_l, D) each."""
@@ -208,27 +215,66 @@ class EventFeatures(nn.Module):
         self.reads_codes = vocabulary.item_input != "item"
         dim = vocabulary.content_dim
         self.content = Linear(dim, width, bias=False) if dim else None
-        self.dim = sum(dim for count, dim in tables.values() if count)
-        self.dim += width * (self.reads_codes + bool(dim)) + other * (self.label is not None)
+        widths = {name: dim for name, (count, dim) in tables.items() if count}
+        widths |= {"codes": width} if self.reads_codes else {}
+        widths |= {"content": width} if dim else {}
+        widths |= {"label": other} if self.label is not None else {}
+        ends = list(accumulate(widths.values()))
+        self.columns = {n: slice(e - w, e) for (n, w), e in zip(widths.items(), ends, strict=True)}
+        self.dim: int = ends[-1]
 
     def forward(self, events: Events, items: ItemTable, codes: CodeEmbedding) -> Tensor:
-        """(B, T) events -> (B, T, dim)."""
-        index = {
-            "item": events.item,
-            "author": items.author[events.item],
-            "tag": items.tag[events.item],
-            "time": events.time,
-            "play": events.play,
-            "duration": items.duration[events.item],
-        }
-        parts = [table(index[name]) for name, table in self.tables.items()]
+        """Events of any shape (...) -> (..., dim)."""
+        parts = self._of_items(events.item, items, codes) | self._of_events(events)
+        return torch.cat([parts[name] for name in self.columns], dim=-1)
+
+    def _of_items(self, item: Tensor, items: ItemTable, codes: CodeEmbedding) -> dict[str, Tensor]:
+        """What is known of items (...), index + 1."""
+        index = {"item": item}
+        index |= {name: getattr(items, name)[item] for name in ("author", "tag", "duration")}
+        found = {n: self.tables[n](value) for n, value in index.items() if n in self.tables}
         if self.reads_codes:
-            parts.append(codes.total(items.codes[events.item]))
+            found["codes"] = codes.total(items.codes[item])
         if self.content is not None:
-            parts.append(self.content(items.content[events.item]))
+            found["content"] = self.content(items.content[item])
+        return found
+
+    def _of_events(self, events: Events) -> dict[str, Tensor]:
+        """What is known of events beyond their items."""
+        index = {"time": events.time, "play": events.play}
+        found = {n: self.tables[n](value) for n, value in index.items() if n in self.tables}
         if self.label is not None:
-            parts.append(self.label(events.label))
-        return torch.cat(parts, dim=-1)
+            found["label"] = self.label(events.label)
+        return found
+
+    def products(
+        self, sides: list[Events], layers: list[Linear], items: ItemTable, codes: CodeEmbedding
+    ) -> list[Tensor]:
+        """`layer(forward(events))` for each of `sides` (T,) and its own of `layers` -> (T, D) each.
+
+        A product of columns side by side is the sum of their products. What is known of an item
+        depends on the item alone, so it is multiplied once for all its events; the tables of time
+        and play are multiplied as tables. Nothing is put side by side.
+        """
+        unique, where = torch.unique(torch.cat([e.item for e in sides]), return_inverse=True)
+        of_items = self._of_items(unique, items, codes)
+        known = torch.cat(list(of_items.values()), dim=-1)  # (U, columns of items)
+        weights = [torch.cat([w.weight[:, self.columns[n]] for n in of_items], 1) for w in layers]
+        rows = F.linear(known, torch.cat(weights)).chunk(len(sides), dim=-1)  # (U, D) each
+        places = where.split([len(events.item) for events in sides])
+        products = []
+        for events, layer, row, place in zip(sides, layers, rows, places, strict=True):
+            total = F.embedding(place, row) + layer.bias
+            for name in ("time", "play"):
+                if name in self.tables:
+                    table = self.tables[name].get_parameter("weight")
+                    rows_of = F.linear(table, layer.weight[:, self.columns[name]])
+                    total = total + F.embedding(getattr(events, name), rows_of)
+            if self.label is not None:
+                columns = layer.weight[:, self.columns["label"]]
+                total = total + F.linear(self.label(events.label), columns)
+            products.append(total)
+        return products
 
 
 class StaticFeatures(nn.Module):
@@ -242,13 +288,13 @@ class StaticFeatures(nn.Module):
         self.constant = None if cardinalities else nn.Parameter(torch.empty(width))
 
     def forward(self, static: Tensor) -> Tensor:
-        """(B, F) -> (B, 1, D)."""
+        """(B, F) -> (B, D)."""
         if self.dense is None:
             assert self.constant is not None
-            return self.constant.expand(len(static), 1, -1)
+            return self.constant.expand(len(static), -1)
         parts = [table(column) for table, column in zip(self.tables, static.unbind(1), strict=True)]
         state: Tensor = self.dense(torch.cat(parts, dim=-1))
-        return state[:, None]
+        return state
 
 
 class Pathways(nn.Module):
@@ -279,19 +325,40 @@ class Pathways(nn.Module):
 
     def forward(
         self, batch: Batch, items: ItemTable, codes: CodeEmbedding
-    ) -> tuple[Tensor, Tensor]:
-        """Encoder input (B, S, D) and mask (B, S); the static state always exists."""
-        static = self.static(batch.static) + self.static_position  # (B, 1, D)
-        states, masks = [static], [torch.ones_like(static[..., 0], dtype=torch.bool)]
-        for name, dense in self.dense.items():
-            events: Events = getattr(batch, name)
-            mask = events.item > 0  # (B, T)
-            hidden = dense(self.features(events, items, codes))  # (B, T, D)
-            position = self.position[name]
-            assert isinstance(position, nn.Embedding)
-            states.append(hidden + position(age(mask).clamp(max=position.num_embeddings - 1)))
-            masks.append(mask)
-        return torch.cat(states, dim=1), torch.cat(masks, dim=1)
+    ) -> tuple[Tensor, Packing]:
+        """Encoder input (T, D) and where in the grid (B, S) its tokens stand.
+
+        The static state always exists. Padding stays on a GPU and goes on a CPU; see `Packing`.
+        """
+        static = self.static(batch.static) + self.static_position  # (B, D)
+        sides = {name: cast(Events, getattr(batch, name)) for name in self.dense}
+        masks = {name: events.item > 0 for name, events in sides.items()}
+        mask = torch.cat([torch.ones_like(static[:, :1], dtype=torch.bool), *masks.values()], dim=1)
+        dense = {name: cast(nn.Sequential, layers) for name, layers in self.dense.items()}
+        if not static.is_cpu:
+            grid = [static[:, None]]
+            for name, events in sides.items():
+                hidden = dense[name](self.features(events, items, codes))
+                grid.append(hidden + self._position(name, age(masks[name])))
+            return torch.cat(grid, dim=1).flatten(0, 1), Packing(mask)
+        picks = [mask.flatten().nonzero()[:, 0] for mask in masks.values()]
+        picked = [side.picked(pick) for side, pick in zip(sides.values(), picks, strict=True)]
+        first = [cast(Linear, layers[0]) for layers in dense.values()]
+        products = self.features.products(picked, first, items, codes)
+        tokens, rows, begin = [static], [torch.arange(len(mask)) * mask.shape[1]], 1
+        for name, pick, product in zip(dense, picks, products, strict=True):
+            hidden = dense[name][1:](product)
+            tokens.append(hidden + self._position(name, age(masks[name]).flatten()[pick]))
+            length = masks[name].shape[1]
+            rows.append(pick // length * mask.shape[1] + pick % length + begin)
+            begin += length
+        return torch.cat(tokens), Packing(mask, torch.cat(rows))
+
+    def _position(self, name: str, age: Tensor) -> Tensor:
+        """The learned position of events of that age (...) -> (..., D)."""
+        table = cast(nn.Embedding, self.position[name])
+        position: Tensor = table(age.clamp(max=table.num_embeddings - 1))
+        return position
 
 
 def age(mask: Tensor) -> Tensor:

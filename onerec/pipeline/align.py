@@ -47,7 +47,7 @@ STAGE = "align"
 RECALL_SHARE = 0.01
 RANKS = 10
 WARMUP = 10
-_LOGGED, _RECORDED = 500, 50
+_LOGGED, _RECORDED = 500, 20
 _STEP_SEED = 7_919
 
 
@@ -106,7 +106,8 @@ class Aligning:
         return Trainee(
             model=self.alignment.model,
             optimizer=self.optimizer,
-            loss=self.alignment.loss,
+            loss=self.alignment.policy,
+            beside=self.alignment.next_token,
             batch=AlignBatches(self, self.examples()),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.alignment.model.update_router_bias(recipe.model.balance_rate),
@@ -161,12 +162,12 @@ class Aligning:
         save_checkpoint(self.folder, step, self.alignment.model, self.optimizer, info)
         prune(self.folder, keep=2, also={best(self.valid)})
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int, workers: int = 1) -> dict[str, float]:
         """recall@10 and the mean reward of the lists of a fixed sample of valid users."""
         cases = sample_cases(self.setting.split.valid, self.setting.recipe.evaluate.valid_users)
         if not len(cases):
             return {}
-        ranked = self.recommender.lists(cases, RANKS).items
+        ranked = self.recommender.lists(cases, RANKS, workers=workers).items
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
         name = self.config.reward
         reward = score_lists(self.reward, cases.user, cases.end, ranked, (name,))[name].mean()
@@ -291,7 +292,7 @@ def align(session: Session) -> None:
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
     training.resume()
     if not training.start:
-        first = training.evaluate(0)
+        first = training.evaluate(0, session.workers)
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
@@ -303,11 +304,13 @@ def align(session: Session) -> None:
         clip=training.optim.clip,
         seed=session.setting.recipe.seed,
         device=session.device,
+        workers=session.workers,
     ):
         last = result.step == config.steps
         values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
         training.record(result.step)
-        measured = training.evaluate(result.step) if last or result.step % every == 0 else {}
+        due = last or result.step % every == 0
+        measured = training.evaluate(result.step, session.workers) if due else {}
         if measured or result.step % max(1, config.steps // _LOGGED) == 0:
             session.writer.log_metrics(
                 STAGE, result.step, config.steps, lr=result.lr, **values, **measured

@@ -10,6 +10,7 @@ holds what the list would really bring.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from onerec.alignment import score_lists
 from onerec.assembly import Setting, load_semantic_ids, trained_model
-from onerec.checkpoint import save_tensors
+from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import generator
 from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
@@ -27,11 +28,14 @@ from onerec.evaluate import evaluate as measure
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import LISTED, Rival, cases_of, finished_rival, train_rival
 from onerec.pipeline.session import Session
+from onerec.recommend import Lists as GeneratedLists
 from onerec.recommend import Recommender
 from onerec.rewards import FUSED, RewardModel
+from onerec.runs import Run
 
 STAGE = "evaluate"
 _LEGALITY_USERS = 1_000
+_GENERATED = Path("baselines") / "generated.safetensors"
 WAIT_SECONDS = 0.1
 
 Lists = dict[str, NDArray[np.int64]]
@@ -47,11 +51,12 @@ def evaluate(session: Session) -> None:
     ids, popularity_ = load_semantic_ids(session.run)
     model = trained_model(session.run, setting, ids)
     recommender = Recommender(setting, ids, popularity_, model, session.device)
-    onerec = recommender.lists(cases, LISTED)
+    onerec = recommender.lists(cases, LISTED, workers=session.workers)
     lists: Lists = {"onerec": onerec.items}
     trained_in = float((session.run.done("pretrain") or {}).get("seconds", 0.0))
     seconds = {"onerec": trained_in + time.perf_counter() - begun}
-    free = recommender.lists(sample_cases(cases, _LEGALITY_USERS), RANKS, constrained=False)
+    some = sample_cases(cases, _LEGALITY_USERS)
+    free = recommender.lists(some, RANKS, constrained=False, workers=session.workers)
     session.advance(STAGE, 1, total, message="baselines")
     for number, name in enumerate(setting.recipe.baselines.names, start=2):
         rival = _rival(session, name, number - 1, total)
@@ -59,6 +64,7 @@ def evaluate(session: Session) -> None:
         session.advance(STAGE, number, total, message=name)
     lists |= _before(session, recommender, cases) | _ends(setting, cases)
     _save_lists(session, lists)
+    save_generated(session.run, onerec)
     measured = measure(lists, cases, setting.dataset.n_items, seed=setting.recipe.seed)
     for name, spent in seconds.items():
         measured["models"][name]["seconds"] = round(spent, 2)
@@ -102,7 +108,7 @@ def _before(session: Session, recommender: Recommender, cases: Cases) -> Lists:
     before = Recommender(
         session.setting, recommender.ids, recommender.popularity, model, session.device
     )
-    return {"onerec_pretrained": before.lists(cases, LISTED).items}
+    return {"onerec_pretrained": before.lists(cases, LISTED, workers=session.workers).items}
 
 
 def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
@@ -141,6 +147,20 @@ def _ends(setting: Setting, cases: Cases) -> Lists:
         "random": world.random(users, RANKS, generator(setting.recipe.seed)),
         "oracle": world.oracle(users, RANKS, cases.end),
     }
+
+
+def save_generated(run: Run, lists: GeneratedLists) -> None:
+    """OneRec's own lists with their probabilities, which the next stage shows."""
+    tensors = {name: torch.from_numpy(value) for name, value in vars(lists).items()}
+    save_tensors(run.path / _GENERATED, tensors)
+
+
+def generated(run: Run, users: int) -> GeneratedLists | None:
+    """What `save_generated` left, where it is there and of as many users."""
+    if not (run.path / _GENERATED).is_file():
+        return None
+    lists = GeneratedLists(**{n: t.numpy() for n, t in load_tensors(run.path / _GENERATED).items()})
+    return lists if len(lists.items) == users else None
 
 
 def _save_lists(session: Session, lists: Lists) -> None:

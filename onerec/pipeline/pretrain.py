@@ -152,7 +152,7 @@ class Pretraining:
         recommender = Recommender(
             self.setting, self.ids, self.popularity, self.model, self.session.device
         )
-        ranked = recommender.lists(cases, 10).items
+        ranked = recommender.lists(cases, 10, workers=self.session.workers).items
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10).mean()
         self.valid[step] = float(recall)
         return {"valid_recall@10": float(recall)}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onerec.checkpoint import load_tensors
 from onerec.data.split import Cases
 from onerec.data.tables import write_parquet
+from onerec.pipeline.evaluate import generated
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import LISTED, cases_of
 from onerec.pipeline.session import Session
@@ -23,13 +24,18 @@ def recommend(session: Session) -> None:
     everyone = cases_of(setting)
     cases = sample_cases(everyone, setting.recipe.evaluate.recommend_users)
     session.begin(STAGE, 2, f"lists for {len(cases):,} users")
-    recommender = Recommender.load(session.run, device=str(session.device))
-    frames = [_frame(session, "onerec", cases, recommender.lists(cases, LISTED))]
+    rows = np.isin(everyone.user, cases.user)
+    known = generated(session.run, len(everyone))
+    if known is None:
+        recommender = Recommender.load(session.run, device=str(session.device))
+        onerec = recommender.lists(cases, LISTED, workers=session.workers)
+    else:
+        onerec = known.take(rows)
+    frames = [_frame(session, "onerec", cases, onerec)]
     session.advance(STAGE, 1, 2, message="beside a baseline")
     best = best_baseline(session)
     if best is not None:
         lists = load_tensors(session.run.path / "baselines" / "lists.safetensors")[best].numpy()
-        rows = np.isin(everyone.user, cases.user)
         frames.append(_frame(session, best, cases, lists[rows]))
     write_parquet(session.run.path / "recommendations.parquet", pd.concat(frames))
     targets = {

@@ -32,7 +32,7 @@ from onerec.assembly import Setting, setting_of
 from onerec.baselines import item_knn, popularity, sasrec
 from onerec.baselines.ranking import Baseline
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import generator, keep_memory, pick_device, set_threads
+from onerec.common import cores, generator, keep_memory, pick_device, set_threads
 from onerec.data.exposures import learnable, with_positive
 from onerec.data.split import Cases
 from onerec.errors import DataError
@@ -131,8 +131,7 @@ def worth_a_companion(recipe: Recipe, device: torch.device) -> bool:
     """Whether a second process shortens the run: a narrow model, a long training, a free core."""
     if threads_for(recipe, device) is None or recipe.train.steps < SHORT:
         return False
-    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (free or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
+    return cores() > 1
 
 
 class Companion:

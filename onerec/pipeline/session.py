@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from onerec.assembly import Setting
+from onerec.common import cores
 from onerec.pipeline.rivals import Companion
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
@@ -39,6 +40,13 @@ class Session:
     def run(self) -> Run:
         """The run folder, for reading."""
         return self.writer.run
+
+    @property
+    def workers(self) -> int:
+        """Threads that may work side by side now: cores that neither torch nor a companion uses."""
+        if self.device.type != "cpu" or torch.get_num_threads() > 1:
+            return 1
+        return max(1, cores() - (self.companion is not None and self.companion.works()))
 
     def begin(self, stage: str, of: int, message: str = "") -> None:
         """Say that a stage has begun."""

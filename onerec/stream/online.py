@@ -242,7 +242,8 @@ class Online:
         trainee = Trainee(
             model=self.alignment.model,
             optimizer=self.optimizer,
-            loss=self.alignment.loss,
+            loss=self.alignment.policy,
+            beside=self.alignment.next_token,
             batch=_RoundBatches(self, examples, first),
             learning_rate=lambda step: self.recipe.align.learning_rate,
             after_step=lambda: self.alignment.model.update_router_bias(

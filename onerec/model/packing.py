@@ -1,0 +1,79 @@
+"""Padded grids without their padding.
+
+A batch of contexts is a grid (B, S) of which a part is padding: on short videos a quarter, on
+Amazon Beauty two thirds. What a model does to each position alone (products, norms, gates) is done
+to those that exist; only attention needs the grid. On a GPU the padding stays: there, finding out
+how many positions exist would stall the stream, and the products are cheap.
+
+Shapes: B batch, S positions of the grid, T positions that exist (B S where the padding stays),
+W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which places of a grid exist, `mask` (B, S) bool, and at which of them the tokens stand.
+
+    `rows` (T,) int64 are flat places, distinct, in any order; None where every place has a token.
+    """
+
+    mask: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def attendable(self) -> Tensor:
+        """The mask as attention wants it: (B, 1, 1, S)."""
+        return self.mask[:, None, None]
+
+    def unpack(self, tokens: Tensor) -> Tensor:
+        """(T, W) -> (B, S, W), zeros where no token stands."""
+        if self.rows is not None:
+            tokens = _Unpack.apply(tokens, self.rows, self.mask.numel())  # type: ignore[no-untyped-call]
+        return tokens.view(*self.mask.shape, -1)
+
+    def pack(self, grid: Tensor) -> Tensor:
+        """(B, S, W) -> (T, W)."""
+        flat = grid.reshape(self.mask.numel(), -1)
+        if self.rows is None:
+            return flat
+        tokens: Tensor = _Pack.apply(flat, self.rows)  # type: ignore[no-untyped-call]
+        return tokens
+
+
+def _spread(tokens: Tensor, rows: Tensor, places: int) -> Tensor:
+    return tokens.new_zeros(places, tokens.shape[1]).index_copy_(0, rows, tokens)
+
+
+class _Unpack(torch.autograd.Function):
+    """Rows are distinct, so both directions copy; torch's own gradient of a gather adds."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, rows: Tensor, places: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        return _spread(tokens, rows, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (rows,) = ctx.saved_tensors
+        return grad.index_select(0, rows), None, None
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.places = len(flat)
+        return flat.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (rows,) = ctx.saved_tensors
+        return _spread(grad, rows, ctx.places), None
