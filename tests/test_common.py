@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from onerec.common import autocast, evaluating, generator, pick_device, set_threads
+from onerec.common import autocast, cores, evaluating, generator, pick_device, set_threads, spread
 from onerec.errors import RecipeError
 
 
@@ -42,6 +42,25 @@ def test_threads_are_those_asked_for_or_those_the_process_may_use(
         assert set_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_cores_are_those_asked_for_or_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cores() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cores() == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_is_spread_in_order_and_each_thread_has_one_core(workers: int) -> None:
+    before = torch.get_num_threads()
+    seen = spread(lambda item: (item, torch.get_num_threads()), range(5), workers)
+    assert [item for item, _ in seen] == [0, 1, 2, 3, 4]
+    assert {threads for _, threads in seen} == {before if workers == 1 else 1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        spread(lambda item: 1 / item, [1, 0], workers)
 
 
 def test_a_seed_is_a_stream_of_its_own() -> None:

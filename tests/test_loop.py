@@ -75,3 +75,48 @@ def test_after_step_runs_once_a_step_after_the_update() -> None:
     trainee.after_step = lambda: calls.append(1)
     list(loop(trainee, steps=3))
     assert len(calls) == 3
+
+
+def _with_another(seed: int = 0) -> Trainee[tuple[Tensor, Tensor]]:
+    """The regression, and beside it a penalty that some parameters do not enter."""
+    trainee = _regression(seed)
+    first = trainee.model.get_parameter("0.weight")
+
+    def penalty(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        value = 0.1 * first.square().sum()
+        return value, {"penalty": value.detach()}
+
+    trainee.beside = penalty
+    return trainee
+
+
+def test_a_loss_beside_the_other_is_added_to_it() -> None:
+    beside = _with_another()
+    summed = _regression()
+    plain, first = summed.loss, summed.model.get_parameter("0.weight")
+
+    def both(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, values = plain(pair)
+        return loss + 0.1 * first.square().sum(), dict(values)
+
+    summed.loss = both
+    for one, other in zip(loop(beside, steps=20), loop(summed, steps=20), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
+        assert set(one.values) == {"doubled", "penalty"}
+
+
+def test_two_threads_do_what_one_does_bit_for_bit() -> None:
+    trainees = [_with_another(), _with_another()]
+    for workers, trainee in enumerate(trainees, start=1):
+        list(loop(trainee, steps=10, workers=workers))
+    one, two = (trainee.model.parameters() for trainee in trainees)
+    for left, right in zip(one, two, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_loss_without_gradients_is_allowed_beside_one_with_them() -> None:
+    trainee = _with_another()
+    trainee.loss = lambda pair: (torch.zeros(()), {})
+    result = list(loop(trainee, steps=30))[-1]
+    assert result.loss < 0.5

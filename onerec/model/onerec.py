@@ -228,7 +228,7 @@ class OneRec(nn.Module):
         for block, keys_values in zip(self.decoder, memory.keys_values, strict=True):
             x = block(x, keys_values, memory.attendable, m, counted)
         first, rest = self.decoder_norm(x).split([1, m * length], dim=1)
-        rest = rest.view(users, m, length, -1)
+        rest = rest.view(users, m, length, first.shape[-1])
         return torch.cat((first[:, None].expand(-1, m, -1, -1), rest), dim=2)
 
     def logits(self, level: int, hidden: Tensor) -> Tensor:

@@ -37,15 +37,20 @@ class Packing:
         """(T, W) -> (B, S, W), zeros where no token stands."""
         if self.rows is not None:
             tokens = _Unpack.apply(tokens, self.rows, self.mask.numel())  # type: ignore[no-untyped-call]
-        return tokens.view(*self.mask.shape, -1)
+        return tokens.view(*self.mask.shape, tokens.shape[-1])
 
     def pack(self, grid: Tensor) -> Tensor:
         """(B, S, W) -> (T, W)."""
-        flat = grid.reshape(self.mask.numel(), -1)
+        flat = grid.reshape(self.mask.numel(), grid.shape[-1])
         if self.rows is None:
             return flat
         tokens: Tensor = _Pack.apply(flat, self.rows)  # type: ignore[no-untyped-call]
         return tokens
+
+
+def packs(device: torch.device) -> bool:
+    """Whether padding is worth dropping there."""
+    return device.type == "cpu"
 
 
 def _spread(tokens: Tensor, rows: Tensor, places: int) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.model import packing
 from onerec.model.layers import Linear
 from onerec.model.packing import Packing
 
@@ -174,7 +175,7 @@ class CodeEmbedding(nn.Module):
         """Codes (..., L) -> the sum over levels (..., D), in one kernel."""
         rows = (codes + self.offsets).flatten(0, -2)
         total = F.embedding_bag(rows, self.table.weight, mode="sum")
-        return total.view(*codes.shape[:-1], -1)
+        return total.view(*codes.shape[:-1], total.shape[-1])
 
     def rows(self) -> tuple[Tensor, ...]:
         """The table split into levels, (N_l, D) each."""
@@ -335,7 +336,7 @@ class Pathways(nn.Module):
         masks = {name: events.item > 0 for name, events in sides.items()}
         mask = torch.cat([torch.ones_like(static[:, :1], dtype=torch.bool), *masks.values()], dim=1)
         dense = {name: cast(nn.Sequential, layers) for name, layers in self.dense.items()}
-        if not static.is_cpu:
+        if not packing.packs(static.device):
             grid = [static[:, None]]
             for name, events in sides.items():
                 hidden = dense[name](self.features(events, items, codes))

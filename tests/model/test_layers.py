@@ -9,14 +9,17 @@ from onerec.model.layers import (
     DecoderBlock,
     EncoderBlock,
     Linear,
+    RMSNorm,
     SelfAttention,
     SwiGLU,
     attend,
     expert_hidden,
     ffn_hidden,
+    gated,
     merge_heads,
     split_heads,
 )
+from onerec.model.packing import Packing
 
 
 def explicit_attention(q, k, v, allowed):
@@ -54,10 +57,26 @@ def test_self_attention_equals_explicit_softmax():
     q, k, v = (split_heads(part, 3) for part in attention.qkv(x).chunk(3, -1))
     everywhere = exists[:, None].expand(2, 5, 5)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, everywhere)))
-    torch.testing.assert_close(attention(x, exists[:, None, None]), expected)
-    before = torch.ones(5, 5).tril().bool().expand(2, 5, 5)
-    expected = attention.out(merge_heads(explicit_attention(q, k, v, before)))
-    torch.testing.assert_close(attention(x, causal=True), expected)
+    got = attention.packed(x.flatten(0, 1), Packing(exists))
+    torch.testing.assert_close(got, expected.flatten(0, 1))
+    rows = exists.flatten().nonzero()[:, 0].flip(0)  # in any order
+    got = attention.packed(x.flatten(0, 1)[rows], Packing(exists, rows))
+    torch.testing.assert_close(got, expected.flatten(0, 1)[rows])
+
+
+def test_sequences_that_share_their_first_position_equal_explicit_softmax():
+    torch.manual_seed(8)
+    attention = SelfAttention(12, 3).double()
+    first, rest = torch.randn(2, 1, 12).double(), torch.randn(2, 4, 3, 12).double()
+    got = attention.sequences(torch.cat((first, rest.flatten(1, 2)), dim=1), 4)
+    causal = torch.ones(4, 4).tril().bool().expand(2, 4, 4)
+    for m in range(4):
+        x = torch.cat((first, rest[:, m]), dim=1)
+        q, k, v = (split_heads(part, 3) for part in attention.qkv(x).chunk(3, -1))
+        expected = attention.out(merge_heads(explicit_attention(q, k, v, causal)))
+        torch.testing.assert_close(got[:, 1 + 3 * m : 4 + 3 * m], expected[:, 1:])
+        torch.testing.assert_close(got[:, 0], expected[:, 0])
+    torch.testing.assert_close(attention.sequences(first, 4), got[:, :1])
 
 
 def test_cross_attention_equals_explicit_softmax():
@@ -69,22 +88,23 @@ def test_cross_attention_equals_explicit_softmax():
     q = split_heads(attention.query(x), 2)
     allowed = exists[:, None].expand(2, 3, 4)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, allowed)))
-    got = attention(x, attention.keys_values(states), exists[:, None, None])
+    memory = attention.keys_values(states.flatten(0, 1), Packing(exists))
+    got = attention(x, memory, exists[:, None, None])
     torch.testing.assert_close(got, expected)
 
 
 def test_cache_gives_what_the_whole_sequence_gives():
     torch.manual_seed(2)
     block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double()
-    x = torch.randn(2, 3, 4, 8).double()  # (B, M, T, D)
-    memory = block.cross.keys_values(torch.randn(2, 5, 8).double())
-    mask = torch.ones(2, 1, 1, 5).bool()
-    whole = block(x, memory, mask)
-    past, steps = [], []
-    for t in range(4):
-        y, past = block.step(x[:, :, t], memory, mask, past)
-        steps.append(y)
-    torch.testing.assert_close(torch.stack(steps, dim=2), whole)
+    first, rest = torch.randn(2, 1, 8).double(), torch.randn(2, 3, 3, 8).double()  # (B, M, l, D)
+    grid = Packing(torch.ones(2, 5).bool())
+    memory = block.cross.keys_values(torch.randn(10, 8).double(), grid)
+    whole = block(torch.cat((first, rest.flatten(1, 2)), dim=1), memory, grid.attendable, 3)
+    y, past = block.step(first, memory, grid.attendable, [])
+    torch.testing.assert_close(y, whole[:, :1])
+    for t in range(3):
+        y, past = block.step(rest[:, :, t], memory, grid.attendable, past)
+        torch.testing.assert_close(y, whole[:, 1:].view(2, 3, 3, 8)[:, :, t])
 
 
 def test_a_position_that_sequences_share_is_kept_once():
@@ -125,23 +145,51 @@ def test_linear_without_gradients_equals_linear_with_them(bias):
 def test_sequences_of_one_context_do_not_see_one_another():
     torch.manual_seed(3)
     block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double()
-    x = torch.randn(1, 2, 3, 8).double()
-    memory = block.cross.keys_values(torch.randn(1, 5, 8).double())
-    mask = torch.ones(1, 1, 1, 5).bool()
-    together = block(x, memory, mask)
-    for m in range(2):
-        torch.testing.assert_close(together[:, m], block(x[:, m : m + 1], memory, mask)[:, 0])
+    first, rest = torch.randn(1, 1, 8).double(), torch.randn(1, 4, 8).double()
+    grid = Packing(torch.ones(1, 5).bool())
+    memory = block.cross.keys_values(torch.randn(5, 8).double(), grid)
+    together = block(torch.cat((first, rest), dim=1), memory, grid.attendable, 2)
+    for own in (slice(0, 2), slice(2, 4)):
+        alone = block(torch.cat((first, rest[:, own]), dim=1), memory, grid.attendable, 1)
+        torch.testing.assert_close(together[:, 1:][:, own], alone[:, 1:])
 
 
 def test_encoder_block_ignores_masked_states():
     torch.manual_seed(4)
     block = EncoderBlock(8, 2, 0.0)
-    x = torch.randn(1, 4, 8)
-    mask = torch.tensor([1, 1, 0, 1]).bool()[None, None, None]
+    x = torch.randn(4, 8)
+    grid = Packing(torch.tensor([[1, 1, 0, 1]]).bool())
     changed = x.clone()
-    changed[0, 2] = 100.0
-    kept = [0, 1, 3]
-    torch.testing.assert_close(block(x, mask)[:, kept], block(changed, mask)[:, kept])
+    changed[2] = 100.0
+    kept = torch.tensor([0, 1, 3])
+    expected = block(x, grid)[kept]
+    torch.testing.assert_close(block(changed, grid)[kept], expected)
+    torch.testing.assert_close(block(x[kept], Packing(grid.mask, kept)), expected)
+
+
+def test_the_norms_own_gradient_is_torchs():
+    torch.manual_seed(9)
+    x, g = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    own, theirs = RMSNorm(8), torch.nn.RMSNorm(8, eps=1e-6)
+    for norm in (own, theirs):
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 2.0, 8))
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    for norm, value in zip((own, theirs), inputs, strict=True):
+        norm(value).backward(g)
+    with torch.no_grad():
+        torch.testing.assert_close(own(x), theirs(x))
+    torch.testing.assert_close(own(x), theirs(x))
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(own.weight.grad, theirs.weight.grad)
+
+
+def test_the_gates_own_gradient_is_that_of_finite_differences():
+    torch.manual_seed(10)
+    x = torch.randn(3, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gated, x)
+    gate, up = x.chunk(2, dim=-1)
+    torch.testing.assert_close(gated(x), torch.nn.functional.silu(gate) * up)
 
 
 def test_swiglu_by_hand():

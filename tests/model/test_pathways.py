@@ -1,10 +1,14 @@
 """Events to encoder states: by hand, under any padding, and with features that are not there."""
 
+import pytest
 import torch
 import toy_model as toy
 
+from onerec.model import packing
 from onerec.model.onerec import Batch, Events
 from onerec.model.pathways import CodeEmbedding, age, feature_widths
+
+BARE = dict.fromkeys(("n_authors", "n_tags", "n_time", "n_play", "n_duration", "behaviours"), 0)
 
 
 def padded(events: Events, left: int, right: int) -> Events:
@@ -59,9 +63,12 @@ def test_padding_changes_nothing():
 
 def test_length_of_the_sequence_and_the_state_of_a_user_without_history():
     model, batch = toy.make_model(), toy.make_batch(lengths=(4, 0))
-    states, mask = model.pathways(batch, model.items, model.codes)
-    assert states.shape == (2, 1 + 4 + 6, 16)
-    assert mask.sum(1).tolist() == [1 + 4 + 4, 1]
+    states, packing = model.pathways(batch, model.items, model.codes)
+    assert packing.mask.shape == (2, 1 + 4 + 6)
+    assert packing.mask.sum(1).tolist() == [1 + 4 + 4, 1]
+    assert states.shape == (1 + 4 + 4 + 1, 16)
+    nobody = toy.make_batch(lengths=(0, 0))
+    assert all(level.isfinite().all() for level in model(nobody))
     assert all(level.isfinite().all() for level in model(batch))
 
 
@@ -132,7 +139,7 @@ def test_content_tells_items_of_one_code_apart():
 def test_a_length_of_zero_drops_the_pathway():
     model = toy.make_model(short_length=0)
     assert list(model.pathways.dense) == ["positive"]
-    assert model.encode(toy.make_batch()).states.shape[1] == 1 + 6
+    assert model.encode(toy.make_batch()).mask.shape[1] == 1 + 6
 
 
 def test_order_of_events_matters():
@@ -142,3 +149,25 @@ def test_order_of_events_matters():
     for name in batch.short.__dataclass_fields__:
         setattr(batch.short, name, getattr(batch.short, name).flip(1))
     assert not torch.allclose(model(batch)[0], before)
+
+
+@pytest.mark.parametrize("features", [{}, {"item_input": "codes", "content_dim": 5}, BARE])
+def test_without_padding_it_is_what_it_is_with_it(monkeypatch, features):
+    """The plain way, over the padded grid with every column side by side, in float64."""
+    results = []
+    for dropped in (True, False):
+        monkeypatch.setattr(packing, "packs", lambda device, dropped=dropped: dropped)
+        model = toy.make_model(vocabulary=features).double()
+        content = torch.randn(41, 5, generator=torch.Generator().manual_seed(0)).double()
+        model.items.content = content[:, : features.get("content_dim", 0)]
+        batch = toy.make_batch(lengths=(4, 0, 2, 6))
+        for events in (batch.short, batch.positive):
+            events.label = events.label[..., : features.get("behaviours", 2)].double()
+        logits = model(batch)
+        sum((level**2).mean() for level in logits).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append((logits, gradients))
+    (logits, gradients), (expected, wanted) = results
+    torch.testing.assert_close(logits, expected)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], msg=name)

@@ -44,7 +44,8 @@ def test_a_finished_run_holds_the_files_that_readers_expect(trained: Path) -> No
         *("recipe.json", "status.json", "metrics.jsonl", "log.txt", "evaluate.json"),
         *("recommendations.parquet", "targets.parquet", "routing/load.parquet"),
         *(f"tokenizer/{n}.safetensors" for n in ("codebooks", "vectors")),
-        *("tokenizer/semantic_ids.parquet", "tokenizer/report.json", "baselines/lists.safetensors"),
+        *("tokenizer/semantic_ids.parquet", "tokenizer/report.json"),
+        *("baselines/lists.safetensors", "baselines/generated.safetensors"),
         *(
             f"baselines/{name}.{e}"
             for name in ("popularity", "item_knn", "sasrec")

@@ -1,0 +1,40 @@
+"""Tokens in and out of the grid."""
+
+import torch
+
+from onerec.model.packing import Packing, packs
+
+MASK = torch.tensor([[True, False, True], [True, False, False]])
+ROWS = torch.tensor([3, 0, 2])
+
+
+def test_tokens_stand_where_their_rows_say():
+    tokens = torch.tensor([[1.0], [2.0], [3.0]])
+    grid = Packing(MASK, ROWS).unpack(tokens)
+    assert grid[..., 0].tolist() == [[2.0, 0.0, 3.0], [1.0, 0.0, 0.0]]
+    assert Packing(MASK, ROWS).pack(grid).equal(tokens)
+    assert Packing(MASK).attendable.shape == (2, 1, 1, 3)
+
+
+def test_without_rows_every_place_has_a_token():
+    tokens = torch.arange(12.0).view(6, 2)
+    assert Packing(MASK).unpack(tokens).shape == (2, 3, 2)
+    assert Packing(MASK).pack(Packing(MASK).unpack(tokens)).equal(tokens)
+
+
+def test_both_directions_have_the_gradient_of_finite_differences():
+    packing = Packing(MASK, ROWS)
+    tokens = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    grid = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(packing.unpack, tokens)
+    assert torch.autograd.gradcheck(packing.pack, grid)
+
+
+def test_nobody_is_a_grid_too():
+    packing = Packing(torch.ones(0, 3).bool(), torch.zeros(0).long())
+    assert packing.pack(packing.unpack(torch.zeros(0, 4))).shape == (0, 4)
+
+
+def test_a_gpu_keeps_the_padding():
+    assert packs(torch.device("cpu"))
+    assert not packs(torch.device("cuda"))
