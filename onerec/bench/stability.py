@@ -30,6 +30,7 @@ import torch
 
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, write
+from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.errors import RunError
 from onerec.loop import loop
@@ -157,14 +158,11 @@ def difference(
 ) -> tuple[float, float]:
     """95% interval (t, over seeds) of the next-token loss minus ECPO's, paired by seed."""
     theirs = {r["seed"]: tail(r, "next_token") for r in base}
-    gaps = np.array(
-        [tail(r, "next_token") - theirs[r["seed"]] for r in mine if r["seed"] in theirs]
-    )
+    gaps = [tail(r, "next_token") - theirs[r["seed"]] for r in mine if r["seed"] in theirs]
     if len(gaps) < 2:
         return float("-inf"), float("inf")
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(gaps), 1.96)
-    half = t * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return float(gaps.mean() - half), float(gaps.mean() + half)
+    found = interval(gaps)
+    return found["low"], found["high"]
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.generate import commit, write
+from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
 from onerec.data.split import Cases
@@ -297,7 +298,7 @@ def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, 
         mine = [part for part in parts if part["arm"] == arm and part["seed"] in base]
         line: dict[str, Any] = {"seeds": len(mine), "steps": [part["step"] for part in mine]}
         kept = [part["recall@10"] / base[part["seed"]]["recall@10"] - 1 for part in mine]
-        line["recall_change"] = _interval(kept)
+        line["recall_change"] = interval(kept)
         for target in ("long_view", FUSED, "play_ms"):
             for cut in CUTS:
                 key = f"{target}@{cut}"
@@ -306,26 +307,16 @@ def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, 
                     each / (ends["oracle"]["mean"][key] - base[part["seed"]]["mean"][key])
                     for each, part in zip(gain, mine, strict=True)
                 ]
-                line[key] = {"gain": _interval(gain), "headroom_closed": _interval(room)}
-                line[key]["best_gain"] = _interval(
+                line[key] = {"gain": interval(gain), "headroom_closed": interval(room)}
+                line[key]["best_gain"] = interval(
                     [part["best"][key] - base[part["seed"]]["best"][key] for part in mine]
                 )
                 if key in mine[0]["own"]:
                     own = [part["own"][key] - base[part["seed"]]["own"][key] for part in mine]
                     apart = [a - b for a, b in zip(own, gain, strict=True)]
-                    line[key]["predicted_minus_true"] = _interval(apart)
+                    line[key]["predicted_minus_true"] = interval(apart)
         result[arm] = line
     return result
-
-
-def _interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95% interval over seeds."""
-    found = np.asarray(values, dtype=np.float64)
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}.get(len(found), 1.96)
-    half = t * found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else float("nan")
-    low, high = (float(found.mean() + sign * half) for sign in (-1, 1))
-    mean = float(found.mean())
-    return {"mean": round(mean, 5), "low": round(low, 5), "high": round(high, 5)}
 
 
 def _world(setting: Setting) -> KnownWorld:

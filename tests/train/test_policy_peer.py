@@ -70,7 +70,7 @@ def trl_loss(
 
 
 def groups() -> tuple[Tensor, Tensor, Tensor]:
-    """log pi, log pi_old and advantages (2, 10): every ratio with a good item and with a bad one."""
+    """log pi, log pi_old and advantages (2, 10): each ratio with a good and with a bad item."""
     old = torch.linspace(-9.0, -2.0, len(RATIOS), dtype=torch.float64).repeat(2, 1)
     log_prob = old + torch.tensor(RATIOS, dtype=torch.float64).log()
     advantage = torch.tensor([[1.7], [-0.6]], dtype=torch.float64).expand_as(old)
