@@ -7,8 +7,8 @@ what people have seen, its own feedback, equal numbers of updates and equal lag.
 comes, their answers by place in the list, and the order of training. What was stopped goes on.
 
 What is compared is the true watch time of a visit (what the world expects of the list that was
-served), as the mean over rounds from the first that is served by weights that learned something.
-Intervals are over seeds, of differences taken seed by seed.
+served; hits where a log is played back), as the mean over rounds from the first that is served by
+weights that learned something. Intervals are over seeds, of differences taken seed by seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.errors import RunError
-from onerec.explain.online import STAGE, VALUES, opened, served_from, settings
+from onerec.explain.online import STAGE, opened, served_from, settings, values_of
 from onerec.runs import Run, open_run
 from onerec.stream.online import ARMS
 
@@ -74,17 +74,27 @@ def play(run: Run, arms: Sequence[str], seeds: int, options: Sequence[str], jobs
             future.result()
 
 
-def watched(run: Run, name: str, value: str = VALUES[0]) -> NDArray[np.float64]:
+def by_round(run: Run, name: str, value: str) -> NDArray[np.float64]:
     """The mean of a visit in each round (R,)."""
     return opened(run, name).metrics(STAGE)[value].to_numpy(dtype=np.float64)
 
 
 def summary(run: Run, arms: Sequence[str], seeds: int) -> dict[str, Any]:
-    """By arm the mean of a visit, by pair the paired difference, and the curves by round."""
+    """By arm the mean of a visit, by pair the paired difference, and the curves by round.
+
+    Raises:
+        RunError: no round is served by weights that learned something.
+    """
     asked = settings(run, stream_name(arms[0], 0))
     first = served_from(int(asked["steps"]), int(asked["lag"]))
+    if first > int(asked["rounds"]):
+        raise RunError(
+            f"{asked['rounds']} rounds with lag={asked['lag']}: weights that learned serve from "
+            f"round {first} on; ask for more rounds or a smaller lag"
+        )
+    value = values_of(run, stream_name(arms[0], 0))[0]
     curves = {
-        arm: np.array([watched(run, stream_name(arm, seed)) for seed in range(seeds)])
+        arm: np.array([by_round(run, stream_name(arm, seed), value) for seed in range(seeds)])
         for arm in arms
     }  # (seeds, R)
     later = {arm: curve[:, first - 1 :].mean(1) for arm, curve in curves.items()}
@@ -94,7 +104,8 @@ def summary(run: Run, arms: Sequence[str], seeds: int) -> dict[str, Any]:
         "settings": asked,
         "seeds": seeds,
         "rounds_compared": [first, int(asked["rounds"])],
-        "watch_s": {arm: interval(list(values)) for arm, values in later.items()},
+        "value": value,
+        "of_a_visit": {arm: interval(list(values)) for arm, values in later.items()},
         "differences": {f"{a} - {b}": interval(list(later[a] - later[b])) for a, b in pairs},
         "last_five_rounds": {f"{a} - {b}": interval(list(last[a] - last[b])) for a, b in pairs},
         "by_round": {

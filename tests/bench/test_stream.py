@@ -32,10 +32,10 @@ def test_streams_are_played_once_and_joined(aligned: Path, tmp_path: Path) -> No
     out = tmp_path / "stream.json"
     words = ["--run", open_run("first", aligned).name, "--home", str(aligned), "--out", str(out)]
     words += ["--seeds", "1", "--arms", "frozen", "half", "--jobs", "2"]
-    words += ["--rounds", "2", "--steps", "1", "--lag", "1", "--share", "0.2"]
+    words += ["--rounds", "3", "--steps", "1", "--lag", "1", "--share", "0.2"]
     stream.main(words)
     found = json.loads(out.read_text())
-    assert set(found["watch_s"]) == {"frozen", "half"}
+    assert set(found["of_a_visit"]) == {"frozen", "half"}
     folder = open_run("first", aligned).path / "stream" / stream.stream_name("half", 0)
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
     stream.main(words)
@@ -46,3 +46,10 @@ def test_a_stream_that_fails_says_why(aligned: Path) -> None:
     run = open_run("first", aligned)
     with pytest.raises(RunError, match=r"(?s)bench-all-0.*share=2"):
         stream.play(run, ["all"], 1, ["--share", "2"], jobs=1)
+
+
+def test_rounds_that_learning_cannot_reach_are_refused(tmp_path: Path) -> None:
+    run = Run(fake_run.build(tmp_path / "home").run)
+    fake_streams.build(run.path, stream.stream_name("frozen", 0), lag=100)
+    with pytest.raises(RunError, match="from round 52 on"):
+        stream.summary(run, ["frozen"], 1)
