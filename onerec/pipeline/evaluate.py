@@ -10,8 +10,9 @@ holds what the list would really bring.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from onerec.alignment import score_lists
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import generator
+from onerec.common import generator, spread
 from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
 from onerec.evaluate import RANKS
@@ -34,9 +35,11 @@ from onerec.rewards import FUSED, RewardModel
 from onerec.runs import Run
 
 STAGE = "evaluate"
-_LEGALITY_USERS = 1_000
+_LEGALITY_USERS = 500
 _GENERATED = Path("baselines") / "generated.safetensors"
 WAIT_SECONDS = 0.1
+
+ResultT = TypeVar("ResultT")
 
 Lists = dict[str, NDArray[np.int64]]
 
@@ -49,20 +52,24 @@ def evaluate(session: Session) -> None:
     begun = time.perf_counter()
     session.begin(STAGE, total, f"{len(cases):,} users, {config.part} part")
     ids, popularity_ = load_semantic_ids(session.run)
-    model = trained_model(session.run, setting, ids)
+    model = trained_model(session.run, setting, ids).eval()  # now, not by two threads in turn
     recommender = Recommender(setting, ids, popularity_, model, session.device)
-    onerec = recommender.lists(cases, LISTED, workers=session.workers)
+    some = sample_cases(cases, _LEGALITY_USERS)
+    (onerec, listed_in), free, before, ends = session.side_by_side(
+        lambda: _timed(lambda: recommender.lists(cases, LISTED)),
+        lambda: recommender.lists(some, RANKS, constrained=False),
+        lambda: _before(session, recommender, cases),
+        lambda: _ends(setting, cases),
+    )
     lists: Lists = {"onerec": onerec.items}
     trained_in = float((session.run.done("pretrain") or {}).get("seconds", 0.0))
-    seconds = {"onerec": trained_in + time.perf_counter() - begun}
-    some = sample_cases(cases, _LEGALITY_USERS)
-    free = recommender.lists(some, RANKS, constrained=False, workers=session.workers)
+    seconds = {"onerec": trained_in + listed_in}
     session.advance(STAGE, 1, total, message="baselines")
     for number, name in enumerate(setting.recipe.baselines.names, start=2):
         rival = _rival(session, name, number - 1, total)
         lists[name], seconds[name] = rival.lists, rival.seconds
         session.advance(STAGE, number, total, message=name)
-    lists |= _before(session, recommender, cases) | _ends(setting, cases)
+    lists |= before | ends
     _save_lists(session, lists)
     save_generated(session.run, onerec)
     measured = measure(lists, cases, setting.dataset.n_items, seed=setting.recipe.seed)
@@ -83,6 +90,11 @@ def evaluate(session: Session) -> None:
     session.writer.write_json("evaluate.json", result)
     session.writer.mark_done(STAGE)
     session.advance(STAGE, total, total, message="done")
+
+
+def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:
+    begun = time.perf_counter()
+    return work(), time.perf_counter() - begun
 
 
 def _rival(session: Session, name: str, step: int, total: int) -> Rival:
@@ -108,7 +120,7 @@ def _before(session: Session, recommender: Recommender, cases: Cases) -> Lists:
     before = Recommender(
         session.setting, recommender.ids, recommender.popularity, model, session.device
     )
-    return {"onerec_pretrained": before.lists(cases, LISTED, workers=session.workers).items}
+    return {"onerec_pretrained": before.lists(cases, LISTED).items}
 
 
 def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
@@ -117,14 +129,15 @@ def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
     first = {name: np.ascontiguousarray(items[:, :RANKS]) for name, items in lists.items()}
     if (session.run.done("reward") or {}).get("checkpoint"):
         reward = RewardModel.load(session.run, setting, session.device)
+        reward.model.eval()
         names = (FUSED, *reward.behaviours)
-        result["reward"] = {
-            model: {
-                name: float(value.mean())
-                for name, value in score_lists(reward, cases.user, cases.end, items, names).items()
-            }
-            for model, items in first.items()
-        }
+
+        def scored(items: NDArray[np.int64]) -> dict[str, float]:
+            values = score_lists(reward, cases.user, cases.end, items, names)
+            return {name: float(value.mean()) for name, value in values.items()}
+
+        found = spread(scored, list(first.values()), session.workers)
+        result["reward"] = dict(zip(first, found, strict=True))
     world = world_of(setting.dataset)
     if world is not None:
         result["truth"] = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from onerec.assembly import Setting
-from onerec.common import cores
+from onerec.common import cores, spread
 from onerec.pipeline.rivals import Companion
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
@@ -47,6 +47,10 @@ class Session:
         if self.device.type != "cpu" or torch.get_num_threads() > 1:
             return 1
         return max(1, cores() - (self.companion is not None and self.companion.works()))
+
+    def side_by_side(self, *works: Callable[[], Any]) -> list[Any]:
+        """What each of `works` returns. Threads share them: none may write what another reads."""
+        return spread(lambda work: work(), works, self.workers)
 
     def begin(self, stage: str, of: int, message: str = "") -> None:
         """Say that a stage has begun."""
