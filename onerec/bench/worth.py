@@ -197,7 +197,7 @@ def measure(aligning: Aligning, home: Path) -> dict[str, Any]:
     recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10)
     cases = sample_cases(setting.split.test, TEST_USERS)
     lists = recommender.lists(cases, max(CUTS)).items
-    world = _world(setting)
+    world = known_world(setting)
     return {
         "recall@10": float(recall.mean()),
         **_of_lists(lists, cases, world, aligning.reward),
@@ -262,7 +262,7 @@ def ends(home: Path) -> dict[str, Any]:
     setting = setting_of(run, home)
     reward = RewardModel.load(run, setting, pick_device(setting.recipe.device))
     cases = sample_cases(setting.split.test, TEST_USERS)
-    world = _world(setting)
+    world = known_world(setting)
     chance = worth(world, cases, world.random(cases.user, 512, generator(0)), reward)
     result: dict[str, Any] = {
         "random": {"mean": {}, "best": {}},
@@ -319,7 +319,7 @@ def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, 
     return result
 
 
-def _world(setting: Setting) -> KnownWorld:
+def known_world(setting: Setting) -> KnownWorld:
     world = world_of(setting.dataset)
     if world is None:
         raise DataError(
