@@ -63,13 +63,13 @@ def loop(
     clip: float = 1.0,
     seed: int = 0,
     device: torch.device | None = None,
-    workers: int = 1,
+    workers: Callable[[], int] = lambda: 1,
 ) -> Iterator[StepResult]:
     """Train from `start` to `steps`, yielding after each step.
 
     `clip` bounds the global gradient norm (0: never). Steps are counted from 1 in what is yielded,
-    so `result.step == steps` is the last. With two `workers` a loss and the one `beside` it are
-    worked out at once; the result is the same bit for bit.
+    so `result.step == steps` is the last. Where `workers()` is two, a loss and the one `beside`
+    it are worked out at once; the result is the same bit for bit.
 
     Raises:
         RunError: a loss or a gradient norm is not finite. The weights are still those before it.
@@ -83,7 +83,7 @@ def loop(
         for group in trainee.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         batch = trainee.batch(step)
-        loss, values = _gradients(trainee, batch, device, workers)
+        loss, values = _gradients(trainee, batch, device, workers())
         norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), clip or float("inf"))
         # One transfer for every number of the step: each .item() would stall the GPU on its own.
         numbers = torch.stack(

@@ -108,8 +108,8 @@ def test_a_loss_beside_the_other_is_added_to_it() -> None:
 
 def test_two_threads_do_what_one_does_bit_for_bit() -> None:
     trainees = [_with_another(), _with_another()]
-    for workers, trainee in enumerate(trainees, start=1):
-        list(loop(trainee, steps=10, workers=workers))
+    for number, trainee in enumerate(trainees, start=1):
+        list(loop(trainee, steps=10, workers=lambda number=number: number))
     one, two = (trainee.model.parameters() for trainee in trainees)
     for left, right in zip(one, two, strict=True):
         assert torch.equal(left, right)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
 from onerec.assembly import Setting, load_semantic_ids, trained_model
@@ -162,12 +163,15 @@ class Aligning:
         save_checkpoint(self.folder, step, self.alignment.model, self.optimizer, info)
         prune(self.folder, keep=2, also={best(self.valid)})
 
-    def evaluate(self, step: int, workers: int = 1) -> dict[str, float]:
-        """recall@10 and the mean reward of the lists of a fixed sample of valid users."""
+    def evaluate(
+        self, step: int, workers: int = 1, ranked: NDArray[np.int64] | None = None
+    ) -> dict[str, float]:
+        """recall@10 and mean reward of lists for a fixed sample of valid users, if not `ranked`."""
         cases = sample_cases(self.setting.split.valid, self.setting.recipe.evaluate.valid_users)
         if not len(cases):
             return {}
-        ranked = self.recommender.lists(cases, RANKS, workers=workers).items
+        if ranked is None:
+            ranked = self.recommender.lists(cases, RANKS, workers=workers).items
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
         name = self.config.reward
         reward = score_lists(self.reward, cases.user, cases.end, ranked, (name,))[name].mean()
@@ -292,7 +296,9 @@ def align(session: Session) -> None:
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
     training.resume()
     if not training.start:
-        first = training.evaluate(0, session.workers)
+        chosen = (session.run.done("pretrain") or {}).get("step")
+        known = session.kept.get(f"valid lists of step {chosen}")
+        first = training.evaluate(0, session.workers, known)
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
@@ -304,7 +310,7 @@ def align(session: Session) -> None:
         clip=training.optim.clip,
         seed=session.setting.recipe.seed,
         device=session.device,
-        workers=session.workers,
+        workers=lambda: session.workers,
     ):
         last = result.step == config.steps
         values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}

@@ -9,25 +9,38 @@ reward model, `reward` holds what it thinks of each model's list, and on the bui
 holds what the list would really bring.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onerec.alignment import score_lists
-from onerec.assembly import Setting, load_semantic_ids, trained_model
+from onerec.assembly import load_semantic_ids, trained_model
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import generator, spread
+from onerec.common import spread
 from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
 from onerec.evaluate import RANKS
 from onerec.evaluate import evaluate as measure
 from onerec.pipeline.pretrain import sample_cases
-from onerec.pipeline.rivals import LISTED, Rival, cases_of, finished_rival, train_rival
+from onerec.pipeline.rivals import (
+    BEFORE,
+    ENDS,
+    LISTED,
+    MADE,
+    Rival,
+    cases_of,
+    finished_rival,
+    list_before,
+    list_ends,
+    made_before,
+    train_rival,
+)
 from onerec.pipeline.session import Session
 from onerec.recommend import Lists as GeneratedLists
 from onerec.recommend import Recommender
@@ -38,8 +51,6 @@ STAGE = "evaluate"
 _LEGALITY_USERS = 500
 _GENERATED = Path("baselines") / "generated.safetensors"
 WAIT_SECONDS = 0.1
-
-ResultT = TypeVar("ResultT")
 
 Lists = dict[str, NDArray[np.int64]]
 
@@ -52,15 +63,13 @@ def evaluate(session: Session) -> None:
     begun = time.perf_counter()
     session.begin(STAGE, total, f"{len(cases):,} users, {config.part} part")
     ids, popularity_ = load_semantic_ids(session.run)
-    model = trained_model(session.run, setting, ids).eval()  # now, not by two threads in turn
+    model = trained_model(session.run, setting, ids)
     recommender = Recommender(setting, ids, popularity_, model, session.device)
+    own = time.perf_counter()
+    onerec = recommender.lists(cases, LISTED, workers=session.workers)
+    listed_in = time.perf_counter() - own
     some = sample_cases(cases, _LEGALITY_USERS)
-    (onerec, listed_in), free, before, ends = session.side_by_side(
-        lambda: _timed(lambda: recommender.lists(cases, LISTED)),
-        lambda: recommender.lists(some, RANKS, constrained=False),
-        lambda: _before(session, recommender, cases),
-        lambda: _ends(setting, cases),
-    )
+    free = recommender.lists(some, RANKS, constrained=False, workers=session.workers)
     lists: Lists = {"onerec": onerec.items}
     trained_in = float((session.run.done("pretrain") or {}).get("seconds", 0.0))
     seconds = {"onerec": trained_in + listed_in}
@@ -69,7 +78,9 @@ def evaluate(session: Session) -> None:
         rival = _rival(session, name, number - 1, total)
         lists[name], seconds[name] = rival.lists, rival.seconds
         session.advance(STAGE, number, total, message=name)
-    lists |= before | ends
+    if (session.run.done("align") or {}).get("step"):
+        lists |= _made(session, BEFORE, lambda: list_before(session.run, setting, session.device))
+    lists |= _made(session, ENDS, lambda: list_ends(setting))
     _save_lists(session, lists)
     save_generated(session.run, onerec)
     measured = measure(lists, cases, setting.dataset.n_items, seed=setting.recipe.seed)
@@ -88,13 +99,9 @@ def evaluate(session: Session) -> None:
         **_worth(session, lists, cases),
     }
     session.writer.write_json("evaluate.json", result)
+    shutil.rmtree(session.run.path / MADE, ignore_errors=True)
     session.writer.mark_done(STAGE)
     session.advance(STAGE, total, total, message="done")
-
-
-def _timed(work: Callable[[], ResultT]) -> tuple[ResultT, float]:
-    begun = time.perf_counter()
-    return work(), time.perf_counter() - begun
 
 
 def _rival(session: Session, name: str, step: int, total: int) -> Rival:
@@ -111,16 +118,16 @@ def _rival(session: Session, name: str, step: int, total: int) -> Rival:
         time.sleep(WAIT_SECONDS)
 
 
-def _before(session: Session, recommender: Recommender, cases: Cases) -> Lists:
-    """The lists of the policy as pre-training left it, where alignment changed it."""
-    done = session.run.done("align") or {}
-    if not done.get("step"):
-        return {}
-    model = trained_model(session.run, session.setting, recommender.ids, stage="pretrain")
-    before = Recommender(
-        session.setting, recommender.ids, recommender.popularity, model, session.device
-    )
-    return {"onerec_pretrained": before.lists(cases, LISTED).items}
+def _made(session: Session, name: str, here: Callable[[], Lists]) -> Lists:
+    """Lists that the companion has made or is about to make, or that are made here."""
+    while True:
+        working = session.companion is not None and session.companion.works()
+        made = made_before(session.run, name)
+        if made is not None:
+            return made
+        if not working:
+            return here()
+        time.sleep(WAIT_SECONDS)
 
 
 def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
@@ -148,18 +155,6 @@ def _worth(session: Session, lists: Lists, cases: Cases) -> dict[str, Any]:
             for model, items in first.items()
         }
     return result
-
-
-def _ends(setting: Setting, cases: Cases) -> Lists:
-    """The world's two ends, a random list and the truth's; nothing for real data."""
-    world = world_of(setting.dataset)
-    if world is None:
-        return {}
-    users = cases.user
-    return {
-        "random": world.random(users, RANKS, generator(setting.recipe.seed)),
-        "oracle": world.oracle(users, RANKS, cases.end),
-    }
 
 
 def save_generated(run: Run, lists: GeneratedLists) -> None:

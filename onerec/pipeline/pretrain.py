@@ -32,6 +32,7 @@ from onerec.recommend import Recommender
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "pretrain"
+RANKS = 10  # of the lists that valid users get
 _LOGGED = 500  # lines of metrics that a training leaves
 
 
@@ -152,8 +153,9 @@ class Pretraining:
         recommender = Recommender(
             self.setting, self.ids, self.popularity, self.model, self.session.device
         )
-        ranked = recommender.lists(cases, 10, workers=self.session.workers).items
-        recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, 10).mean()
+        ranked = recommender.lists(cases, RANKS, workers=self.session.workers).items
+        self.session.kept[f"valid lists of step {step}"] = ranked
+        recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
         self.valid[step] = float(recall)
         return {"valid_recall@10": float(recall)}
 

@@ -1,25 +1,14 @@
-"""The baselines of a run: tuned on valid, listed for the cases that are reported, kept on disk.
+"""What stands beside OneRec: baselines tuned on valid, its own policy before alignment, the ends.
 
-A companion that trains them beside the policy trains the reward model first.
-
-Each leaves baselines/<name>.safetensors (its lists) and baselines/<name>.json (what was tried),
-written last, so that a finished one is never trained twice.
-
-A narrow model gains little from a second thread (on two cores, `tiny`: 102 ms a step with one, 106
-with two; `small`: 288 and 237), so where there is another core a `Companion`, a process of its own,
-trains the baselines while OneRec trains, each with one thread. It writes the same files by the
-same function, and it ends when the process that started it does.
+Each baseline leaves baselines/<name>.safetensors (its lists for the cases that are reported) and
+baselines/<name>.json (what was tried), written last, so that a finished one is never trained twice.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,24 +17,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.assembly import Setting, setting_of
+from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.baselines import item_knn, popularity, sasrec
 from onerec.baselines.ranking import Baseline
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import cores, generator, keep_memory, pick_device, set_threads
-from onerec.data.exposures import learnable, with_positive
+from onerec.common import generator
+from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
 from onerec.errors import DataError
-from onerec.evaluate import Tuned, tune
-from onerec.pipeline.pscore import CURVE, FOLDER, train_pscore
+from onerec.evaluate import RANKS, Tuned, tune
 from onerec.recipes import Recipe
+from onerec.recommend import Recommender
 from onerec.run_files import read_json, write_json
 from onerec.runs import Run
 
 LISTED = 20  # ranks that are kept
 NARROW = 128  # a model below this width trains on one thread
-POLL_SECONDS = 0.05
-SHORT = 100  # a training of fewer steps is over before a companion has begun
+BEFORE, ENDS = "onerec_pretrained", "ends"
+MADE = Path("evaluate") / "made"  # lists that wait there for evaluation
+
+Made = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -127,72 +118,36 @@ def threads_for(recipe: Recipe, device: torch.device) -> int | None:
     return 1 if device.type == "cpu" and recipe.model.width < NARROW else None
 
 
-def worth_a_companion(recipe: Recipe, device: torch.device) -> bool:
-    """Whether a second process shortens the run: a narrow model, a long training, a free core."""
-    if threads_for(recipe, device) is None or recipe.train.steps < SHORT:
-        return False
-    return cores() > 1
+def list_before(run: Run, setting: Setting, device: torch.device) -> Made:
+    """The lists of the policy as pre-training left it."""
+    ids, popularity_ = load_semantic_ids(run)
+    model = trained_model(run, setting, ids, stage="pretrain")
+    recommender = Recommender(setting, ids, popularity_, model, device)
+    return {BEFORE: recommender.lists(cases_of(setting), LISTED).items}
 
 
-class Companion:
-    """A process that trains the baselines of a run. Call `stop` when it is no longer wanted."""
-
-    def __init__(self, run: Run) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "onerec.pipeline.rivals", str(run.path)],
-            stdin=subprocess.PIPE,  # a lifeline: it closes when this process ends, however it ends
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def works(self) -> bool:
-        """Whether more may still come of it. What it failed at is done, and told, by the caller."""
-        return self._process.poll() is None
-
-    def stop(self) -> None:
-        """End it, at once."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+def list_ends(setting: Setting) -> Made:
+    """The world's two ends, a random list and the truth's; nothing for real data."""
+    world = world_of(setting.dataset)
+    if world is None:
+        return {}
+    cases = cases_of(setting)
+    return {
+        "random": world.random(cases.user, RANKS, generator(setting.recipe.seed)),
+        "oracle": world.oracle(cases.user, RANKS, cases.end),
+    }
 
 
-def _end_with_the_starter() -> None:
-    sys.stdin.buffer.read()  # returns when the other end of the pipe is gone
-    os._exit(1)
+def keep_made(run: Run, name: str, made: Made) -> None:
+    """Lists that the companion has made before evaluation asks for them."""
+    tensors = {model: torch.from_numpy(np.ascontiguousarray(v)) for model, v in made.items()}
+    (run.path / MADE).mkdir(parents=True, exist_ok=True)
+    save_tensors(run.path / MADE / f"{name}.safetensors", tensors)
 
 
-def _main(path: str) -> None:
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
-    run = Run(Path(path))
-    setting = setting_of(run)
-    device = pick_device(setting.recipe.device)
-    keep_memory()
-    set_threads(threads_for(setting.recipe, device))
-    _reward_beside(run, setting, device)
-    folder = run.path / "baselines"
-    for name in setting.recipe.baselines.names:
-        if finished_rival(folder, name) is None:
-            train_rival(folder, setting, name, device)
-
-
-def _reward_beside(run: Run, setting: Setting, device: torch.device) -> None:
-    """The reward model, which needs the tokenizer's vectors and not the policy."""
-    found = learnable(with_positive(setting.split.log), setting.split.train)
-    if not setting.recipe.reward.steps or not found.names or run.is_done("reward"):
-        return
-    while not run.is_done("tokenize"):
-        time.sleep(POLL_SECONDS)
-    lines: list[dict[str, float]] = []
-
-    def tell(step: int, values: Mapping[str, float], logged: bool) -> None:
-        if logged:
-            lines.append({"step": step, **values})
-            if step == setting.recipe.reward.steps:
-                write_json(run.path / FOLDER / CURVE, {"lines": lines})
-
-    train_pscore(run, setting, found, device, tell)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])
+def made_before(run: Run, name: str) -> Made | None:
+    """What `keep_made` left."""
+    path = run.path / MADE / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    return {model: lists.numpy() for model, lists in load_tensors(path).items()}

@@ -1,14 +1,14 @@
 """What every stage is handed: the run it writes, what it learns from, and who wants to know."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from onerec.assembly import Setting
-from onerec.common import cores, spread
-from onerec.pipeline.rivals import Companion
+from onerec.common import cores
+from onerec.pipeline.companion import Companion
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
 
@@ -27,7 +27,8 @@ def quiet(stage: str, step: int, of: int, values: Mapping[str, Any]) -> None:
 class Session:
     """`report(stage, step, of, values)` is called as a stage advances (a progress bar).
 
-    `companion` trains the baselines meanwhile, where there is one.
+    `companion` works beside, where there is one. `kept` is what a stage leaves in memory for a
+    later one of the same process, which can do without.
     """
 
     writer: RunWriter
@@ -35,6 +36,7 @@ class Session:
     device: torch.device
     report: Report = quiet
     companion: Companion | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
@@ -47,10 +49,6 @@ class Session:
         if self.device.type != "cpu" or torch.get_num_threads() > 1:
             return 1
         return max(1, cores() - (self.companion is not None and self.companion.works()))
-
-    def side_by_side(self, *works: Callable[[], Any]) -> list[Any]:
-        """What each of `works` returns. Threads share them: none may write what another reads."""
-        return spread(lambda work: work(), works, self.workers)
 
     def begin(self, stage: str, of: int, message: str = "") -> None:
         """Say that a stage has begun."""

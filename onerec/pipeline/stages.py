@@ -16,11 +16,12 @@ from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
 from onerec.errors import DataError, RunError
 from onerec.pipeline.align import align
+from onerec.pipeline.companion import Companion, worth_a_companion
 from onerec.pipeline.evaluate import evaluate
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.reward import reward
-from onerec.pipeline.rivals import Companion, cases_of, threads_for, worth_a_companion
+from onerec.pipeline.rivals import cases_of, threads_for
 from onerec.pipeline.session import Report, Session, Stopped, quiet
 from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict

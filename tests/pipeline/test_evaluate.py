@@ -183,8 +183,9 @@ def test_random_and_oracle_stand_beside_the_models_on_the_world(
         ) -> dict[str, np.ndarray]:
             return {"long_view": np.full(items.shape, 0.25)}
 
-    module = importlib.import_module("onerec.pipeline.evaluate")
-    monkeypatch.setattr(module, "world_of", lambda dataset: Ends())
+    for name in ("evaluate", "rivals"):
+        module = importlib.import_module(f"onerec.pipeline.{name}")
+        monkeypatch.setattr(module, "world_of", lambda dataset: Ends())
     changes = {"baselines.names": "popularity", "train.steps": "5"}
     made = run("w", toy_home.make_recipe(changes), "toy", home=finished)
     result = made.evaluate()

@@ -8,7 +8,7 @@ import toy_home
 from safetensors.torch import load_file
 
 from onerec.pipeline import run_stage
-from onerec.pipeline.rivals import Companion
+from onerec.pipeline.companion import Companion
 from onerec.runs import Run, open_run
 
 
