@@ -28,7 +28,7 @@ from onerec.settings import build, listed, nearest, parse_overrides, set_by_path
 
 
 def tiny() -> Recipe:
-    """A minute on two CPU cores: the demo, the notebooks and the tests.
+    """A minute and a half on two CPU cores: the demo, the notebooks and the tests.
 
     Lists leave out what a user has seen, for every model alike: on a short-video platform few
     people watch a video again (on the built-in world 5% of the targets were seen before).

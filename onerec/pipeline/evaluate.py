@@ -80,7 +80,8 @@ def evaluate(session: Session) -> None:
         session.advance(STAGE, number, total, message=name)
     if (session.run.done("align") or {}).get("step"):
         lists |= _made(session, BEFORE, lambda: list_before(session.run, setting, session.device))
-    lists |= _made(session, ENDS, lambda: list_ends(setting))
+    ends = _made(session, ENDS, lambda: list_ends(setting))
+    lists |= {name: ends[name] for name in ("random", "oracle") if name in ends}
     _save_lists(session, lists)
     save_generated(session.run, onerec)
     measured = measure(lists, cases, setting.dataset.n_items, seed=setting.recipe.seed)
