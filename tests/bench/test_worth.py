@@ -115,7 +115,7 @@ def test_a_log_without_truth_is_refused(aligned):
 
     setting = setting_of(open_run("first", aligned))
     with pytest.raises(DataError, match="'toy': a log has no truth to compare with"):
-        worth._world(setting)
+        worth.known_world(setting)
 
 
 def test_all_arms_in_processes_of_their_own(home):
