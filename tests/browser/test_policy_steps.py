@@ -85,11 +85,12 @@ def test_the_step_goes_to_ecpo_and_its_sliders_into_the_url(go: Callable[[str], 
     expect(page).to_have_url(re.compile(r"epsilon=0\.25"))
     expect(page.get_by_text("stays at -1.35, a bounded push")).to_be_visible()
     page.get_by_role("button", name="GBPO").click()
-    expect(page).to_have_url(re.compile("objectives=.*GBPO"))
+    expect(page).to_have_url(re.compile(r"(?=.*objectives=.*GBPO)(?=.*step=20)"))
     page.reload()
     settled(page)
     expect(page.get_by_text("stays at -1.35, a bounded push")).to_be_visible()
     expect(page.get_by_text("Probability of the item when drawn")).to_be_visible()
+    expect(page.get_by_text("The items of step 20")).to_be_visible()
     page.get_by_role("button", name="Next").click()
     mark(page, "Step").to_have_value("30")
 
