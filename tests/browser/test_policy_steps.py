@@ -77,6 +77,9 @@ def test_a_group_without_a_spread_is_flagged_in_the_table_and_below(
 
 def test_the_step_goes_to_ecpo_and_its_sliders_into_the_url(go: Callable[[str], Page]) -> None:
     page = go("rl_steps?step=20")
+    bars = page.locator(".st-key-policy_steps .barlayer .point")
+    expect(bars).to_have_count(len(fake_rollouts.STEPS))
+    settled(page)
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="ECPO").click()
     settled(page)
     expect(page.get_by_text("The items of step 20")).to_be_visible(timeout=30_000)
