@@ -70,6 +70,7 @@ ARMS: dict[str, tuple[str, str | None]] = {  # what it trains on, and its object
 _SEED = 104_729
 
 Report = Callable[[str, int, int, Mapping[str, Any]], None]
+Tell = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,9 @@ def stream(
         writer.rewind_metrics(STAGE, online.round)
         writer.set_status(STAGE, online.round, config.rounds)
         while online.round < config.rounds:
-            values = online.step()
-            writer.log_metrics(STAGE, online.round, config.rounds, **values)
+            values = online.step(
+                lambda round_, line: writer.log_metrics(STAGE, round_, config.rounds, **line)
+            )
             writer.beat(step=online.round)
             report(STAGE, online.round, config.rounds, values)
             if writer.obey() == "stop":
@@ -209,8 +211,12 @@ class Online:
 
     # ------------------------------------------------------------------ a round
 
-    def step(self) -> dict[str, float]:
-        """Serve, collect, learn, save; what the round was like."""
+    def step(self, tell: Tell = lambda round_, values: None) -> dict[str, float]:
+        """Serve, collect, learn, save; what the round was like.
+
+        `tell` gets it before the weights are written, which make the round count: a stream that is
+        killed between the two does the round again, and no line is lost.
+        """
         begun = time.perf_counter()
         users = self.platform.visitors(self.log, self.round)
         served = self.recommender(self.alignment.served)
@@ -220,13 +226,17 @@ class Online:
         values = {name: float(each.mean()) for name, each in answers.values.items()}
         learned = self._learn() if self.trained_on else {}
         self.round += 1
-        self._save(answers.events, {"user": users, **answers.values})
-        return {
+        write_parquet(self._path("events", self.round), answers.events)
+        write_parquet(self._path("values", self.round), {"user": users, **answers.values})
+        line = {
             "users": float(len(users)),
             **values,
             **learned,
             "round_seconds": round(time.perf_counter() - begun, 2),
         }
+        tell(self.round, line)
+        self._save()
+        return line
 
     def _take_in(self, events: dict[str, NDArray[Any]]) -> None:
         self.since.append(int(events["timestamp"].min(initial=np.iinfo(np.int64).max)))
@@ -281,10 +291,8 @@ class Online:
 
     # ------------------------------------------------------------------ disk
 
-    def _save(self, events: dict[str, NDArray[Any]], values: dict[str, NDArray[Any]]) -> None:
-        """Events and values of the round, then weights, whose JSON makes the round count."""
-        write_parquet(self._path("events", self.round), events)
-        write_parquet(self._path("values", self.round), values)
+    def _save(self) -> None:
+        """The weights, whose JSON makes the round count."""
         if self.config.lag:
             served = self.alignment.served.state_dict()
             save_tensors(self.folder / f"served-{self.round:06d}.safetensors", served)

@@ -80,6 +80,27 @@ def test_a_restart_in_the_middle_loses_nothing(home):
     assert whole.metrics("stream")[same].equals(part.metrics("stream")[same])
 
 
+def test_a_kill_between_a_rounds_line_and_its_weights_loses_nothing(home, monkeypatch):
+    config = StreamConfig(arm="half", **SMALL)
+    whole = stream("r", config, name="half", home=home)
+    save, saved = Online._save, []
+
+    def killed(online):
+        saved.append(online.round)
+        if online.round == 2:
+            raise KeyboardInterrupt
+        save(online)
+
+    monkeypatch.setattr(Online, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stream("r", config, name="half_killed", home=home)
+    assert saved == [1, 2]
+    monkeypatch.setattr(Online, "_save", save)
+    part = stream("r", config, name="half_killed", home=home)
+    same = ["step", "true_watch_s", "watch_s", "loss"]
+    assert whole.metrics("stream")[same].equals(part.metrics("stream")[same])
+
+
 def test_the_server_gets_new_weights_every_lag_updates(home):
     run = open_run("r", home)
     config = StreamConfig(arm="rsft", **{**SMALL, "steps": 2, "lag": 4})
