@@ -308,7 +308,8 @@ def _refuse_other(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]
     for setting in dict.fromkeys([*old, *new]):
         if old.get(setting) != new.get(setting):
             shown = setting.removeprefix("recipe.")
+            kind, option = ("stream", "--name") if "run" in wanted else ("run", "--run name")
             raise RunError(
-                f"run {name!r} was made with {shown} = {old.get(setting, 'nothing')}, now asked "
-                f"for {new.get(setting, 'nothing')}: use another --run name, or delete this run"
+                f"{kind} {name!r} was made with {shown} = {old.get(setting, 'nothing')}, now asked "
+                f"for {new.get(setting, 'nothing')}: use another {option}, or delete this {kind}"
             )
