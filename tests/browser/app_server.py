@@ -13,6 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
+LASTING_MS = 150
 IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 
@@ -56,6 +57,14 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def settled(page: Page) -> None:
-    """Wait until the script has run: not running is also what it is before it begins."""
+    """Wait until the script has run: not running is also what it is before it begins.
+
+    And what it is between two runs, the second of which the first asked for: it must last.
+    """
     expect(page.locator("[data-testid=stMain] h1").first).to_be_visible(timeout=30_000)
-    expect(page.locator(IDLE)).to_be_attached(timeout=30_000)
+    for _ in range(100):
+        expect(page.locator(IDLE)).to_be_attached(timeout=30_000)
+        page.wait_for_timeout(LASTING_MS)
+        if page.locator(IDLE).count():
+            return
+    raise AssertionError("the page never came to rest")

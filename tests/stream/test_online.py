@@ -132,7 +132,7 @@ def test_training_reads_the_last_rounds_alone(home):
 
 def test_another_configuration_needs_another_name(home):
     stream("r", StreamConfig(arm="frozen", **SMALL), name="mine", home=home)
-    with pytest.raises(RunError, match="stream .mine. was made with arm = frozen.*another --name,"):
+    with pytest.raises(RunError, match=r"stream .mine. was made with arm = frozen.*--name,"):
         stream("r", StreamConfig(arm="all", **SMALL), name="mine", home=home)
 
 
