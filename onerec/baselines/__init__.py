@@ -1,1 +1,1 @@
-"""Recommenders that OneRec is measured beside: popularity, item-KNN and SASRec."""
+"""Recommenders that OneRec is measured beside: popularity, item-KNN, SASRec, two towers."""
