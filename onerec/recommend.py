@@ -128,14 +128,14 @@ class Recommender:
                     k=k,
                     beam=max(k, evaluate.beam),
                     constrained=constrained,
-                    exclude=self._seen(user, end) if evaluate.filter_seen else None,
+                    exclude=self.seen(user, end) if evaluate.filter_seen else None,
                 )
 
         with evaluating(self.model):
             parts = spread(generate, case_batches(self.contexts, cases, BATCH), workers)
         return _stack(parts, k, len(self.ids.sizes))
 
-    def _seen(self, user: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    def seen(self, user: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Items (as item + 1) of each user's history, padded with 0: (B, X)."""
         log = self.setting.split.log
         begin, stop = log.offsets[user.numpy()], end.numpy()

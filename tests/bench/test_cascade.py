@@ -1,0 +1,81 @@
+"""The cascade beside one model: what P-Score picks, operations by hand, and one small round."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from onerec.bench import cascade, worth
+from onerec.pipeline import run
+from onerec.recipes import recipe
+from onerec.rewards import FUSED
+
+
+def test_operations_are_those_of_the_products():
+    w, x = torch.randn(4, 3, requires_grad=True), torch.randn(5, 4)
+    # 2 * 5 * 4 * 3 forward; backward the gradient of w alone
+    assert cascade.operations(lambda: (x @ w).sum()) == 2 * (2 * 5 * 4 * 3)
+
+
+def test_the_ranker_picks_the_best_and_never_nobody(monkeypatch):
+    class Reward:
+        def score(self, user, end, items):
+            return {FUSED: torch.where(items >= 0, items.float(), 99.0)}
+
+    lists = np.stack([np.arange(30), np.r_[np.arange(12), np.full(18, -1)]])
+    monkeypatch.setattr(cascade, "AT_ONCE", 1)
+    ten = cascade.picked(Reward(), _Cases(), lists)
+    assert ten.tolist() == [list(range(29, 19, -1)), list(range(11, 1, -1))]
+
+
+class _Cases:
+    user = end = np.zeros(2, dtype=np.int64)
+
+
+def test_one_round_on_a_small_world(tmp_path, monkeypatch):
+    changes = {
+        "model.width": "16",
+        "tokenizer.codebook_size": "32",
+        "train.steps": "6",
+        "train.batch_size": "32",
+        "train.evaluate_every": "5",
+        "train.checkpoint_every": "5",
+        "reward.steps": "5",
+        "reward.batch_size": "64",
+        "reward.width": "8",
+        "reward.rounds": "1",
+        "align.steps": "2",
+        "align.users": "4",
+        "align.group": "8",
+        "evaluate.valid_users": "40",
+        "evaluate.filter_seen": "true",
+    }
+    monkeypatch.setattr(worth, "SETTINGS", changes)
+    worth.prepare(tmp_path, 600, 150)
+    stages = ("tokenize", "pretrain", "reward", "align")
+    for seed in (0, 1):
+        changed = recipe("small", {**changes, "seed": str(seed)})
+        run(f"s{seed}", changed, worth.DATASET, home=tmp_path, stages=stages)
+    monkeypatch.setattr(cascade, "CANDIDATES", 40)
+    monkeypatch.setattr(cascade, "TOWER_BATCH", 32)
+    out = tmp_path / "cascade.json"
+    words = ["--runs", "s0", "s1", "--home", str(tmp_path), "--users", "30", "--out", str(out)]
+    cascade.main(words)
+    found = json.loads(out.read_text())
+    assert set(found["arms"]) == {
+        f"{name}{ranked}"
+        for name in ("two_tower", "onerec", "aligned")
+        for ranked in ("", "_ranked")
+    }
+    assert len(found["differences"]) == len(cascade.PAIRS)
+    for seed in found["seeds"]:
+        assert seed["tower_steps"] >= cascade.TRIAL_SHARE
+        assert len(seed["tower_trials"]) == 4
+        assert all(0 < arm["long_view"] < 1 for arm in seed["arms"].values())
+    gap = found["differences"]["onerec_ranked - onerec"]["long_view"]
+    by_hand = [
+        seed["arms"]["onerec_ranked"]["long_view"] - seed["arms"]["onerec"]["long_view"]
+        for seed in found["seeds"]
+    ]
+    assert gap["mean"] == pytest.approx(np.mean(by_hand), abs=1e-5)
