@@ -88,7 +88,7 @@ def _main(path: str) -> None:
         if finished_rival(folder, name) is None:
             train_rival(folder, setting, name, device)
     keep_made(run, ENDS, list_ends(setting))
-    while not run.is_done("pretrain"):
+    while not (run.is_done("pretrain") and run.is_done("reward")):
         time.sleep(POLL_SECONDS)
     if setting.recipe.align.steps and (run.done("reward") or {}).get("checkpoint"):
         keep_made(run, BEFORE, list_before(run, setting, device))

@@ -141,7 +141,6 @@ def list_ends(setting: Setting) -> Made:
 def keep_made(run: Run, name: str, made: Made) -> None:
     """Lists that the companion has made before evaluation asks for them."""
     tensors = {model: torch.from_numpy(np.ascontiguousarray(v)) for model, v in made.items()}
-    (run.path / MADE).mkdir(parents=True, exist_ok=True)
     save_tensors(run.path / MADE / f"{name}.safetensors", tensors)
 
 

@@ -162,3 +162,21 @@ def test_a_companion_lists_the_policy_before_alignment_too(aligned: Path, tmp_pa
     after = load_tensors(done.path / "baselines" / "lists.safetensors")
     assert np.array_equal(made[BEFORE], after[BEFORE].numpy())
     assert made_before(done, ENDS) == {}
+
+
+def test_it_waits_for_what_it_is_told_by_the_reward_stage(aligned: Path, tmp_path: Path) -> None:
+    """The stage is done a moment after pre-training: who looked once would list nothing."""
+    home = tmp_path / "home"
+    shutil.copytree(aligned, home)
+    done = open_run("first", home)
+    said = done.path / "reward" / "done.json"
+    told = said.read_bytes()
+    said.unlink()
+    companion = Companion(done)
+    wait_for(lambda: made_before(done, ENDS) is not None)
+    assert companion.works()
+    assert made_before(done, BEFORE) is None
+    said.write_bytes(told)
+    wait_for(lambda: not companion.works())
+    companion.stop()
+    assert made_before(done, BEFORE) is not None
