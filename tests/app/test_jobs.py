@@ -97,6 +97,7 @@ def test_kill_takes_the_children_of_the_trainer_too(tmp_path: Path) -> None:
     child = psutil.Process(int(run.log_tail()))
     jobs.kill(run)
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    assert jobs.status(run).state not in ("running", "starting")
 
 
 def test_kill_leaves_a_process_alone_that_only_has_the_same_number(tmp_path: Path) -> None:

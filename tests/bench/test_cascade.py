@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small_world
 import torch
 
 from onerec.bench import cascade, worth
@@ -34,21 +35,10 @@ class _Cases:
 
 
 def test_one_round_on_a_small_world(tmp_path, monkeypatch):
-    changes = {
-        "model.width": "16",
-        "tokenizer.codebook_size": "32",
+    changes = small_world.SETTINGS | {
         "train.steps": "6",
-        "train.batch_size": "32",
-        "train.evaluate_every": "5",
-        "train.checkpoint_every": "5",
         "reward.steps": "5",
-        "reward.batch_size": "64",
-        "reward.width": "8",
-        "reward.rounds": "1",
         "align.steps": "2",
-        "align.users": "4",
-        "align.group": "8",
-        "evaluate.valid_users": "40",
         "evaluate.filter_seen": "true",
     }
     monkeypatch.setattr(worth, "SETTINGS", changes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_world
 
 from onerec.bench import industrial, worth
 
@@ -47,20 +48,8 @@ def test_a_cut_that_no_alpha_reaches_is_said():
 
 
 def test_one_case_on_a_small_world(tmp_path):
-    changes = {
-        "model.width": "16",
-        "tokenizer.codebook_size": "32",
-        "train.batch_size": "32",
-        "train.evaluate_every": "5",
-        "train.checkpoint_every": "5",
-        "reward.batch_size": "64",
-        "reward.width": "8",
-        "reward.rounds": "1",
-        "evaluate.valid_users": "40",
-        "baselines.names": "popularity",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worth, "SETTINGS", changes)
+        patch.setattr(worth, "SETTINGS", small_world.SETTINGS)
         worth.prepare(tmp_path, 600, 150, steps=5)
         patch.setattr(industrial, "USERS", 4)
         patch.setattr(industrial, "GROUP", 8)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small_world
 
 from onerec.bench import worth
 from onerec.pipeline.align import Valid
@@ -24,21 +25,7 @@ def test_an_arm_is_a_set_of_changes():
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     found = tmp_path_factory.mktemp("worth")
-    changes = {
-        "model.width": "16",
-        "tokenizer.codebook_size": "32",
-        "train.batch_size": "32",
-        "train.evaluate_every": "5",
-        "train.checkpoint_every": "5",
-        "reward.batch_size": "64",
-        "reward.width": "8",
-        "reward.rounds": "1",
-        "align.steps": "6",
-        "align.users": "4",
-        "align.group": "8",
-        "evaluate.valid_users": "40",
-        "baselines.names": "popularity",
-    }
+    changes = small_world.SETTINGS | {"align.steps": "6"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worth, "SETTINGS", changes)
         worth.prepare(found, 600, 150, steps=5)
