@@ -19,8 +19,8 @@ app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
 
 test: $(VENV)/.dev $(VENV)/.chromium check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore=tests/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 notebooks
 	$(BIN)/python -m pytest tests/browser
 
 check: $(VENV)/.dev

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import torch
 import toy_home
@@ -22,9 +23,11 @@ def test_the_companion_trains_the_same_model(aligned, tmp_path):
     for folder in ("reward", "align", "evaluate", "recommend", "baselines", "rollouts"):
         shutil.rmtree(run.path / folder)
     companion = Companion(run)
-    while companion.works():
-        pass
-    companion.stop()
+    end = time.monotonic() + 60
+    while companion.works() and not (run.path / "reward" / "report.json").is_file():
+        assert time.monotonic() < end, "no report after a minute"
+        time.sleep(0.02)
+    companion.stop()  # it would wait for the stage's stamp, to list what comes after
     after = load_file(next((run.path / "reward").glob("*.safetensors")))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[key], after[key], atol=1e-5) for key in before)
