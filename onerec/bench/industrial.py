@@ -20,11 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onerec.assembly import setting_of
+from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.bench.worth import known_world
@@ -193,25 +190,15 @@ def main(words: Sequence[str] | None = None) -> None:
     if chosen.one:
         alpha, limit, seed = chosen.one.split(":")
         done = train(chosen.run, float(alpha), float(limit), int(seed), chosen.home, chosen.steps)
-        write(done, chosen.out)
+        write_part(done, chosen.out)
         return
-    folder = chosen.out.with_suffix(".parts")
-    folder.mkdir(parents=True, exist_ok=True)
     grid = itertools.product(range(chosen.seeds), chosen.limits, chosen.alphas)
     first = chosen.limits[0]  # alpha = 1 is the same for every limit
     work = [f"{a}:{f}:{seed}" for seed, f, a in grid if a < 1 or f == first]
-
-    def one(case: str) -> None:
-        part = folder / f"{case.replace(':', '_')}.json"
-        if not part.exists():
-            command = [sys.executable, "-m", "onerec.bench.industrial", "--run", chosen.run]
-            command += ["--home", str(chosen.home)] if chosen.home else []
-            command += ["--one", case, "--steps", str(chosen.steps), "--out", str(part)]
-            subprocess.run(command, check=True)
-
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(one, work))
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    command = ["--run", chosen.run, "--steps", str(chosen.steps)]
+    command += ["--home", str(chosen.home)] if chosen.home else []
+    folder = chosen.out.with_suffix(".parts")
+    runs = in_parts("industrial", command, work, folder, chosen.jobs)
     told = {
         "command": f"python -m onerec.bench.industrial --steps {chosen.steps}",
         "commit": commit(),

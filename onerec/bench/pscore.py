@@ -84,7 +84,7 @@ def run(
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
-        dataset = _import(folder, home)
+        dataset = import_kuairand(folder, home)
         chosen = recipe("small", SETTINGS)
         run_stages("p", chosen, dataset.name, home=home, stages=("tokenize",))
         set_threads(threads)
@@ -101,7 +101,7 @@ def run(
     return result
 
 
-def _import(folder: Path, home: Path) -> Dataset:
+def import_kuairand(folder: Path, home: Path) -> Dataset:
     """KuaiRand's complete rows with a split by date."""
     table = home / "interactions.parquet"
     source = sql_path(folder / "interactions.parquet")

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onerec.metrics import auc
+from onerec.reward.pscore import Pairs
 from onerec.rewards import RewardModel
 from onerec.train.policy import SAME_REWARD
 
@@ -31,22 +33,33 @@ TREES: tuple[dict[str, Any], ...] = (  # of LightGBM
     {"num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 200, "colsample_bytree": 0.5},
 )
 MOST_TREES, PATIENCE = 600, 40
+_CONTEXTS = 256
 
 
 def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
-    """What both models read, as numbers: (N, F). The last columns are categories."""
+    """What both models read of logged rows, as numbers: (N, F). The last columns are categories."""
+    begins = range(0, len(rows), at_once)
+    parts = [_numbers(reward, reward.exposures.rows(rows[b : b + at_once])) for b in begins]
+    return torch.cat(parts)[:, 0].double().numpy()
+
+
+def candidate_features(reward: RewardModel, user: Ints, end: Ints, items: Ints) -> Floats:
+    """The same of candidates (M, K) of contexts (M,), (M,): (M, K, F)."""
     parts = []
-    items = reward.model.items
-    with torch.no_grad():
-        for begin in range(0, len(rows), at_once):
-            pairs = reward.exposures.rows(rows[begin : begin + at_once])
-            numbers = reward.model.numbers(pairs)[:, 0]
-            item = pairs.items[:, 0]
-            categories = (items.author[item], items.tag[item], items.duration[item])
-            parts.append(
-                torch.cat([numbers, pairs.batch.static, torch.stack(categories, dim=1)], dim=1)
-            )
+    for begin in range(0, len(user), _CONTEXTS):
+        rows = slice(begin, begin + _CONTEXTS)
+        offered = torch.from_numpy(np.ascontiguousarray(items[rows]))
+        parts.append(_numbers(reward, reward.exposures.candidates(user[rows], end[rows], offered)))
     return torch.cat(parts).double().numpy()
+
+
+@torch.no_grad()
+def _numbers(reward: RewardModel, pairs: Pairs) -> Tensor:
+    """Pairs (B, M) -> (B, M, F) on the CPU."""
+    items, item = reward.model.items, pairs.items
+    static = pairs.batch.static[:, None].expand(*item.shape, -1)
+    categories = torch.stack((items.author[item], items.tag[item], items.duration[item]), dim=-1)
+    return torch.cat((reward.model.numbers(pairs), static, categories), dim=-1).cpu()
 
 
 class Table:
@@ -83,6 +96,11 @@ class Trees:
 
     def fit(self, name: str, label: Label) -> Floats:
         """Test scores of the setting that is best on valid; a label may be a share."""
+        model = self.fitted(name, label)
+        return np.asarray(model.predict(self.final["test"].x), dtype=np.float64)
+
+    def fitted(self, name: str, label: Label) -> Any:
+        """That model itself."""
         target, fit = label(self.tuning["train"])
         held, there = label(self.tuning["valid"])
         shares = not np.isin(target, (0.0, 1.0)).all()
@@ -112,10 +130,10 @@ class Trees:
         model = self._model(settings, best[1]["trees"], shares)
         target, fit = label(self.final["train"])
         model.fit(self.final["train"].x[fit], target[fit], categorical_feature=self._categories())
-        return np.asarray(model.predict(self.final["test"].x), dtype=np.float64)
+        return model
 
     def _categories(self) -> list[int]:
-        columns = self.final["test"].x.shape[1]
+        columns = self.final["train"].x.shape[1]
         return list(range(columns - 3, columns))
 
     @staticmethod

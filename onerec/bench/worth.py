@@ -3,18 +3,15 @@
     python -m onerec.bench.worth --home H --prepare [--items 50000 --users 36000]
     python -m onerec.bench.worth --home H --arms none,pscore,long_view --seeds 5 --jobs 8 --out F
 
-`--prepare` makes the world and a run with its tokenizer, pre-trained policy and reward model. Every
-arm then starts from that one checkpoint and sees the same next-token batches, contexts and seeds;
-`none` has the same next-token steps and no reward. Of each arm and seed the step is kept that has
-the highest reward on valid among those whose valid recall@10 is at least 98% of that of `none` at
-the same step and seed, else the one whose recall comes nearest; what is reported was measured once,
-on test users.
+`--prepare` makes the world and a run with its tokenizer, pre-trained policy and reward model, where
+every arm (see `arms`) starts. Of each arm and seed the step is kept that has the highest reward on
+valid among those whose valid recall@10 is at least 98% of that of `none` at the same step and seed,
+else the one whose recall comes nearest; what is reported was measured once, on test users, beside
+`none` of the same seed and step.
 
-An arm is a name of `ARMS`, or several joined by `+`; `@W` sets the weight of the policy's loss and
-a second `@R` the learning rate: `pscore+beam@0.3@0.0001`. Of each list of K items: the reward
-model's own mean, the truth's mean and its best item. The share of the headroom closed is (arm -
-none) / (oracle - none), the oracle being the K items with the highest truth. A list at random
-already holds a very good item, so the best of K proves little.
+Of each list of K items: the reward model's own mean, the truth's mean and its best item. The share
+of the headroom closed is (arm - none) / (oracle - none), the oracle being the K items with the
+highest truth. A list at random already holds a very good item, so the best of K proves little.
 
 Shapes: M users, K items of a list.
 """
@@ -23,11 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +30,18 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
+from onerec.bench.arms import NONE, choose, in_parts, train_arm, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
 from onerec.data.split import Cases
 from onerec.errors import DataError
-from onerec.loop import loop
 from onerec.metrics import recall_at_k
 from onerec.pipeline import run as run_stages
-from onerec.pipeline.align import Aligning, Valid, policy_config
+from onerec.pipeline.align import Aligning
 from onerec.pipeline.pretrain import sample_cases
-from onerec.recipes import Recipe, recipe
+from onerec.recipes import recipe
 from onerec.rewards import FUSED, RewardModel
 from onerec.runs import open_run
 from onerec.world import WorldConfig
@@ -58,8 +52,6 @@ Ints = NDArray[np.int64]
 DATASET, RUN = "large_world", "large"
 CUTS = (32, 128, 512)
 TEST_USERS, RECALL_USERS = 1_000, 10_000
-EVALUATIONS = 2  # on valid, in a training
-LEAST_RECALL = 0.98  # of that without a reward
 WAIT_S = 240.0  # for the arm without a reward
 AT_ONCE = 50  # users whose truth about every item is held at once
 SETTINGS = {
@@ -83,19 +75,6 @@ SETTINGS = {
     "evaluate.valid_users": "8000",
     "baselines.names": "popularity",
 }
-ARMS: dict[str, dict[str, Any]] = {
-    "none": {"weight": 0.0},
-    "pscore": {"reward": FUSED},
-    "long_view": {"reward": "long_view"},
-    "grpo": {"objective": "grpo"},
-    "gbpo": {"objective": "gbpo"},
-    "dpo": {"objective": "dpo"},
-    "beam": {"search": "beam"},
-    "sampled": {"search": "sample"},
-    "off_policy": {"lag": 1_000_000},  # the pre-trained reference draws
-    "lag1000": {"lag": 1_000},
-    **{f"g{size}": {"group": size} for size in (32, 128, 512, 2_048)},
-}
 
 
 def prepare(home: Path, items: int, users: int, steps: int | None = None) -> None:
@@ -115,16 +94,6 @@ def prepare(home: Path, items: int, users: int, steps: int | None = None) -> Non
     run_stages(RUN, recipe("small", settings), DATASET, home=home, stages=stages, report=say)
 
 
-def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
-    """The recipe of an arm such as `pscore+beam@0.3@0.0001`."""
-    names, *numbers = arm.split("@")
-    changes: dict[str, Any] = {}
-    for name in names.split("+"):
-        changes |= ARMS[name]
-    changes |= dict(zip(("weight", "learning_rate"), map(float, numbers), strict=False))
-    return replace(base, seed=seed, align=replace(base.align, **changes))
-
-
 def train(
     home: Path, arm: str, seed: int, steps: int | None = None, parts: Path | None = None
 ) -> dict[str, Any]:
@@ -133,60 +102,34 @@ def train(
     `parts` is where the arm `none` leaves its result, or None to compare with the start.
     """
     run = open_run(RUN, home)
-    setting = setting_of(run, home)
-    chosen = arm_recipe(setting.recipe, arm, seed)
-    device = pick_device(chosen.device)
-    aligning = Aligning(
-        run, replace(setting, recipe=chosen), device, policy=policy_config(chosen, setting.dataset)
-    )
-    steps = steps or chosen.align.steps
-    begun, kept = time.perf_counter(), {}
-    aligning.evaluate(0)
-    kept[0] = _copy(aligning)
-    curve: list[dict[str, float]] = []
-    for result in loop(aligning.trainee(), steps=steps, seed=seed, device=device):
-        if result.step % max(1, steps // EVALUATIONS) == 0:
-            curve.append({"step": result.step, **result.values, **aligning.evaluate(result.step)})
-            kept[result.step] = _copy(aligning)
-    step = steps  # without a reward nothing is chosen
-    if aligning.config.weight:
-        base = _without(parts, seed) or dict.fromkeys(aligning.valid, aligning.valid[0].recall)
-        step = choose(aligning.valid, base)
-    aligning.alignment.model.load_state_dict(kept[step])
-    trained_in = time.perf_counter() - begun
+    trained = train_arm(run, setting_of(run, home), arm, seed, steps)
+    step = max(trained.kept)  # without a reward nothing is chosen
+    done: dict[str, Any] = {"arm": arm, "seed": seed, "curve": trained.curve}
+    if trained.aligning.config.weight:
+        start = dict.fromkeys(trained.valid, trained.valid[0].recall)
+        step = choose(trained.valid, _without(parts, seed) or start)
+    else:
+        earlier = sorted(set(trained.kept) - {0, step})
+        done["at"] = {each: measure(trained.at(each), home) for each in earlier}
     return {
-        "arm": arm,
-        "seed": seed,
+        **done,
         "step": step,
-        "valid": {s: list(value) for s, value in aligning.valid.items()},
-        "curve": curve,
-        "seconds": round(trained_in, 1),
-        **measure(aligning, home),
+        "valid": {s: list(value) for s, value in trained.valid.items()},
+        "seconds": trained.seconds,
+        **measure(trained.at(step), home),
     }
-
-
-def choose(valid: dict[int, Valid], base: dict[int, float]) -> int:
-    """The step with the most reward that keeps its recall; else the one that loses least."""
-    share = {s: value.recall / max(base[s], 1e-9) for s, value in valid.items() if s in base and s}
-    fit = [s for s in share if share[s] >= LEAST_RECALL]
-    return max(fit, key=lambda s: valid[s].reward) if fit else max(share, key=lambda s: share[s])
 
 
 def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
     """Valid recall by step of the arm without a reward, waited for while it may still come."""
     if parts is None:
         return None
-    path, until = parts / f"none-{seed}.json", time.monotonic() + WAIT_S
+    path, until = parts / f"{NONE}-{seed}.json", time.monotonic() + WAIT_S
     while not path.exists() and time.monotonic() < until:
         time.sleep(0.5)
     if not path.exists():
         return None
     return {int(s): value[0] for s, value in json.loads(path.read_text())["valid"].items()}
-
-
-def _copy(aligning: Aligning) -> dict[str, torch.Tensor]:
-    state = aligning.alignment.model.state_dict()
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def measure(aligning: Aligning, home: Path) -> dict[str, Any]:
@@ -207,7 +150,7 @@ def measure(aligning: Aligning, home: Path) -> dict[str, Any]:
 
 def _of_lists(lists: Ints, cases: Cases, world: KnownWorld, reward: RewardModel) -> dict[str, Any]:
     truth = worth(world, cases, lists, reward)
-    own = _own(reward, cases, lists)
+    own = own_means(reward, cases, lists)
     result: dict[str, Any] = {"mean": {}, "best": {}, "own": {}, "users": {}}
     for cut in (10, *CUTS):
         for name, value in truth.items():
@@ -233,7 +176,8 @@ def _targets(found: dict[str, Floats], reward: RewardModel) -> dict[str, Floats]
     return {"long_view": found["long_view"], FUSED: fused, "play_ms": found["play_ms"]}
 
 
-def _own(reward: RewardModel, cases: Cases, lists: Ints) -> dict[str, Floats]:
+def own_means(reward: RewardModel, cases: Cases, lists: Ints) -> dict[str, Floats]:
+    """What the reward model says of lists (M, K): long view and fused, (M, K) each."""
     parts: dict[str, list[Floats]] = {"long_view": [], FUSED: []}
     for begin in range(0, len(lists), AT_ONCE):
         rows = slice(begin, begin + AT_ONCE)
@@ -248,7 +192,7 @@ def _picked(
 ) -> dict[str, dict[str, float]]:
     """Ten items of 512 by the reward model, as a ranker behind the generator would pick them."""
     result = {}
-    for name, score in _own(reward, cases, lists).items():
+    for name, score in own_means(reward, cases, lists).items():
         order = np.argsort(-score, axis=1, kind="stable")[:, :10]
         ten = np.take_along_axis(lists, order, axis=1)
         truth = worth(world, cases, ten, reward)
@@ -288,14 +232,15 @@ def ends(home: Path) -> dict[str, Any]:
 
 
 def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, Any]:
-    """By arm, paired with `none` by seed: gains with 95% intervals (t over seeds), and recall.
+    """By arm, paired with `none` of the same seed and step: gains with 95% intervals, and recall.
 
     `predicted_minus_true` is the reward model's own gain minus the true one: reward hacking.
     """
-    base = {part["seed"]: part for part in parts if part["arm"] == "none"}
+    without = {part["seed"]: part for part in parts if part["arm"] == NONE}
     result: dict[str, Any] = {}
-    for arm in sorted({part["arm"] for part in parts} - {"none"}):
-        mine = [part for part in parts if part["arm"] == arm and part["seed"] in base]
+    for arm in sorted({part["arm"] for part in parts} - {NONE}):
+        mine = [part for part in parts if part["arm"] == arm and part["seed"] in without]
+        base = {part["seed"]: at_step(without[part["seed"]], part["step"]) for part in mine}
         line: dict[str, Any] = {"seeds": len(mine), "steps": [part["step"] for part in mine]}
         kept = [part["recall@10"] / base[part["seed"]]["recall@10"] - 1 for part in mine]
         line["recall_change"] = interval(kept)
@@ -319,6 +264,12 @@ def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, 
     return result
 
 
+def at_step(without: dict[str, Any], step: int) -> dict[str, Any]:
+    """What `none` measured after as many next-token steps."""
+    earlier: dict[str, dict[str, Any]] = {str(s): v for s, v in without.get("at", {}).items()}
+    return earlier.get(str(step), without)
+
+
 def known_world(setting: Setting) -> KnownWorld:
     world = world_of(setting.dataset)
     if world is None:
@@ -328,7 +279,7 @@ def known_world(setting: Setting) -> KnownWorld:
     return world
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what alignment is worth on a known world")
     parser.add_argument("--home", type=Path, required=True)
@@ -341,46 +292,25 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--one", help="ARM:SEED, in this process")
     parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(argv)
     set_threads(1 if chosen.one else None)
     if chosen.prepare:
         prepare(chosen.home, chosen.items, chosen.users, chosen.steps)
         return
-    if chosen.one:
-        arm, _, seed = chosen.one.rpartition(":")
-        done = train(chosen.home, arm, int(seed), chosen.steps, chosen.out.parent)
-        temporary = chosen.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(done))
-        temporary.replace(chosen.out)
-        return
-    _all(chosen, parser)
-
-
-def _all(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Every arm and seed as a process of its own, `jobs` at once; what is done is joined."""
     if chosen.out is None:
         parser.error("--out is needed")
+    if chosen.one:
+        arm, _, seed = chosen.one.rpartition(":")
+        write_part(train(chosen.home, arm, int(seed), chosen.steps, chosen.out.parent), chosen.out)
+        return
     work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in chosen.arms.split(",")]
-    folder = chosen.out.with_suffix(".parts")
-    folder.mkdir(parents=True, exist_ok=True)
-    running: list[subprocess.Popen[bytes]] = []
-    for one in work:
-        while sum(process.poll() is None for process in running) >= chosen.jobs:
-            time.sleep(0.2)
-        part = folder / f"{one.replace(':', '-')}.json"
-        if part.exists():
-            continue
-        command = [sys.executable, "-m", "onerec.bench.worth", "--home", str(chosen.home)]
-        command += ["--one", one, "--out", str(part)]
-        command += ["--steps", str(chosen.steps)] if chosen.steps else []
-        running.append(subprocess.Popen(command))
-    for process in running:
-        process.wait()
-    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    words = ["--home", str(chosen.home)]
+    words += ["--steps", str(chosen.steps)] if chosen.steps else []
+    parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
     told = {"command": "python -m onerec.bench.worth", "commit": commit()}
     found = ends(chosen.home)
     means = [
-        {key: value for key, value in part.items() if key not in ("users", "curve")}
+        {key: value for key, value in part.items() if key not in ("users", "curve", "at")}
         for part in parts
     ]
     result = {**told, "summary": summary(parts, found), "ends": found, "arms": means}

@@ -7,19 +7,6 @@ import pytest
 import small_world
 
 from onerec.bench import worth
-from onerec.pipeline.align import Valid
-from onerec.recipes import recipe
-
-
-def test_an_arm_is_a_set_of_changes():
-    base = recipe("small", worth.SETTINGS)
-    found = worth.arm_recipe(base, "long_view+beam+g32@0.7@0.01", 4).align
-    assert (found.reward, found.search, found.group, found.weight) == ("long_view", "beam", 32, 0.7)
-    assert worth.arm_recipe(base, "beam@0.7@0.01", 4).align.learning_rate == 0.01
-    assert worth.arm_recipe(base, "none", 4).align.weight == 0
-    assert worth.arm_recipe(base, "pscore", 4).seed == 4
-    with pytest.raises(KeyError):
-        worth.arm_recipe(base, "nonsense", 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +27,8 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
     assert set(one["valid"]) == {0, 3, 6}
     assert one["step"] in (3, 6)
     assert base["step"] == 6
+    assert set(base["at"]) == {3}  # an arm that stops at 3 stands beside this
+    assert base["at"][3]["mean"] != base["mean"]
     for cut in worth.CUTS:
         assert one["best"][f"long_view@{cut}"] >= one["mean"][f"long_view@{cut}"] > 0
     assert len(one["users"]["long_view@32"]) == 30
@@ -48,14 +37,6 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
     for name in ("long_view", "pscore", "play_ms"):
         low, high = (found[end]["mean"][f"{name}@32"] for end in ("random", "oracle"))
         assert low < one["mean"][f"{name}@32"] < high
-
-
-def test_the_step_is_chosen_by_reward_among_those_that_keep_their_recall():
-    valid = {0: Valid(0.5, 0.9), 10: Valid(0.2, 0.3), 20: Valid(0.19, 0.5), 30: Valid(0.1, 0.6)}
-    base = dict.fromkeys(valid, 0.2)
-    assert worth.choose(valid, base) == 10  # 20 lost more than 2%, and 0 is no training
-    assert worth.choose(valid, {**base, 20: 0.19}) == 20
-    assert worth.choose(valid, dict.fromkeys(valid, 9.0)) == 10  # none keeps it: the nearest
 
 
 def test_gains_are_paired_by_seed():
@@ -78,6 +59,12 @@ def test_gains_are_paired_by_seed():
     assert found["pscore@32"]["predicted_minus_true"]["mean"] == pytest.approx(0.1)
     expected = np.mean([0.1 / (1.0 - 0.1 * seed) for seed in range(3)])
     assert found["long_view@32"]["headroom_closed"]["mean"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_arm_stands_beside_none_of_the_same_step():
+    without = {"step": 6, "recall@10": 0.2, "at": {"3": {"recall@10": 0.1}}}
+    assert worth.at_step(without, 3)["recall@10"] == 0.1
+    assert worth.at_step(without, 6)["recall@10"] == 0.2
 
 
 def test_the_targets_are_those_of_the_fused_score(home):

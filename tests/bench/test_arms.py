@@ -1,0 +1,69 @@
+"""Arms by name, the step that is chosen, and cases in processes of their own."""
+
+import json
+import subprocess
+
+import pytest
+
+from onerec.bench import arms
+from onerec.pipeline.align import Valid
+from onerec.recipes import recipe
+
+
+def test_an_arm_is_a_set_of_changes():
+    base = recipe("small", {"align.weight": "0.3"})
+    found = arms.arm_recipe(base, "long_view+beam+g32@0.7@0.01", 4).align
+    assert (found.reward, found.search, found.group, found.weight) == ("long_view", "beam", 32, 0.7)
+    assert arms.arm_recipe(base, "beam@0.7@0.01", 4).align.learning_rate == 0.01
+    assert arms.arm_recipe(base, "none", 4).align.weight == 0
+    assert arms.arm_recipe(base, "pscore", 4).seed == 4
+    with pytest.raises(KeyError):
+        arms.arm_recipe(base, "nonsense", 0)
+
+
+def test_the_step_is_chosen_by_reward_among_those_that_keep_their_recall():
+    valid = {0: Valid(0.5, 0.9), 10: Valid(0.2, 0.3), 20: Valid(0.19, 0.5), 30: Valid(0.1, 0.6)}
+    base = dict.fromkeys(valid, 0.2)
+    assert arms.choose(valid, base) == 10  # 20 lost more than 2%, and 0 is no training
+    assert arms.choose(valid, {**base, 20: 0.19}) == 20
+    assert arms.choose(valid, dict.fromkeys(valid, 9.0)) == 10  # none keeps it: the nearest
+
+
+def test_an_arm_keeps_the_weights_of_every_evaluated_step(aligned):
+    import torch
+
+    from onerec.assembly import setting_of
+    from onerec.runs import open_run
+
+    run = open_run("first", aligned)
+    trained = arms.train_arm(run, setting_of(run), "none", seed=1, steps=4)
+    assert set(trained.kept) == set(trained.valid) == {0, 2, 4}
+    assert [line["step"] for line in trained.curve] == [2, 4]
+    for step in (0, 4):
+        model = trained.at(step).alignment.model
+        kept = trained.kept[step]
+        assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    first, last = (next(iter(trained.kept[step].values())) for step in (0, 4))
+    assert not torch.equal(first, last)
+
+
+def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, check):
+        assert check
+        asked.append(command)
+        case, out = command[-3], command[-1]
+        if case == "bad:0":
+            raise subprocess.CalledProcessError(1, command)
+        arms.write_part({"case": case}, arms.Path(out))
+
+    monkeypatch.setattr(arms.subprocess, "run", run)
+    (tmp_path / "a-0.json").write_text(json.dumps({"case": "there"}))
+    found = arms.in_parts("worth", ["--home", "H"], ["a:0", "b:0"], tmp_path, jobs=2)
+    assert found == [{"case": "there"}, {"case": "b:0"}]
+    assert [command[2:7] for command in asked] == [
+        ["onerec.bench.worth", "--home", "H", "--one", "b:0"]
+    ]
+    with pytest.raises(subprocess.CalledProcessError):
+        arms.in_parts("worth", [], ["bad:0"], tmp_path, jobs=1)
