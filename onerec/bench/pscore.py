@@ -103,6 +103,7 @@ def run(
 
 def import_kuairand(folder: Path, home: Path) -> Dataset:
     """KuaiRand's complete rows with a split by date."""
+    home.mkdir(parents=True, exist_ok=True)
     table = home / "interactions.parquet"
     source = sql_path(folder / "interactions.parquet")
     day = "to_timestamp(timestamp / 1000) AT TIME ZONE 'Asia/Shanghai'"
