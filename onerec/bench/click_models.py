@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from onerec.common import cores
 from onerec.data.dataset import Dataset
 from onerec.data.features import item_features, user_features
 from onerec.data.split import Split
@@ -52,7 +53,7 @@ def areas(rows: Rows, seed: int = 0) -> dict[str, float]:
     for name in ANSWERS:
         answer = rows.answers[name]
         model = lightgbm.LGBMClassifier(
-            n_estimators=TREES, n_jobs=2, random_state=seed, deterministic=True, verbose=-1
+            n_estimators=TREES, n_jobs=cores(), random_state=seed, deterministic=True, verbose=-1
         )
         model.fit(table[fit], answer[fit])
         score = model.booster_.predict(table[test], raw_score=True)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onerec.common import cores
 from onerec.metrics import auc
 from onerec.reward.pscore import Pairs
 from onerec.rewards import RewardModel
@@ -143,7 +144,7 @@ class Trees:
         return lightgbm.LGBMRegressor(
             objective="cross_entropy" if shares else "binary",
             n_estimators=trees,
-            n_jobs=2,
+            n_jobs=cores(),
             random_state=0,
             deterministic=True,
             subsample_freq=1,
