@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from onerec.assembly import setting_of
 from onerec.errors import RecipeError, RunError
-from onerec.rewards import FUSED, RewardModel, calibration, measure, raised
+from onerec.rewards import FUSED, RewardModel, calibration, measure, own_content, raised
 from onerec.runs import Run, open_run
 
 CPU = torch.device("cpu")
@@ -33,6 +33,22 @@ def test_scores_are_probabilities_and_nobodys_codes_score_nothing(reward):
         assert ((value >= 0) & (value <= 1)).all()
         assert value[0, 1] == value[2, 0] == 0
         assert value[1, 0] == value[1, 1]
+
+
+def test_co_consumption_is_not_read(aligned, tmp_path):
+    """It was fitted on the rows that a reward model learns from, and would tell their answers."""
+    run = open_run("first", aligned)
+    kept = own_content(run)
+    assert np.array_equal(kept, run.vectors()[:, :8])  # the text; co-consumption comes after it
+    copy = Run(tmp_path / "runs" / "copy")
+    shutil.copytree(run.path / "tokenizer", copy.path / "tokenizer")
+    assert np.array_equal(own_content(copy), kept)
+    report = copy.path / "tokenizer" / "report.json"
+    told = json.loads(report.read_text())
+    told["content"] = [told["content"][1] | {"dim": 16}]
+    report.write_text(json.dumps(told))
+    assert own_content(copy) is None
+    assert own_content(Run(tmp_path / "runs" / "none")) is None
 
 
 def test_a_logged_row_scores_as_it_does_as_a_candidate(reward):

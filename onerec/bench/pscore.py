@@ -58,12 +58,12 @@ ENOUGH = 500  # test positives, from which a behaviour is judged
 HEARD = 100  # valid positives, from which a behaviour has a voice in tuning
 MARGIN = 0.005
 PSCORES = (  # steps, width, dropout, learning rate
-    (200, 64, 0.2, 2e-3),
-    (100, 64, 0.2, 2e-3),
-    (150, 64, 0.4, 2e-3),
-    (200, 48, 0.3, 1e-3),
     (100, 48, 0.2, 3e-3),
-    (300, 32, 0.4, 1e-3),
+    (150, 48, 0.2, 3e-3),
+    (250, 48, 0.2, 3e-3),
+    (150, 64, 0.4, 3e-3),
+    (250, 64, 0.4, 2e-3),
+    (400, 32, 0.4, 2e-3),
 )
 SETTINGS = {
     "tokenizer.codebook_size": "64",

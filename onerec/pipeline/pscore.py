@@ -32,6 +32,7 @@ from onerec.rewards import (
     calibration,
     measure,
     new_pscore,
+    own_content,
     raised,
 )
 from onerec.run_files import write_json
@@ -69,7 +70,7 @@ def train_pscore(
     """
     config = setting.recipe.reward
     begun = time.perf_counter()
-    model = new_pscore(setting, found.names, run.vectors()).to(device)
+    model = new_pscore(setting, found.names, own_content(run)).to(device)
     if weights is not None:
         model.weights.copy_(torch.tensor([weights[name] for name in found.names]))
     exposures = Exposures(setting.contexts(device), setting.split, found.names)

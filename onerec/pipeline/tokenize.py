@@ -19,6 +19,7 @@ from onerec.data.item_text import item_texts
 from onerec.data.tables import write_parquet
 from onerec.errors import RecipeError
 from onerec.pipeline.session import Session
+from onerec.tokenizer.co_consumption import CO_CONSUMPTION
 from onerec.tokenizer.content import (
     HashedNgrams,
     SentenceEmbeddings,
@@ -89,7 +90,7 @@ def content_vectors(setting: Setting) -> tuple[NDArray[np.float32], list[dict[st
             content.behaviour_dim,
             generator(setting.recipe.seed),
         )
-        add("co-consumption of training positives", vectors, content.behaviour_weight)
+        add(CO_CONSUMPTION, vectors, content.behaviour_weight)
     if not parts:
         raise RecipeError(
             "items have no content: every weight under `content` is 0 or the items hold no text; "

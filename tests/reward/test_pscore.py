@@ -12,7 +12,7 @@ from onerec.reward.pscore import cross_features as cross
 
 N_ITEMS, CONTENT = 12, 5
 BEHAVIOURS = ("click", "like", "dislike")
-STATISTICS = 4
+STATISTICS = 1 + len(BEHAVIOURS)
 
 
 def generator(seed=0):
@@ -184,6 +184,26 @@ def test_numbers_are_standardised_and_cut():
     assert model.numbers(pairs).abs().max() <= 5
 
 
+def test_it_begins_where_log_odds_add_up():
+    """By hand: what is usual, half of the user's own and half of the item's, and nothing else."""
+    model, pairs = make_model(), make_pairs(candidates=8)
+    model.standardise(pairs)
+    with torch.no_grad():
+        model.tower.last.zero_()
+        model.fusion.get_parameter("1.weight").zero_()
+    model.weights.copy_(torch.tensor([1.0, 3.0, 0.0]))
+    scores = model(pairs)
+    centre = lambda column: column - column.mean()  # noqa: E731
+    for k in range(len(BEHAVIOURS)):
+        there = pairs.known[..., k]
+        rate = (pairs.label[..., k][there].sum() + 0.5) / (there.sum() + 1)
+        user = pairs.user_statistics[:, None, 1 + k].expand_as(there)
+        own = 0.5 * centre(user) + 0.5 * centre(pairs.item_statistics[..., 1 + k])
+        torch.testing.assert_close(scores.towers[..., k], rate.logit() + own, atol=1e-4, rtol=1e-4)
+    p = scores.towers.sigmoid()
+    torch.testing.assert_close(scores.fused.sigmoid(), (p[..., 0] + 3 * p[..., 1]) / 4)
+
+
 def test_it_learns_which_items_are_liked():
     """Whether an item is even decides everything; content tells, since it is the item's own."""
     model, pairs = make_model().train(), make_pairs(candidates=40)
@@ -215,3 +235,5 @@ def test_it_works_without_any_feature():
 def test_no_behaviour_is_refused():
     with pytest.raises(ValueError, match="at least one behaviour"):
         PScore(PScoreConfig(), PScoreVocabulary((), 1, 0), table())
+    with pytest.raises(ValueError, match="statistics=3: one more than behaviours"):
+        PScore(PScoreConfig(), PScoreVocabulary(("click",), 3, 0), table())
