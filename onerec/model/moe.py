@@ -53,11 +53,6 @@ class Recorded(NamedTuple):
     weight: Tensor
     counted: Tensor | None
 
-    def dense(self, experts: int) -> Tensor:
-        """Weights over all experts, 0 for those not chosen: (..., E)."""
-        blank = self.weight.new_zeros(*self.weight.shape[:-1], experts)
-        return blank.scatter(-1, self.expert, self.weight)
-
 
 class MixtureOfExperts(nn.Module):
     """E SwiGLU experts, k of them per token; every token is served (dropless).
