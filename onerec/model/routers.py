@@ -232,15 +232,16 @@ def mean_over(value: Tensor, counted: Tensor | None) -> Tensor:
     if counted is None:
         return value.mean(0)
     weight = counted.flatten().to(value)
-    total: Tensor = torch.tensordot(weight, value, 1)
-    return total / weight.sum().clamp(min=1.0)
+    spread = weight.view(-1, *[1] * (value.ndim - 1))  # no matrix product: autocast rounds those
+    return (spread * value).sum(0) / weight.sum().clamp(min=1.0)
 
 
 def balance_loss(share: Tensor, expert: Tensor, counted: Tensor | None = None) -> Tensor:
     """E * sum over experts of f_e P_e (Switch eq. 4, GShard): 1 when both are even.
 
     f_e: the share of the choices (T, k) that fell on e, without gradient; P_e: the mean of its
-    probability, `share` (T, E).
+    probability, `share` (T, E). All k choices count, which is ours: Switch has one, and GShard and
+    CompeteSMoE's code count the first.
     """
     experts = share.shape[-1]
     chosen = torch.zeros_like(share).scatter_(-1, expert, 1.0 / expert.shape[-1])
@@ -253,7 +254,10 @@ def z_loss(logits: Tensor, counted: Tensor | None = None) -> Tensor:
 
 
 def diversity_loss(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Mean cosine between the outputs of a token's experts (T, k, D), each pair of two of them.
+    """Mean cosine between the outputs of a token's experts (T, k, D), over all pairs of two.
+
+    CompeteSMoE's code divides the same sum by k^2 in place of k (k - 1), so its weight of .01 is
+    one of .005 here at k = 2.
 
     Raises:
         ValueError: k is 1, so there is no pair.
@@ -278,7 +282,8 @@ def competition_schedule(
     After `competition_warmup` of the steps each layer tosses a coin of `competition_rate` in every
     step. Where more than `competition_layers` come up, as many of them, drawn by lot, move to the
     nearest step that has room and in which they do not compete yet, the later one of two; who finds
-    none is left out. The order of lots and which of two steps is ours.
+    none is left out. Lots and either side alike are ours: CompeteSMoE's code lets later layers give
+    way, and goes forward only where there is no room before.
 
     Raises:
         ValueError: a rate or a share outside 0 to 1, or competition_layers below 1.

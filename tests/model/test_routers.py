@@ -342,6 +342,23 @@ def test_scores_are_at_least_float32():
     assert router.double()(torch.randn(2, 4).double()).weight.dtype == torch.float64
 
 
+@pytest.mark.parametrize("kind", ["softmax", "competition"])
+def test_losses_are_not_rounded_under_autocast(kind):
+    mixture = make(kind).float().train()
+    mixture.router.competing = kind == "competition"
+    x, counted = torch.randn(64, 6), torch.arange(64) % 3
+    outputs = torch.randn(64, 5, 6)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            if kind == "softmax":
+                losses = mixture.router.losses(mixture.router(x), counted)
+            else:
+                losses = mixture.router.compete(x, outputs, counted)[1]
+        found.append(losses)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+
+
 def test_make_router_knows_three():
     kinds = [type(make_router(RouterConfig(kind), 4, 3, 2)) for kind in KINDS]
     assert kinds == [LossFreeRouter, SoftmaxRouter, CompetitionRouter]
