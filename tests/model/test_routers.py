@@ -401,6 +401,13 @@ def test_surplus_moves_to_the_nearest_free_step():
         assert (left - step).abs().min() <= 12
     only = plan(steps=3, layers=3, competition_rate=1.0, competition_layers=1, competition_warmup=0)
     assert only.sum(1).tolist() == [1, 1, 1]  # there is no room for more
+    late = plan(
+        steps=4, layers=3, competition_rate=1.0, competition_layers=1, competition_warmup=0.5
+    )
+    assert late.sum(1).tolist() == [0, 0, 1, 1]  # nor is there any in the warm-up
+    roomy = {"steps": 400, "layers": 6, "competition_rate": 0.2, "seed": 5}
+    tossed = plan(competition_layers=6, **roomy)
+    assert plan(competition_layers=2, **roomy).sum(0).equal(tossed.sum(0))  # none meets itself
     # two layers toss heads at the middle step alone: one of them goes one step on
     assert moved_by_hand() == [[0, 0], [1, 0], [0, 1], [0, 0]]
 

@@ -222,6 +222,15 @@ def test_only_routers_move_and_the_manifold_tightens():
     assert ends_of_a_training(weight=0.0)[1] > last
 
 
+def test_nothing_but_routers_gets_a_gradient():
+    model, one, config = toy.make_model(experts=5), make_batch(), RomaConfig()
+    bank = collect(model, [one], config)
+    with routers_only(model) as routers:
+        roma_loss(model, one, bank, config)[0].backward()
+    assert {id(p) for p in model.parameters() if p.grad is not None} == set(map(id, routers))
+    assert all(router.grad.abs().max() > 0 for router in routers)
+
+
 def test_controls():
     model, one = toy.make_model(experts=5), make_batch()
     bank = collect(model, [make_batch(seed=1, sample=50)], RomaConfig())
