@@ -309,11 +309,11 @@ def _refuse_other(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]
     Sections of the recipe that are newer than the run have their defaults in it.
     """
     held = known.get("recipe", {})
-    defaults = dataclasses.asdict(Recipe(""))
-    newer = {
-        key: defaults[key] for key in wanted.get("recipe", {}) if key in defaults.keys() - held
-    }
-    old = flatten({**{key: known.get(key, {}) for key in FIXED}, "recipe": {**held, **newer}})
+    if isinstance(held, Mapping):
+        defaults = dataclasses.asdict(Recipe(""))
+        newer = defaults.keys() & wanted.get("recipe", {}).keys() - held.keys()
+        known = {**known, "recipe": {**held, **{key: defaults[key] for key in newer}}}
+    old = flatten({key: known.get(key, {}) for key in FIXED})
     new = flatten({key: json.loads(json.dumps(wanted.get(key, {}))) for key in FIXED})
     for setting in dict.fromkeys([*old, *new]):
         if old.get(setting) != new.get(setting):
