@@ -113,9 +113,13 @@ class Alignment:
         return policy + next_token, {**values, **parts}
 
     def next_token(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next-token loss, whose load balances the experts, and its parts."""
+        """The next-token loss, whose load balances the experts, and its parts.
+
+        The routers' auxiliary losses are in the first, and beside `next_token` in the second.
+        """
         loss, parts = self.model.loss(batch.next_token)
-        return loss, {"next_token": loss.detach(), **parts}
+        levels = [part for name, part in parts.items() if name.startswith("loss_")]
+        return loss, {"next_token": torch.stack(levels).sum(), **parts}
 
     def policy(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective times its weight; without a weight nothing is drawn."""

@@ -19,6 +19,7 @@ from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
 from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.model.routers import RouterConfig
 from onerec.recipes import Recipe, from_dict
 from onerec.runs import Run
 from onerec.tokenizer.semantic_ids import SemanticIds
@@ -83,6 +84,8 @@ class Setting:
             positive_length=history.positive_length,
             experts=model.experts,
             active_experts=model.active_experts,
+            shared_experts=self.recipe.routing.shared_experts,
+            router=self._router(),
             dropout=model.dropout,
             label_smoothing=model.label_smoothing,
         )
@@ -98,6 +101,19 @@ class Setting:
         if codebooks is not None:
             result.start_from_codebooks(torch.from_numpy(codebooks), stream)
         return result
+
+    def _router(self) -> RouterConfig:
+        routing = self.recipe.routing
+        return RouterConfig(
+            kind=routing.router,
+            balance_weight=routing.balance_weight,
+            z_weight=routing.z_weight,
+            distillation_weight=routing.distillation_weight,
+            diversity_weight=routing.diversity_weight,
+            competition_rate=routing.competition_rate,
+            competition_layers=routing.competition_layers,
+            competition_warmup=routing.competition_warmup,
+        )
 
 
 def setting_of(run: Run, home: Path | None = None) -> Setting:

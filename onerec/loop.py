@@ -43,7 +43,8 @@ class Trainee(Generic[BatchT]):
     """What a loop trains: parameters, their optimiser, the loss and the batch of a given step.
 
     `beside` is a second loss of the same batch, added to the first; the two may be worked out in
-    threads of their own, so they share nothing that either writes to.
+    threads of their own, so they share nothing that either writes to. `before_step` gets the number
+    of the step, from 0.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Trainee(Generic[BatchT]):
     loss: LossFunction[BatchT]
     batch: Callable[[int], BatchT]
     learning_rate: Callable[[int], float]
+    before_step: Callable[[int], None] | None = None
     after_step: Callable[[], None] | None = None
     beside: LossFunction[BatchT] | None = None
 
@@ -82,6 +84,8 @@ def loop(
         lr = trainee.learning_rate(step)
         for group in trainee.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        if trainee.before_step is not None:
+            trainee.before_step(step)
         batch = trainee.batch(step)
         loss, values = _gradients(trainee, batch, device, workers())
         norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), clip or float("inf"))

@@ -188,6 +188,7 @@ _CHOICES = {
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
+    "routing.router": ("loss_free", "softmax", "competition"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam"),
@@ -209,6 +210,12 @@ _AT_LEAST = {
     "history.positive_length": 0,
     "model.experts": 0,
     "model.active_experts": 1,
+    "routing.shared_experts": 0,
+    "routing.balance_weight": 0,
+    "routing.z_weight": 0,
+    "routing.distillation_weight": 0,
+    "routing.diversity_weight": 0,
+    "routing.competition_layers": 1,
     "train.steps": 1,
     "train.batch_size": 1,
     "train.targets": 1,
@@ -265,9 +272,20 @@ def _check(config: Recipe) -> Recipe:
     for path in ("train.learning_rate", "reward.learning_rate", "align.learning_rate"):
         if not value(path) > 0:
             raise RecipeError(f"{path}={value(path)}: needs more than 0")
-    for path in ("industrial.alpha", "industrial.limit"):
+    for path in (
+        "industrial.alpha",
+        "industrial.limit",
+        "routing.competition_rate",
+        "routing.competition_warmup",
+    ):
         if not 0 <= value(path) <= 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to 1")
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Recipe) -> None:
+    """Settings that must fit one another."""
     if config.align.users > config.train.batch_size:
         raise RecipeError(
             f"align.users={config.align.users} is above train.batch_size="
@@ -280,6 +298,13 @@ def _check(config: Recipe) -> Recipe:
         raise RecipeError(
             f"model.active_experts={model.active_experts} is above model.experts={model.experts}"
         )
+    if not model.experts and (
+        config.routing.router != "loss_free" or config.routing.shared_experts
+    ):
+        raise RecipeError(
+            f"routing.router={config.routing.router!r} and routing.shared_experts="
+            f"{config.routing.shared_experts} need experts: set model.experts above 0"
+        )
     if config.history.short_length + config.history.positive_length == 0:
         raise RecipeError("history.short_length and history.positive_length are both 0: no input")
     for name in config.baselines.names:
@@ -288,4 +313,3 @@ def _check(config: Recipe) -> Recipe:
                 f"baselines.names: no {name!r}{nearest(name, BASELINES)}; "
                 f"there are {listed(BASELINES)}"
             )
-    return config

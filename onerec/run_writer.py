@@ -7,6 +7,7 @@ claim whose process is gone is taken over. Nothing here computes; no torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -29,6 +30,7 @@ from onerec.run_files import (
     write_json,
 )
 from onerec.runs import Run
+from onerec.sections import Recipe
 
 POLL_SECONDS = 0.05
 BEAT_SECONDS = 1.0
@@ -302,7 +304,15 @@ def _set_aside(claim: Path) -> None:
 
 
 def _refuse_other(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """RunError that names the first setting in which a run differs from what is asked for."""
+    """RunError that names the first setting in which a run differs from what is asked for.
+
+    Sections of the recipe that are newer than the run have their defaults in it.
+    """
+    held = known.get("recipe", {})
+    if isinstance(held, Mapping):
+        defaults = dataclasses.asdict(Recipe(""))
+        newer = defaults.keys() & wanted.get("recipe", {}).keys() - held.keys()
+        known = {**known, "recipe": {**held, **{key: defaults[key] for key in newer}}}
     old = flatten({key: known.get(key, {}) for key in FIXED})
     new = flatten({key: json.loads(json.dumps(wanted.get(key, {}))) for key in FIXED})
     for setting in dict.fromkeys([*old, *new]):

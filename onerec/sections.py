@@ -70,6 +70,28 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class RoutingConfig:
+    """How tokens find their experts, where `model.experts` is above 0.
+
+    `router` is loss_free (no auxiliary loss; `model.balance_rate` moves its bias), softmax or
+    competition (CompeteSMoE), whose experts compete in pre-training: after a `competition_warmup`
+    share of the steps each layer does so in a `competition_rate` of them, never more than
+    `competition_layers` at once. `shared_experts` see every token beside the routed ones. A weight
+    of 0 leaves a loss out: balance and z of the last two routers, the others of competition.
+    """
+
+    router: str = "loss_free"
+    shared_experts: int = 0
+    balance_weight: float = 0.01
+    z_weight: float = 0.001
+    distillation_weight: float = 0.01
+    diversity_weight: float = 0.01
+    competition_rate: float = 0.07
+    competition_layers: int = 2
+    competition_warmup: float = 0.05
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """`targets` positives share a context. `keep` is last, or best by valid recall@10.
 
@@ -179,6 +201,7 @@ class Recipe:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     align: AlignConfig = field(default_factory=AlignConfig)

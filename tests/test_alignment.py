@@ -7,6 +7,7 @@ import toy_model as toy
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
 from onerec.errors import RunError
+from onerec.model.routers import RouterConfig
 from onerec.rollouts import read_rollout, write_rollout
 from onerec.tokenizer.trie import Trie
 
@@ -27,8 +28,8 @@ def make_batch(seed=5):
     return AlignBatch(toy.make_batch((4, 0, 2), seed=9), number, number + 3, context, seed)
 
 
-def make(lag=0, scorer=None, **config):
-    model = toy.make_model(experts=2, active_experts=1)
+def make(lag=0, scorer=None, router=None, **config):
+    model = toy.make_model(experts=2, active_experts=1, router=router or RouterConfig())
     trie = Trie(toy.item_codes(), toy.SIZES)
     settings = PolicyConfig(group=GROUP, **{"weights": {"pscore": 1.0}, **config})
     return Alignment(model.train(), trie, scorer or ByItem(), settings, lag)
@@ -156,6 +157,18 @@ def test_a_recorded_step_replays_to_the_same_numbers(tmp_path):
     assert again.reward().equal(rollout.reward())
     assert again.advantage().equal(rollout.advantage())
     assert values["ratio_max"] == (again.step().ratio * again.counted).max()
+
+
+def test_auxiliary_losses_are_minimised_and_not_told_as_next_token_loss():
+    alignment, batch = make(router=RouterConfig("softmax")), make_batch()
+    alignment.model.eval()
+    plain, _ = alignment.model.loss(batch.next_token)
+    alignment.model.train()
+    loss, values = alignment.next_token(batch)
+    torch.testing.assert_close(values["next_token"], plain)
+    layers = len(alignment.model.mixtures())
+    extra = layers * (0.01 * values["aux_balance"] + 0.001 * values["aux_z"])
+    torch.testing.assert_close(loss, plain + extra)
 
 
 def test_a_weight_of_0_is_next_token_training_alone():

@@ -19,6 +19,7 @@ from onerec.assembly import (
 from onerec.data.dataset import open_dataset
 from onerec.errors import RunError
 from onerec.metrics import recall_at_k
+from onerec.model.routers import RouterConfig
 from onerec.pipeline import run_stage
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
@@ -54,6 +55,15 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
         "model.decoder_layers": "3",
         "model.experts": "5",
         "model.active_experts": "3",
+        "routing.router": "competition",
+        "routing.shared_experts": "2",
+        "routing.balance_weight": "0.5",
+        "routing.z_weight": "0.25",
+        "routing.distillation_weight": "0.125",
+        "routing.diversity_weight": "0.0625",
+        "routing.competition_rate": "0.3",
+        "routing.competition_layers": "4",
+        "routing.competition_warmup": "0.2",
         "model.dropout": "0.25",
         "model.label_smoothing": "0.05",
         "model.tied_output": "true",
@@ -65,7 +75,17 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
     made = Setting.of(toy_home.make_recipe(changes), open_dataset("toy", trained)).new_model(ids)
     config, vocabulary = made.config, made.vocabulary
     assert (config.width, config.heads, config.layers, config.decoder_layers) == (24, 3, 2, 3)
-    assert (config.experts, config.active_experts) == (5, 3)
+    assert (config.experts, config.active_experts, config.shared_experts) == (5, 3, 2)
+    assert config.router == RouterConfig(
+        kind="competition",
+        balance_weight=0.5,
+        z_weight=0.25,
+        distillation_weight=0.125,
+        diversity_weight=0.0625,
+        competition_rate=0.3,
+        competition_layers=4,
+        competition_warmup=0.2,
+    )
     assert (config.dropout, config.label_smoothing) == (0.25, 0.05)
     assert (config.short_length, config.positive_length) == (4, 6)
     assert (vocabulary.item_input, vocabulary.tied_output) == ("codes", True)
@@ -73,6 +93,11 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
     assert vocabulary.n_items == toy_home.ITEMS
     assert vocabulary.user_features == (2,)  # north and south
     assert vocabulary.behaviours == 2  # click and like
+
+
+def test_the_default_of_the_recipe_is_that_of_the_model(setting: Setting, trained: Path) -> None:
+    ids, _ = load_semantic_ids(open_run("first", trained))
+    assert setting.new_model(ids).config.router == RouterConfig()
 
 
 def test_content_is_read_where_the_recipe_says_so(trained: Path) -> None:

@@ -33,6 +33,7 @@ def test_parameters_are_within_a_fifth_of_the_model_that_is_built(name: str) -> 
         positive_length=made.history.positive_length,
         experts=made.model.experts,
         active_experts=made.model.active_experts,
+        shared_experts=made.routing.shared_experts,
     )
     codes = torch.from_numpy(np.zeros((n_items + 1, 3), dtype=np.int64))
     built = sum(p.numel() for p in OneRec(config, vocabulary, ItemTable(codes)).parameters())
@@ -52,6 +53,20 @@ def test_idle_experts_cost_parameters_and_no_time() -> None:
     assert estimate(more, 1_000).parameters > estimate(base, 1_000).parameters
     assert estimate(more, 1_000).active_parameters == estimate(base, 1_000).active_parameters
     assert estimate(more, 1_000).seconds == estimate(base, 1_000).seconds
+
+
+def test_a_shared_expert_costs_what_an_active_one_does() -> None:
+    base = recipe("tiny")
+    shared = replace(base, routing=replace(base.routing, shared_experts=1))
+    more = replace(
+        base,
+        model=replace(
+            base.model,
+            experts=base.model.experts + 1,
+            active_experts=base.model.active_experts + 1,
+        ),
+    )
+    assert estimate(shared, 1_000) == estimate(more, 1_000)
 
 
 def test_auto_is_the_device_that_torch_will_choose() -> None:

@@ -77,6 +77,21 @@ def test_after_step_runs_once_a_step_after_the_update() -> None:
     assert len(calls) == 3
 
 
+def test_before_step_knows_the_number_of_each_step_before_its_batch() -> None:
+    trainee = _regression()
+    calls: list[tuple[str, int]] = []
+    plain = trainee.batch
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        calls.append(("batch", step))
+        return plain(step)
+
+    trainee.batch = batch
+    trainee.before_step = lambda step: calls.append(("before", step))
+    list(loop(trainee, steps=4, start=2))
+    assert calls == [("before", 2), ("batch", 2), ("before", 3), ("batch", 3)]
+
+
 def _with_another(seed: int = 0) -> Trainee[tuple[Tensor, Tensor]]:
     """The regression, and beside it a penalty that some parameters do not enter."""
     trainee = _regression(seed)

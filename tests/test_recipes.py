@@ -47,6 +47,14 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.dropout": "1"}, "from 0 to below 1"),
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
+        ("tiny", {"routing.router": "sofmax"}, "did you mean 'softmax'"),
+        ("tiny", {"router": "softmax"}, "did you mean 'routing.router'"),
+        ("tiny", {"routing.shared_experts": "-1"}, "needs at least 0"),
+        ("tiny", {"routing.balance_weight": "-0.1"}, "needs at least 0"),
+        ("tiny", {"routing.competition_rate": "1.5"}, "needs a number from 0 to 1"),
+        ("tiny", {"routing.competition_layers": "0"}, "needs at least 1"),
+        ("beauty", {"routing.router": "softmax"}, "set model.experts above 0"),
+        ("tiny", {"model.experts": "0", "routing.shared_experts": "1"}, "model.experts above 0"),
         ("tiny", {"baselines.names": "sasrek"}, "did you mean 'sasrec'"),
         ("tiny", {"history.short_length": "0", "history.positive_length": "0"}, "no input"),
     ],
@@ -64,8 +72,16 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 
 def test_the_number_of_knobs_is_a_budget() -> None:
-    """A new setting has to earn its place; reward, align and industrial brought 21."""
-    assert len(setting_names()) <= 74
+    """A new setting has to earn its place; reward, align and industrial brought 21, routing 9."""
+    assert len(setting_names()) <= 83
+
+
+def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:
+    values = to_dict(recipe("tiny"))
+    del values["routing"]
+    assert from_dict(values) == recipe("tiny")
+    assert recipe("tiny").routing.router == "loss_free"
+    assert recipe("tiny").routing.shared_experts == 0
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:

@@ -1,5 +1,6 @@
 """Claiming a run, its status and metrics, and obeying those who watch."""
 
+import dataclasses
 import json
 import multiprocessing
 import socket
@@ -14,6 +15,7 @@ import pytest
 from onerec.errors import RunError
 from onerec.run_writer import Control, RunWriter
 from onerec.runs import Run
+from onerec.sections import RoutingConfig
 
 DESCRIPTION = {
     "name": "tiny",
@@ -51,6 +53,20 @@ def test_going_on_with_other_settings_names_the_first_difference(tmp_path: Path)
         RunWriter.claim(
             tmp_path / "r", {**DESCRIPTION, "dataset": {"name": "toy", "fingerprint": "g"}}
         )
+
+
+def test_a_section_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    with claim(tmp_path / "r"):
+        pass
+    routing = dataclasses.asdict(RoutingConfig())
+    newer = {**DESCRIPTION, "recipe": {**DESCRIPTION["recipe"], "routing": routing}}
+    with RunWriter.claim(tmp_path / "r", newer):
+        pass
+    newer["recipe"]["routing"] = {**routing, "router": "softmax"}
+    with pytest.raises(
+        RunError, match=r"made with routing\.router = loss_free, now asked for softmax"
+    ):
+        RunWriter.claim(tmp_path / "r", newer)
 
 
 def test_a_second_writer_is_told_who_holds_the_run(tmp_path: Path) -> None:

@@ -1,82 +1,99 @@
-"""Mixture of SwiGLU experts without dropped tokens, balanced without an auxiliary loss.
+"""Mixture of SwiGLU experts: dropless, routed, with shared experts beside, and open to inspection.
 
-A router picks k experts per token and weighs them; `MixtureOfExperts` does the rest and does not
-care which router it is. The paper names DeepSeek's loss-free balancing but neither gate function
-nor step size (V1 section 2.3); both follow DeepSeek-V3: s = sigmoid(W x), choose the k largest
-s + b, weigh by s normalised over the chosen, and after each step move b against the load.
+A router (`onerec.model.routers`) picks k experts per token and weighs them; `MixtureOfExperts` does
+the rest and does not care which router it is. Shared experts see every token and are added with
+weight 1 (MoME arXiv 2510.04136; V2 has 1 beside 53 routed ones).
 
-Left out: expert parallelism, capacity limits, the sequence-wise auxiliary loss.
+Left out: expert parallelism, capacity limits.
 Shapes: T tokens, D width, F hidden width of an expert, E experts, k experts per token.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onerec.model.layers import gated
+from onerec.model.layers import SwiGLU, gated
+from onerec.model.routers import (
+    BIAS_STEP,
+    CompetitionRouter,
+    Losses,
+    LossFreeRouter,
+    Router,
+    RouterConfig,
+    Routing,
+    make_router,
+)
 
-BIAS_STEP = 1e-3  # gamma of DeepSeek-V3; OneRec prints none
+__all__ = [
+    "BIAS_STEP",
+    "LossFreeRouter",
+    "MixtureOfExperts",
+    "Recorded",
+    "Router",
+    "RouterConfig",
+    "Routing",
+    "load_balance",
+]
 
 
-class Routing(NamedTuple):
-    """Which experts see a token: `expert` (T, k) int64 and `weight` (T, k) float."""
+class Recorded(NamedTuple):
+    """One pass through a mixture: `expert` and `weight` (..., k) of the tokens (...) it was given.
+
+    `counted` (...) is how often each token enters the load, as handed in; None for once each.
+    Weights keep their gradient where gradients are on.
+    """
 
     expert: Tensor
     weight: Tensor
-
-
-class Router(Protocol):
-    """What a router offers: a choice per token, and a reaction to the load it caused."""
-
-    def __call__(self, x: Tensor) -> Routing: ...
-
-    def update(self, load: Tensor, step: float) -> None: ...
-
-
-class LossFreeRouter(nn.Module):
-    """Sigmoid affinities, chosen with a bias that only the load moves (DeepSeek-V3)."""
-
-    bias: Tensor
-
-    def __init__(self, width: int, experts: int, active: int) -> None:
-        super().__init__()
-        self.active = active
-        self.weight = nn.Parameter(torch.empty(experts, width))
-        self.register_buffer("bias", torch.zeros(experts))
-
-    def forward(self, x: Tensor) -> Routing:
-        """(T, D) -> routing, computed in at least float32, under autocast too."""
-        kind = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            affinity = torch.sigmoid(F.linear(x.to(kind), self.weight.to(kind)))  # (T, E)
-        expert = (affinity + self.bias).topk(self.active, dim=-1).indices  # (T, k)
-        weight = affinity.gather(-1, expert)
-        return Routing(expert, weight / weight.sum(-1, keepdim=True))
-
-    @torch.no_grad()
-    def update(self, load: Tensor, step: float) -> None:
-        """b += step for experts below the mean load (E,), b -= step for those above."""
-        self.bias += step * torch.sign(load.mean() - load)
+    counted: Tensor | None
 
 
 class MixtureOfExperts(nn.Module):
-    """E SwiGLU experts, k of them per token; every token is served (dropless)."""
+    """E SwiGLU experts, k of them per token; every token is served (dropless).
+
+    Args:
+        width: D.
+        hidden: F.
+        experts: E.
+        active: k.
+        shared: experts of hidden width F that see every token. They are one SwiGLU of `shared` F
+            hidden units, which is the same sum; together they start as loud as one (ours).
+        router: which router, and the weights of its losses.
+
+    Raises:
+        ValueError: k is not from 1 to E, `shared` is negative, or there is no such router.
+    """
 
     load: Tensor
     last_load: Tensor
 
-    def __init__(self, width: int, hidden: int, experts: int, active: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        experts: int,
+        active: int,
+        shared: int = 0,
+        router: RouterConfig | None = None,
+    ) -> None:
         super().__init__()
         if not 1 <= active <= experts:
             raise ValueError(f"active_experts={active} must be from 1 to experts={experts}")
-        self.experts = experts
-        self.router = LossFreeRouter(width, experts, active)
+        if shared < 0:
+            raise ValueError(f"shared_experts={shared} must be at least 0")
+        self.experts, self.active = experts, active
+        self.router = make_router(router or RouterConfig(), width, experts, active)
         self.gate_up = nn.Parameter(torch.empty(experts, width, 2 * hidden))
         self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.shared = SwiGLU(width, shared * hidden) if shared else None
+        self.losses: Losses = {}  # auxiliary, of the last training pass
+        self._recorded: list[Recorded] | None = None
         # tokens per expert: since the last update, and in the step before it
         self.register_buffer("load", torch.zeros(experts), persistent=False)
         self.register_buffer("last_load", torch.zeros(experts), persistent=False)
@@ -86,22 +103,46 @@ class MixtureOfExperts(nn.Module):
 
         Args:
             x: (..., D).
-            counted: (...) how often each token enters the load; 0 or False for padding.
+            counted: (...) how often each token enters load and losses; 0 or False for padding.
         """
         tokens = x.flatten(0, -2)  # (T, D)
-        routing = self.router(tokens)
+        if self.training and self.router.competing and self.router.off is None:
+            routing, y = self._compete(tokens, counted)
+        else:
+            routing = self.router(tokens)
+            if self.training:
+                self.losses = self.router.losses(routing, counted)
+            y = self._routed(tokens, routing)
         if self.training:
             self.load += self._tokens_per_expert(routing.expert, counted)
+        if self._recorded is not None:
+            shape = (*x.shape[:-1], -1)
+            expert, weight = routing.expert.view(shape), routing.weight.view(shape)
+            self._recorded.append(Recorded(expert, weight, counted))
+        y = y.view(x.shape)
+        return y if self.shared is None else y + self.shared(x)
+
+    def _routed(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """Each token (T, D) through its k experts alone -> (T, D)."""
         order = routing.expert.flatten().argsort(stable=True)  # (T k,) by expert
         token = order // routing.expert.shape[1]  # (T k,) source row
         ends = self._tokens_per_expert(routing.expert).long().cumsum(0)
         rows = tokens[token]  # (T k, D)
-        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+        if tokens.is_cuda and torch.is_autocast_enabled("cuda"):
             y = self.grouped(rows.to(torch.get_autocast_dtype("cuda")), ends)
         else:
             y = self.loop(rows, ends)
         y = y * routing.weight.flatten()[order, None]
-        return torch.zeros_like(y[: len(tokens)]).index_add(0, token, y).view(x.shape)
+        return torch.zeros_like(y[: len(tokens)]).index_add(0, token, y)
+
+    def _compete(self, tokens: Tensor, counted: Tensor | None) -> tuple[Routing, Tensor]:
+        """Each token (T, D) through all experts; the router keeps those that answer strongest."""
+        outputs = (gated(tokens @ self.gate_up) @ self.down).transpose(0, 1)  # (T, E, D)
+        router = cast(CompetitionRouter, self.router)
+        routing, self.losses = router.compete(tokens, outputs, counted)
+        index = routing.expert[..., None].expand(-1, -1, outputs.shape[-1])
+        winners = outputs.gather(1, index)  # (T, k, D)
+        return routing, (winners * routing.weight[..., None]).sum(1)
 
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         """All experts in one kernel that never waits for `ends`; bfloat16.
@@ -130,6 +171,11 @@ class MixtureOfExperts(nn.Module):
         one = one[:, None].expand(expert.shape).flatten()
         return torch.zeros_like(self.load).index_add(0, expert.flatten(), one)
 
+    def take_losses(self) -> Losses:
+        """The auxiliary losses of the last training pass, without weights; each pass once."""
+        losses, self.losses = self.losses, {}
+        return losses
+
     @torch.no_grad()
     def update_bias(self, step: float = BIAS_STEP) -> None:
         """Once after each optimiser step: balance by the load seen since the last call."""
@@ -140,6 +186,39 @@ class MixtureOfExperts(nn.Module):
     def balance(self) -> dict[str, float]:
         """How even the last step's load was; see `load_balance`."""
         return load_balance(self.last_load)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[list[Recorded]]:
+        """Inside, every pass leaves a `Recorded` in the list that is handed out.
+
+        In one thread alone: passes that others make at once come in any order.
+        """
+        before, self._recorded = self._recorded, []
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = before
+
+    @contextlib.contextmanager
+    def without(self, experts: Iterable[int]) -> Iterator[None]:
+        """Inside, these experts are never chosen; the weights are shared out over the others.
+
+        Raises:
+            ValueError: no such expert, or fewer than k are left.
+        """
+        asked, before = sorted(set(experts)), self.router.off
+        if any(not 0 <= expert < self.experts for expert in asked):
+            raise ValueError(f"experts {asked}: there are 0 to {self.experts - 1}")
+        off = torch.zeros_like(self.load, dtype=torch.bool) if before is None else before.clone()
+        off[asked] = True
+        left = self.experts - int(off.sum())
+        if left < self.active:
+            raise ValueError(f"experts {asked} off leaves {left}; a token needs {self.active}")
+        self.router.off = off
+        try:
+            yield
+        finally:
+            self.router.off = before
 
 
 def load_balance(load: Tensor) -> dict[str, float]:

@@ -16,7 +16,7 @@ D width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -33,8 +33,9 @@ from onerec.model.layers import (
     expert_hidden,
     ffn_hidden,
 )
-from onerec.model.moe import BIAS_STEP, MixtureOfExperts
+from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+from onerec.model.routers import CompetitionRouter
 
 CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codebooks give the start
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
@@ -52,7 +53,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OneRecConfig:
-    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway."""
+    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway.
+
+    `shared_experts` stand beside the routed ones and see every token.
+    """
 
     width: int = 128
     layers: int = 4
@@ -62,6 +66,8 @@ class OneRecConfig:
     positive_length: int = 256
     experts: int = 0
     active_experts: int = 2
+    shared_experts: int = 0
+    router: RouterConfig = field(default_factory=RouterConfig)
     dropout: float = 0.0
     label_smoothing: float = 0.0
 
@@ -128,8 +134,14 @@ class OneRec(nn.Module):
         config = self.config
         if not config.experts:
             return SwiGLU(config.width, ffn_hidden(config.width))
-        hidden = expert_hidden(config.width)
-        return MixtureOfExperts(config.width, hidden, config.experts, config.active_experts)
+        return MixtureOfExperts(
+            config.width,
+            expert_hidden(config.width),
+            config.experts,
+            config.active_experts,
+            config.shared_experts,
+            config.router,
+        )
 
     @property
     def levels(self) -> int:
@@ -162,8 +174,9 @@ class OneRec(nn.Module):
                 if name.endswith(("out.weight", "down.weight", "ffn.down")):
                     deviation /= math.sqrt(blocks[name.startswith("decoder")])
                 parameter.normal_(0.0, deviation, generator=generator)
-        for module in self.mixtures():
-            module.router.bias.zero_()
+        for name, buffer in self.named_buffers():
+            if name.endswith("router.bias"):
+                buffer.zero_()
 
     @torch.no_grad()
     def start_from_codebooks(self, codebooks: Tensor, generator: torch.Generator) -> None:
@@ -193,6 +206,16 @@ class OneRec(nn.Module):
         """Balance the experts by the load of the last step; call after each optimiser step."""
         for mixture in self.mixtures():
             mixture.update_bias(step)
+
+    def compete(self, layers: Tensor) -> None:
+        """Say in which mixtures (Y,) bool experts compete from now on, in training alone.
+
+        `routers.competition_schedule` has a row per step. For competition routers; nothing else
+        heeds it.
+        """
+        for mixture, competing in zip(self.mixtures(), layers.tolist(), strict=True):
+            if isinstance(mixture.router, CompetitionRouter):
+                mixture.router.competing = competing
 
     # ------------------------------------------------------------------ encoder
 
@@ -251,7 +274,9 @@ class OneRec(nn.Module):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Next-token loss: summed over levels (V1 section 2.3), mean over targets, in nats.
 
-        Returns the loss and its detached parts `loss_1` .. `loss_L`.
+        Returns the loss and its detached parts `loss_1` .. `loss_L`. In training the routers'
+        auxiliary losses are added, each times its weight and summed over layers, as Switch does;
+        their parts are `aux_balance` and so on, unweighted and the mean over layers.
         """
         codes = self.items.codes[batch.target]  # (B, M, L)
         codes = codes.masked_fill(batch.target[..., None] == 0, -100)
@@ -264,7 +289,24 @@ class OneRec(nn.Module):
             for level, logits in enumerate(self(batch))
         ]
         named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
-        return torch.stack(parts).sum(), named
+        loss = torch.stack(parts).sum()
+        if not self.training:
+            return loss, named
+        extra, more = self._auxiliary()
+        return (loss if extra is None else loss + extra), named | more
+
+    def _auxiliary(self) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The routers' losses of the last pass: weighted sum, None without any, and their parts."""
+        found: dict[str, list[Tensor]] = {}
+        for mixture in self.mixtures():
+            for name, value in mixture.take_losses().items():
+                found.setdefault(name, []).append(value)
+        if not found:
+            return None, {}
+        layers = {name: torch.stack(values) for name, values in found.items()}
+        weights = self.config.router.weights
+        total = torch.stack([weights[name] * value.sum() for name, value in layers.items()]).sum()
+        return total, {f"aux_{name}": value.detach().mean() for name, value in layers.items()}
 
     # --------------------------------------------------------------- generation
 

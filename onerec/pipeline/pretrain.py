@@ -5,6 +5,7 @@ control.json; that is all it does.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onerec.checkpoint import (
     prune,
     save_checkpoint,
 )
+from onerec.common import generator
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
@@ -27,6 +29,7 @@ from onerec.errors import DataError, RunError
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import Batch, OneRec
+from onerec.model.routers import competition_schedule
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
@@ -107,10 +110,22 @@ class Pretraining:
                 steps=self.config.steps,
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
+            before_step=self.competition(),
             after_step=lambda: self.model.update_router_bias(
                 self.setting.recipe.model.balance_rate
             ),
         )
+
+    def competition(self) -> Callable[[int], None] | None:
+        """What says before each step whose experts compete in it; None where they never do."""
+        recipe, model = self.setting.recipe, self.model
+        if recipe.routing.router != "competition":
+            return None
+        layers = len(model.mixtures())
+        schedule = competition_schedule(
+            model.config.router, self.config.steps, layers, generator(recipe.seed)
+        )
+        return lambda step: model.compete(schedule[step])
 
     def resume(self) -> None:
         """Go on from the newest finished checkpoint that can be read, if there is any."""
@@ -178,9 +193,10 @@ def pretrain(session: Session) -> None:
     ):
         last = result.step == config.steps
         values = _values(result, config.batch_size, result.step - training.start, begun)
-        if result.step % config.evaluate_every == 0 or last:
+        evaluated = result.step % config.evaluate_every == 0 or last
+        if evaluated:
             values |= training.evaluate(result.step)
-        if last or result.step % max(1, config.steps // _LOGGED) == 0 or len(values) > 8:
+        if evaluated or result.step % max(1, config.steps // _LOGGED) == 0:
             session.writer.log_metrics(STAGE, result.step, config.steps, **values)
             training.routing.record(result.step)
         if result.step % config.checkpoint_every == 0 or last:
@@ -226,8 +242,10 @@ def sample_cases(cases: Cases, limit: int) -> Cases:
 
 
 def _values(result: StepResult, batch_size: int, done: int, begun: float) -> dict[str, float]:
+    """What metrics.jsonl says of a step; `loss` is next-token alone, whatever routers add to it."""
+    levels = [value for name, value in result.values.items() if name.startswith("loss_")]
     return {
-        "loss": result.loss,
+        "loss": result.loss if len(levels) == len(result.values) else sum(levels),
         **result.values,
         "grad_norm": result.grad_norm,
         "lr": result.lr,

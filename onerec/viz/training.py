@@ -16,6 +16,10 @@ NAMES = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "samples_per_second": "samples per second",
+    "aux_balance": "balance loss of the routers",
+    "aux_z": "z-loss of the routers",
+    "aux_distillation": "distillation loss of the routers",
+    "aux_diversity": "cosine between competing experts",
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onerec.model.moe import LossFreeRouter, MixtureOfExperts, load_balance
+from onerec.model.moe import LossFreeRouter, MixtureOfExperts, RouterConfig, load_balance
 
 
 def make(width=6, hidden=4, experts=5, active=2, seed=0):
@@ -123,3 +123,126 @@ def test_the_bias_evens_out_a_skewed_router():
 def test_more_active_than_experts_is_refused():
     with pytest.raises(ValueError, match="active_experts=3"):
         MixtureOfExperts(4, 4, 2, 3)
+
+
+# ------------------------------------------------------------ shared experts
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_shared_experts_are_added_to_every_token(shared):
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(6, 4, 5, 2, shared).double().eval()
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.normal_()
+    x = torch.randn(7, 6).double()
+    expected = token_by_token(mixture, x)
+    gate, up = mixture.shared.gate_up.weight.chunk(2)  # (shared F, D) each
+    down = mixture.shared.down.weight  # (D, shared F)
+    for n in range(shared):
+        rows = slice(4 * n, 4 * n + 4)
+        expected = expected + (F.silu(x @ gate[rows].T) * (x @ up[rows].T)) @ down[:, rows].T
+    torch.testing.assert_close(mixture(x), expected)
+    assert mixture.train()(x).shape == x.shape
+    assert mixture.load.sum() == 14  # shared experts are no load
+
+
+def test_a_mixture_without_shared_experts_has_the_names_of_old_checkpoints():
+    assert list(MixtureOfExperts(6, 4, 5, 2).state_dict()) == [
+        "gate_up",
+        "down",
+        "router.weight",
+        "router.bias",
+    ]
+    with pytest.raises(ValueError, match="shared_experts=-1"):
+        MixtureOfExperts(6, 4, 5, 2, -1)
+
+
+# ----------------------------------------------------------------- recording
+
+
+def test_a_record_is_what_the_router_says_of_each_token():
+    mixture = make()
+    x, counted = torch.randn(2, 3, 6).double(), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    with mixture.record() as passes:
+        mixture(x, counted)
+        mixture(x[0])
+    mixture(x)  # nobody looks
+    assert [tuple(one.expert.shape) for one in passes] == [(2, 3, 2), (3, 2)]
+    assert passes[0].counted is counted
+    assert passes[1].counted is None
+    for b in range(2):
+        for t in range(3):
+            routing = mixture.router(x[b, t][None])
+            assert passes[0].expert[b, t].equal(routing.expert[0])
+            torch.testing.assert_close(passes[0].weight[b, t], routing.weight[0])
+
+
+def test_a_recorded_weight_keeps_its_gradient():
+    mixture = make()
+    with mixture.record() as passes:
+        mixture(torch.randn(4, 6).double())
+    passes[0].weight[:, 0].sum().backward()
+    assert mixture.router.weight.grad.abs().max() > 0
+
+
+def test_recording_ends_with_an_error_too_and_may_be_nested():
+    mixture, x = make(), torch.randn(4, 6).double()
+    with mixture.record() as outer:
+        mixture(x)
+        with mixture.record() as inner:
+            mixture(x)
+        with pytest.raises(ValueError, match="nobody"), mixture.record() as failed:
+            raise ValueError("nobody has run it")
+    mixture(x)
+    assert [len(outer), len(inner), len(failed)] == [1, 1, 0]
+
+
+# --------------------------------------------------------------- switched off
+
+
+@pytest.mark.parametrize("kind", ["loss_free", "softmax", "competition"])
+@pytest.mark.parametrize("active", [1, 2])
+def test_an_expert_that_is_off_gets_no_token_and_the_others_share_its_weight(kind, active):
+    torch.manual_seed(2)
+    mixture = MixtureOfExperts(6, 4, 5, active, router=RouterConfig(kind)).double().eval()
+    rest = MixtureOfExperts(6, 4, 4, active, router=RouterConfig(kind)).double().eval()
+    kept = [0, 1, 2, 4]  # `rest` has never had expert 3
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.normal_()
+        rest.router.weight.copy_(mixture.router.weight[kept])
+        rest.gate_up.copy_(mixture.gate_up[kept])
+        rest.down.copy_(mixture.down[kept])
+    x = torch.randn(64, 6).double()
+    before = mixture(x)
+    with mixture.record() as passes, mixture.without([3]):
+        without = mixture(x)
+    assert not (passes[0].expert == 3).any()
+    torch.testing.assert_close(without, rest(x))
+    assert not torch.allclose(without, before)
+    assert mixture(x).equal(before)
+
+
+def test_what_cannot_be_switched_off_is_refused():
+    mixture = make(experts=3)
+    with pytest.raises(ValueError, match=r"experts \[3\]: there are 0 to 2"), mixture.without([3]):
+        pass
+    with mixture.without([1]):
+        with pytest.raises(ValueError, match="leaves 1; a token needs 2"), mixture.without([2]):
+            pass
+        with mixture.record() as passes:
+            mixture(torch.randn(9, 6).double())
+    assert passes[0].expert.sort().values.unique(dim=0).tolist() == [[0, 2]]
+    assert mixture.router.off is None
+
+
+def test_nobody_competes_while_an_expert_is_off():
+    mixture = MixtureOfExperts(6, 4, 5, 2, router=RouterConfig("competition")).train()
+    mixture.router.competing = True
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.normal_()
+    with mixture.record() as passes, mixture.without([3]):
+        mixture(torch.randn(64, 6))
+    assert not (passes[0].expert == 3).any()

@@ -8,6 +8,7 @@ import torch
 import toy_model as toy
 
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
+from onerec.model.routers import RouterConfig
 
 
 def test_loss_of_a_model_that_knows_nothing_is_the_sum_of_log_n():
@@ -197,3 +198,68 @@ def test_codes_start_at_their_centroids_up_to_a_rotation() -> None:
         assert torch.allclose(cosine(model.heads[level].weight, embedded), torch.ones(8), atol=1e-5)
     assert torch.equal(model.codes.rows()[3], last)
     assert model.codes.rows()[0].norm(dim=1).mean().item() == pytest.approx(0.125 * 4)
+
+
+# --------------------------------------------------------------------- routers
+
+
+def test_auxiliary_losses_are_added_with_their_weights_and_not_reported_as_levels():
+    settings = {"balance_weight": 0.5, "z_weight": 0.25}
+    config = {"experts": 3, "router": RouterConfig("softmax", **settings)}
+    model, batch = toy.make_model(**config), toy.make_batch()
+    batch.target[0, 1] = 0
+    plain, levels = model.loss(batch)
+    assert list(levels) == ["loss_1", "loss_2", "loss_3"]
+    loss, parts = model.train().loss(batch)
+    assert list(parts) == [*levels, "aux_balance", "aux_z"]
+    for name, value in levels.items():
+        torch.testing.assert_close(parts[name], value)
+    layers = len(model.mixtures())
+    added = layers * (0.5 * parts["aux_balance"] + 0.25 * parts["aux_z"])
+    torch.testing.assert_close(loss, plain + added)
+    model.eval()
+    assert model.loss(batch)[0].equal(plain)
+    model.train()(batch)  # a pass whose losses nobody takes
+    assert model.eval().loss(batch)[0].equal(plain)
+
+
+def test_auxiliary_losses_do_not_see_targets_that_do_not_exist():
+    """As if every target had a context of its own, and those of nobody were not there."""
+    model = toy.make_model(experts=3, router=RouterConfig("softmax")).train()
+    batch = toy.make_batch()
+    batch.target[0] = batch.target[1, 2] = 0
+    _, parts = model.loss(batch)
+    kept = (batch.target > 0).nonzero()
+    alone = toy.rows(batch, kept[:, 0])
+    alone.target = batch.target[kept[:, 0], kept[:, 1]][:, None]
+    _, expected = model.loss(alone)
+    for name in ("aux_balance", "aux_z"):
+        torch.testing.assert_close(parts[name], expected[name])
+
+
+def test_experts_compete_in_the_layers_that_are_told_to():
+    model = toy.make_model(experts=3, router=RouterConfig("competition")).train()
+    batch = toy.make_batch()
+    normal = {"aux_balance", "aux_z"}
+    competing = {"aux_balance", "aux_distillation", "aux_diversity"}
+    model.compete(torch.tensor([False, True]))
+    assert model.loss(batch)[1].keys() - {"loss_1", "loss_2", "loss_3"} == normal | competing
+    model.compete(torch.tensor([True, True]))
+    loss, parts = model.loss(batch)
+    assert parts.keys() - {"loss_1", "loss_2", "loss_3"} == competing
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.mixtures()[0].parameters())
+    other = toy.make_model(experts=3)
+    other.compete(torch.tensor([True, True]))
+    assert not any(mixture.router.competing for mixture in other.mixtures())
+
+
+@pytest.mark.parametrize("kind", ["softmax", "competition"])
+def test_every_router_starts_from_the_generator_and_survives_a_copy(kind):
+    settings = {"experts": 3, "shared_experts": 1, "router": RouterConfig(kind)}
+    one, other = toy.make_model(seed=5, **settings), toy.make_model(seed=5, **settings)
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert a.equal(b), name
+    one.train().loss(toy.make_batch())
+    copied = copy.deepcopy(one)
+    assert copied.eval()(toy.make_batch())[0].equal(one.eval()(toy.make_batch())[0])

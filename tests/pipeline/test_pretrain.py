@@ -18,9 +18,13 @@ import torch
 import toy_home
 from safetensors.torch import load_file, save_file
 
+from onerec.assembly import Setting, load_semantic_ids
+from onerec.common import generator
+from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
 from onerec.metrics import recall_at_k
+from onerec.model.routers import competition_schedule
 from onerec.pipeline import run_stage
 from onerec.pipeline.pretrain import sample_cases
 from onerec.recommend import Recommender
@@ -143,6 +147,41 @@ def test_a_stop_is_obeyed_at_once_and_the_rest_is_as_if_it_had_not_been(
     # Metrics hold each step once, though the run was made in two parts.
     assert run.metrics("pretrain")["step"].tolist() == list(range(1, toy_home.STEPS + 1))
     assert run.metrics("pretrain")["loss"].equals(first.metrics("pretrain")["loss"])
+
+
+COMPETING = {
+    "routing.router": "competition",
+    "routing.shared_experts": "1",
+    "routing.competition_rate": "0.3",
+    "routing.competition_layers": "1",
+    "routing.competition_warmup": "0.2",
+    "model.active_experts": "2",
+    "model.experts": "3",
+}
+
+
+def test_competition_keeps_its_schedule_and_a_resumed_one_is_the_uninterrupted_one(
+    home: Path,
+) -> None:
+    recipe = toy_home.make_recipe(COMPETING)
+    whole = run_stage("pretrain", "whole", recipe=recipe, dataset="toy", home=home)
+    metrics = whole.metrics("pretrain").set_index("step")
+    layers = recipe.model.decoder_layers
+    model = Setting.of(recipe, open_dataset("toy", home)).new_model(load_semantic_ids(whole)[0])
+    plan = competition_schedule(
+        model.config.router, toy_home.STEPS, layers, generator(recipe.seed)
+    ).sum(1)
+    assert 0 < plan.sum() < toy_home.STEPS
+    for name in ("aux_distillation", "aux_diversity"):
+        assert metrics[name].notna().tolist() == plan.bool().tolist()
+    assert metrics["aux_z"].notna().tolist() == (plan < layers).tolist()
+    assert metrics["aux_balance"].notna().all()
+    levels = metrics[["loss_1", "loss_2"]].sum(axis=1)
+    assert np.allclose(metrics["loss"], levels, atol=1e-6)  # next-token alone
+    stop = at_step(13, lambda: Run(home / "runs" / "x").control(stop=True))
+    run_stage("pretrain", "x", recipe=recipe, dataset="toy", home=home, report=stop)
+    resumed = run_stage("pretrain", "x", home=home)
+    assert_same_weights(resumed, whole)
 
 
 def test_a_pause_holds_single_steps_pass_and_the_weights_do_not_mind(

@@ -32,6 +32,7 @@ def test_one_metric(curves: pd.DataFrame) -> None:
     assert list(fig.data[0].x) == list(range(1, fake_run.STEPS + 1))
     assert theme.title(fig).startswith("Gradient norm is 1.017 at step 60")
     assert not viz.metric(curves, "nothing_of_the_kind").data
+    assert viz.metric_name("aux_balance") == "balance loss of the routers"
 
 
 def test_valid_names_the_best_step(curves: pd.DataFrame) -> None:
