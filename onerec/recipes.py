@@ -188,6 +188,8 @@ _CHOICES = {
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
+    "model.kind": ("encoder_decoder", "lazy"),
+    "model.expert_blocks": ("decoder", "alternate", "late"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam"),
@@ -209,6 +211,9 @@ _AT_LEAST = {
     "history.positive_length": 0,
     "model.experts": 0,
     "model.active_experts": 1,
+    "context.width": 0,
+    "context.sets": 1,
+    "context.groups": 0,
     "train.steps": 1,
     "train.batch_size": 1,
     "train.targets": 1,
@@ -280,6 +285,8 @@ def _check(config: Recipe) -> Recipe:
         raise RecipeError(
             f"model.active_experts={model.active_experts} is above model.experts={model.experts}"
         )
+    if model.kind == "lazy":
+        _check_context(config)
     if config.history.short_length + config.history.positive_length == 0:
         raise RecipeError("history.short_length and history.positive_length are both 0: no input")
     for name in config.baselines.names:
@@ -289,3 +296,20 @@ def _check(config: Recipe) -> Recipe:
                 f"there are {listed(BASELINES)}"
             )
     return config
+
+
+def _check_context(config: Recipe) -> None:
+    model, context = config.model, config.context
+    if context.sets > model.decoder_layers:
+        raise RecipeError(
+            f"context.sets={context.sets} is above model.decoder_layers={model.decoder_layers}: "
+            "a block reads one set"
+        )
+    if context.groups and model.heads % context.groups:
+        raise RecipeError(
+            f"model.heads={model.heads} is no multiple of context.groups={context.groups}"
+        )
+    if model.tied_output and context.width not in (0, model.width):
+        raise RecipeError(
+            f"model.tied_output=true needs context.width=0 (model.width), not {context.width}"
+        )

@@ -46,6 +46,15 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.width": "30"}, "no multiple of model.heads"),
         ("tiny", {"model.dropout": "1"}, "from 0 to below 1"),
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
+        ("tiny", {"model.kind": "lazzy"}, "did you mean 'lazy'"),
+        ("tiny", {"model.expert_blocks": "all"}, "needs decoder, alternate, late"),
+        ("tiny", {"model.kind": "lazy", "context.sets": "2"}, "above model.decoder_layers=1"),
+        ("tiny", {"model.kind": "lazy", "context.groups": "3"}, "no multiple of context.groups=3"),
+        (
+            "tiny",
+            {"model.kind": "lazy", "model.tied_output": "true", "context.width": "8"},
+            "model.tied_output=true needs context.width=0",
+        ),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
         ("tiny", {"baselines.names": "sasrek"}, "did you mean 'sasrec'"),
         ("tiny", {"history.short_length": "0", "history.positive_length": "0"}, "no input"),
@@ -64,8 +73,14 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 
 def test_the_number_of_knobs_is_a_budget() -> None:
-    """A new setting has to earn its place; reward, align and industrial brought 21."""
-    assert len(setting_names()) <= 74
+    """A new setting has to earn its place; reward, align and industrial brought 21, lazy 6."""
+    assert len(setting_names()) <= 80
+
+
+def test_a_recipe_from_before_there_were_kinds_loads_unchanged() -> None:
+    values = to_dict(recipe("tiny"))
+    del values["context"], values["model"]["kind"], values["model"]["expert_blocks"]
+    assert from_dict(values) == recipe("tiny")
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:
