@@ -20,7 +20,7 @@ from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
 from onerec.model.lazy import LazyConfig, LazyDecoder
-from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
 from onerec.runs import Run
@@ -84,8 +84,7 @@ class Setting:
             tied_output=self.recipe.model.tied_output,
         )
         items = self.features.item_table(ids.codes, vectors)
-        kind = LazyDecoder if isinstance(config, LazyConfig) else OneRec
-        result = kind(config, vocabulary, items)
+        result = new_model(config, vocabulary, items)
         stream = generator(self.recipe.seed)
         result.init_weights(stream)
         if codebooks is not None:
@@ -113,6 +112,13 @@ def model_config(recipe: Recipe) -> OneRecConfig:
         return config
     shape = dataclasses.asdict(config) | {"layers": 0, "context": recipe.context}
     return LazyConfig(**shape)
+
+
+def new_model(config: OneRecConfig, vocabulary: Vocabulary, items: ItemTable) -> OneRec:
+    """The model that a configuration is of."""
+    if isinstance(config, LazyConfig):
+        return LazyDecoder(config, vocabulary, items)
+    return OneRec(config, vocabulary, items)
 
 
 def setting_of(run: Run, home: Path | None = None) -> Setting:

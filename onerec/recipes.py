@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.paper_recipes import PAPER_RECIPES
 from onerec.sections import (
     AlignConfig,
     BaselineConfig,
@@ -124,6 +125,7 @@ def kuairand() -> Recipe:
 
 
 __all__ = [
+    "BY_DATA",
     "RECIPES",
     "Recipe",
     "from_dict",
@@ -133,8 +135,9 @@ __all__ = [
     "to_dict",
 ]
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    function.__name__: function for function in (tiny, small, beauty, kuairand)
+BY_DATA = {function.__name__: function for function in (tiny, small, beauty, kuairand)}
+RECIPES: dict[str, Callable[[], Recipe]] = BY_DATA | {
+    function.__name__: function for function in PAPER_RECIPES
 }
 
 
