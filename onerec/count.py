@@ -151,23 +151,27 @@ class Counter:
 
     # ------------------------------------------------------------------ operations
 
-    def forward_flops(self, events: float | None = None, targets: int | None = None) -> Counts:
+    def forward_flops(
+        self, events: float | None = None, targets: int | None = None, shared: bool = True
+    ) -> Counts:
         """Part -> operations of one forward pass of a context and its targets.
 
         Args:
             events: events of a context, all pathways together, without padding; None: all places.
             targets: M; None: the recipe's.
+            shared: the targets share the decoder's first position, as they do here; V2 counts one
+                for each.
         """
         events = self.default_events() if events is None else events
         m = self.targets if targets is None else targets
         width, read, s = self.width, self.read, 1 + events
-        positions = 1 + m * (self.levels - 1)
+        rest = m * (self.levels - 1)
+        positions = rest + (1 if shared else m)
         static = self.static * len(self.known.user_features)
         pathways = events * (read * (self.dim + read + self.known.content_dim))
         pathways += events * self.known.behaviours * self.label
         pathways += read * (static + read) if static else 0
         encoder = len(self.encoder) * s * (4 * width**2 + 2 * s * width)
-        rest = m * (self.levels - 1)
         own = positions * 4 * width**2 + 2 * rest * self.levels * width
         cross = positions * (2 * width**2 + 2 * s * width)
         macs: Counts = {
@@ -190,13 +194,17 @@ class Counter:
         dense = 3 * self.width * self.hidden
         return sum(mixture if place else dense for place in places)
 
-    def training_flops(self, events: float | None = None, targets: int | None = None) -> float:
+    def training_flops(
+        self, events: float | None = None, targets: int | None = None, shared: bool = True
+    ) -> float:
         """Operations of one training sample: three forward passes."""
-        return 3 * sum(self.forward_flops(events, targets).values())
+        return 3 * sum(self.forward_flops(events, targets, shared).values())
 
     # ------------------------------------------------------------------ activations
 
-    def activations(self, events: float | None = None, targets: int | None = None) -> Counts:
+    def activations(
+        self, events: float | None = None, targets: int | None = None, shared: bool = True
+    ) -> Counts:
         """Part -> floating-point values that autograd keeps for the backward pass of one sample.
 
         For the modules as they are in float32 on a CPU without packing and without dropout. Kept
@@ -210,7 +218,7 @@ class Counter:
         m = self.targets if targets is None else targets
         width, read, s = self.width, self.read, 1 + events
         rest = m * (self.levels - 1)
-        positions, written = 1 + rest, m * self.levels
+        positions, written = rest + (1 if shared else m), m * self.levels
         norm = 2 * width + 1
         static = self.static * len(self.known.user_features)
         pathways = events * (self.dim + 2 * read + self.known.content_dim + self.known.behaviours)

@@ -182,6 +182,20 @@ def test_events_that_do_not_exist_cost_nothing() -> None:
     assert none["encoder"] == 2 * (10 * 32**2 + 2 * 32)  # one state: 4 D^2, 6 D^2, scores
 
 
+def test_a_first_position_of_ones_own_is_a_decoder_for_each_target() -> None:
+    for kind in KINDS.values():
+        counter = ready(small(**kind), FEATURES["all"])[2]
+        alone, five = counter.forward_flops(10, 1), counter.forward_flops(10, 5, shared=False)
+        assert five["decoder"] == 5 * alone["decoder"]
+        assert five["context"] == alone["context"]
+        assert five["heads"] == 5 * alone["heads"]
+        kept_alone, kept_five = counter.activations(10, 1), counter.activations(10, 5, shared=False)
+        masks = len(counter.decoder) * 11  # of the context: once
+        assert kept_five["decoder"] - masks == 5 * (kept_alone["decoder"] - masks)
+        assert kept_five["heads"] == 5 * kept_alone["heads"]
+        assert counter.training_flops(10, 5) < counter.training_flops(10, 5, shared=False)
+
+
 def kept(model: OneRec, batch: Batch) -> int:
     """Floating-point values that autograd keeps: distinct storages, without weights and inputs."""
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
