@@ -148,7 +148,8 @@ class ContextProcessor(nn.Module):
     def forward(self, tokens: Tensor, packing: Packing) -> list[KeyValue]:
         """Tokens (T, C) of a grid (B, S) -> for each set keys and values (B, G, S, Dh)."""
         chunks = self.project(tokens).chunk(len(self.norms), dim=-1)  # (T, G Dh) each
-        normed = [norm(c).to(c.dtype) for norm, c in zip(self.norms, chunks, strict=True)]
+        kind = self.project.weight.dtype  # of the norms too: under autocast chunks are narrower
+        normed = [norm(c.to(kind)).to(c.dtype) for norm, c in zip(self.norms, chunks, strict=True)]
         heads = [split_heads(packing.unpack(chunk), self.groups) for chunk in normed]
         if not torch.is_grad_enabled():
             heads = [table.contiguous() for table in heads]

@@ -230,6 +230,20 @@ def test_a_model_that_knows_nothing_has_the_mean_of_log_n():
     assert model.loss(batch)[0].item() == pytest.approx(sum(map(math.log, toy.SIZES)) / 3)
 
 
+def test_under_autocast_keys_stay_narrow_and_shared_and_the_loss_is_near(monkeypatch):
+    """Norms see their own dtype (a mismatch warns, and leaves the fused kernel)."""
+    monkeypatch.setattr(packing, "packs", lambda device: False)  # as on a GPU
+    model, batch = toy.make_lazy(), toy.make_batch()
+    expected = model.loss(batch)[0].item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        key, value = model.encode(batch).keys_values[0]
+        loss, _ = model.loss(batch)
+    assert key is value
+    assert key.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=0.02)
+
+
 def test_every_target_that_exists_loads_the_routed_experts_alone():
     model, batch = toy.make_lazy(experts=3).train(), toy.make_batch()
     batch.target[0] = 0
