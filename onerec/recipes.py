@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.model.sizes import ExpertBlocks, expert_blocks
 from onerec.paper_recipes import PAPER_RECIPES
 from onerec.sections import (
     AlignConfig,
@@ -290,6 +291,7 @@ def _check(config: Recipe) -> Recipe:
         )
     if model.kind == "lazy":
         _check_context(config)
+    _check_experts(config)
     if config.history.short_length + config.history.positive_length == 0:
         raise RecipeError("history.short_length and history.positive_length are both 0: no input")
     for name in config.baselines.names:
@@ -315,4 +317,16 @@ def _check_context(config: Recipe) -> None:
     if model.tied_output and context.width not in (0, model.width):
         raise RecipeError(
             f"model.tied_output=true needs context.width=0 (model.width), not {context.width}"
+        )
+
+
+def _check_experts(config: Recipe) -> None:
+    model = config.model
+    layers = 0 if model.kind == "lazy" else model.encoder_layers
+    where = typing.cast(ExpertBlocks, model.expert_blocks)
+    encoder, decoder = expert_blocks(where, layers, model.decoder_layers)
+    if model.experts and not any(encoder + decoder):
+        raise RecipeError(
+            f"model.expert_blocks={where} leaves no block for model.experts={model.experts} with "
+            f"model.decoder_layers={model.decoder_layers}; add blocks or set model.experts=0"
         )

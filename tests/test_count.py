@@ -119,8 +119,8 @@ def test_parameters_are_those_of_the_module_part_by_part(kind: str, features: st
         assert parts["code_table"] == count("codes.table.weight")
         assert parts["routers"] == count("router.weight")
         assert parts["experts"] == count(
-            "ffn.gate_up", "ffn.down", "shared.gate_up.weight"
-        ) + count("shared.down.weight")
+            "ffn.gate_up", "ffn.down", "shared_expert.gate_up.weight"
+        ) + count("shared_expert.down.weight")
         assert parts["dense"] == count("ffn.gate_up.weight", "ffn.down.weight")
         attention = count("attention.qkv.weight", "attention.out.weight", "cross.query.weight")
         attention += count("cross.key_value.weight", "cross.out.weight")

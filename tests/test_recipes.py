@@ -48,6 +48,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
         ("tiny", {"model.kind": "lazzy"}, "did you mean 'lazy'"),
         ("tiny", {"model.expert_blocks": "all"}, "needs decoder, alternate, late"),
+        ("tiny", {"model.expert_blocks": "late"}, "late leaves no block for model.experts=4"),
         ("tiny", {"model.kind": "lazy", "context.sets": "2"}, "above model.decoder_layers=1"),
         ("tiny", {"model.kind": "lazy", "context.groups": "3"}, "no multiple of context.groups=3"),
         (

@@ -58,6 +58,8 @@ class LazyConfig(OneRecConfig):
 class LazyDecoder(OneRec):
     """Decoder-only model with the interface of `OneRec`; see the module's docstring.
 
+    `loss` is the mean over levels, where OneRec's is the sum.
+
     Raises:
         ValueError: as OneRec; more sets than blocks; heads no multiple of groups; or tied outputs
             with code tables narrower than the decoder.
@@ -122,13 +124,9 @@ class LazyDecoder(OneRec):
         """(..., D) -> (..., N_level), with the norm of that position (V2)."""
         return super().logits(level, self.level_norms[level](hidden))
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Next-token loss: mean over levels (V2 section 3.2; V1 sums) and targets, in nats.
-
-        Returns the loss and its detached parts `loss_1` .. `loss_L`.
-        """
-        total, parts = super().loss(batch)
-        return total / self.levels, parts
+    def _over_levels(self, losses: Tensor) -> Tensor:
+        """Their mean (V2 section 3.2; V1 sums)."""
+        return losses.mean()
 
 
 class ContextProcessor(nn.Module):
@@ -182,10 +180,10 @@ class SharedMixture(MixtureOfExperts):
     def __init__(self, width: int, experts: int, active: int) -> None:
         hidden = lazy_expert_hidden(width)
         super().__init__(width, hidden, experts, active)
-        self.shared = SwiGLU(width, hidden)
+        self.shared_expert = SwiGLU(width, hidden)
 
     def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
-        y: Tensor = self.shared(x)
+        y: Tensor = self.shared_expert(x)
         return y + super().forward(x, counted)
 
 

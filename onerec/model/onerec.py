@@ -278,7 +278,11 @@ class OneRec(nn.Module):
             for level, logits in enumerate(self(batch))
         ]
         named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
-        return torch.stack(parts).sum(), named
+        return self._over_levels(torch.stack(parts)), named
+
+    def _over_levels(self, losses: Tensor) -> Tensor:
+        """The losses of the levels (L,) as one: here their sum."""
+        return losses.sum()
 
     # --------------------------------------------------------------- generation
 

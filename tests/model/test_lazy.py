@@ -51,7 +51,7 @@ def feed_forward(x, ffn):
         return swiglu(x, ffn)
     affinity = torch.sigmoid(ffn.router.weight @ x)
     chosen = (affinity + ffn.router.bias).topk(ffn.router.active).indices.tolist()
-    y = swiglu(x, ffn.shared)
+    y = swiglu(x, ffn.shared_expert)
     for e in chosen:
         gate, up = (x @ ffn.gate_up[e]).chunk(2)
         weight = affinity[e] / sum(affinity[i] for i in chosen)
