@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DataError": "onerec.errors",
     "Dataset": "onerec.data.dataset",
+    "LazyConfig": "onerec.model.lazy",
+    "LazyDecoder": "onerec.model.lazy",
     "OneRec": "onerec.model.onerec",
     "OneRecConfig": "onerec.model.onerec",
     "OneRecError": "onerec.errors",

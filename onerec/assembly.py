@@ -3,6 +3,7 @@
 Training, evaluation, serving and the app all get them here, so that they cannot disagree.
 """
 
+import dataclasses
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from onerec.data.batches import Contexts, Features
 from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
-from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.model.lazy import LazyConfig, LazyDecoder
+from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.model.routers import RouterConfig
+from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
 from onerec.runs import Run
 from onerec.tokenizer.semantic_ids import SemanticIds
@@ -67,7 +70,7 @@ class Setting:
         Raises:
             RunError: the recipe reads content vectors and there are none.
         """
-        model, history = self.recipe.model, self.recipe.history
+        history, config = self.recipe.history, model_config(self.recipe)
         if not history.content:
             vectors = None
         elif vectors is None:
@@ -75,45 +78,64 @@ class Setting:
                 "history.content=true needs tokenizer/vectors.safetensors, which is not there; "
                 "run `onerec tokenize` again"
             )
-        config = OneRecConfig(
-            width=model.width,
-            layers=model.encoder_layers,
-            decoder_layers=model.decoder_layers,
-            heads=model.heads,
-            short_length=history.short_length,
-            positive_length=history.positive_length,
-            experts=model.experts,
-            active_experts=model.active_experts,
-            shared_experts=self.recipe.routing.shared_experts,
-            router=self._router(),
-            dropout=model.dropout,
-            label_smoothing=model.label_smoothing,
-        )
         vocabulary = replace(
             self.features.vocabulary(ids.sizes, self.dataset.n_items),
             content_dim=0 if vectors is None else vectors.shape[1],
             item_input=typing.cast(ItemInput, history.item_input),
-            tied_output=model.tied_output,
+            tied_output=self.recipe.model.tied_output,
         )
-        result = OneRec(config, vocabulary, self.features.item_table(ids.codes, vectors))
+        items = self.features.item_table(ids.codes, vectors)
+        result = new_model(config, vocabulary, items)
         stream = generator(self.recipe.seed)
         result.init_weights(stream)
         if codebooks is not None:
             result.start_from_codebooks(torch.from_numpy(codebooks), stream)
         return result
 
-    def _router(self) -> RouterConfig:
-        routing = self.recipe.routing
-        return RouterConfig(
-            kind=routing.router,
-            balance_weight=routing.balance_weight,
-            z_weight=routing.z_weight,
-            distillation_weight=routing.distillation_weight,
-            diversity_weight=routing.diversity_weight,
-            competition_rate=routing.competition_rate,
-            competition_layers=routing.competition_layers,
-            competition_warmup=routing.competition_warmup,
-        )
+
+def model_config(recipe: Recipe) -> OneRecConfig:
+    """What the recipe says of the model: a `LazyConfig` where `model.kind` is lazy."""
+    model, history = recipe.model, recipe.history
+    config = OneRecConfig(
+        width=model.width,
+        layers=model.encoder_layers,
+        decoder_layers=model.decoder_layers,
+        heads=model.heads,
+        short_length=history.short_length,
+        positive_length=history.positive_length,
+        experts=model.experts,
+        active_experts=model.active_experts,
+        shared_experts=recipe.routing.shared_experts,
+        router=_router(recipe),
+        dropout=model.dropout,
+        label_smoothing=model.label_smoothing,
+        expert_blocks=typing.cast(ExpertBlocks, model.expert_blocks),
+    )
+    if model.kind == "encoder_decoder":
+        return config
+    shape = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    return LazyConfig(**shape | {"layers": 0, "context": recipe.context})
+
+
+def _router(recipe: Recipe) -> RouterConfig:
+    routing = recipe.routing
+    return RouterConfig(
+        kind=routing.router,
+        balance_weight=routing.balance_weight,
+        z_weight=routing.z_weight,
+        distillation_weight=routing.distillation_weight,
+        diversity_weight=routing.diversity_weight,
+        competition_rate=routing.competition_rate,
+        competition_layers=routing.competition_layers,
+        competition_warmup=routing.competition_warmup,
+    )
+
+
+def new_model(config: OneRecConfig, vocabulary: Vocabulary, items: ItemTable) -> OneRec:
+    """The model that a configuration is of."""
+    if isinstance(config, LazyConfig):
+        return LazyDecoder(config, vocabulary, items)
+    return OneRec(config, vocabulary, items)
 
 
 def setting_of(run: Run, home: Path | None = None) -> Setting:

@@ -1,9 +1,8 @@
 """What a run will cost, from its recipe and the size of its dataset, before anything is built.
 
-Parameters count tables, attention, feed-forward, experts and heads, but not the narrow tables of
-event features, which depend on the data (at `tiny` they are a few per cent). One training sample
-costs three forward passes (one forward, one backward of twice its size). Seconds are that over a
-rate measured once: an estimate to choose by, not a promise.
+`onerec.count` has the formulas. Without a dataset's cardinalities the narrow tables of its features
+are left out (at `tiny` a few per cent), and contexts are taken as full. Seconds are operations over
+a rate measured once: an estimate to choose by, not a promise.
 """
 
 import ctypes
@@ -11,12 +10,16 @@ import functools
 import importlib.metadata
 from dataclasses import dataclass
 
+from onerec.count import Cardinalities, Counter
 from onerec.errors import RecipeError
 from onerec.recipes import Recipe
 
 # Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in eager bfloat16.
 CPU_RATE, GPU_RATE = 2.5e10, 2.5e13
+# Dense bfloat16, without sparsity, as NVIDIA's data sheets say; the first name that fits counts.
+PEAK_RATES = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
 _BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
+_BYTES_KEPT = 4  # of an activation
 
 
 @dataclass(frozen=True)
@@ -30,38 +33,45 @@ class Cost:
     seconds: float
 
 
-def estimate(recipe: Recipe, n_items: int, device: str = "cpu") -> Cost:
-    """The cost of pre-training `recipe` on a dataset of `n_items`."""
-    model, width = recipe.model, recipe.model.width
-    ffn = 3 * width * 2 * width
-    expert = 3 * width * max(128, round(8 * width / 3 / 128) * 128)
-    attention = 4 * width * width
-    shared = recipe.routing.shared_experts if model.experts else 0
-    experts = (model.experts or 1) + shared
-    active = (model.active_experts if model.experts else 1) + shared
-    block = expert if model.experts else ffn
-    encoder = model.encoder_layers * (attention + ffn)
-    decoder = model.decoder_layers * 2 * attention
-    levels = recipe.tokenizer.levels
-    codes = levels * min(recipe.tokenizer.codebook_size, max(2, n_items // 4)) * width
-    items = n_items * width if recipe.history.item_input != "codes" else 0
-    tables = codes + items + (0 if model.tied_output else codes)
-    parameters = tables + encoder + decoder + model.decoder_layers * experts * block
-    positions = 1 + recipe.history.short_length + recipe.history.positive_length
-    reads = encoder + model.decoder_layers * 2 * width * width  # keys and values of the context
-    writes = decoder + model.decoder_layers * active * block + codes // levels
-    tokens = recipe.train.targets * levels
-    scores = model.encoder_layers * 2 * positions**2 * width
-    flops = 6.0 * (positions * reads + tokens * writes + scores)
-    activations = 4.0 * recipe.train.batch_size * width * positions * 16 * model.encoder_layers
-    rate = CPU_RATE if device == "cpu" else GPU_RATE
+def estimate(
+    recipe: Recipe, n_items: int, device: str = "cpu", known: Cardinalities | None = None
+) -> Cost:
+    """The cost of pre-training `recipe` on a dataset of `n_items`, or of those cardinalities."""
+    if known is None:
+        size = recipe.tokenizer.codebook_size
+        if not recipe.tokenizer.exact_size:
+            size = min(size, max(2, n_items // 4))
+        known = Cardinalities((size,) * recipe.tokenizer.levels, n_items)
+    counter = Counter(recipe, known)
+    flops, parameters = counter.training_flops(), counter.total()
+    kept = sum(counter.activations().values())
+    samples = recipe.train.steps * recipe.train.batch_size
     return Cost(
         parameters=parameters,
-        active_parameters=parameters - model.decoder_layers * (experts - active) * block,
+        active_parameters=counter.active_total(),
         flops_per_sample=flops,
-        memory_bytes=parameters * _BYTES_TRAINED + activations,
-        seconds=recipe.train.steps * recipe.train.batch_size * flops / rate,
+        memory_bytes=parameters * _BYTES_TRAINED + _BYTES_KEPT * recipe.train.batch_size * kept,
+        seconds=samples * flops / (CPU_RATE if device == "cpu" else GPU_RATE),
     )
+
+
+def peak_rate(device: str) -> float | None:
+    """Peak dense bfloat16 FLOP/s of a device by the name that its driver gives; None: not known."""
+    return next((rate for name, rate in PEAK_RATES.items() if name in device), None)
+
+
+def mfu(flops_per_sample: float, samples_per_second: float, peak: float | None) -> float | None:
+    """Model FLOPs utilisation: the share of a device's peak rate that training makes use of.
+
+    Args:
+        flops_per_sample: `Counter.training_flops` at the mean number of events of a context.
+        samples_per_second: contexts trained on per second and device.
+        peak: FLOP/s, see `peak_rate`; None where it is not known, as on a CPU.
+
+    Returns:
+        A number from 0 to 1, or None without a peak.
+    """
+    return None if peak is None else flops_per_sample * samples_per_second / peak
 
 
 def device_of(recipe: Recipe) -> str:

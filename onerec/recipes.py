@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.model.sizes import ExpertBlocks, expert_blocks
+from onerec.paper_recipes import PAPER_RECIPES
 from onerec.sections import (
     AlignConfig,
     BaselineConfig,
@@ -124,6 +126,7 @@ def kuairand() -> Recipe:
 
 
 __all__ = [
+    "BY_DATA",
     "RECIPES",
     "Recipe",
     "from_dict",
@@ -133,8 +136,9 @@ __all__ = [
     "to_dict",
 ]
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    function.__name__: function for function in (tiny, small, beauty, kuairand)
+BY_DATA = {function.__name__: function for function in (tiny, small, beauty, kuairand)}
+RECIPES: dict[str, Callable[[], Recipe]] = BY_DATA | {
+    function.__name__: function for function in PAPER_RECIPES
 }
 
 
@@ -189,6 +193,8 @@ _CHOICES = {
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
     "routing.router": ("loss_free", "softmax", "competition"),
+    "model.kind": ("encoder_decoder", "lazy"),
+    "model.expert_blocks": ("decoder", "alternate", "late"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam"),
@@ -216,6 +222,9 @@ _AT_LEAST = {
     "routing.distillation_weight": 0,
     "routing.diversity_weight": 0,
     "routing.competition_layers": 1,
+    "context.width": 0,
+    "context.sets": 1,
+    "context.groups": 0,
     "train.steps": 1,
     "train.batch_size": 1,
     "train.targets": 1,
@@ -305,6 +314,9 @@ def _check_together(config: Recipe) -> None:
             f"routing.router={config.routing.router!r} and routing.shared_experts="
             f"{config.routing.shared_experts} need experts: set model.experts above 0"
         )
+    if model.kind == "lazy":
+        _check_context(config)
+    _check_experts(config)
     if config.history.short_length + config.history.positive_length == 0:
         raise RecipeError("history.short_length and history.positive_length are both 0: no input")
     for name in config.baselines.names:
@@ -313,3 +325,32 @@ def _check_together(config: Recipe) -> None:
                 f"baselines.names: no {name!r}{nearest(name, BASELINES)}; "
                 f"there are {listed(BASELINES)}"
             )
+
+
+def _check_context(config: Recipe) -> None:
+    model, context = config.model, config.context
+    if context.sets > model.decoder_layers:
+        raise RecipeError(
+            f"context.sets={context.sets} is above model.decoder_layers={model.decoder_layers}: "
+            "a block reads one set"
+        )
+    if context.groups and model.heads % context.groups:
+        raise RecipeError(
+            f"model.heads={model.heads} is no multiple of context.groups={context.groups}"
+        )
+    if model.tied_output and context.width not in (0, model.width):
+        raise RecipeError(
+            f"model.tied_output=true needs context.width=0 (model.width), not {context.width}"
+        )
+
+
+def _check_experts(config: Recipe) -> None:
+    model = config.model
+    layers = 0 if model.kind == "lazy" else model.encoder_layers
+    where = typing.cast(ExpertBlocks, model.expert_blocks)
+    encoder, decoder = expert_blocks(where, layers, model.decoder_layers)
+    if model.experts and not any(encoder + decoder):
+        raise RecipeError(
+            f"model.expert_blocks={where} leaves no block for model.experts={model.experts} with "
+            f"model.decoder_layers={model.decoder_layers}; add blocks or set model.experts=0"
+        )

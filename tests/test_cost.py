@@ -3,41 +3,43 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from onerec import cost
 from onerec.common import pick_device
 from onerec.cost import device_of, estimate
+from onerec.count import Cardinalities, Counter
 from onerec.errors import RecipeError
-from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
-from onerec.recipes import RECIPES, recipe
+from onerec.recipes import recipe
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_parameters_are_within_a_fifth_of_the_model_that_is_built(name: str) -> None:
-    made, n_items = recipe(name), 4_000
-    size = made.tokenizer.codebook_size
-    vocabulary = Vocabulary(
-        sizes=(size,) * 3,
-        n_items=n_items,
-        item_input=made.history.item_input,  # type: ignore[arg-type]
-    )
-    config = OneRecConfig(
-        width=made.model.width,
-        layers=made.model.encoder_layers,
-        decoder_layers=made.model.decoder_layers,
-        heads=made.model.heads,
-        short_length=made.history.short_length,
-        positive_length=made.history.positive_length,
-        experts=made.model.experts,
-        active_experts=made.model.active_experts,
-        shared_experts=made.routing.shared_experts,
-    )
-    codes = torch.from_numpy(np.zeros((n_items + 1, 3), dtype=np.int64))
-    built = sum(p.numel() for p in OneRec(config, vocabulary, ItemTable(codes)).parameters())
-    assert estimate(made, n_items).parameters == pytest.approx(built, rel=0.2)
+def test_it_adds_up_what_is_counted() -> None:
+    made, known = recipe("tiny"), Cardinalities((128,) * 3, 4_000, n_authors=50, n_time=9)
+    counter = Counter(made, known)
+    expected, kept = estimate(made, 0, known=known), sum(counter.activations().values())
+    assert expected.parameters == counter.total()
+    assert expected.active_parameters == counter.active_total()
+    assert expected.flops_per_sample == counter.training_flops()
+    assert expected.memory_bytes == 16 * counter.total() + 4 * 192 * kept
+    assert expected.seconds == 400 * 192 * counter.training_flops() / cost.CPU_RATE
+
+
+def test_without_cardinalities_the_codebook_shrinks_as_the_tokenizers_does() -> None:
+    base = recipe("tiny")
+    few = Cardinalities((25,) * 3, 100)
+    assert estimate(base, 100).parameters == estimate(base, 100, known=few).parameters
+    exact = recipe("tiny", {"tokenizer.codebook_size": "90"})
+    meant = Cardinalities((90,) * 3, 100)
+    assert estimate(exact, 100).parameters == estimate(exact, 100, known=meant).parameters
+
+
+def test_utilisation_is_the_share_of_the_peak() -> None:
+    assert cost.peak_rate("NVIDIA H100 80GB HBM3") == 989e12
+    assert cost.peak_rate("NVIDIA H200") == 989e12
+    assert cost.peak_rate("NVIDIA H100 PCIe") == 756e12
+    assert cost.peak_rate("AMD EPYC") is None
+    assert cost.mfu(989e9, 250.0, cost.peak_rate("NVIDIA H200")) == pytest.approx(0.25)
+    assert cost.mfu(989e9, 250.0, None) is None
 
 
 def test_more_steps_take_longer_and_a_gpu_less_long() -> None:
@@ -47,15 +49,17 @@ def test_more_steps_take_longer_and_a_gpu_less_long() -> None:
     assert estimate(base, 1_000, "cuda").seconds < estimate(base, 1_000).seconds
 
 
-def test_idle_experts_cost_parameters_and_no_time() -> None:
+def test_idle_experts_cost_parameters_and_of_time_their_routers_alone() -> None:
     base = recipe("tiny")
-    more = replace(base, model=replace(base.model, experts=4 * base.model.experts))
-    assert estimate(more, 1_000).parameters > estimate(base, 1_000).parameters
-    assert estimate(more, 1_000).active_parameters == estimate(base, 1_000).active_parameters
-    assert estimate(more, 1_000).seconds == estimate(base, 1_000).seconds
+    more = replace(base, model=replace(base.model, experts=base.model.experts + 12))
+    few, many = estimate(base, 1_000), estimate(more, 1_000)
+    assert many.parameters - few.parameters == 12 * 80 * (3 * 256 + 1)  # width 80, hidden 256
+    assert many.active_parameters - few.active_parameters == 12 * 80
+    tokens = 1 + 4 * 2  # the first position, then two codes of each of four targets
+    assert many.flops_per_sample - few.flops_per_sample == 6 * tokens * 12 * 80
 
 
-def test_a_shared_expert_costs_what_an_active_one_does() -> None:
+def test_a_shared_expert_costs_what_an_active_one_does_but_its_routing() -> None:
     base = recipe("tiny")
     shared = replace(base, routing=replace(base.routing, shared_experts=1))
     more = replace(
@@ -66,7 +70,11 @@ def test_a_shared_expert_costs_what_an_active_one_does() -> None:
             active_experts=base.model.active_experts + 1,
         ),
     )
-    assert estimate(shared, 1_000) == estimate(more, 1_000)
+    one, other = estimate(shared, 1_000), estimate(more, 1_000)
+    assert other.parameters - one.parameters == 80  # of the router
+    assert other.active_parameters - one.active_parameters == 80
+    tokens = 1 + 4 * 2  # the first position, then two codes of each of four targets
+    assert other.flops_per_sample - one.flops_per_sample == 6 * tokens * 80
 
 
 def test_auto_is_the_device_that_torch_will_choose() -> None:

@@ -15,6 +15,7 @@ PROMISED = {
     *("import_files", "open_dataset", "describe", "make_split", "make_world", "WorldConfig"),
     *("recipe", "Recipe", "run", "open_run", "list_runs", "Run", "Recommender"),
     *("RQKmeans", "RQKmeansConfig", "SemanticIds", "Trie", "OneRec", "OneRecConfig"),
+    *("LazyConfig", "LazyDecoder"),
     *("beam_search", "OneRecError", "DataError", "RecipeError", "RunError", "__version__"),
 }
 

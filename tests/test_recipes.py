@@ -46,6 +46,16 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.width": "30"}, "no multiple of model.heads"),
         ("tiny", {"model.dropout": "1"}, "from 0 to below 1"),
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
+        ("tiny", {"model.kind": "lazzy"}, "did you mean 'lazy'"),
+        ("tiny", {"model.expert_blocks": "all"}, "needs decoder, alternate, late"),
+        ("tiny", {"model.expert_blocks": "late"}, "late leaves no block for model.experts=4"),
+        ("tiny", {"model.kind": "lazy", "context.sets": "2"}, "above model.decoder_layers=1"),
+        ("tiny", {"model.kind": "lazy", "context.groups": "3"}, "no multiple of context.groups=3"),
+        (
+            "tiny",
+            {"model.kind": "lazy", "model.tied_output": "true", "context.width": "8"},
+            "model.tied_output=true needs context.width=0",
+        ),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
         ("tiny", {"routing.router": "sofmax"}, "did you mean 'softmax'"),
         ("tiny", {"router": "softmax"}, "did you mean 'routing.router'"),
@@ -72,8 +82,8 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 
 def test_the_number_of_knobs_is_a_budget() -> None:
-    """A new setting has to earn its place; reward, align and industrial brought 21, routing 9."""
-    assert len(setting_names()) <= 83
+    """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6."""
+    assert len(setting_names()) <= 89
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:
@@ -82,6 +92,12 @@ def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() ->
     assert from_dict(values) == recipe("tiny")
     assert recipe("tiny").routing.router == "loss_free"
     assert recipe("tiny").routing.shared_experts == 0
+
+
+def test_a_recipe_from_before_there_were_kinds_loads_unchanged() -> None:
+    values = to_dict(recipe("tiny"))
+    del values["context"], values["model"]["kind"], values["model"]["expert_blocks"]
+    assert from_dict(values) == recipe("tiny")
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from onerec.model.lazy import ContextConfig, LazyConfig, LazyDecoder
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, OneRecConfig, Vocabulary
 
 SIZES = (5, 6, 4)
@@ -26,9 +27,27 @@ def make_model(seed=0, sizes=SIZES, codes=None, vocabulary=None, **settings):
     codes = item_codes(sizes=sizes) if codes is None else codes
     config = {"width": 16, "layers": 1, "decoder_layers": 2, "heads": 2, "short_length": 4}
     config = OneRecConfig(**{**config, "positive_length": 6, **settings})
+    vocabulary = toy_vocabulary(len(codes), sizes, **(vocabulary or {}))
+    return ready(OneRec(config, vocabulary, table(codes)), seed)
+
+
+def make_lazy(seed=0, codes=None, vocabulary=None, context=None, **settings):
+    """As `make_model`, with a lazy decoder."""
+    codes = item_codes() if codes is None else codes
+    config = {"width": 16, "decoder_layers": 2, "heads": 4, "short_length": 4, "positive_length": 6}
+    config = LazyConfig(**{**config, **settings}, context=ContextConfig(**(context or {})))
+    model = LazyDecoder(config, toy_vocabulary(len(codes), **(vocabulary or {})), table(codes))
+    return ready(model, seed)
+
+
+def toy_vocabulary(n_items=N_ITEMS, sizes=SIZES, **changes):
     features = {"n_authors": 3, "n_tags": 3, "n_time": 4, "n_play": 4, "n_duration": 3}
-    features = {**features, "behaviours": 2, "user_features": (3, 2), **(vocabulary or {})}
-    model = OneRec(config, Vocabulary(sizes, len(codes), **features), table(codes))
+    features = {**features, "behaviours": 2, "user_features": (3, 2), **changes}
+    return Vocabulary(sizes, n_items, **features)
+
+
+def ready(model, seed=0):
+    """Weights of that seed, heads large enough that scores differ, evaluation mode."""
     model.init_weights(torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for head in model.heads or []:

@@ -122,16 +122,22 @@ def _run_stages(
 
 
 @app.command("recipes")
-def recipes_command(as_json: JsonFlag = False) -> None:
-    """The recipes and their settings."""
-    from onerec.recipes import RECIPES, to_dict
+def recipes_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Whose settings to show.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Recipes and their settings: those named, else those for data at hand (--json: all)."""
+    from onerec.recipes import BY_DATA, RECIPES, recipe, to_dict
     from onerec.run_files import flatten
 
     if as_json:
-        print_json({name: to_dict(make()) for name, make in RECIPES.items()})
+        print_json({name: to_dict(recipe(name)) for name in names or RECIPES})
         return
-    table = Table("setting", *RECIPES)
-    flat = [flatten(to_dict(make())) for make in RECIPES.values()]
+    shown = names or list(BY_DATA)
+    flat = [flatten(to_dict(recipe(name))) for name in shown]
+    table = Table("setting", *shown)
     for setting in flat[0]:
         table.add_row(setting, *(values[setting] for values in flat))
     out.print(table)
+    if others := [name for name in RECIPES if name not in shown]:
+        out.print(f"also: {', '.join(others)}")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.model.packing import Packing
+from onerec.model.sizes import ffn_hidden
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 
@@ -84,19 +85,6 @@ class _RMSNorm(torch.autograd.Function):
         mean = (along @ weight).div_(len(weight)).view(scale.shape)
         to_x = torch.addcmul(grad * weight, normed, mean, value=-1).mul_(scale)
         return to_x, along.sum(0)
-
-
-def ffn_hidden(width: int) -> int:
-    """Hidden width of a dense block: 2 D, as in Table 1 of the technical report."""
-    return 2 * width
-
-
-def expert_hidden(width: int) -> int:
-    """Hidden width of an expert: 8/3 D to the nearest multiple of 128, as the report's text says.
-
-    Its Table 1 prints 2 D instead; parameter counts speak for the text (2688 at D = 1024).
-    """
-    return max(128, round(8 * width / 3 / 128) * 128)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -265,20 +253,26 @@ def fused_gate(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 
 
 class EncoderBlock(nn.Module):
-    """z <- z + SelfAttn(RMSNorm(z)); z <- z + FFN(RMSNorm(z)), bidirectional (V1 section 2.2)."""
+    """z <- z + SelfAttn(RMSNorm(z)); z <- z + FFN(RMSNorm(z)), bidirectional (V1 section 2.2).
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    `ffn` is a dense SwiGLU unless a mixture of experts is given.
+    """
+
+    def __init__(
+        self, width: int, heads: int, dropout: float, ffn: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(width)
         self.attention = SelfAttention(width, heads)
         self.ffn_norm = RMSNorm(width)
-        self.ffn = SwiGLU(width, ffn_hidden(width))
+        self.ffn = ffn or SwiGLU(width, ffn_hidden(width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """Tokens (T, D) of a grid -> (T, D); they see the tokens of their own row alone."""
         x = x + self.dropout(self.attention.packed(self.attention_norm(x), packing))
-        y: Tensor = self.dropout(self.ffn(self.ffn_norm(x)))
+        counted = packing.mask.flatten() if packing.rows is None else None  # padding: no load
+        y: Tensor = self.dropout(self.ffn(self.ffn_norm(x), counted))
         return x + y
 
 

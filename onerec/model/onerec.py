@@ -3,7 +3,7 @@
 Encoder: pathways -> bidirectional pre-norm blocks. Decoder: [BOS, s_1 .. s_{L-1}] -> causal
 self-attention, cross-attention, dense SwiGLU or mixture of experts -> one head per level.
 Source: OneRec technical report (V1) sections 2.2 and 2.3; what it does not print is ours and said.
-Left out: the lifelong pathway, experts in the encoder (V1 has them in its 2.6B model alone).
+Left out: the lifelong pathway. `onerec.model.lazy` is the model of OneRec-V2 in its place.
 
     model = OneRec(OneRecConfig(), vocabulary, items)
     model.init_weights(generator(seed))
@@ -30,12 +30,11 @@ from onerec.model.layers import (
     Linear,
     RMSNorm,
     SwiGLU,
-    expert_hidden,
-    ffn_hidden,
 )
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
 from onerec.model.routers import CompetitionRouter
+from onerec.model.sizes import ExpertBlocks, expert_blocks, expert_hidden, ffn_hidden
 
 CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codebooks give the start
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
@@ -53,9 +52,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OneRecConfig:
-    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway.
+    """Size and regularisation. `experts` 0 is a dense model; a length of 0 drops the pathway.
 
-    `shared_experts` stand beside the routed ones and see every token.
+    `expert_blocks` says which blocks hold the experts; see `onerec.model.sizes`. `shared_experts`
+    stand beside the routed ones and see every token.
     """
 
     width: int = 128
@@ -70,6 +70,7 @@ class OneRecConfig:
     router: RouterConfig = field(default_factory=RouterConfig)
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    expert_blocks: ExpertBlocks = "decoder"
 
 
 Cache = list[list[KeyValue]]  # of each decoder layer, position after position
@@ -109,30 +110,36 @@ class OneRec(nn.Module):
                 f"items have {items.codes.shape[1]} codes, the vocabulary {len(vocabulary.sizes)}"
             )
         self.config, self.vocabulary, self.items = config, vocabulary, items
-        width, heads = config.width, config.heads
-        self.codes = CodeEmbedding(vocabulary.sizes, width)
-        self.begin = nn.Parameter(torch.empty(width))
-        self.pathways = Pathways(vocabulary, width, config.short_length, config.positive_length)
-        self.encoder = nn.ModuleList(
-            EncoderBlock(width, heads, config.dropout) for _ in range(config.layers)
-        )
-        self.encoder_norm = RMSNorm(width)
-        self.decoder = nn.ModuleList(
-            DecoderBlock(width, heads, config.dropout, self._ffn())
-            for _ in range(config.decoder_layers)
-        )
-        self.decoder_norm = RMSNorm(width)
+        self._build()
         self.heads = (
             None
             if vocabulary.tied_output
-            else nn.ModuleList(Linear(width, n, bias=False) for n in vocabulary.sizes)
+            else nn.ModuleList(Linear(config.width, n, bias=False) for n in vocabulary.sizes)
         )
         self.dropout = nn.Dropout(config.dropout)
         self.init_weights(torch.Generator().manual_seed(0))
 
-    def _ffn(self) -> nn.Module:
+    def _build(self) -> None:
+        """Everything between the items and the heads."""
+        config, vocabulary = self.config, self.vocabulary
+        width, heads, dropout = config.width, config.heads, config.dropout
+        encoder, decoder = expert_blocks(config.expert_blocks, config.layers, config.decoder_layers)
+        self.codes = CodeEmbedding(vocabulary.sizes, width)
+        self.begin = nn.Parameter(torch.empty(width))
+        self.pathways = Pathways(vocabulary, width, config.short_length, config.positive_length)
+        self.encoder = nn.ModuleList(
+            EncoderBlock(width, heads, dropout, self._ffn(mixture)) for mixture in encoder
+        )
+        self.encoder_norm: nn.Module = RMSNorm(width)
+        self.decoder = nn.ModuleList(
+            DecoderBlock(width, heads, dropout, self._ffn(mixture)) for mixture in decoder
+        )
+        self.decoder_norm: nn.Module = RMSNorm(width)
+
+    def _ffn(self, mixture: bool) -> nn.Module:
+        """A block's feed-forward, dense or a mixture where the model has experts."""
         config = self.config
-        if not config.experts:
+        if not (mixture and config.experts):
             return SwiGLU(config.width, ffn_hidden(config.width))
         return MixtureOfExperts(
             config.width,
@@ -189,13 +196,14 @@ class OneRec(nn.Module):
         levels, codes, dim = codebooks.shape
         flat = codebooks.reshape(levels * codes, dim).to(self.begin)
         axes = torch.linalg.svd(flat, full_matrices=False).Vh  # (min(L N, d), d)
-        width = self.config.width
+        width = self.codes.table.embedding_dim
         axes = axes[:width]
         rotation = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
         start = flat @ axes.T @ rotation[: len(axes)]  # (L N, D)
         start *= CODE_START * math.sqrt(width) / start[:codes].norm(dim=1).mean().clamp(min=1e-12)
         self.codes.table.weight[: levels * codes] = start
-        for head, rows in zip(self.heads or [], start.split(codes), strict=False):
+        per_level = torch.split(self.lifted(start), codes)
+        for head, rows in zip(self.heads or [], per_level, strict=False):
             head.get_parameter("weight").copy_(HEAD_START * rows)
 
     def mixtures(self) -> list[MixtureOfExperts]:
@@ -231,6 +239,10 @@ class OneRec(nn.Module):
 
     # ------------------------------------------------------------------ decoder
 
+    def lifted(self, embedded: Tensor) -> Tensor:
+        """Code embeddings as the decoder reads them: here as they are."""
+        return embedded
+
     def decode(self, codes: Tensor, memory: Memory, counted: Tensor | None = None) -> Tensor:
         """Hidden states after every prefix of M sequences per context.
 
@@ -243,7 +255,7 @@ class OneRec(nn.Module):
             (B, M, l + 1, D): before the first code, after it, ..., after code l.
         """
         users, m, length = codes.shape
-        rest = self.codes(codes).flatten(1, 2)  # (B, M l, D)
+        rest = self.lifted(self.codes(codes)).flatten(1, 2)  # (B, M l, D)
         x = self.dropout(torch.cat((self.begin.expand(users, 1, -1), rest), dim=1))
         if counted is not None:  # what all sequences share counts once for each of them
             tokens = counted[..., None].expand(codes.shape).flatten(1)
@@ -289,7 +301,7 @@ class OneRec(nn.Module):
             for level, logits in enumerate(self(batch))
         ]
         named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
-        loss = torch.stack(parts).sum()
+        loss = self._over_levels(torch.stack(parts))
         if not self.training:
             return loss, named
         extra, more = self._auxiliary()
@@ -307,6 +319,10 @@ class OneRec(nn.Module):
         weights = self.config.router.weights
         total = torch.stack([weights[name] * value.sum() for name, value in layers.items()]).sum()
         return total, {f"aux_{name}": value.detach().mean() for name, value in layers.items()}
+
+    def _over_levels(self, losses: Tensor) -> Tensor:
+        """The losses of the levels (L,) as one: here their sum."""
+        return losses.sum()
 
     # --------------------------------------------------------------- generation
 
@@ -332,7 +348,7 @@ class OneRec(nn.Module):
         else:
             x = self.begin.expand(*codes.shape[:2], -1)  # (B, K, D)
             if level:
-                x = self.codes(codes[..., -1:], first=level - 1)[:, :, 0]
+                x = self.lifted(self.codes(codes[..., -1:], first=level - 1)[:, :, 0])
             for index, block in enumerate(self.decoder):
                 keys_values, before = memory.keys_values[index], past[index] if level else []
                 step = cast(DecoderBlock, block).step

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from onerec.model import packing
 from onerec.model.layers import Linear
 from onerec.model.packing import Packing
+from onerec.model.sizes import feature_widths
 
 
 @dataclass
@@ -185,14 +186,6 @@ class CodeEmbedding(nn.Module):
 def dense_pair(inputs: int, width: int) -> nn.Sequential:
     """Dense(LeakyReLU(Dense(.))): the end of every pathway."""
     return nn.Sequential(Linear(inputs, width), nn.LeakyReLU(), Linear(width, width))
-
-
-def feature_widths(width: int) -> tuple[int, int, int]:
-    """Embedding widths of author, other event features and user features.
-
-    The paper prints 512, 128 and 64 beside D = 1024. The same shares of D, at least 16, are ours.
-    """
-    return max(16, width // 2), max(16, width // 8), max(16, width // 16)
 
 
 class EventFeatures(nn.Module):

@@ -127,7 +127,11 @@ def test_recipes_are_listed_with_every_setting(cli: Any, home: Path) -> None:
     shown = cli("recipes", "--json").json()
     assert {"tiny", "small", "beauty"} <= set(shown)
     assert shown["tiny"]["train"]["steps"] > 0
-    assert "train.steps" in cli("recipes").out
+    table = cli("recipes").out
+    assert "train.steps" in table
+    assert "lazy_1b" in table.splitlines()[-1]  # named, not shown
+    assert list(cli("recipes", "lazy_1b", "--json").json()) == ["lazy_1b"]
+    assert "did you mean 'lazy_1b'" in cli("recipes", "lazy_1").err
 
 
 def test_as_a_program_exit_code_streams_and_no_traceback(finished: Path) -> None:

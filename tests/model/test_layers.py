@@ -13,8 +13,6 @@ from onerec.model.layers import (
     SelfAttention,
     SwiGLU,
     attend,
-    expert_hidden,
-    ffn_hidden,
     gated,
     merge_heads,
     split_heads,
@@ -32,13 +30,6 @@ def explicit_attention(q, k, v, allowed):
                 weight = (k[b, h, keys] @ q[b, h, t] / q.shape[-1] ** 0.5).softmax(0)
                 out[b, h, t] = weight @ v[b, h, keys]
     return out
-
-
-def test_hidden_widths_are_those_of_the_paper():
-    assert ffn_hidden(128) == 256  # Table 1, 0.015B
-    assert ffn_hidden(1024) == 2048
-    assert expert_hidden(1024) == 2688  # 2/3 * 4 * 1024 = 2730.7, to a multiple of 128
-    assert expert_hidden(32) == 128
 
 
 def test_heads_split_and_merge():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import toy_model as toy
 
+from onerec.model import packing
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.model.routers import RouterConfig
 
@@ -80,9 +81,13 @@ def test_keys_and_values_are_made_once_per_context_and_layer():
     assert seen == [(3 + 4 + 0 + 2 + 4 + 0 + 2, 32)] * 2  # states that exist, for both layers
 
 
-@pytest.mark.parametrize("experts", [0, 3])
-def test_gradients_agree_with_float64_and_with_finite_differences(experts):
-    model, batch = toy.make_model(experts=experts).train(), toy.make_batch()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"experts": 3}, {"experts": 3, "layers": 2, "expert_blocks": "alternate"}],
+    ids=["dense", "decoder", "alternate"],
+)
+def test_gradients_agree_with_float64_and_with_finite_differences(settings):
+    model, batch = toy.make_model(**settings).train(), toy.make_batch()
     exact = copy.deepcopy(model).double()
     wide = toy.make_batch()
     for events in (wide.short, wide.positive):
@@ -142,6 +147,19 @@ def test_router_bias_moves_only_when_asked():
     assert [mixture.load.sum().item() for mixture in model.mixtures()] == [36.0, 36.0]
     model.update_router_bias(0.25)
     assert all(mixture.router.bias.abs().max() == 0.25 for mixture in model.mixtures())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_experts_of_the_encoder_serve_the_states_that_exist(packed, monkeypatch):
+    """The second block of both sides holds experts; padding, where it stays, is no load."""
+    monkeypatch.setattr(packing, "packs", lambda device: packed)
+    settings = {"experts": 3, "layers": 2, "expert_blocks": "alternate"}
+    model, batch = toy.make_model(**settings).train(), toy.make_batch()
+    model.loss(batch)
+    found = [name for name, module in model.named_modules() if module in model.mixtures()]
+    assert found == ["encoder.1.ffn", "decoder.1.ffn"]
+    states, written = 3 + 4 + 0 + 2 + 4 + 0 + 2, 3 * 3 * 3
+    assert [mixture.load.sum().item() for mixture in model.mixtures()] == [2 * states, 2 * written]
 
 
 def test_dropout_acts_in_training_alone():

@@ -6,7 +6,7 @@ import toy_model as toy
 
 from onerec.model import packing
 from onerec.model.onerec import Batch, Events
-from onerec.model.pathways import CodeEmbedding, age, feature_widths
+from onerec.model.pathways import CodeEmbedding, age
 
 BARE = dict.fromkeys(("n_authors", "n_tags", "n_time", "n_play", "n_duration", "behaviours"), 0)
 
@@ -29,11 +29,6 @@ def test_age_counts_back_from_the_newest():
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 1]]).bool()
     assert age(mask)[mask].tolist() == [2, 1, 0, 1, 0]
     assert age(torch.zeros(1, 3).bool()).tolist() == [[0, 0, 0]]
-
-
-def test_feature_widths_are_the_papers_at_its_width():
-    assert feature_widths(1024) == (512, 128, 64)
-    assert feature_widths(32) == (16, 16, 16)
 
 
 def test_code_embedding_reads_the_level_of_each_code():

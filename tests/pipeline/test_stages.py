@@ -16,6 +16,7 @@ import onerec
 from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, OneRecError, RecipeError, RunError
 from onerec.pipeline import STAGES, run, run_stage
+from onerec.recommend import Recommender
 from onerec.runs import STAGE_FOLDERS, Run, open_run
 
 WORLD_FREE = {"popularity", "item_knn", "sasrec", "onerec"}
@@ -88,6 +89,29 @@ def test_a_second_run_with_one_seed_gives_the_same_to_the_last_digit(
     assert second.recommendations().equals(first.recommendations())
     assert second.semantic_ids().equals(first.semantic_ids())
     assert second.metrics()["loss"].equals(first.metrics()["loss"])
+
+
+def test_a_lazy_decoder_goes_through_all_stages_and_learns(home: Path) -> None:
+    changes = {
+        **toy_home.ALIGNED,
+        "model.kind": "lazy",
+        "context.width": "24",
+        "context.separate_values": "true",
+        "context.groups": "1",
+        "baselines.names": "popularity",
+    }
+    made = run("lazy", toy_home.make_recipe(changes), "toy", home=home)
+    assert all(made.is_done(stage) for stage in STAGES)
+    names = load_file(made.path / "align" / "checkpoint-000008.safetensors").keys()
+    assert "model.context.project.weight" in names
+    assert not any("encoder" in name for name in names)
+    loss = made.metrics("pretrain")["loss"]
+    assert loss.iloc[-1] < 0.9 * loss.iloc[0]
+    lists = made.recommendations()
+    assert set(lists["model"]) >= {"onerec"}
+    served = Recommender.load("lazy", home=home).recommend(["u00"], k=5)
+    assert len(served) == 5
+    assert served["item_id"].nunique() == 5
 
 
 def test_another_seed_is_another_run(trained: Path, home: Path) -> None:
