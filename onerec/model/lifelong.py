@@ -6,14 +6,13 @@ not print). The member nearest to a set's mean stands for it. All sets of one de
 a chunk, are clustered together; nothing loops over users or clusters.
 
 The paper prints no more, so the rest is ours. An item that a user met w times is one point of
-weight w. Starts are k-means++ drawn as a race: each point waits -log(u) / (w D^2), the shortest
-wait is the next seed, and u is a hash of seed, depth, round and item, so a user's clusters depend
-neither on who else is in the chunk nor on its size (but for rounding). Then `ITERATIONS` of Lloyd;
-a cluster that loses all its points stays where it is. Items of one vector cannot be split: such a
-set is one position however large. Left out: the features of a position, made in `onerec.data`.
+weight w. `ragged_kmeans` says how a set is clustered: from a k-means++ start, with `ITERATIONS` of
+Lloyd, and so that a user's clusters depend neither on who else is in the chunk nor on its size (but
+for rounding). Items of one vector cannot be split: such a set is one position however large. Left
+out: the features of a position, made in `onerec.data`.
 
-Shapes: N events, U users, n items, d dimensions, P points, S sets, K clusters of a set,
-C positions, T points of a tile.
+Shapes: N events, U users, n items, d dimensions, P points, S sets,
+C positions.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onerec.model.ragged_kmeans import Sets, segment_sum, weighted_means
+
 LENGTH = 2_000  # L_l of the paper
 LIMIT = 192
 """M: the smallest multiple of 32 with which 100,000 events stayed within 2,000 positions on five
 mixtures of interests (1,564 to 1,743; 160 gave up to 2,017), and 904 on 1,200 items in all."""
 SMALLEST_LIMIT = 8  # floor(|D|^(1/3)) is 1 below 8 events
-ITERATIONS = 10
 CHUNK = 2**18  # events clustered at once, or one user where he has more
-TILE = 128  # points of a set that are multiplied with its centroids at once
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Clusters:
         """
         values = values[self.members].double()
         known = ~values.isnan()
-        total = _segment_sum(values.nan_to_num(0.0), self.size)
-        return total / _segment_sum(known.double(), self.size)
+        total = segment_sum(values.nan_to_num(0.0), self.size)
+        return total / segment_sum(known.double(), self.size)
 
     def mode(self, values: Tensor, classes: int) -> Tensor:
         """The most frequent of values (N,) in [0, classes) at each position: (C,).
@@ -179,7 +178,7 @@ def _compress(
     leaf_user, representative = owner[of_leaf], newest[of_leaf]
     size = torch.bincount(leaf[point], minlength=len(near))
     by_leaf = torch.argsort(leaf[point], stable=True)
-    mean_time = _segment_sum(time[by_leaf], size) / size
+    mean_time = segment_sum(time[by_leaf], size) / size
     kept = _largest(leaf_user, size, mean_time, length)
     place = kept[_sorted(mean_time[kept], leaf_user[kept])]  # leaves in the order of positions
     rank = torch.full_like(size, len(place)).scatter(
@@ -204,11 +203,6 @@ def _sorted(*keys: Tensor) -> Tensor:
     for key in keys:
         order = order[torch.argsort(key[order], stable=True)]
     return order
-
-
-def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums (S,) or (S, d) of neighbouring rows, in their order: the same each time on a GPU too."""
-    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0)
 
 
 # --------------------------------------------------------------------- the recursion
@@ -243,7 +237,7 @@ def _leaves(
         size = size[order][: int((~done).sum())]
         if not len(points):
             break
-        sets = _Sets(vectors[item[points]], item[points], weight[points], group, size)
+        sets = Sets(vectors[item[points]], item[points], weight[points], group, size)
         label = sets.cluster(seed, depth)
         lowest, highest = (
             torch.zeros_like(size).scatter_reduce(0, group, label, which, include_self=False)
@@ -255,129 +249,10 @@ def _leaves(
     return leaf
 
 
-def cluster_count(size: Tensor) -> Tensor:
-    """floor(size^(1/3)), exactly: (S,) int64 -> (S,)."""
-    root = size.double().pow(1 / 3).round().long()
-    return root - (root**3 > size).long()
-
-
-class _Sets:
-    """The sets of one depth, clustered together.
-
-    `x` (P, d) points, set after set; `group` (P,) ascending; `size` (S,) events, descending, so
-    that the sets with more than j clusters, and their points, are a prefix.
-    """
-
-    def __init__(
-        self, x: Tensor, item: Tensor, weight: Tensor, group: Tensor, size: Tensor
-    ) -> None:
-        self.x, self.item, self.group = x, item, group
-        self.weight = weight.to(x.dtype)
-        self.points = torch.bincount(group, minlength=len(size))  # (S,)
-        self.first = self.points.cumsum(0) - self.points
-        self.clusters = cluster_count(size)  # (S,) K
-
-    def cluster(self, seed: int, depth: int) -> Tensor:
-        """The cluster of each point in its set: (P,) below K."""
-        centroids = self._seeds(seed, depth)  # (S, K, d) as rows
-        tiles = self._tiles()
-        old: Tensor | None = None
-        for _ in range(ITERATIONS):
-            label = self._assign(centroids, tiles)
-            if old is not None and torch.equal(label, old):
-                break
-            centroids = self._means(label, centroids)
-            old = label
-        return label
-
-    def _seeds(self, seed: int, depth: int) -> Tensor:
-        """k-means++ by a race: (sum of K, d). A set with fewer different points has a smaller K."""
-        most = int(self.clusters[0])
-        count = (self.clusters[:, None] > torch.arange(most, device=self.group.device)).sum(0)
-        ends = self.points.cumsum(0)[count - 1].tolist()  # how many points those sets have
-        chosen: list[Tensor] = []
-        none = len(self.x)
-        distance = torch.ones(len(self.x), dtype=torch.float64, device=self.x.device)
-        for j, (sets, end) in enumerate(zip(count.tolist(), ends, strict=True)):
-            group = self.group[:end]
-            if j:
-                last = chosen[-1][:sets].clamp(max=none - 1)[group]  # a repeated seed does no harm
-                to = (self.x[:end] - self.x[last]).square().sum(1).double()
-                distance = to if j == 1 else torch.minimum(distance[:end], to)
-            wait = -_uniform(self.item[:end], seed, depth, j).log() / (self.weight[:end] * distance)
-            best = torch.full((sets,), torch.inf, dtype=wait.dtype, device=wait.device)
-            best = best.scatter_reduce(0, group, wait, "amin")
-            place = torch.arange(end, device=group.device)
-            place = torch.where((wait == best[group]) & (wait < torch.inf), place, none)
-            seeds = torch.full((sets,), none, device=group.device)
-            chosen.append(seeds.scatter_reduce(0, group, place, "amin"))
-        columns = [F.pad(each, (0, len(self.points) - len(each)), value=none) for each in chosen]
-        grid = torch.stack(columns, dim=1)  # (S, most)
-        self.clusters = (grid < none).sum(1)
-        return self.x[grid[grid < none]]
-
-    def _tiles(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Points in padded tiles (x (B, T, d), place (B, T) or P for padding, set (B,)).
-
-        Sets of alike size share a batch of tiles, so that less than half of it is padding.
-        """
-        tile = _power_of_two(self.points).clamp(max=TILE)
-        wide = _power_of_two(self.clusters)
-        kinds, kind = torch.unique(tile * (1 << 32) + wide, return_inverse=True)
-        tiles = []
-        for number, code in enumerate(kinds.tolist()):
-            sets = (kind == number).nonzero()[:, 0]
-            width = code >> 32
-            each = (self.points[sets] + width - 1) // width  # tiles of each set
-            owner = sets.repeat_interleave(each)
-            begin = torch.arange(len(owner), device=owner.device)
-            begin = begin - (each.cumsum(0) - each).repeat_interleave(each)
-            place = begin[:, None] * width + torch.arange(width, device=owner.device)
-            inside = place < self.points[owner][:, None]
-            place = place + self.first[owner][:, None]
-            place = place.masked_fill(~inside, len(self.x))
-            tiles.append((self.x[place.clamp(max=len(self.x) - 1)], place, owner))
-        return tiles
-
-    def _assign(self, centroids: Tensor, tiles: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """The nearest centroid of its set for each point (P,); equal ones give the lowest."""
-        label = self.group.new_zeros(len(self.x) + 1)  # the last takes what padding says
-        start = self.clusters.cumsum(0) - self.clusters
-        length = centroids.square().sum(1)
-        for x, place, owner in tiles:
-            number = torch.arange(int(self.clusters[owner].max()), device=owner.device)
-            there = number < self.clusters[owner][:, None]  # (B, K)
-            rows = (start[owner][:, None] + number).clamp(max=len(centroids) - 1)
-            constant = length[rows].masked_fill(~there, torch.inf)[:, None]  # (B, 1, K)
-            score = torch.baddbmm(constant, x, centroids[rows].transpose(1, 2), alpha=-2)
-            label[place] = score.argmin(-1)  # (B, T)
-        return label[:-1]
-
-    def _means(self, label: Tensor, centroids: Tensor) -> Tensor:
-        """Weighted means of the clusters; one without points stays where it is."""
-        start = self.clusters.cumsum(0) - self.clusters
-        row = start[self.group] + label
-        return _weighted_means(self.x, self.weight, row, centroids)
-
-
-def _weighted_means(x: Tensor, weight: Tensor, row: Tensor, otherwise: Tensor) -> Tensor:
-    """Means of x (P, d) by row (P,): (R, d), rows of `otherwise` (R, d) where nothing is.
-
-    A bag per row in the order of the points: unlike index_add on a GPU, the same each time.
-    """
-    order = torch.argsort(row, stable=True)
-    count = torch.bincount(row, minlength=len(otherwise))
-    first = count.cumsum(0) - count
-    sums = F.embedding_bag(order, x, first, mode="sum", per_sample_weights=weight[order])
-    total = _segment_sum(weight[order], count)
-    means: Tensor = sums / total.clamp(min=1)[:, None]
-    return torch.where(count[:, None] > 0, means, otherwise)
-
-
 def _nearest_member(vectors: Tensor, item: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     """For each set the place of the point nearest to its weighted mean; `group` (P,) ascending."""
     x, sets = vectors[item], int(group[-1]) + 1 if len(group) else 0
-    means = _weighted_means(x, weight.to(x.dtype), group, x.new_zeros(sets, x.shape[1]))
+    means = weighted_means(x, weight.to(x.dtype), group, x.new_zeros(sets, x.shape[1]))
     distance = (x - means[group]).square().sum(1)
     best = distance.new_full((sets,), torch.inf).scatter_reduce(0, group, distance, "amin")
     place = torch.arange(len(group), device=group.device)
@@ -385,43 +260,3 @@ def _nearest_member(vectors: Tensor, item: Tensor, weight: Tensor, group: Tensor
     return torch.full((sets,), len(group), device=group.device).scatter_reduce(
         0, group, place, "amin"
     )
-
-
-def _power_of_two(count: Tensor) -> Tensor:
-    """The smallest power of two from each count (S,) on."""
-    return 2 ** count.double().log2().ceil().long()
-
-
-# ----------------------------------------------------------------- random by hashing
-
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_WORD = (1 << 64) - 1
-
-
-def _uniform(item: Tensor, seed: int, depth: int, round_: int) -> Tensor:
-    """A number in (0, 1) for each item, the same on every device: splitmix64 of all four."""
-    key = 0
-    for part in (seed, depth, round_):
-        key = _mixed(key + _GOLDEN * (part + 1))
-    z = item * _signed(_GOLDEN) + _signed(key)
-    z = (z ^ _shifted(z, 30)) * _signed(_MIX_1)
-    z = (z ^ _shifted(z, 27)) * _signed(_MIX_2)
-    z = z ^ _shifted(z, 31)
-    return (_shifted(z, 11).double() + 0.5) * 2.0**-53
-
-
-def _mixed(z: int) -> int:
-    z &= _WORD
-    z = (z ^ z >> 30) * _MIX_1 & _WORD
-    z = (z ^ z >> 27) * _MIX_2 & _WORD
-    return z ^ z >> 31
-
-
-def _signed(word: int) -> int:
-    """The 64 bits as torch's signed integer."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right: torch's keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -3,7 +3,7 @@
 Encoder: pathways -> bidirectional pre-norm blocks. Decoder: [BOS, s_1 .. s_{L-1}] -> causal
 self-attention, cross-attention, dense SwiGLU or mixture of experts -> one head per level.
 Source: OneRec technical report (V1) sections 2.2 and 2.3; what it does not print is ours and said.
-Left out: the lifelong pathway, experts in the encoder (V1 has them in its 2.6B model alone).
+Left out: experts in the encoder (V1 has them in its 2.6B model alone).
 
     model = OneRec(OneRecConfig(), vocabulary, items)
     model.init_weights(generator(seed))
@@ -35,6 +35,7 @@ from onerec.model.layers import (
 )
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+from onerec.model.qformer import QFormer, QFormerConfig
 
 CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codebooks give the start
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
@@ -52,7 +53,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OneRecConfig:
-    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway."""
+    """Size and regularisation. `experts` 0 is a dense decoder; a length of 0 drops the pathway.
+
+    `lifelong` None drops the lifelong one.
+    """
 
     width: int = 128
     layers: int = 4
@@ -64,6 +68,7 @@ class OneRecConfig:
     active_experts: int = 2
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    lifelong: QFormerConfig | None = None
 
 
 Cache = list[list[KeyValue]]  # of each decoder layer, position after position
@@ -106,7 +111,10 @@ class OneRec(nn.Module):
         width, heads = config.width, config.heads
         self.codes = CodeEmbedding(vocabulary.sizes, width)
         self.begin = nn.Parameter(torch.empty(width))
-        self.pathways = Pathways(vocabulary, width, config.short_length, config.positive_length)
+        long = config.lifelong
+        qformer = None if long is None else QFormer(long, width, heads, config.dropout)
+        lengths = config.short_length, config.positive_length
+        self.pathways = Pathways(vocabulary, width, *lengths, qformer)
         self.encoder = nn.ModuleList(
             EncoderBlock(width, heads, config.dropout) for _ in range(config.layers)
         )

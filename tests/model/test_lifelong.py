@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_hash import uniform
 
-from onerec.model.lifelong import ITERATIONS, Clusters, cluster_count, compress
-
-WORD = (1 << 64) - 1
+from onerec.model.lifelong import Clusters, compress
+from onerec.model.ragged_kmeans import ITERATIONS
 
 
 def offsets_of(lengths):
@@ -37,21 +37,6 @@ def partition(found, user):
 
 
 # ------------------------------------------------------------------------- a slow reference
-
-
-def uniform(item, seed, depth, round_):
-    """splitmix64, once more."""
-
-    def mixed(z):
-        z &= WORD
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & WORD
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & WORD
-        return z ^ (z >> 31)
-
-    key = 0
-    for part in (seed, depth, round_):
-        key = mixed(key + 0x9E3779B97F4A7C15 * (part + 1))
-    return ((mixed(item * 0x9E3779B97F4A7C15 + key) >> 11) + 0.5) * 2.0**-53
 
 
 def seeds_of(vectors, items, k, seed, depth):
@@ -137,11 +122,6 @@ def test_the_mean_and_the_mode_of_a_position():
     )
     assert found.mode(torch.tensor([0, 0, 3, 2, 1, 0]), 4).tolist() == [3, 1, 0]
     assert found.mode(torch.tensor([3, 2, 3, 1, 1, 2]), 4).tolist() == [3, 1, 2]
-
-
-def test_the_number_of_clusters_is_the_exact_cube_root():
-    size = torch.tensor([1, 7, 8, 26, 27, 63, 64, 999, 1_000, 97_335, 97_336, 100_000])
-    assert cluster_count(size).tolist() == [1, 1, 2, 2, 3, 3, 4, 9, 10, 45, 46, 46]
 
 
 def test_users_with_little_are_one_position_or_none():
