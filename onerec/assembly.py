@@ -16,9 +16,11 @@ from onerec.checkpoint import load_model
 from onerec.common import generator
 from onerec.data.batches import Contexts, Features
 from onerec.data.dataset import Dataset, open_dataset
+from onerec.data.snapshots import Snapshots
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
 from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.model.qformer import QFormerConfig
 from onerec.recipes import Recipe, from_dict
 from onerec.runs import Run
 from onerec.tokenizer.semantic_ids import SemanticIds
@@ -29,12 +31,16 @@ ItemInput = typing.Literal["both", "codes", "item"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run learns from: a dataset, its split and the features a model may read."""
+    """What a run learns from: a dataset, its split and the features a model may read.
+
+    `snapshots` are put there by `onerec.lifelong`, for models that read the whole history.
+    """
 
     recipe: Recipe
     dataset: Dataset
     split: Split
     features: Features
+    snapshots: Snapshots | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset) -> "Setting":
@@ -49,6 +55,7 @@ class Setting:
             self.features,
             short_length=history.short_length,
             positive_length=history.positive_length,
+            snapshots=self.snapshots,
             device=device,
         )
 
@@ -85,6 +92,7 @@ class Setting:
             active_experts=model.active_experts,
             dropout=model.dropout,
             label_smoothing=model.label_smoothing,
+            lifelong=QFormerConfig(history.lifelong_queries) if history.lifelong_length else None,
         )
         vocabulary = replace(
             self.features.vocabulary(ids.sizes, self.dataset.n_items),

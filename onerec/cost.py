@@ -45,13 +45,21 @@ def estimate(recipe: Recipe, n_items: int, device: str = "cpu") -> Cost:
     items = n_items * width if recipe.history.item_input != "codes" else 0
     tables = codes + items + (0 if model.tied_output else codes)
     parameters = tables + encoder + decoder + model.decoder_layers * experts * block
-    positions = 1 + recipe.history.short_length + recipe.history.positive_length
+    history = recipe.history
+    clusters, queries = history.lifelong_length, history.lifelong_queries
+    lifelong = 0
+    if clusters:
+        parameters += 2 * (attention + ffn) + 2 * queries * width  # two QFormer blocks
+        lifelong = clusters * 7 * width**2 + queries * 2 * (attention // 2 + ffn)
+        lifelong += 4 * queries * clusters * width
+    positions = 1 + history.short_length + history.positive_length + queries * bool(clusters)
     reads = encoder + model.decoder_layers * 2 * width * width  # keys and values of the context
     writes = decoder + model.decoder_layers * active * block + codes // levels
     tokens = recipe.train.targets * levels
     scores = model.encoder_layers * 2 * positions**2 * width
-    flops = 6.0 * (positions * reads + tokens * writes + scores)
-    activations = 4.0 * recipe.train.batch_size * width * positions * 16 * model.encoder_layers
+    flops = 6.0 * (positions * reads + tokens * writes + scores + lifelong)
+    states = positions * 16 * model.encoder_layers + clusters * 8
+    activations = 4.0 * recipe.train.batch_size * width * states
     rate = CPU_RATE if device == "cpu" else GPU_RATE
     return Cost(
         parameters=parameters,

@@ -207,6 +207,9 @@ _AT_LEAST = {
     "model.heads": 1,
     "history.short_length": 0,
     "history.positive_length": 0,
+    "history.lifelong_length": 0,
+    "history.lifelong_limit": 8,  # below, nothing is split
+    "history.lifelong_queries": 1,
     "model.experts": 0,
     "model.active_experts": 1,
     "train.steps": 1,
@@ -280,8 +283,12 @@ def _check(config: Recipe) -> Recipe:
         raise RecipeError(
             f"model.active_experts={model.active_experts} is above model.experts={model.experts}"
         )
-    if config.history.short_length + config.history.positive_length == 0:
-        raise RecipeError("history.short_length and history.positive_length are both 0: no input")
+    history = config.history
+    if history.short_length + history.positive_length + history.lifelong_length == 0:
+        raise RecipeError(
+            "history.short_length and history.positive_length are both 0 and there is no "
+            "history.lifelong_length: no input"
+        )
     for name in config.baselines.names:
         if name not in BASELINES:
             raise RecipeError(

@@ -44,6 +44,10 @@ class HistoryConfig:
     `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both;
     `content` adds what the tokenizer knows of the item before it is quantised. In training an event
     is hidden with probability `event_dropout`.
+
+    With a `lifelong_length` the whole history is read too, in at most so many clusters of at most
+    `lifelong_limit` events (the paper's L_l = 2,000 and M), by `lifelong_queries` queries; 0 leaves
+    it out.
     """
 
     short_length: int = 20
@@ -51,6 +55,9 @@ class HistoryConfig:
     item_input: str = "both"
     content: bool = False
     event_dropout: float = 0.0
+    lifelong_length: int = 0
+    lifelong_limit: int = 192
+    lifelong_queries: int = 128
 
 
 @dataclass(frozen=True)

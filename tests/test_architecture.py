@@ -31,6 +31,7 @@ LAYERS = (
         "checkpoint",
         "evaluate",
         "assembly",
+        "lifelong",
         "attribution",
         "recommend",
         "rollouts",

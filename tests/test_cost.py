@@ -12,6 +12,7 @@ from onerec.common import pick_device
 from onerec.cost import device_of, estimate
 from onerec.errors import RecipeError
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
+from onerec.model.qformer import QFormer, QFormerConfig
 from onerec.recipes import RECIPES, recipe
 
 
@@ -37,6 +38,19 @@ def test_parameters_are_within_a_fifth_of_the_model_that_is_built(name: str) -> 
     codes = torch.from_numpy(np.zeros((n_items + 1, 3), dtype=np.int64))
     built = sum(p.numel() for p in OneRec(config, vocabulary, ItemTable(codes)).parameters())
     assert estimate(made, n_items).parameters == pytest.approx(built, rel=0.2)
+
+
+def test_the_lifelong_pathway_costs_what_it_adds() -> None:
+    base = recipe("tiny")
+    long = recipe("tiny", {"history.lifelong_length": "200", "history.lifelong_queries": "16"})
+    assert long.model.width == base.model.width == 80
+    width = long.model.width
+    built = QFormer(QFormerConfig(16), width, 4, 0.0)
+    more = estimate(long, 1_000).parameters - estimate(base, 1_000).parameters
+    norms, positions = 2 * width, 16 * width
+    assert more == sum(p.numel() for p in built.parameters()) - norms + positions
+    assert estimate(long, 1_000).seconds > 1.5 * estimate(base, 1_000).seconds
+    assert estimate(long, 1_000).memory_bytes > estimate(base, 1_000).memory_bytes
 
 
 def test_more_steps_take_longer_and_a_gpu_less_long() -> None:

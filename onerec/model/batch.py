@@ -39,6 +39,11 @@ class Events:
         columns = (getattr(self, name).flatten(0, 1) for name in self.__dataclass_fields__)
         return type(self)(*(column.index_select(0, places) for column in columns))
 
+    def kept(self, mask: Tensor) -> Self:
+        """What mask (B, T) hides is padding."""
+        columns = (getattr(self, name) for name in self.__dataclass_fields__)
+        return type(self)(*(c * mask.view(*mask.shape, *(1,) * (c.ndim - 2)) for c in columns))
+
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 

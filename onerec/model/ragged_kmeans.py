@@ -141,7 +141,9 @@ def weighted_means(x: Tensor, weight: Tensor, row: Tensor, otherwise: Tensor) ->
 
 def segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums (S,) or (S, d) of neighbouring rows, in their order: the same each time on a GPU too."""
-    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0)
+    if not len(lengths):
+        return values[:0]
+    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0, unsafe=True)
 
 
 def _power_of_two(count: Tensor) -> Tensor:

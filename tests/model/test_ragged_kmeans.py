@@ -29,6 +29,8 @@ def test_random_numbers_are_those_of_a_slow_hash_and_evenly_spread():
 def test_sums_and_means_by_hand():
     values = torch.tensor([1.0, 2.0, 4.0, 8.0])
     assert segment_sum(values, torch.tensor([2, 0, 2])).tolist() == [3.0, 0.0, 12.0]
+    assert segment_sum(values[:0], torch.tensor([], dtype=torch.int64)).tolist() == []
+    assert segment_sum(values[:0], torch.tensor([0])).tolist() == [0.0]
     x = torch.tensor([[0.0, 1.0], [4.0, 1.0], [9.0, 9.0]])
     means = weighted_means(
         x, torch.tensor([3.0, 1.0, 2.0]), torch.tensor([1, 1, 0]), torch.full((3, 2), -1.0)
