@@ -30,7 +30,7 @@ LIMIT = 192
 """M: the smallest multiple of 32 with which 100,000 events stayed within 2,000 positions on five
 mixtures of interests (1,564 to 1,743; 160 gave up to 2,017), and 904 on 1,200 items in all."""
 SMALLEST_LIMIT = 8  # floor(|D|^(1/3)) is 1 below 8 events
-CHUNK = 2**18  # events clustered at once, or one user where he has more
+CHUNK, GPU_CHUNK = 2**16, 2**20  # events clustered at once, or one user where he has more
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compress(
     length: int = LENGTH,
     time: Tensor | None = None,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Clusters:
     """Cluster the history of every user; on the device of `vectors`.
 
@@ -92,13 +92,15 @@ def compress(
             the events of the others are in no position.
         time: (N,) of any unit, by whose mean positions are ordered; None: by place.
         seed: of the k-means starts.
-        chunk: events at once. Memory is about chunk * (3 d + 64) numbers.
+        chunk: events at once. Memory is about chunk * (3 d + 64) numbers. None: what suits the
+            device.
 
     Raises:
         ValueError: a limit below 8, a length or chunk below 1, or arrays that do not fit together.
     """
-    _check(vectors, item, offsets, limit, length, chunk)
     device = vectors.device
+    chunk = (GPU_CHUNK if vectors.is_cuda else CHUNK) if chunk is None else chunk
+    _check(vectors, item, offsets, limit, length, chunk)
     item, offsets = item.to(device), offsets.to(device)
     clock = torch.arange(len(item), device=device) if time is None else time.to(device)
     parts = []
