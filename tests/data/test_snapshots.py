@@ -181,7 +181,7 @@ def changed_after(log: Interactions, user: int, end: int, rng: Any) -> Interacti
     rule=st.sampled_from(["leave_one_out", "temporal", "given"]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=30, deadline=None, database=None)
 def test_no_context_reads_its_target_or_what_comes_after_it(
     lengths: list[int], rule: str, seed: int
 ) -> None:

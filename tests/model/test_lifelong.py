@@ -159,7 +159,7 @@ def test_what_cannot_be_split_is_one_position():
     chunk=st.sampled_from([1, 150, 10_000]),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=40, deadline=None, database=None)
 def test_properties(lengths, n, limit, length, chunk, seed):
     vectors, item, offsets = random_history(lengths, n=n, seed=seed)
     found = compress(vectors, item, offsets, limit=limit, length=length, seed=seed, chunk=chunk)

@@ -193,6 +193,19 @@ def test_a_lifelong_history_is_as_many_states_as_there_are_queries():
     assert len(states) == int(where.mask.sum())
 
 
+def test_the_papers_lengths_are_405_states():
+    model = toy.make_model(short_length=20, positive_length=256, lifelong=QFormerConfig())
+    batch = replace(
+        toy.make_batch((1,)),
+        short=toy.make_events((20,), 20),
+        positive=toy.make_events((256,), 256),
+        lifelong=toy.make_clusters((2_000,), 2_000),
+    )
+    states, where = model.pathways(batch, model.items, model.codes)
+    assert where.mask.shape == (1, 405)
+    assert states.shape == (405, 16)
+
+
 @pytest.mark.parametrize("dropped", [True, False])
 def test_a_user_without_a_lifelong_history_is_as_in_a_batch_without_any(monkeypatch, dropped):
     monkeypatch.setattr(packing, "packs", lambda device: dropped)
