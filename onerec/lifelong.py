@@ -1,7 +1,7 @@
 """Lifelong histories of a run: clustered once, kept below its cache/, and never trusted unread.
 
-The clusters depend on the log, the tokenizer's vectors and three settings; their hash names the
-folder. Users are clustered in parts, each a file with a digest of its contents, so that a stop
+The clusters depend on the log, the tokenizer's vectors and settings of `history`; their hash names
+the folder. Users are clustered in parts, each a file with a digest of its contents, so that a stop
 loses at most one part, and a file that is damaged, cut off or of other data is made again.
 """
 
@@ -69,6 +69,7 @@ def with_lifelong(
                 users,
                 limit=history.lifelong_limit,
                 length=history.lifelong_length,
+                by=history.lifelong_by,
             )
             _write(path, part, key, users)
             tell(number + 1, len(parts))
@@ -82,8 +83,10 @@ def _key(setting: Setting, vectors: NDArray[np.float32]) -> str:
     settings = (
         _VERSION,
         setting.dataset.fingerprint,
+        setting.split.rule,
         history.lifelong_length,
         history.lifelong_limit,
+        history.lifelong_by,
     )
     digest = hashlib.sha256(repr(settings).encode())
     for array in (log.item, log.offsets, features.event.labels, features.item.tag, vectors):

@@ -188,6 +188,7 @@ _CHOICES = {
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
+    "history.lifelong_by": ("clusters", "recent", "random"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam"),

@@ -47,7 +47,8 @@ class HistoryConfig:
 
     With a `lifelong_length` the whole history is read too, in at most so many clusters of at most
     `lifelong_limit` events (the paper's L_l = 2,000 and M), by `lifelong_queries` queries; 0 leaves
-    it out.
+    it out. `lifelong_by` is clusters, or recent or random: single events of the same number, which
+    is what clusters are compared with.
     """
 
     short_length: int = 20
@@ -58,6 +59,7 @@ class HistoryConfig:
     lifelong_length: int = 0
     lifelong_limit: int = 192
     lifelong_queries: int = 128
+    lifelong_by: str = "clusters"
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,10 @@ def test_parts_hold_every_user_once_and_no_more_events_than_they_may(
     assert lifelong._parts(np.array([0])) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("lifelong_length", "3"), ("lifelong_limit", "11")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lifelong_length", "3"), ("lifelong_limit", "11"), ("lifelong_by", "recent")],
+)
 def test_other_settings_are_other_files(own: Run, name: str, value: str) -> None:
     changed = {**CHANGES, f"history.{name}": value}
     setting = Setting.of(toy_home.make_recipe(changed), setting_of(own).dataset)

@@ -33,7 +33,7 @@ from onerec.data.features import (
 )
 from onerec.data.log import Interactions
 from onerec.model.batch import ClusteredEvents
-from onerec.model.lifelong import Clusters, compress
+from onerec.model.lifelong import Clusters, compress, single_events
 
 Ints = NDArray[np.int64]
 
@@ -100,6 +100,7 @@ def make_snapshots(
     *,
     limit: int,
     length: int,
+    by: str = "clusters",
 ) -> Snapshots:
     """The snapshots of some of a log's users.
 
@@ -107,6 +108,7 @@ def make_snapshots(
         seconds: (n,) durations of items, NaN unknown.
         vectors: (n, d) content of items; the clustering is done on their device.
         limit, length: see `onerec.model.lifelong.compress`.
+        by: clusters, or the `recent` or `random` events that they are compared with.
     """
     offsets = log.offsets[users.start : users.stop + 1]
     sizes = snapshot_sizes(int(np.diff(offsets).max(initial=0)))
@@ -118,14 +120,18 @@ def make_snapshots(
     item = log.item[rows].astype(np.int64)
     time = log.columns["timestamp"][rows].astype(np.float64) if "timestamp" in log.columns else None
     device = vectors.device
-    clusters = compress(
-        vectors,
-        torch.from_numpy(item),
-        torch.from_numpy(np.concatenate([[0], np.cumsum(held)])),
-        limit=limit,
-        length=length,
-        time=None if time is None else torch.from_numpy(time),
-    )
+    ends = torch.from_numpy(np.concatenate([[0], np.cumsum(held)]))
+    if by != "clusters":
+        clusters = single_events(ends.to(device), length, by)
+    else:
+        clusters = compress(
+            vectors,
+            torch.from_numpy(item),
+            ends,
+            limit=limit,
+            length=length,
+            time=None if time is None else torch.from_numpy(time),
+        )
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(clusters.mean(torch.from_numpy(values).to(device)).cpu().numpy())

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onerec.model.ragged_kmeans import Sets, segment_sum, weighted_means
+from onerec.model.ragged_kmeans import Sets, segment_sum, uniform, weighted_means
 
 LENGTH = 2_000  # L_l of the paper
 LIMIT = 192
@@ -112,6 +112,27 @@ def compress(
         )
         parts.append((part, rows.start))
     return _joined(parts, device)
+
+
+def single_events(offsets: Tensor, length: int, by: str) -> Clusters:
+    """At most `length` events of each user (U + 1,), each a position of its own (ours).
+
+    What clusters are compared with at equal length. `by` is recent, or random: the same places of
+    every history.
+
+    Raises:
+        ValueError: `by` is neither, or the length is below 1.
+    """
+    if by not in ("recent", "random") or length < 1:
+        raise ValueError(f"by={by!r} must be recent or random, length={length} at least 1")
+    count = offsets.diff()
+    user = torch.arange(len(count), device=offsets.device).repeat_interleave(count)
+    place = torch.arange(len(user), device=offsets.device) - offsets[user]
+    order = _sorted(-place if by == "recent" else uniform(place, 0, 0, 0), user)
+    rank = torch.arange(len(user), device=offsets.device) - offsets[user]
+    events = order[rank < length].sort().values
+    ends = F.pad(count.clamp(max=length).cumsum(0), (1, 0))
+    return Clusters(ends, events, torch.ones_like(events), events)
 
 
 def _check(

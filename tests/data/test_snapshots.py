@@ -111,6 +111,23 @@ def test_a_position_by_hand() -> None:
     assert found.tag.tolist() == [1 + int(tags.argmax())]
 
 
+def test_rivals_are_single_events_of_the_same_snapshots() -> None:
+    log = make_log([40, 3])
+    clusters = snapshots_of(log)
+    for by in ("recent", "random"):
+        found = make_snapshots(
+            log, ITEMS, events_of(log), SECONDS, VECTORS, slice(0, 2), limit=8, length=7, by=by
+        )
+        assert found.events.equal(clusters.events)
+        assert found.begin.diff().tolist() == [7] * len(clusters.events)
+        if by == "recent":
+            rows = np.arange(33, 40)  # of the last snapshot, of 40 events
+            assert found.item[-7:].tolist() == (log.item[rows] + 1).tolist()
+            assert found.time[-7:].tolist() == (rows * 1_000.0).tolist()
+            assert found.tag[-7:].tolist() == (log.item[rows] % 4).tolist()
+            assert found.label[-7:, 0].tolist() == (log.columns["like"][rows] == 1).tolist()
+
+
 def test_a_rating_is_averaged_before_it_is_rounded() -> None:
     log = make_log([16])
     del log.columns["play_ms"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_hash import uniform
 
-from onerec.model.lifelong import Clusters, compress
+from onerec.model.lifelong import Clusters, compress, single_events
 from onerec.model.ragged_kmeans import ITERATIONS
 
 
@@ -122,6 +122,29 @@ def test_the_mean_and_the_mode_of_a_position():
     )
     assert found.mode(torch.tensor([0, 0, 3, 2, 1, 0]), 4).tolist() == [3, 1, 0]
     assert found.mode(torch.tensor([3, 2, 3, 1, 1, 2]), 4).tolist() == [3, 1, 2]
+
+
+def test_single_events_by_hand():
+    offsets = torch.tensor([0, 5, 5, 7])
+    found = single_events(offsets, 3, "recent")
+    assert found.offsets.tolist() == [0, 3, 3, 5]
+    assert found.representative.tolist() == found.members.tolist() == [2, 3, 4, 5, 6]
+    assert found.size.tolist() == [1] * 5
+    assert single_events(torch.tensor([0]), 3, "recent").offsets.tolist() == [0]
+    for length, by in ((3, "newest"), (0, "recent")):
+        with pytest.raises(ValueError, match=f"by='{by}'.*length={length}"):
+            single_events(offsets, length, by)
+
+
+def test_random_events_are_the_same_number_drawn_from_all():
+    offsets = torch.tensor([0, 1_000, 1_004, 2_004])
+    found = single_events(offsets, 100, "random")
+    assert found.offsets.tolist() == [0, 100, 104, 204]
+    first, last = found.representative[:100], found.representative[104:]
+    assert first.unique().equal(first)
+    assert last.sub(1_004).equal(first)  # the same places of every history
+    assert abs(float(first.double().mean()) - 500) < 100
+    assert found.representative[100:104].tolist() == [1_000, 1_001, 1_002, 1_003]
 
 
 def test_users_with_little_are_one_position_or_none():
