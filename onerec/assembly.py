@@ -17,10 +17,12 @@ from onerec.checkpoint import load_model
 from onerec.common import generator
 from onerec.data.batches import Contexts, Features
 from onerec.data.dataset import Dataset, open_dataset
+from onerec.data.snapshots import Snapshots
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
 from onerec.model.lazy import LazyConfig, LazyDecoder
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
+from onerec.model.qformer import QFormerConfig
 from onerec.model.routers import RouterConfig
 from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
@@ -33,12 +35,16 @@ ItemInput = typing.Literal["both", "codes", "item"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run learns from: a dataset, its split and the features a model may read."""
+    """What a run learns from: a dataset, its split and the features a model may read.
+
+    `snapshots` are put there by `onerec.lifelong`, for models that read the whole history.
+    """
 
     recipe: Recipe
     dataset: Dataset
     split: Split
     features: Features
+    snapshots: Snapshots | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset) -> "Setting":
@@ -53,6 +59,7 @@ class Setting:
             self.features,
             short_length=history.short_length,
             positive_length=history.positive_length,
+            snapshots=self.snapshots,
             device=device,
         )
 
@@ -110,6 +117,7 @@ def model_config(recipe: Recipe) -> OneRecConfig:
         dropout=model.dropout,
         label_smoothing=model.label_smoothing,
         expert_blocks=typing.cast(ExpertBlocks, model.expert_blocks),
+        lifelong=QFormerConfig(history.lifelong_queries) if history.lifelong_length else None,
     )
     if model.kind == "encoder_decoder":
         return config

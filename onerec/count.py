@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 from onerec.model.sizes import (
+    QFORMER_BLOCKS,
     ExpertBlocks,
     expert_blocks,
     expert_hidden,
@@ -25,6 +26,7 @@ from onerec.model.sizes import (
     ffn_hidden,
     lazy_expert_hidden,
     lazy_ffn_hidden,
+    qformer_heads,
 )
 from onerec.sections import Recipe
 
@@ -62,6 +64,8 @@ class Counter:
         model, context, history = recipe.model, recipe.context, recipe.history
         self.known, self.tied = known, model.tied_output
         self.lengths = [n for n in (history.short_length, history.positive_length) if n]
+        self.clusters = history.lifelong_length
+        self.queries = history.lifelong_queries if self.clusters else 0
         self.targets = recipe.train.targets
         self.levels, self.codes = len(known.sizes), sum(known.sizes)
         self.lazy = model.kind == "lazy"
@@ -105,7 +109,8 @@ class Counter:
         width, read, known = self.width, self.read, self.known
         sizes = {n: (count + 1) * dim for n, (count, dim) in self.tables.items() if count}
         pair = read * (self.dim + read) + 2 * read  # both layers of a pathway's end, with biases
-        pathways = len(self.lengths) * pair + (sum(self.lengths) + 1) * read
+        lengths = [*self.lengths, *[self.queries] * bool(self.queries)]
+        pathways = len(lengths) * pair + (sum(lengths) + 1) * read
         pathways += known.content_dim * read + bool(known.behaviours) * self._label()
         static = self.static * len(known.user_features)
         pathways += read * (static + read) + 2 * read if static else read
@@ -125,6 +130,9 @@ class Counter:
             "heads": 0 if self.tied else self.codes * width,
             "norms_and_begin": self._norms() + width,
         }
+        if self.queries:
+            block = 4 * read**2 + 3 * read * ffn_hidden(read) + read
+            parts["qformer"] = self.queries * read + QFORMER_BLOCKS * block
         if self.lazy:
             parts["context_processor"] = self.chunks * self.chunk * read
             parts["lift"] = read * width if read != width else 0
@@ -151,24 +159,31 @@ class Counter:
     # ------------------------------------------------------------------ operations
 
     def forward_flops(
-        self, events: float | None = None, targets: int | None = None, shared: bool = True
+        self,
+        events: float | None = None,
+        targets: int | None = None,
+        shared: bool = True,
+        clusters: float | None = None,
     ) -> Counts:
         """Part -> operations of one forward pass of a context and its targets.
 
         Args:
-            events: events of a context, all pathways together, without padding; None: all places.
+            events: events of a context, short and positive pathway together, without padding;
+                None: all places.
             targets: M; None: the recipe's.
             shared: the targets share the decoder's first position, as they do here; V2 counts one
                 for each.
+            clusters: of the lifelong history; None: all places.
         """
         events = self.default_events() if events is None else events
         m = self.targets if targets is None else targets
-        width, read, s = self.width, self.read, 1 + events
+        long = self.clusters if clusters is None else clusters
+        width, read, s = self.width, self.read, 1 + events + (self.queries if long else 0)
         rest = m * (self.levels - 1)
         positions = rest + (1 if shared else m)
         static = self.static * len(self.known.user_features)
-        pathways = events * (read * (self.dim + read + self.known.content_dim))
-        pathways += events * self.known.behaviours * self.label
+        pathways = (events + long) * (read * (self.dim + read + self.known.content_dim))
+        pathways += (events + long) * self.known.behaviours * self.label
         pathways += read * (static + read) if static else 0
         encoder = len(self.encoder) * s * (4 * width**2 + 2 * s * width)
         own = positions * 4 * width**2 + 2 * rest * self.levels * width
@@ -179,6 +194,9 @@ class Counter:
             "decoder": len(self.decoder) * (own + cross) + positions * self._ffn_macs(self.decoder),
             "heads": m * self.codes * width,
         }
+        if long:
+            reads = self.queries * (2 * read**2 + 2 * long * read + 3 * read * ffn_hidden(read))
+            macs["qformer"] = QFORMER_BLOCKS * (long * 2 * read**2 + reads)
         if self.lazy:
             macs["context"] = s * read * self.chunks * self.chunk
             macs["decoder"] += rest * read * width if read != width else 0
@@ -194,15 +212,23 @@ class Counter:
         return sum(mixture if place else dense for place in places)
 
     def training_flops(
-        self, events: float | None = None, targets: int | None = None, shared: bool = True
+        self,
+        events: float | None = None,
+        targets: int | None = None,
+        shared: bool = True,
+        clusters: float | None = None,
     ) -> float:
         """Operations of one training sample: three forward passes."""
-        return 3 * sum(self.forward_flops(events, targets, shared).values())
+        return 3 * sum(self.forward_flops(events, targets, shared, clusters).values())
 
     # ------------------------------------------------------------------ activations
 
     def activations(
-        self, events: float | None = None, targets: int | None = None, shared: bool = True
+        self,
+        events: float | None = None,
+        targets: int | None = None,
+        shared: bool = True,
+        clusters: float | None = None,
     ) -> Counts:
         """Part -> floating-point values that autograd keeps for the backward pass of one sample.
 
@@ -215,12 +241,14 @@ class Counter:
         """
         events = self.default_events() if events is None else events
         m = self.targets if targets is None else targets
-        width, read, s = self.width, self.read, 1 + events
+        long = self.clusters if clusters is None else clusters
+        width, read, s = self.width, self.read, 1 + events + (self.queries if long else 0)
         rest = m * (self.levels - 1)
         positions, written = rest + (1 if shared else m), m * self.levels
         norm = 2 * width + 1
         static = self.static * len(self.known.user_features)
-        pathways = events * (self.dim + 2 * read + self.known.content_dim + self.known.behaviours)
+        each = self.dim + 2 * read + self.known.content_dim + self.known.behaviours
+        pathways = (events + long) * each
         pathways += static + 2 * read if static else 0
         encoder = len(self.encoder) * s * (2 * norm + 4 * width + self.heads + 1)
         encoder += s * self._ffn_kept(self.encoder)
@@ -229,6 +257,8 @@ class Counter:
         block = positions * (3 * norm + 3 * width + self.heads + regrouped) + s + own
         decoder = len(self.decoder) * block + positions * self._ffn_kept(self.decoder)
         parts: Counts = {"pathways": pathways, "encoder": encoder, "decoder": decoder}
+        if long:
+            parts["qformer"] = self._qformer_kept(long)
         if self.lazy:
             parts["context"] = s * (read + self.chunks * (2 * self.chunk + 1))
             parts["decoder"] += rest * read if read != width else 0
@@ -243,3 +273,11 @@ class Counter:
         mixture = self.active * (3 * self.width + 4 * self.expert + 2) + self.experts + 1
         mixture += self.shared * 4 * self.expert
         return sum(mixture if place else 4 * self.hidden for place in places)
+
+    def _qformer_kept(self, clusters: float) -> float:
+        """Values kept of one context in the lifelong pathway's QFormer."""
+        read, heads = self.read, qformer_heads(self.read, self.heads)
+        block = (2 * read + 1) * clusters + self.queries * (
+            3 * read + 2 * read + 1 + heads + 4 * ffn_hidden(read)
+        )
+        return QFORMER_BLOCKS * block + clusters * read

@@ -1,10 +1,12 @@
 """The papers' model sizes as recipes: V1's encoder-decoders and V2's lazy decoders.
 
-Sizes are the papers'; rates of V1, steps and batches are ours, for the papers print none. What
-differs from them: the lifelong pathway is left out, so a context has 277 positions where V1 has
-405, and items are read as their semantic IDs. `python -m onerec.bench.sizes` prints what each
-really counts beside its name.
+Sizes are the papers'; rates of V1, steps and batches are ours, for the papers print none. A context
+of V1 has its 405 positions: 1 + 20 + 256 + 128 queries over 2,000 clusters; V2 prints no pathways,
+and its contexts have 277. Items are read as their semantic IDs. `python -m onerec.bench.sizes`
+prints what each really counts beside its name.
 """
+
+from dataclasses import replace
 
 from onerec.model.sizes import ContextConfig
 from onerec.sections import (
@@ -20,6 +22,13 @@ from onerec.sections import (
     TrainConfig,
 )
 
+PATHWAYS = HistoryConfig(
+    short_length=20,
+    positive_length=256,
+    lifelong_length=2_000,
+    lifelong_queries=128,
+    item_input="codes",
+)
 FIELDS_OF_A_CODE = 3  # a context token is three embeddings wide; see `_lazy`
 
 
@@ -99,7 +108,7 @@ def _onerec(
         name=name,
         content=ContentConfig(behaviour_dim=128, behaviour_weight=0.7),
         tokenizer=TokenizerConfig(levels=3, codebook_size=8192),
-        history=HistoryConfig(short_length=20, positive_length=256, item_input="codes"),
+        history=replace(PATHWAYS, lifelong_length=0) if context else PATHWAYS,
         model=model,
         context=context or ContextConfig(),
         train=TrainConfig(

@@ -192,6 +192,7 @@ _CHOICES = {
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.policy": ("share", "extra_level", "none"),
     "history.item_input": ("codes", "item", "both"),
+    "history.lifelong_by": ("clusters", "recent", "random"),
     "routing.router": ("loss_free", "softmax", "competition"),
     "model.kind": ("encoder_decoder", "lazy"),
     "model.expert_blocks": ("decoder", "alternate", "late"),
@@ -214,6 +215,9 @@ _AT_LEAST = {
     "model.heads": 1,
     "history.short_length": 0,
     "history.positive_length": 0,
+    "history.lifelong_length": 0,
+    "history.lifelong_limit": 8,  # below, nothing is split
+    "history.lifelong_queries": 1,
     "model.experts": 0,
     "model.active_experts": 1,
     "routing.shared_experts": 0,
@@ -317,8 +321,12 @@ def _check_together(config: Recipe) -> None:
     if model.kind == "lazy":
         _check_context(config)
     _check_experts(config)
-    if config.history.short_length + config.history.positive_length == 0:
-        raise RecipeError("history.short_length and history.positive_length are both 0: no input")
+    history = config.history
+    if history.short_length + history.positive_length + history.lifelong_length == 0:
+        raise RecipeError(
+            "history.short_length and history.positive_length are both 0 and there is no "
+            "history.lifelong_length: no input"
+        )
     for name in config.baselines.names:
         if name not in BASELINES:
             raise RecipeError(

@@ -25,6 +25,7 @@ from onerec.common import autocast, evaluating, pick_device, spread
 from onerec.data.batches import case_batches
 from onerec.data.split import Cases
 from onerec.errors import DataError
+from onerec.lifelong import with_lifelong
 from onerec.model.generate import Generated, beam_search
 from onerec.model.onerec import OneRec
 from onerec.runs import Run, open_run
@@ -60,6 +61,8 @@ class Recommender:
         model: OneRec,
         device: torch.device,
     ) -> None:
+        missing = setting.recipe.history.lifelong_length and setting.snapshots is None
+        assert not missing, "the model reads lifelong histories: see onerec.lifelong.with_lifelong"
         self.setting, self.ids, self.device = setting, ids, device
         self.popularity = popularity
         self.trie: Trie = make_trie(ids, popularity).to(device)
@@ -78,8 +81,8 @@ class Recommender:
         run = run if isinstance(run, Run) else open_run(run, home)
         setting = setting_of(run, home)
         ids, popularity = load_semantic_ids(run)
-        model = trained_model(run, setting, ids)
-        return cls(setting, ids, popularity, model, pick_device(device))
+        model, chosen = trained_model(run, setting, ids), pick_device(device)
+        return cls(with_lifelong(setting, run, chosen), ids, popularity, model, chosen)
 
     def recommend(self, users: Sequence[object], k: int = 10) -> pd.DataFrame:
         """Lists for users by their own ids, from everything they have done.

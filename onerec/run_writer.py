@@ -303,16 +303,25 @@ def _set_aside(claim: Path) -> None:
     aside.unlink()
 
 
+def _with_newer(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it was written, with the defaults of what recipes did not have then."""
+    full = dict(held)
+    for section, settings in dataclasses.asdict(Recipe("")).items():
+        asked, before = wanted.get(section), held.get(section, {})
+        if isinstance(asked, Mapping) and isinstance(before, Mapping):
+            newer = {key: settings[key] for key in asked.keys() & settings.keys() - before.keys()}
+            full[section] = {**before, **newer}
+    return full
+
+
 def _refuse_other(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """RunError that names the first setting in which a run differs from what is asked for.
 
-    Sections of the recipe that are newer than the run have their defaults in it.
+    Settings of the recipe that are newer than the run have their defaults in it.
     """
     held = known.get("recipe", {})
     if isinstance(held, Mapping):
-        defaults = dataclasses.asdict(Recipe(""))
-        newer = defaults.keys() & wanted.get("recipe", {}).keys() - held.keys()
-        known = {**known, "recipe": {**held, **{key: defaults[key] for key in newer}}}
+        known = {**known, "recipe": _with_newer(held, wanted.get("recipe", {}))}
     old = flatten({key: known.get(key, {}) for key in FIXED})
     new = flatten({key: json.loads(json.dumps(wanted.get(key, {}))) for key in FIXED})
     for setting in dict.fromkeys([*old, *new]):

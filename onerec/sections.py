@@ -46,6 +46,11 @@ class HistoryConfig:
     `item_input` is codes (the item's semantic ID), item (an embedding of its own) or both;
     `content` adds what the tokenizer knows of the item before it is quantised. In training an event
     is hidden with probability `event_dropout`.
+
+    With a `lifelong_length` the whole history is read too, in at most so many clusters of at most
+    `lifelong_limit` events (the paper's L_l = 2,000 and M), by `lifelong_queries` queries; 0 leaves
+    it out. `lifelong_by` is clusters, or recent or random: single events of the same number, which
+    is what clusters are compared with.
     """
 
     short_length: int = 20
@@ -53,6 +58,10 @@ class HistoryConfig:
     item_input: str = "both"
     content: bool = False
     event_dropout: float = 0.0
+    lifelong_length: int = 0
+    lifelong_limit: int = 192
+    lifelong_queries: int = 128
+    lifelong_by: str = "clusters"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ LAYERS = (
         "checkpoint",
         "evaluate",
         "assembly",
+        "lifelong",
         "attribution",
         "recommend",
         "rollouts",

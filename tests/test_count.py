@@ -17,6 +17,7 @@ from onerec.model.onerec import Batch, ItemTable, OneRec, Vocabulary
 from onerec.recipes import RECIPES, Recipe, recipe
 
 LAZY = {"model.kind": "lazy"}
+LIFELONG = {"history.lifelong_length": "6", "history.lifelong_queries": "3"}
 KINDS: dict[str, dict[str, str]] = {
     "encoder-decoder": {"model.experts": "0", "model.decoder_layers": "2"},
     "experts": {"model.experts": "3", "model.encoder_layers": "2"},
@@ -26,6 +27,8 @@ KINDS: dict[str, dict[str, str]] = {
         "model.encoder_layers": "2",
         "model.decoder_layers": "3",
     },
+    "lifelong": {**LIFELONG, "model.experts": "0"},
+    "lazy lifelong": {**LAZY, **LIFELONG, "model.experts": "0", "context.width": "18"},
     "lazy": {**LAZY, "model.experts": "0", "model.decoder_layers": "2"},
     "lazy experts": {
         **LAZY,
@@ -97,12 +100,15 @@ def ready(made: Recipe, features: Mapping[str, object]) -> tuple[OneRec, Batch, 
     table.content = torch.randn(toy.N_ITEMS + 1, dim)
     model = new_model(model_config(made), vocabulary, table).train()
     batch = toy.make_batch(lengths=(6, 6), targets=made.train.targets)
+    if made.history.lifelong_length:
+        batch.lifelong = toy.make_clusters([6, 6], 6)
     return model, batch, Counter(made, Cardinalities.of(vocabulary))
 
 
 def of(model: OneRec, *ends: str) -> int:
-    """Parameters whose name ends so."""
-    return sum(p.numel() for name, p in model.named_parameters() if name.endswith(ends))
+    """Parameters whose name ends so, the QFormer's apart."""
+    named = model.named_parameters()
+    return sum(p.numel() for n, p in named if n.endswith(ends) and "qformer" not in n)
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -123,6 +129,8 @@ def test_parameters_are_those_of_the_module_part_by_part(kind: str, features: st
             "ffn.gate_up", "ffn.down", "shared.gate_up.weight", "shared.down.weight"
         )
         assert parts["dense"] == count("ffn.gate_up.weight", "ffn.down.weight")
+        named = model.named_parameters()
+        assert parts.get("qformer", 0) == sum(p.numel() for n, p in named if "qformer" in n)
         attention = count("attention.qkv.weight", "attention.out.weight", "cross.query.weight")
         attention += count("cross.key_value.weight", "cross.out.weight")
         assert parts["encoder_attention"] + parts["decoder_attention"] == attention
@@ -191,7 +199,7 @@ def test_a_first_position_of_ones_own_is_a_decoder_for_each_target() -> None:
         assert five["context"] == alone["context"]
         assert five["heads"] == 5 * alone["heads"]
         kept_alone, kept_five = counter.activations(10, 1), counter.activations(10, 5, shared=False)
-        masks = len(counter.decoder) * 11  # of the context: once
+        masks = len(counter.decoder) * (11 + counter.queries)  # of the context: once
         assert kept_five["decoder"] - masks == 5 * (kept_alone["decoder"] - masks)
         assert kept_five["heads"] == 5 * kept_alone["heads"]
         assert counter.training_flops(10, 5) < counter.training_flops(10, 5, shared=False)

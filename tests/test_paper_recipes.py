@@ -21,7 +21,7 @@ KNOWN = Cardinalities((8192,) * 3, 1_000_000)
         ("lazy_0_5b", 0.5, 0.0, 0.1),
         ("lazy_1b", 1.0, 0.0, 0.1),
         ("onerec_0_015b", 0.015, -0.55, -0.45),  # no reading of V1 comes close to these two
-        ("onerec_0_121b", 0.121, 0.25, 0.35),
+        ("onerec_0_121b", 0.121, 0.45, 0.5),
     ],
 )
 def test_parameters_are_as_far_from_the_name_as_they_are(
@@ -34,12 +34,20 @@ def test_the_mixture_of_v2_has_4b_of_which_half_a_billion_are_active() -> None:
     """53 + 1 experts, 3 + 1 active, hidden 1408, two dense blocks."""
     base = lazy_0_5b()
     model = replace(base.model, experts=53, active_experts=3, expert_blocks="late")
-    counter = Counter(replace(base, model=model), KNOWN)
+    routing = replace(base.routing, shared_experts=1)
+    counter = Counter(replace(base, model=model, routing=routing), KNOWN)
     parts = counter.parameters()
     assert parts["experts"] == 12 * 54 * 3 * 1408**2
     assert counter.total() == pytest.approx(4.1e9, rel=0.01)
     blocks = counter.active_total() - parts["heads"] - parts["code_table"]
     assert blocks == pytest.approx(0.5e9, rel=0.01)
+
+
+def test_a_context_of_v1_has_405_positions() -> None:
+    history = recipe("onerec_0_935b").history
+    lengths = (history.short_length, history.positive_length, history.lifelong_queries)
+    assert 1 + sum(lengths) == 405
+    assert history.lifelong_length == 2_000
 
 
 def test_a_further_set_of_keys_costs_what_v2_prints() -> None:

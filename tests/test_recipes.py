@@ -67,6 +67,10 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.experts": "0", "routing.shared_experts": "1"}, "model.experts above 0"),
         ("tiny", {"baselines.names": "sasrek"}, "did you mean 'sasrec'"),
         ("tiny", {"history.short_length": "0", "history.positive_length": "0"}, "no input"),
+        ("tiny", {"history.lifelong_length": "-1"}, "lifelong_length=-1: needs at least 0"),
+        ("tiny", {"history.lifelong_limit": "7"}, "lifelong_limit=7: needs at least 8"),
+        ("tiny", {"history.lifelong_queries": "0"}, "lifelong_queries=0: needs at least 1"),
+        ("tiny", {"history.lifelong_by": "rcent"}, "did you mean 'recent'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(name: str, overrides: dict[str, str], message: str) -> None:
@@ -82,8 +86,9 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 
 def test_the_number_of_knobs_is_a_budget() -> None:
-    """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6."""
-    assert len(setting_names()) <= 89
+    """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
+    the lifelong pathway 4."""
+    assert len(setting_names()) <= 93
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:

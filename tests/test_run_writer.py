@@ -69,6 +69,19 @@ def test_a_section_that_is_newer_than_the_run_has_its_default_there(tmp_path: Pa
         RunWriter.claim(tmp_path / "r", newer)
 
 
+def test_a_setting_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    old = {**DESCRIPTION, "recipe": {**DESCRIPTION["recipe"], "history": {"short_length": 20}}}
+    with RunWriter.claim(tmp_path / "r", old):
+        pass
+    newer = {"short_length": 20, "lifelong_length": 0}
+    asked = {**old, "recipe": {**old["recipe"], "history": newer}}
+    with RunWriter.claim(tmp_path / "r", asked):
+        pass
+    asked["recipe"]["history"] = {**newer, "lifelong_length": 50}
+    with pytest.raises(RunError, match=r"history\.lifelong_length = 0, now asked for 50"):
+        RunWriter.claim(tmp_path / "r", asked)
+
+
 def test_a_second_writer_is_told_who_holds_the_run(tmp_path: Path) -> None:
     with claim(tmp_path / "r") as writer:
         with pytest.raises(RunError, match=f"held by process {psutil.Process().pid} on"):

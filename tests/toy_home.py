@@ -60,13 +60,23 @@ ALIGNED = {  # with a reward model and a policy aligned with it
 }
 
 
-def tables(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Interactions, items and users with original ids, as a source would give them."""
+LIFELONG = {  # with the fourth pathway; histories of 8 events and more are too short for it
+    "history.lifelong_length": "12",
+    "history.lifelong_limit": "8",
+    "history.lifelong_queries": "3",
+}
+
+
+def tables(seed: int = 0, shortest: int = 8) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Interactions, items and users with original ids, as a source would give them.
+
+    Users have `shortest` to `shortest` + 8 events.
+    """
     random = np.random.default_rng(seed)
     rows = []
     for user in range(USERS):
         shelf, place = user % len(SHELVES), int(random.integers(PER_SHELF))
-        for event in range(8 + user % 9):
+        for event in range(shortest + user % 9):
             place = (place + 1 if random.random() < 0.9 else int(random.integers(10))) % PER_SHELF
             rows.append(
                 {
@@ -95,9 +105,9 @@ def tables(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), items, users
 
 
-def make_dataset(home: Path, name: str = "toy", seed: int = 0) -> Dataset:
+def make_dataset(home: Path, name: str = "toy", seed: int = 0, shortest: int = 8) -> Dataset:
     """Write the dataset below `home`."""
-    log, items, users = tables(seed)
+    log, items, users = tables(seed, shortest)
     return write_dataset(dataset_path(name, home), name, log, items, users, source="toy")
 
 

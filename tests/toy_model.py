@@ -2,6 +2,7 @@
 
 import torch
 
+from onerec.model.batch import ClusteredEvents
 from onerec.model.lazy import ContextConfig, LazyConfig, LazyDecoder
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, OneRecConfig, Vocabulary
 
@@ -68,6 +69,14 @@ def make_events(lengths, width, n_items=N_ITEMS, seed=0):
     )
 
 
+def make_clusters(lengths, width, n_items=N_ITEMS, seed=0):
+    """Left-aligned clusters of events, whose tag and duration are their own."""
+    g = torch.Generator().manual_seed(seed + 50)
+    events = make_events(lengths, width, n_items, seed)
+    own = [torch.randint(0, 4, events.item.shape, generator=g) * (events.item > 0) for _ in "td"]
+    return ClusteredEvents(**vars(events), tag=own[0], duration=own[1])
+
+
 def make_batch(lengths=(4, 0, 2), targets=3, n_items=N_ITEMS, seed=0):
     g = torch.Generator().manual_seed(seed)
     users = len(lengths)
@@ -81,8 +90,9 @@ def make_batch(lengths=(4, 0, 2), targets=3, n_items=N_ITEMS, seed=0):
 
 def rows(batch, index):
     """The batch of some of its users."""
-    cut = lambda events: Events(*(getattr(events, f)[index] for f in events.__dataclass_fields__))  # noqa: E731
-    return Batch(batch.static[index], cut(batch.short), cut(batch.positive), batch.target[index])
+    sides = [batch.short.rows(index), batch.positive.rows(index)]
+    long = None if batch.lifelong is None else batch.lifelong.rows(index)
+    return Batch(batch.static[index], *sides, batch.target[index], long)
 
 
 def stream(seed=3):

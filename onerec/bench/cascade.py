@@ -45,6 +45,7 @@ from onerec.bench.worth import known_world
 from onerec.common import pick_device, set_threads
 from onerec.data.batches import TrainingBatches, case_batches, training_examples
 from onerec.data.split import Cases
+from onerec.lifelong import with_lifelong
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import OneRec
 from onerec.pipeline.pretrain import next_token_order, sample_cases
@@ -190,7 +191,8 @@ def recommender_of(
     ids, popularity = load_semantic_ids(run)
     model = trained_model(run, setting, ids, stage)
     wide = replace(setting.recipe, evaluate=replace(setting.recipe.evaluate, beam=CANDIDATES))
-    return Recommender(replace(setting, recipe=wide), ids, popularity, model, device)
+    reading = with_lifelong(replace(setting, recipe=wide), run, device)
+    return Recommender(reading, ids, popularity, model, device)
 
 
 def picked(reward: RewardModel, cases: Cases, lists: Ints) -> Ints:

@@ -9,6 +9,7 @@ the gap to the target, whose time is not known when a recommendation is made.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ from onerec.data.features import (
     item_features,
     user_features,
 )
+from onerec.data.snapshots import Lifelong, Snapshots, gap_bucket
 from onerec.data.split import Cases, Split
 from onerec.errors import RecipeError
-from onerec.model.onerec import Batch, Events, ItemTable, Vocabulary
+from onerec.model.batch import Batch, Events
+from onerec.model.onerec import ItemTable, Vocabulary
 
 Ints = NDArray[np.int64]
+EventsT = TypeVar("EventsT", bound=Events)
 
 POOL = 16  # batches whose examples are sorted by length together; ours
 MIXING = 0.3  # of the log, by which a stream of examples is stirred; ours, chosen on the world
@@ -87,7 +91,8 @@ class Contexts:
     """Builds `Batch`es for (user, end) pairs over one log.
 
     `short_length` newest events of any kind and `positive_length` newest positives; 0 leaves the
-    pathway out. Sequences are left-aligned, oldest first, padding (item 0) behind.
+    pathway out. Sequences are left-aligned, oldest first, padding (item 0) behind. With
+    `snapshots` batches have a lifelong history too.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Contexts:
         *,
         short_length: int,
         positive_length: int,
+        snapshots: Snapshots | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.short_length, self.positive_length = short_length, positive_length
@@ -116,6 +122,7 @@ class Contexts:
         self.positive_rows = put(np.append(np.flatnonzero(log.positive), 0))
         self.positives_before = put(np.concatenate([[0], np.cumsum(log.positive)]))
         self.device = self.item.device
+        self.lifelong = None if snapshots is None else Lifelong(snapshots, self.device)
 
     def batch(
         self,
@@ -133,16 +140,22 @@ class Contexts:
         positive_length = min(self.positive_length, longest)
         user, end = user.to(self.device), end.to(self.device)
         start = self.offsets[user]
+        newest = None if self.time is None else self.time[(end - 1).clamp(min=0)]  # (B,)
         rows, mask = _last(start, end, short_length)
         first, last = self.positives_before[start], self.positives_before[end]
         picks, picked = _last(first, last, positive_length)
-        short = self._events(rows, mask, end)
+        short = self._events(rows, mask, newest)
         found = self.positive_rows[picks.clamp(max=len(self.positive_rows) - 1)]
-        positive = self._events(found, picked, end)
+        positive = self._events(found, picked, newest)
         if target is None:
             target = torch.zeros(len(user), 1, dtype=torch.int64)
+        long = self.lifelong
         return Batch(
-            static=self.static[user], short=short, positive=positive, target=target.to(self.device)
+            static=self.static[user],
+            short=short,
+            positive=positive,
+            target=target.to(self.device),
+            lifelong=None if long is None else long.events(user, end - start, newest),
         )
 
     def age(self, examples: "Examples") -> NDArray[np.float64]:
@@ -158,13 +171,12 @@ class Contexts:
         rank[np.argsort(time, kind="stable")] = np.linspace(0.0, 1.0, len(time))
         return rank
 
-    def _events(self, rows: Tensor, mask: Tensor, end: Tensor) -> Events:
+    def _events(self, rows: Tensor, mask: Tensor, newest: Tensor | None) -> Events:
         """rows (B, T) of the log, mask (B, T) -> Events; what is masked is all zeros."""
         rows = rows.clamp(0, len(self.item) - 1)
-        if self.time is not None:
-            newest = self.time[(end - 1).clamp(min=0)]  # (B,)
+        if self.time is not None and newest is not None:
             seconds = (newest[:, None] - self.time[rows]).clamp(min=0) / 1000.0
-            gap = 1 + torch.log2(1 + seconds).long().clamp(max=GAP_BUCKETS - 1)
+            gap = gap_bucket(seconds)
         else:
             gap = torch.zeros_like(rows)
         return Events(
@@ -327,17 +339,15 @@ class TrainingBatches:
         if not self.event_dropout:
             return batch
         return replace(
-            batch, short=self._thinned(batch.short), positive=self._thinned(batch.positive)
+            batch,
+            short=self._thinned(batch.short),
+            positive=self._thinned(batch.positive),
+            lifelong=None if batch.lifelong is None else self._thinned(batch.lifelong),
         )
 
-    def _thinned(self, events: Events) -> Events:
+    def _thinned(self, events: EventsT) -> EventsT:
         keep = torch.rand(events.item.shape, device=events.item.device) >= self.event_dropout
-        return Events(
-            item=events.item * keep,
-            time=events.time * keep,
-            play=events.play * keep,
-            label=events.label * keep[..., None],
-        )
+        return events.kept(keep)
 
 
 def case_batches(

@@ -84,8 +84,7 @@ def item_features(dataset: Dataset) -> ItemFeatures:
     author = _frequent(authors, min_count=2) if authors is not None else _zeros(len(items))
     tags = _varying_depth(items, ("tags", "category"))
     tag = _frequent(tags, min_count=2) if tags is not None else _zeros(len(items))
-    seconds = _item_duration_ms(dataset) / 1000.0
-    duration = _log2_bucket(seconds, DURATION_BUCKETS)
+    duration = duration_bucket(item_seconds(dataset))
     return ItemFeatures(
         author, tag, duration, *(int(c.max(initial=0)) for c in (author, tag, duration))
     )
@@ -98,22 +97,46 @@ def event_features(log: Interactions) -> EventFeatures:
     for k, name in enumerate(behaviours):
         labels[:, k] = log.columns[name] == 1
     varies = [k for k in range(len(behaviours)) if 0 < labels[:, k].mean() < 1]
-    play = _zeros(len(log.item))
-    if "play_ms" in log.columns and "duration_ms" in log.columns:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = log.columns["play_ms"] / log.columns["duration_ms"]
-        known = np.isfinite(share)
-        play[known] = 1 + np.clip(share[known] * 5, 0, PLAY_BUCKETS - 1).astype(np.int64)
-    elif "rating" in log.columns:
-        rating = log.columns["rating"]
-        known = np.isfinite(rating)
-        play[known] = 1 + np.clip(np.rint(rating[known] * 2), 0, PLAY_BUCKETS - 1).astype(np.int64)
+    play = play_bucket(log, play_amount(log))
     return EventFeatures(
         play,
         labels[:, varies],
         tuple(behaviours[k] for k in varies),
         PLAY_BUCKETS if play.max(initial=0) > 1 else 0,
     )
+
+
+def play_amount(log: Interactions) -> NDArray[np.float64]:
+    """How much of each event was played: fifths of the video, or half points of its rating.
+
+    (N,), NaN where it is not known.
+    """
+    if "play_ms" in log.columns and "duration_ms" in log.columns:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            amount = log.columns["play_ms"] / log.columns["duration_ms"] * 5
+    elif "rating" in log.columns:
+        amount = log.columns["rating"] * 2
+    else:
+        return np.full(len(log.item), np.nan)
+    return np.where(np.isfinite(amount), amount, np.nan)
+
+
+def play_bucket(log: Interactions, amount: NDArray[np.float64]) -> Ints:
+    """The bucket of amounts of the kind that `play_amount` gives for this log; 0 unknown."""
+    watched = "play_ms" in log.columns and "duration_ms" in log.columns
+    whole = np.floor(amount) if watched else np.rint(amount)
+    bucket = 1 + np.clip(np.nan_to_num(whole), 0, PLAY_BUCKETS - 1)
+    return np.where(np.isnan(whole), 0, bucket).astype(np.int64)
+
+
+def duration_bucket(seconds: NDArray[np.float64]) -> Ints:
+    """The bucket of durations; NaN is unknown, which is 0."""
+    return _log2_bucket(seconds, DURATION_BUCKETS)
+
+
+def item_seconds(dataset: Dataset) -> NDArray[np.float64]:
+    """The duration of each item (n,), NaN where it is not known."""
+    return _item_duration_ms(dataset) / 1000.0
 
 
 def _log2_bucket(values: NDArray[np.float64], buckets: int) -> Ints:

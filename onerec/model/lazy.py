@@ -35,7 +35,7 @@ from onerec.model.layers import (
 from onerec.model.moe import MixtureOfExperts
 from onerec.model.onerec import Memory, OneRec, OneRecConfig
 from onerec.model.packing import Packing
-from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Pathways, Vocabulary
+from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
 from onerec.model.sizes import (
     ContextConfig,
     expert_blocks,
@@ -90,7 +90,7 @@ class LazyDecoder(OneRec):
         _, places = expert_blocks(config.expert_blocks, 0, config.decoder_layers)
         self.codes = CodeEmbedding(vocabulary.sizes, read)
         self.begin = nn.Parameter(torch.empty(width))
-        self.pathways = Pathways(vocabulary, read, config.short_length, config.positive_length)
+        self.pathways = self._pathways(read)
         head = width // config.heads
         self.context = ContextProcessor(read, head, groups, context.sets, context.separate_values)
         self.lift = None if read == width else Linear(read, width, bias=False)

@@ -3,7 +3,7 @@
 Encoder: pathways -> bidirectional pre-norm blocks. Decoder: [BOS, s_1 .. s_{L-1}] -> causal
 self-attention, cross-attention, dense SwiGLU or mixture of experts -> one head per level.
 Source: OneRec technical report (V1) sections 2.2 and 2.3; what it does not print is ours and said.
-Left out: the lifelong pathway. `onerec.model.lazy` is the model of OneRec-V2 in its place.
+`onerec.model.lazy` is the model of OneRec-V2 in its place.
 
     model = OneRec(OneRecConfig(), vocabulary, items)
     model.init_weights(generator(seed))
@@ -33,8 +33,15 @@ from onerec.model.layers import (
 )
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+from onerec.model.qformer import QFormer, QFormerConfig
 from onerec.model.routers import CompetitionRouter
-from onerec.model.sizes import ExpertBlocks, expert_blocks, expert_hidden, ffn_hidden
+from onerec.model.sizes import (
+    ExpertBlocks,
+    expert_blocks,
+    expert_hidden,
+    ffn_hidden,
+    qformer_heads,
+)
 
 CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codebooks give the start
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
@@ -55,7 +62,7 @@ class OneRecConfig:
     """Size and regularisation. `experts` 0 is a dense model; a length of 0 drops the pathway.
 
     `expert_blocks` says which blocks hold the experts; see `onerec.model.sizes`. `shared_experts`
-    stand beside the routed ones and see every token.
+    stand beside the routed ones and see every token. `lifelong` None drops the lifelong pathway.
     """
 
     width: int = 128
@@ -71,6 +78,7 @@ class OneRecConfig:
     dropout: float = 0.0
     label_smoothing: float = 0.0
     expert_blocks: ExpertBlocks = "decoder"
+    lifelong: QFormerConfig | None = None
 
 
 Cache = list[list[KeyValue]]  # of each decoder layer, position after position
@@ -126,7 +134,7 @@ class OneRec(nn.Module):
         encoder, decoder = expert_blocks(config.expert_blocks, config.layers, config.decoder_layers)
         self.codes = CodeEmbedding(vocabulary.sizes, width)
         self.begin = nn.Parameter(torch.empty(width))
-        self.pathways = Pathways(vocabulary, width, config.short_length, config.positive_length)
+        self.pathways = self._pathways(width)
         self.encoder = nn.ModuleList(
             EncoderBlock(width, heads, dropout, self._ffn(mixture)) for mixture in encoder
         )
@@ -135,6 +143,15 @@ class OneRec(nn.Module):
             DecoderBlock(width, heads, dropout, self._ffn(mixture)) for mixture in decoder
         )
         self.decoder_norm: nn.Module = RMSNorm(width)
+
+    def _pathways(self, width: int) -> Pathways:
+        """All that the recipe reads, in tokens of that width."""
+        config, qformer = self.config, None
+        if config.lifelong is not None:
+            heads = qformer_heads(width, config.heads)
+            qformer = QFormer(config.lifelong, width, heads, config.dropout)
+        lengths = config.short_length, config.positive_length
+        return Pathways(self.vocabulary, width, *lengths, qformer)
 
     def _ffn(self, mixture: bool) -> nn.Module:
         """A block's feed-forward, dense or a mixture where the model has experts."""
@@ -165,7 +182,7 @@ class OneRec(nn.Module):
         are smaller by the square root of the number of branches; tables 1/sqrt(D), so that they are
         not drowned by the first blocks; output heads and routers .02. All ours.
         """
-        blocks = 2 * len(self.encoder), 3 * len(self.decoder)
+        blocks = {"encoder": 2 * len(self.encoder), "decoder": 3 * len(self.decoder)}
         for name, parameter in self.named_parameters():
             module = self.get_submodule(name.rpartition(".")[0]) if "." in name else self
             if isinstance(module, RMSNorm):
@@ -179,7 +196,7 @@ class OneRec(nn.Module):
             else:  # linear weights are (out, in), experts' (E, in, out)
                 deviation = parameter.shape[1] ** -0.5
                 if name.endswith(("out.weight", "down.weight", "ffn.down")):
-                    deviation /= math.sqrt(blocks[name.startswith("decoder")])
+                    deviation /= math.sqrt(blocks.get(name.partition(".")[0], 1))
                 parameter.normal_(0.0, deviation, generator=generator)
         for name, buffer in self.named_buffers():
             if name.endswith("router.bias"):

@@ -1,8 +1,9 @@
 """What the encoder reads: user features and events, turned into one sequence of states.
 
-Three pathways (V1 section 2.2): a static one of length 1, the most recent events of any kind, and
-the positive events over a longer time. Each ends in Dense(LeakyReLU(Dense(.))); the sequence is
-[h_u; h_s; h_p] + e_pos. The lifelong pathway is left out here.
+Four pathways (V1 section 2.2): a static one of length 1, the most recent events of any kind, the
+positive events over a longer time, and the whole history in clusters, which a QFormer reads. Each
+ends in Dense(LeakyReLU(Dense(.))), the last before its QFormer; the sequence is
+[h_u; h_s; h_p; h_l] + e_pos.
 
 An event is its item (video embedding, semantic codes or both), the item's content vector, author,
 tag, time gap, play time, duration and the multi-hot label of what the user did. A feature that a
@@ -14,7 +15,7 @@ features, K behaviours, n items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, cast
 
@@ -23,73 +24,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.model import packing
+from onerec.model.batch import Batch, Events
 from onerec.model.layers import Linear
 from onerec.model.packing import Packing
+from onerec.model.qformer import QFormer
 from onerec.model.sizes import feature_widths
 
-
-@dataclass
-class Events:
-    """Events of B users, padded on either side; padding is item 0.
-
-    `item` (B, T) int64 item index + 1; `time` (B, T) int64 bucket of the gap, 0 unknown;
-    `play` (B, T) int64 bucket, 0 unknown; `label` (B, T, K) float, 1 where the user did it.
-    """
-
-    item: Tensor
-    time: Tensor
-    play: Tensor
-    label: Tensor
-
-    def rows(self, rows: slice) -> Events:
-        """Some of the users, as views."""
-        return Events(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def picked(self, places: Tensor) -> Events:
-        """The events at flat places (P,) of the grid (B, T): every column is (P, ...)."""
-        columns = (getattr(self, name).flatten(0, 1) for name in self.__dataclass_fields__)
-        return Events(*(column.index_select(0, places) for column in columns))
-
-    def to(self, device: torch.device | str) -> Events:
-        return Events(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
-
-
-@dataclass
-class Batch:
-    """Contexts and their targets.
-
-    `static` (B, F) int64, 0 unknown; `target` (B, M) int64 item index + 1, 0 for none. The M
-    targets of a row are independent of one another and share its context.
-    """
-
-    static: Tensor
-    short: Events
-    positive: Events
-    target: Tensor
-
-    @property
-    def size(self) -> int:
-        """B, the number of contexts."""
-        return len(self.target)
-
-    def rows(self, rows: slice) -> Batch:
-        """Some of the contexts, as views."""
-        return replace(
-            self,
-            static=self.static[rows],
-            short=self.short.rows(rows),
-            positive=self.positive.rows(rows),
-            target=self.target[rows],
-        )
-
-    def to(self, device: torch.device | str) -> Batch:
-        return replace(
-            self,
-            static=self.static.to(device),
-            short=self.short.to(device),
-            positive=self.positive.to(device),
-            target=self.target.to(device),
-        )
+__all__ = [
+    "Batch",
+    "CodeEmbedding",
+    "EventFeatures",
+    "Events",
+    "ItemTable",
+    "Pathways",
+    "StaticFeatures",
+    "Vocabulary",
+    "age",
+    "dense_pair",
+    "feature_widths",
+]
 
 
 @dataclass
@@ -189,7 +142,7 @@ def dense_pair(inputs: int, width: int) -> nn.Sequential:
 
 
 class EventFeatures(nn.Module):
-    """Embeds and concatenates what is known of an event; both event pathways share the tables."""
+    """Embeds and concatenates what is known of an event; all event pathways share the tables."""
 
     def __init__(self, vocabulary: Vocabulary, width: int) -> None:
         super().__init__()
@@ -219,7 +172,8 @@ class EventFeatures(nn.Module):
 
     def forward(self, events: Events, items: ItemTable, codes: CodeEmbedding) -> Tensor:
         """Events of any shape (...) -> (..., dim)."""
-        parts = self._of_items(events.item, items, codes) | self._of_events(events)
+        own = self._of_events(events)  # a cluster has a tag and a duration that its item has not
+        parts = self._of_items(events.item, items, codes) | own
         return torch.cat([parts[name] for name in self.columns], dim=-1)
 
     def _of_items(self, item: Tensor, items: ItemTable, codes: CodeEmbedding) -> dict[str, Tensor]:
@@ -235,7 +189,7 @@ class EventFeatures(nn.Module):
 
     def _of_events(self, events: Events) -> dict[str, Tensor]:
         """What is known of events beyond their items."""
-        index = {"time": events.time, "play": events.play}
+        index = {name: getattr(events, name) for name in events.own}
         found = {n: self.tables[n](value) for n, value in index.items() if n in self.tables}
         if self.label is not None:
             found["label"] = self.label(events.label)
@@ -248,18 +202,23 @@ class EventFeatures(nn.Module):
 
         A product of columns side by side is the sum of their products. What is known of an item
         depends on the item alone, so it is multiplied once for all its events; the tables of time
-        and play are multiplied as tables. Nothing is put side by side.
+        and play (and of whatever else is an event's own) are multiplied as tables. Nothing is put
+        side by side.
         """
         unique, where = torch.unique(torch.cat([e.item for e in sides]), return_inverse=True)
         of_items = self._of_items(unique, items, codes)
         known = torch.cat(list(of_items.values()), dim=-1)  # (U, columns of items)
-        weights = [torch.cat([w.weight[:, self.columns[n]] for n in of_items], 1) for w in layers]
+        weights = []
+        for events, layer in zip(sides, layers, strict=True):
+            parts = {name: layer.weight[:, self.columns[name]] for name in of_items}
+            parts |= {n: torch.zeros_like(part) for n, part in parts.items() if n in events.own}
+            weights.append(torch.cat(list(parts.values()), 1))
         rows = F.linear(known, torch.cat(weights)).chunk(len(sides), dim=-1)  # (U, D) each
         places = where.split([len(events.item) for events in sides])
         products = []
         for events, layer, row, place in zip(sides, layers, rows, places, strict=True):
             total = F.embedding(place, row) + layer.bias
-            for name in ("time", "play"):
+            for name in events.own:
                 if name in self.tables:
                     table = self.tables[name].get_parameter("weight")
                     rows_of = F.linear(table, layer.weight[:, self.columns[name]])
@@ -292,19 +251,27 @@ class StaticFeatures(nn.Module):
 
 
 class Pathways(nn.Module):
-    """Static, short-term and positive pathways, joined with learned positions.
+    """Static, short-term, positive and lifelong pathways, joined with learned positions.
 
     The position of an event counts back from the newest, so that it depends neither on the side of
-    the padding nor on its length (ours). Events older than the table share its last position.
+    the padding nor on its length (ours). Events older than the table share its last position. The
+    lifelong pathway is there where a `qformer` is; its states have the positions of its queries. A
+    user without a lifelong history has none of these states, and a batch may come without them.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, width: int, short_length: int, positive_length: int
+        self,
+        vocabulary: Vocabulary,
+        width: int,
+        short_length: int,
+        positive_length: int,
+        qformer: QFormer | None = None,
     ) -> None:
         super().__init__()
         self.features = EventFeatures(vocabulary, width)
         self.static = StaticFeatures(vocabulary.user_features, width)
         lengths = {"short": short_length, "positive": positive_length}
+        lengths["lifelong"] = 0 if qformer is None else len(qformer.queries)
         self.dense = nn.ModuleDict(
             {
                 name: dense_pair(self.features.dim, width)
@@ -316,6 +283,7 @@ class Pathways(nn.Module):
             {name: nn.Embedding(length, width) for name, length in lengths.items() if length}
         )
         self.static_position = nn.Parameter(torch.empty(width))
+        self.qformer = qformer
 
     def forward(
         self, batch: Batch, items: ItemTable, codes: CodeEmbedding
@@ -325,28 +293,54 @@ class Pathways(nn.Module):
         The static state always exists. Padding stays on a GPU and goes on a CPU; see `Packing`.
         """
         static = self.static(batch.static) + self.static_position  # (B, D)
-        sides = {name: cast(Events, getattr(batch, name)) for name in self.dense}
-        masks = {name: events.item > 0 for name, events in sides.items()}
-        mask = torch.cat([torch.ones_like(static[:, :1], dtype=torch.bool), *masks.values()], dim=1)
-        dense = {name: cast(nn.Sequential, layers) for name, layers in self.dense.items()}
+        given = {name: cast("Events | None", getattr(batch, name)) for name in self.dense}
+        sides = {n: e for n, e in given.items() if e is not None and e.item.shape[1]}
+        tokens, masks, rows = [static], [torch.ones_like(static[:, :1], dtype=torch.bool)], []
+        for name, (hidden, inner) in self._sides(sides, items, codes).items():
+            if name == "lifelong":
+                assert self.qformer is not None
+                hidden, inner = self.qformer(hidden, inner)
+                place = torch.arange(inner.mask.shape[1], device=hidden.device)
+                place = place.expand(inner.mask.shape)
+            else:
+                place = age(inner.mask)
+            tokens.append(hidden + self._position(name, inner.pack(place[..., None])[:, 0]))
+            masks.append(inner.mask)
+            rows.append(inner.rows)
+        mask = torch.cat(masks, dim=1)
         if not packing.packs(static.device):
-            grid = [static[:, None]]
-            for name, events in sides.items():
-                hidden = dense[name](self.features(events, items, codes))
-                grid.append(hidden + self._position(name, age(masks[name])))
+            grid = [t.view(*m.shape, -1) for t, m in zip(tokens, masks, strict=True)]
             return torch.cat(grid, dim=1).flatten(0, 1), Packing(mask)
+        places, begin = [torch.arange(len(mask)) * mask.shape[1]], 1
+        for part, own in zip(masks[1:], rows, strict=True):
+            assert own is not None
+            length = part.shape[1]
+            places.append(own // length * mask.shape[1] + own % length + begin)
+            begin += length
+        return torch.cat(tokens), Packing(mask, torch.cat(places))
+
+    def _sides(
+        self, sides: dict[str, Events], items: ItemTable, codes: CodeEmbedding
+    ) -> dict[str, tuple[Tensor, Packing]]:
+        """Dense(LeakyReLU(Dense(.))) of the events of each pathway (T, D), and where they stand."""
+        masks = {name: events.item > 0 for name, events in sides.items()}
+        dense = {name: cast(nn.Sequential, self.dense[name]) for name in sides}
+        if not sides or not packing.packs(next(iter(masks.values())).device):
+            return {
+                name: (
+                    dense[name](self.features(events, items, codes)).flatten(0, 1),
+                    Packing(mask),
+                )
+                for (name, events), mask in zip(sides.items(), masks.values(), strict=True)
+            }
         picks = [mask.flatten().nonzero()[:, 0] for mask in masks.values()]
         picked = [side.picked(pick) for side, pick in zip(sides.values(), picks, strict=True)]
         first = [cast(Linear, layers[0]) for layers in dense.values()]
         products = self.features.products(picked, first, items, codes)
-        tokens, rows, begin = [static], [torch.arange(len(mask)) * mask.shape[1]], 1
-        for name, pick, product in zip(dense, picks, products, strict=True):
-            hidden = dense[name][1:](product)
-            tokens.append(hidden + self._position(name, age(masks[name]).flatten()[pick]))
-            length = masks[name].shape[1]
-            rows.append(pick // length * mask.shape[1] + pick % length + begin)
-            begin += length
-        return torch.cat(tokens), Packing(mask, torch.cat(rows))
+        return {
+            name: (dense[name][1:](product), Packing(masks[name], pick))
+            for name, pick, product in zip(sides, picks, products, strict=True)
+        }
 
     def _position(self, name: str, age: Tensor) -> Tensor:
         """The learned position of events of that age (...) -> (..., D)."""

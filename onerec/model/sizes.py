@@ -8,6 +8,7 @@ from typing import Literal
 
 ExpertBlocks = Literal["decoder", "alternate", "late"]
 
+QFORMER_BLOCKS = 2  # N_l of the lifelong pathway (V1 section 2.2)
 LATE = 2  # dense blocks before the first experts of the lazy decoder (V2)
 
 
@@ -59,6 +60,14 @@ def feature_widths(width: int) -> tuple[int, int, int]:
     The paper prints 512, 128 and 64 beside D = 1024. The same shares of D, at least 16, are ours.
     """
     return max(16, width // 2), max(16, width // 8), max(16, width // 16)
+
+
+def qformer_heads(width: int, heads: int) -> int:
+    """Heads of the lifelong pathway's QFormer: the most that divide its width, up to the model's.
+
+    Context tokens of a lazy decoder may have a width that its heads do not divide (ours).
+    """
+    return max(count for count in range(1, heads + 1) if width % count == 0)
 
 
 def expert_blocks(where: ExpertBlocks, encoder: int, decoder: int) -> tuple[list[bool], list[bool]]:

@@ -32,6 +32,7 @@ from onerec.data.batches import Examples, TrainingBatches, training_examples
 from onerec.data.dataset import Dataset
 from onerec.data.sessions import kept_by_rsft
 from onerec.errors import RecipeError, RunError
+from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.pipeline.pretrain import sample_cases
@@ -74,7 +75,8 @@ class Aligning:
         self.ids, self.popularity = load_semantic_ids(run)
         self.reward = RewardModel.load(run, setting, device)
         self.reward.check(self.config.reward)
-        self.contexts = self.setting.contexts(device)
+        self.setting = setting = with_lifelong(setting, run, device)
+        self.contexts = setting.contexts(device)
         model = trained_model(run, setting, self.ids, stage="pretrain")
         self.recommender = Recommender(setting, self.ids, self.popularity, model, device)
         self.alignment = Alignment(

@@ -27,6 +27,7 @@ from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
 from onerec.evaluate import RANKS
 from onerec.evaluate import evaluate as measure
+from onerec.lifelong import with_lifelong
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import (
     BEFORE,
@@ -64,7 +65,8 @@ def evaluate(session: Session) -> None:
     session.begin(STAGE, total, f"{len(cases):,} users, {config.part} part")
     ids, popularity_ = load_semantic_ids(session.run)
     model = trained_model(session.run, setting, ids)
-    recommender = Recommender(setting, ids, popularity_, model, session.device)
+    reading = with_lifelong(setting, session.run, session.device)
+    recommender = Recommender(reading, ids, popularity_, model, session.device)
     own = time.perf_counter()
     onerec = recommender.lists(cases, LISTED, workers=session.workers)
     listed_in = time.perf_counter() - own

@@ -26,6 +26,7 @@ from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RunError
+from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import Batch, OneRec
@@ -69,7 +70,8 @@ class Pretraining:
     """One training: model, optimiser, batches, and what has been seen of valid so far."""
 
     def __init__(self, session: Session) -> None:
-        self.session, self.setting = session, session.setting
+        self.session = session
+        self.setting = with_lifelong(session.setting, session.run, session.device, self._compressed)
         self.config = self.setting.recipe.train
         self.folder = session.run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(session.run)
@@ -87,6 +89,11 @@ class Pretraining:
         self.routing = RoutingLog(session.run.path / "routing" / "load.parquet", self.model)
         self.start = 0
         self.begun, self.before = time.perf_counter(), 0.0  # seconds of earlier processes
+
+    def _compressed(self, done: int, of: int) -> None:
+        """Long histories are being clustered; what is there is kept when the user asks to stop."""
+        steps = self.session.setting.recipe.train.steps
+        self.session.advance(STAGE, 0, steps, message=f"clustering histories: {done} of {of}")
 
     def trainee(self) -> Trainee[Batch]:
         """What the loop needs."""

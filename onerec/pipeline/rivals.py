@@ -26,6 +26,7 @@ from onerec.data.sources.world import world_of
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.evaluate import RANKS, Tuned, tune
+from onerec.lifelong import with_lifelong
 from onerec.recipes import Recipe
 from onerec.recommend import Recommender
 from onerec.run_files import read_json, write_json
@@ -120,6 +121,7 @@ def threads_for(recipe: Recipe, device: torch.device) -> int | None:
 
 def list_before(run: Run, setting: Setting, device: torch.device) -> Made:
     """The lists of the policy as pre-training left it."""
+    setting = with_lifelong(setting, run, device)
     ids, popularity_ = load_semantic_ids(run)
     model = trained_model(run, setting, ids, stage="pretrain")
     recommender = Recommender(setting, ids, popularity_, model, device)

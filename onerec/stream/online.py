@@ -47,6 +47,7 @@ from onerec.data.sessions import kept_by_rsft, session_of
 from onerec.data.sources.world import world_of
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import RecipeError, RunError
+from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.pipeline.align import policy_config
 from onerec.pipeline.rivals import threads_for
@@ -161,7 +162,8 @@ class Online:
     def __init__(
         self, run: Run, setting: Setting, config: StreamConfig, device: torch.device, folder: Path
     ) -> None:
-        self.run, self.base, self.config, self.device = run, setting, config, device
+        self.run, self.config, self.device = run, config, device
+        self.base = with_lifelong(setting, run, device)
         self.folder, self.round = folder, 0
         self.trained_on, objective = ARMS[config.arm]
         self.ids, self.popularity = load_semantic_ids(run)

@@ -1,5 +1,7 @@
 """Events to encoder states: by hand, under any padding, and with features that are not there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_model as toy
@@ -7,6 +9,7 @@ import toy_model as toy
 from onerec.model import packing
 from onerec.model.onerec import Batch, Events
 from onerec.model.pathways import CodeEmbedding, age
+from onerec.model.qformer import QFormerConfig
 
 BARE = dict.fromkeys(("n_authors", "n_tags", "n_time", "n_play", "n_duration", "behaviours"), 0)
 
@@ -22,7 +25,7 @@ def padded(events: Events, left: int, right: int) -> Events:
             sides.append(torch.zeros(shape, dtype=tensor.dtype))
         return torch.cat([sides[0], tensor, sides[1]], dim=1)
 
-    return Events(*(more(getattr(events, name)) for name in events.__dataclass_fields__))
+    return type(events)(*(more(getattr(events, name)) for name in events.__dataclass_fields__))
 
 
 def test_age_counts_back_from_the_newest():
@@ -146,17 +149,19 @@ def test_order_of_events_matters():
     assert not torch.allclose(model(batch)[0], before)
 
 
+@pytest.mark.parametrize("lifelong", [None, QFormerConfig(3), QFormerConfig(3, residual=True)])
 @pytest.mark.parametrize("features", [{}, {"item_input": "codes", "content_dim": 5}, BARE])
-def test_without_padding_it_is_what_it_is_with_it(monkeypatch, features):
+def test_without_padding_it_is_what_it_is_with_it(monkeypatch, features, lifelong):
     """The plain way, over the padded grid with every column side by side, in float64."""
     results = []
     for dropped in (True, False):
         monkeypatch.setattr(packing, "packs", lambda device, dropped=dropped: dropped)
-        model = toy.make_model(vocabulary=features).double()
+        model = toy.make_model(vocabulary=features, lifelong=lifelong).double()
         content = torch.randn(41, 5, generator=torch.Generator().manual_seed(0)).double()
         model.items.content = content[:, : features.get("content_dim", 0)]
         batch = toy.make_batch(lengths=(4, 0, 2, 6))
-        for events in (batch.short, batch.positive):
+        batch.lifelong = toy.make_clusters((3, 1, 0, 7), 7)
+        for events in (batch.short, batch.positive, batch.lifelong):
             events.label = events.label[..., : features.get("behaviours", 2)].double()
         logits = model(batch)
         sum((level**2).mean() for level in logits).backward()
@@ -166,3 +171,92 @@ def test_without_padding_it_is_what_it_is_with_it(monkeypatch, features):
     torch.testing.assert_close(logits, expected)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], msg=name)
+
+
+def with_history(lengths=(4, 0, 2), clusters=(5, 2, 0), **settings):
+    model = toy.make_model(lifelong=QFormerConfig(3), **settings)
+    batch = toy.make_batch(lengths)
+    batch.lifelong = toy.make_clusters(clusters, 6)
+    return model, batch
+
+
+def test_a_lifelong_history_is_as_many_states_as_there_are_queries():
+    model, batch = with_history()
+    states, where = model.pathways(batch, model.items, model.codes)
+    assert where.mask.shape == (3, 1 + 4 + 6 + 3)
+    assert where.mask[:, -3:].tolist() == [[True] * 3, [True] * 3, [False] * 3]
+    assert len(states) == int(where.mask.sum())
+
+
+def test_the_papers_lengths_are_405_states():
+    model = toy.make_model(short_length=20, positive_length=256, lifelong=QFormerConfig())
+    batch = replace(
+        toy.make_batch((1,)),
+        short=toy.make_events((20,), 20),
+        positive=toy.make_events((256,), 256),
+        lifelong=toy.make_clusters((2_000,), 2_000),
+    )
+    states, where = model.pathways(batch, model.items, model.codes)
+    assert where.mask.shape == (1, 405)
+    assert states.shape == (405, 16)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_user_without_a_lifelong_history_is_as_in_a_batch_without_any(monkeypatch, dropped):
+    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    model, batch = with_history()
+    logits = model(batch)
+    short = replace(batch, lifelong=None)
+    for level, alone in zip(logits, model(short), strict=True):
+        torch.testing.assert_close(level[2], alone[2])
+        assert not torch.allclose(level[0], alone[0])
+    for clusters in (toy.make_clusters((0, 0, 0), 6), toy.make_clusters((0, 0, 0), 0)):
+        nobody = model(replace(batch, lifelong=clusters))
+        torch.testing.assert_close(nobody, model(short))
+    model.loss(replace(batch, lifelong=toy.make_clusters((0, 0, 0), 6)))[0].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_padding_and_the_order_of_clusters_change_nothing():
+    """Only their features say when they were; the paper gives them no positions either."""
+    model, batch = with_history()
+    expected = model(batch)
+    more = replace(batch, lifelong=padded(batch.lifelong, 2, 3))
+    torch.testing.assert_close(model(more), expected)
+    for name in batch.lifelong.__dataclass_fields__:
+        setattr(batch.lifelong, name, getattr(batch.lifelong, name).flip(1))
+    torch.testing.assert_close(model(batch), expected)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_every_feature_of_a_cluster_reaches_the_output(monkeypatch, dropped):
+    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    model, batch = with_history()
+    before = model(batch)[0]
+    for name in batch.lifelong.__dataclass_fields__:
+        _, changed = with_history()
+        value = getattr(changed.lifelong, name)
+        setattr(changed.lifelong, name, torch.where(value > 0, value * 0 + 1, 1))
+        changed.lifelong.item.mul_(batch.lifelong.item > 0)
+        assert not torch.allclose(model(changed)[0], before), name
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_the_tag_and_duration_of_a_clusters_item_are_not_read(monkeypatch, dropped):
+    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    model, batch = with_history(lengths=(0, 0, 0))
+    before = model(batch)[0]
+    for name in ("tag", "duration"):
+        column = getattr(model.items, name)
+        column.copy_(column.roll(7, 0))
+        torch.testing.assert_close(model(batch)[0], before)
+    model.items.author.copy_(model.items.author.roll(7, 0))
+    assert not torch.allclose(model(batch)[0], before)
+
+
+def test_a_model_without_the_pathway_ignores_the_history():
+    model, batch = toy.make_model(), toy.make_batch()
+    expected = model(batch)
+    batch.lifelong = toy.make_clusters((3, 2, 1), 3)
+    assert all(a.equal(b) for a, b in zip(model(batch), expected, strict=True))
+    assert not [name for name in model.state_dict() if "lifelong" in name or "qformer" in name]

@@ -1,14 +1,11 @@
 """P-Score by hand and against slow loops: its losses, its cross features, whom gradients reach."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from onerec.model.pathways import Batch, Events, ItemTable
-from onerec.reward.pscore import CROSS, Pairs, PScore, PScoreConfig, PScoreVocabulary
-from onerec.reward.pscore import cross_features as cross
+from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary
 
 N_ITEMS, CONTENT = 12, 5
 BEHAVIOURS = ("click", "like", "dislike")
@@ -94,37 +91,6 @@ def test_the_loss_by_hand():
     expected = (1 * fused[0] + 3 * fused[1]) / 4
     torch.testing.assert_close(parts["fused"], expected)
     torch.testing.assert_close(loss, sum(towers) + expected)
-
-
-def test_cross_features_equal_slow_loops():
-    pairs, items = make_pairs(), table()
-    fast = torch.stack(cross(pairs.items, pairs.batch.short, pairs.batch.positive, items), -1)
-    assert fast.shape[-1] == len(CROSS)
-    for b in range(len(pairs.items)):
-        for m, item in enumerate(pairs.items[b].tolist()):
-            past = [i for i in pairs.batch.short.item[b].tolist() if i]
-            liked = [i for i in pairs.batch.positive.item[b].tolist() if i]
-
-            def alike(other, item=item):
-                return F.cosine_similarity(items.content[item], items.content[other], dim=0).item()
-
-            def same(column, others, item=item):
-                mine = int(column[item])
-                return math.log1p(sum(mine > 0 and int(column[o]) == mine for o in others))
-
-            mean = lambda found: sum(found) / len(found) if found else 0.0  # noqa: E731
-            slow = [
-                max(map(alike, past), default=0.0),
-                mean([alike(o) for o in past]),
-                mean([alike(o) for o in liked]),
-                max(map(alike, liked), default=0.0),
-                same(items.author, past),
-                same(items.author, liked),
-                same(items.tag, past),
-                same(items.tag, liked),
-                math.log1p(past.count(item)),
-            ]
-            torch.testing.assert_close(fast[b, m], torch.tensor(slow), atol=1e-5, rtol=1e-5)
 
 
 def moved(model, loss):

@@ -1,11 +1,15 @@
 """A grown log is the log that would have been written at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 import toy_home
 
 from onerec.assembly import Setting
 from onerec.data.dataset import open_dataset
+from onerec.data.snapshots import make_snapshots
 from onerec.stream.growing import cases_at_the_end, grown, setting_with
 
 
@@ -51,6 +55,38 @@ def test_all_rows_of_a_grown_log_may_be_trained_on_and_nobody_is_tested(setting)
     assert over.split.train.all()
     assert len(over.split.test) == len(over.split.valid) == 0
     assert over.features.vocabulary((4, 4), 30) == setting.features.vocabulary((4, 4), 30)
+
+
+def test_a_lifelong_history_stays_what_it_was_when_the_log_grows(tmp_path):
+    """Snapshots hold the first so many events of a user, which new ones do not change."""
+    toy_home.make_dataset(tmp_path, shortest=22)
+    recipe = toy_home.make_recipe(toy_home.LIFELONG)
+    setting = Setting.of(recipe, open_dataset("toy", tmp_path))
+    log, features = setting.dataset.log, setting.features
+    vectors = torch.randn(log.n_items, 4, generator=torch.Generator().manual_seed(0))
+    snapshots = make_snapshots(
+        log,
+        features.item,
+        features.event,
+        np.ones(log.n_items),
+        vectors,
+        slice(0, log.n_users),
+        limit=8,
+        length=12,
+    )
+    setting = replace(setting, snapshots=snapshots)
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, log.n_users, 300)
+    new = {"user": user, "item": rng.integers(0, 30, 300), "timestamp": 2**50 + np.arange(300)}
+    over = setting_with(setting, grown(log, new))
+    someone = torch.tensor([5, 17, 30])
+    held = torch.tensor([16, 21, 22])
+    before = setting.contexts("cpu").batch(someone, torch.from_numpy(log.offsets)[someone] + held)
+    begin = torch.from_numpy(over.split.log.offsets)[someone]
+    after = over.contexts("cpu").batch(someone, begin + held)
+    assert int((before.lifelong.item > 0).sum()) > 10
+    for name, column in vars(after.lifelong).items():
+        assert getattr(before.lifelong, name).equal(column), name
 
 
 def test_a_visit_knows_everything_that_came_before(setting):

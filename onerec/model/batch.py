@@ -1,0 +1,106 @@
+"""What a model is handed: events of users, and contexts with their targets.
+
+Shapes: B users or contexts, T events, M targets, F static features, K behaviours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Events:
+    """Events of B users, padded on either side; padding is item 0.
+
+    `item` (B, T) int64 item index + 1; `time` (B, T) int64 bucket of the gap, 0 unknown;
+    `play` (B, T) int64 bucket, 0 unknown; `label` (B, T, K) float, 1 where the user did it.
+    """
+
+    item: Tensor
+    time: Tensor
+    play: Tensor
+    label: Tensor
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Columns that are rows of a table and say something of the event, not of its item."""
+        return ("time", "play")
+
+    def rows(self, rows: slice) -> Self:
+        """Some of the users, as views."""
+        return type(self)(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def picked(self, places: Tensor) -> Self:
+        """The events at flat places (P,) of the grid (B, T): every column is (P, ...)."""
+        columns = (getattr(self, name).flatten(0, 1) for name in self.__dataclass_fields__)
+        return type(self)(*(column.index_select(0, places) for column in columns))
+
+    def kept(self, mask: Tensor) -> Self:
+        """What mask (B, T) hides is padding."""
+        columns = (getattr(self, name) for name in self.__dataclass_fields__)
+        return type(self)(*(c * mask.view(*mask.shape, *(1,) * (c.ndim - 2)) for c in columns))
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@dataclass
+class ClusteredEvents(Events):
+    """Clusters of events, in the places of events: the lifelong history.
+
+    `item` and `label` are those of the event that stands for the cluster, `time` and `play` buckets
+    of the means over its events. `tag` and `duration` (B, T) int64 are the cluster's own, 0
+    unknown, and take the place of the item's.
+    """
+
+    tag: Tensor
+    duration: Tensor
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        return ("time", "play", "tag", "duration")
+
+
+@dataclass
+class Batch:
+    """Contexts and their targets.
+
+    `static` (B, F) int64, 0 unknown; `target` (B, M) int64 item index + 1, 0 for none. The M
+    targets of a row are independent of one another and share its context.
+    """
+
+    static: Tensor
+    short: Events
+    positive: Events
+    target: Tensor
+    lifelong: ClusteredEvents | None = None
+
+    @property
+    def size(self) -> int:
+        """B, the number of contexts."""
+        return len(self.target)
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the contexts, as views."""
+        return replace(
+            self,
+            static=self.static[rows],
+            short=self.short.rows(rows),
+            positive=self.positive.rows(rows),
+            target=self.target[rows],
+            lifelong=None if self.lifelong is None else self.lifelong.rows(rows),
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            static=self.static.to(device),
+            short=self.short.to(device),
+            positive=self.positive.to(device),
+            target=self.target.to(device),
+            lifelong=None if self.lifelong is None else self.lifelong.to(device),
+        )
