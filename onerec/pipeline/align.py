@@ -50,6 +50,7 @@ RECALL_SHARE = 0.01
 RANKS = 10
 WARMUP = 10
 _LOGGED, _RECORDED = 500, 20
+_LOOKS = 4  # at valid, at least: recall may fall again while the reward still rises
 _STEP_SEED = 7_919
 
 
@@ -304,7 +305,7 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = min(session.setting.recipe.train.evaluate_every, config.steps)
+    every = min(session.setting.recipe.train.evaluate_every, max(1, config.steps // _LOOKS))
     for result in loop(
         training.trainee(),
         steps=config.steps,
