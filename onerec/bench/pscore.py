@@ -13,6 +13,11 @@ The fused score stands beside trees fitted on the same weighted label and beside
 towers whose exponents are tuned on valid. Behaviours with fewer than `ENOUGH` test positives are
 reported and not judged.
 
+`gauc` ranks the rows of a user as they were logged, each with what was known at its time. There a
+user's own rate says no before his first like and yes after it, when it is over: within users it is
+wrong more often than right, and GAUC falls below .5 for whoever reads it. `gauc_at_once` ranks the
+same rows as a request does, as candidates of one moment, that of the user's first test row.
+
 Shapes: N rows, F features, K behaviours.
 """
 
@@ -34,6 +39,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting
+from onerec.bench.at_once import AtOnce
 from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
@@ -134,11 +140,14 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
         {part: Table(ours, each) for part, each in rows.items()},
         trials,
     )
-    scores = ours.logged(rows["test"])
-    lines = {
-        name: _line(ours.exposures, rows["test"], k, scores[name], trees.scores(k))
-        for k, name in enumerate(exposures.behaviours)
-    }
+    scores, at_once = ours.logged(rows["test"]), AtOnce(ours, rows["test"])
+    lines = {}
+    for k, name in enumerate(exposures.behaviours):
+        model = trees.fitted(str(k), lambda table, k=k: table.label(k))
+        theirs = np.asarray(model.predict(trees.final["test"].x), dtype=np.float64)
+        lines[name] = _line(ours.exposures, rows["test"], k, scores[name], theirs)
+        for rival, score in (("pscore", at_once.ours(name)), ("lightgbm", at_once.of(model))):
+            lines[name][rival]["gauc_at_once"] = at_once.gauc(k, score)
     return {
         "rows": {**{part: len(each) for part, each in tuning.items()}, "test": len(rows["test"])},
         "behaviours": lines,

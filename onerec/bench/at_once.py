@@ -1,0 +1,57 @@
+"""Logged rows ranked as a request ranks its candidates: all of a user's rows at one moment.
+
+Shapes: N rows, K behaviours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec.bench.trees import candidate_features
+from onerec.metrics import grouped_auc
+from onerec.rewards import RewardModel
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class AtOnce:
+    """Test rows (N,) of a user as candidates of one moment: that of the first of them."""
+
+    def __init__(self, reward: RewardModel, rows: Ints) -> None:
+        self.reward, self.rows = reward, np.sort(rows)
+        user = reward.exposures.split.log.user[self.rows].astype(np.int64)
+        self.user, first, count = np.unique(user, return_index=True, return_counts=True)
+        self.end, self.of_row = self.rows[first], np.repeat(np.arange(len(first)), count)
+        self.place = np.arange(len(user)) - first[self.of_row]
+        self.items = np.full((len(first), int(count.max())), -1, dtype=np.int64)
+        self.items[self.of_row, self.place] = reward.exposures.split.log.item[self.rows]
+
+    def ours(self, name: str, users: int = 256) -> Floats:
+        """The reward model's scores (N,)."""
+        parts = []
+        for begin in range(0, len(self.user), users):
+            some = slice(begin, begin + users)
+            offered = torch.from_numpy(self.items[some])
+            found = self.reward.score(self.user[some], self.end[some], offered)
+            parts.append(found[name].double().numpy())
+        return self._flat(np.concatenate(parts))
+
+    def of(self, model: Any) -> Floats:
+        """Those of trees."""
+        table = candidate_features(self.reward, self.user, self.end, self.items)
+        return np.asarray(model.predict(self._flat(table)), dtype=np.float64)
+
+    def _flat(self, grid: Floats) -> Floats:
+        found: Floats = grid[self.of_row, self.place]
+        return found
+
+    def gauc(self, k: int, score: Floats) -> float | None:
+        """GAUC of behaviour k."""
+        yes, known = self.reward.exposures.outcomes(self.rows)
+        there = known[:, k]
+        return grouped_auc(yes[there, k], score[there], self.of_row[there])
