@@ -143,7 +143,7 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
     scores, at_once = ours.logged(rows["test"]), AtOnce(ours, rows["test"])
     lines = {}
     for k, name in enumerate(exposures.behaviours):
-        model = trees.fitted(str(k), lambda table, k=k: table.label(k))
+        model = trees.of(k)
         theirs = np.asarray(model.predict(trees.final["test"].x), dtype=np.float64)
         lines[name] = _line(ours.exposures, rows["test"], k, scores[name], theirs)
         for rival, score in (("pscore", at_once.ours(name)), ("lightgbm", at_once.of(model))):

@@ -91,9 +91,13 @@ class Trees:
         self.tuning, self.final, self.trials = tuning, final, trials
         self.tried: dict[str, Any] = {}
 
+    def of(self, k: int) -> Any:
+        """The model of behaviour k."""
+        return self.fitted(str(k), lambda table: table.label(k))
+
     def scores(self, k: int) -> Floats:
         """Test scores of behaviour k (N,)."""
-        return self.fit(str(k), lambda table: table.label(k))
+        return np.asarray(self.of(k).predict(self.final["test"].x), dtype=np.float64)
 
     def fit(self, name: str, label: Label) -> Floats:
         """Test scores of the setting that is best on valid; a label may be a share."""
