@@ -161,7 +161,7 @@ class Counter:
     def forward_flops(
         self,
         events: float | None = None,
-        targets: int | None = None,
+        targets: float | None = None,
         shared: bool = True,
         clusters: float | None = None,
     ) -> Counts:
@@ -214,7 +214,7 @@ class Counter:
     def training_flops(
         self,
         events: float | None = None,
-        targets: int | None = None,
+        targets: float | None = None,
         shared: bool = True,
         clusters: float | None = None,
     ) -> float:
@@ -226,7 +226,7 @@ class Counter:
     def activations(
         self,
         events: float | None = None,
-        targets: int | None = None,
+        targets: float | None = None,
         shared: bool = True,
         clusters: float | None = None,
     ) -> Counts:

@@ -267,7 +267,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in group]
         parts = in_parts("judged", words, work, folder, chosen.jobs)
     told = {
-        "command": f"python -m onerec.bench.judged --log {chosen.log}",
+        "command": " ".join(
+            ["python -m onerec.bench.judged --log", chosen.log, "--seeds", str(chosen.seeds)]
+            + (["--set", *chosen.set] if chosen.set else [])
+        ),
         "commit": commit(),
         "device": cpu_name(),
         "users": parts[0]["users"],

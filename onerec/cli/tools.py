@@ -93,5 +93,6 @@ def _benchmark(name: str, text: str) -> None:
 
 
 _benchmark("generate", "Constrained beam search beside transformers' T5.")
+_benchmark("train", "Training speed of a recipe, and the share of the hardware that it uses.")
 _benchmark("world", "The built-in world beside KuaiRand's logs.")
 _benchmark("rl", "A policy step: users a second, and the share of rollout, reward and update.")

@@ -1,0 +1,178 @@
+"""Training speed of a recipe, and the share of the hardware that it uses.
+
+    python -m onerec.bench.train --json [--recipe small] [--steps 30] [--set KEY=VALUE ...]
+
+The recipe trains on the built-in world through the real path: its own iterator, loss, optimiser and
+loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
+and targets of the batches that were timed), and no recomputed work; `mfu` is that times the samples
+a second over the device's dense bfloat16 peak, null where no peak is known. Beside it: parameters,
+peak memory, and the loss at the beginning and the end. `onerec.bench.train_peer` compares with T5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onerec.assembly import Setting, load_semantic_ids
+from onerec.bench.generate import commit, cpu_name, write
+from onerec.common import pick_device, set_threads
+from onerec.cost import mfu, peak_rate
+from onerec.count import Cardinalities, Counter
+from onerec.data.batches import TrainingBatches, training_examples
+from onerec.data.sources.world import make_world_dataset
+from onerec.lifelong import with_lifelong
+from onerec.loop import Trainee, loop
+from onerec.model.onerec import Batch
+from onerec.pipeline import run as run_stages
+from onerec.recipes import recipe
+from onerec.runs import Run
+from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
+from onerec.world import WorldConfig
+
+WARM_UP = 5
+WORLD = WorldConfig(n_items=4_000, n_users=2_000)
+
+
+def run(
+    *,
+    name: str | None = None,
+    steps: int = 30,
+    changes: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    world: WorldConfig = WORLD,
+) -> dict[str, Any]:
+    """Train `steps` steps of a recipe, by default `small`, and measure them."""
+    threads, device = set_threads(), pick_device("auto")
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        dataset = make_world_dataset("world", world, home)
+        chosen = recipe(name or "small", {"baselines.names": "popularity", **(changes or {})})
+        made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
+        setting = with_lifelong(Setting.of(chosen, dataset), made, device)
+        set_threads(threads)
+        measured = measure(made, setting, device, steps)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    result = {
+        "benchmark": "train",
+        "command": f"python -m onerec.bench.train --recipe {chosen.name} --steps {steps}",
+        "commit": commit(),
+        "recipe": chosen.name,
+        "device": on if device.type == "cuda" else f"{on}, {threads} threads",
+        **measured,
+    }
+    if out is not None:
+        write(result, out)
+    return result
+
+
+def measure(made: Run, setting: Setting, device: torch.device, steps: int) -> dict[str, Any]:
+    """Speed, utilisation, memory and loss of `steps` steps after `WARM_UP` that are not timed."""
+    chosen = setting.recipe
+    ids, _ = load_semantic_ids(made)
+    model = setting.new_model(ids, made.codebooks(), made.vectors()).to(device)
+    batches = Counted(
+        TrainingBatches(
+            setting.contexts(device),
+            training_examples(setting.split, chosen.train.targets),
+            chosen.train.batch_size,
+            chosen.seed,
+            event_dropout=chosen.history.event_dropout,
+        )
+    )
+    optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
+    trainee = Trainee(
+        model=model,
+        optimizer=make_adamw(model, optim),
+        loss=model.loss,
+        batch=batches,
+        learning_rate=cosine_schedule(optim, WARM_UP + steps),
+        after_step=lambda: model.update_router_bias(chosen.model.balance_rate),
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    losses, times = [], []
+    for result in loop(trainee, steps=WARM_UP + steps, seed=chosen.seed, device=device):
+        losses.append(result.loss)
+        times.append(time.perf_counter())  # the loop has read the loss: the device is done
+    rate = steps * chosen.train.batch_size / (times[-1] - times[WARM_UP - 1])
+    events, clusters, targets = batches.means(WARM_UP)
+    counter = Counter(chosen, Cardinalities.of(model.vocabulary))
+    flops = counter.training_flops(events, targets, clusters=clusters)
+    peak = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    used = mfu(flops, rate, peak)
+    return {
+        "parameters": counter.total(),
+        "active_parameters": counter.active_total(),
+        "events_per_sample": round(events, 2),
+        "targets_per_sample": round(targets, 2),
+        "flops_per_sample": round(flops),
+        "samples_per_second": round(rate, 1),
+        "flops_per_second": round(flops * rate),
+        "mfu": None if used is None else round(used, 4),
+        "peak_memory_bytes": _peak_memory(device),
+        "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
+    }
+
+
+class Counted:
+    """The batches, and how many events, clusters and targets a context of each has."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+        self.counts: list[torch.Tensor] = []
+
+    def __call__(self, step: int) -> Batch:
+        batch = self.batches(step)
+        sides = [batch.short, batch.positive]
+        events = torch.stack([(side.item > 0).sum() for side in sides]).sum()
+        clusters = 0 if batch.lifelong is None else (batch.lifelong.item > 0).sum()
+        targets = (batch.target > 0).sum()
+        found = [torch.as_tensor(each).float() / batch.size for each in (events, clusters, targets)]
+        self.counts.append(torch.stack([each.to(batch.target.device) for each in found]))
+        return batch
+
+    def means(self, first: int) -> tuple[float, float, float]:
+        """Events, clusters and targets of a context, from batch `first` on."""
+        events, clusters, targets = torch.stack(self.counts[first:]).mean(0).tolist()
+        return events, clusters, targets
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU, of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; prints one JSON object with --json, else a line."""
+    parser = argparse.ArgumentParser(description="training speed and utilisation of a recipe")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(argv)
+    changes = dict(pair.split("=", 1) for pair in chosen.set)
+    result = run(name=chosen.recipe, steps=chosen.steps, changes=changes, out=chosen.out)
+    if chosen.json:
+        print(json.dumps(result))
+        return 0
+    print(
+        f"{result['recipe']} on {result['device']}: {result['samples_per_second']} samples a "
+        f"second, {result['flops_per_second'] / 1e9:.1f} GFLOP/s, MFU {result['mfu']}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

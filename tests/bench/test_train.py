@@ -1,0 +1,48 @@
+"""Training measured through the real path: what is printed, and that it is counted right."""
+
+import json
+
+import pytest
+import toy_model as toy
+
+from onerec.bench import train
+from onerec.world import WorldConfig
+
+TINY = {
+    "model.width": "16",
+    "model.heads": "2",
+    "tokenizer.codebook_size": "16",
+    "train.batch_size": "16",
+    "align.users": "4",
+    "history.lifelong_length": "20",
+    "history.lifelong_limit": "8",
+    "history.lifelong_queries": "3",
+}
+
+
+def test_a_recipe_is_measured(tmp_path):
+    out = tmp_path / "train.json"
+    world = WorldConfig(n_items=500, n_users=60)
+    found = train.run(name="small", steps=3, changes=TINY, out=out, world=world)
+    assert json.loads(out.read_text()) == json.loads(json.dumps(found))
+    assert found["recipe"] == "small"
+    assert found["parameters"] > found["active_parameters"] > 0
+    assert found["mfu"] is None  # no peak is known of a CPU
+    assert 0 < found["events_per_sample"] <= 20 + 32
+    assert 1 <= found["targets_per_sample"] <= 4
+    rate = found["samples_per_second"] * found["flops_per_sample"]
+    assert found["flops_per_second"] == pytest.approx(rate, rel=0.01)
+    assert found["peak_memory_bytes"] > 1e7
+    assert found["loss"]["first"] > 0
+
+
+def test_events_and_targets_that_exist_are_counted():
+    batch = toy.make_batch(lengths=(4, 0, 2), targets=3)
+    batch.target[0, 1:] = 0
+    counted = train.Counted(lambda step: batch)
+    for step in range(3):
+        assert counted(step) is batch
+    events, clusters, targets = counted.means(1)
+    assert events == pytest.approx((4 + 4 + 2 + 2) / 3)
+    assert clusters == 0
+    assert targets == pytest.approx(7 / 3)
