@@ -36,6 +36,21 @@ def test_a_round_of_algorithm_1_by_hand() -> None:
     assert means.tolist() == [[5.5], [0.5]]
 
 
+def test_equal_distances_go_by_row_in_algorithm_1() -> None:
+    """7 and 3 are as far from 5; 3 was nearer to the first centroid, but 7 is the earlier row."""
+    labels, _ = algorithm_1(
+        torch.tensor([[7.0], [3.0], [0.0]]), torch.tensor([[0.0], [5.0], [9.0]])
+    )
+    assert labels.tolist() == [1, 2, 0]
+
+
+def test_a_full_cluster_keeps_those_whose_next_choice_costs_most() -> None:
+    """Three rows ask for 0: going to 10 costs -5, 0 and 1 another 200, 100 and 80."""
+    x, centroids = torch.tensor([[-5.0], [0.0], [1.0], [9.0]]), torch.tensor([[0.0], [10.0]])
+    labels, _ = transport(x, centroids, torch.zeros(2), passes=0)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+
 def test_algorithm_1_equals_the_obvious_loop() -> None:
     x, centroids = randn(53, 3), randn(7, 3, 1)
     left, expected = list(range(53)), {}
