@@ -7,8 +7,8 @@ and RQ-VAE with TIGER's layers. All numbers are of the items that a kind was fit
 `held_out_loss`: another fit leaves a fifth of the items out and is measured on them, since an
 RQ-VAE of many weights may learn a small catalogue by heart. Losses are relative: mean squared
 distance to the reconstruction over that to the mean vector. Purity is the share of items whose
-category (the first of the list) is the commonest of their first code; `chance` the same with the
-categories shuffled, since many small codes are pure by luck.
+category is the commonest of their first code; `chance` the same with the categories shuffled, since
+many small codes are pure by luck. Seconds are those of the process, all threads together.
 """
 
 from __future__ import annotations
@@ -58,16 +58,21 @@ class Items:
             )
         items = setting_of(run, home).dataset.items
         x = torch.tensor(vectors, device=pick_device(device))
-        return cls(x, _first(items["category"]) if "category" in items.columns else None)
+        return cls(x, categories(items["category"]) if "category" in items.columns else None)
 
 
-def _first(column: Iterable[Any]) -> NDArray[np.int64] | None:
-    """The first category of each item as a number, one more for items without; None if all lack."""
-    names = [str(value[0]) if value is not None and len(value) else "" for value in column]
-    if not any(names):
-        return None
-    numbers: NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    return numbers
+def categories(column: Iterable[Any]) -> NDArray[np.int64] | None:
+    """A number for each item's category: the first place of its list at which items differ.
+
+    Items without one have a number of their own; None where all items are alike.
+    """
+    lists = [[] if value is None else list(value) for value in column]
+    for place in range(max(map(len, lists), default=0)):
+        names = [str(one[place]) if len(one) > place else "" for one in lists]
+        known, numbers = np.unique(names, return_inverse=True)
+        if len(known) > 1:
+            return numbers.astype(np.int64)
+    return None
 
 
 def purity(codes: NDArray[np.int64], category: NDArray[np.int64]) -> float:
@@ -92,10 +97,10 @@ def measure(
 ) -> dict[str, Any]:
     """One kind with one seed; see the module's docstring."""
     x = items.vectors
-    begun = time.perf_counter()
+    begun = time.process_time()
     quantiser = new_quantiser(kind, size, levels, steps, seed)
     codes = quantiser.fit_transform(x)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     report = _report(x, codes, quantiser)
     ids = make_semantic_ids(codes, quantiser.sizes)
     last = LastLevel.of(quantiser.encode(x), codes, quantiser.codebooks)
