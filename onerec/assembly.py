@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.checkpoint import load_model
+from onerec.checkpoint import load_model, load_tensors
 from onerec.common import generator
 from onerec.data.batches import Contexts, Features
 from onerec.data.dataset import Dataset, open_dataset
@@ -27,6 +27,12 @@ from onerec.model.routers import RouterConfig
 from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
 from onerec.runs import Run
+from onerec.tokenizer.quantiser import (
+    Quantiser,
+    QuantiserConfig,
+    load_quantiser,
+    quantiser_config,
+)
 from onerec.tokenizer.semantic_ids import SemanticIds
 from onerec.tokenizer.trie import Trie
 
@@ -195,6 +201,37 @@ def load_semantic_ids(run: Run) -> tuple[SemanticIds, NDArray[np.int64]]:
     codes = np.stack([np.asarray(columns[name], dtype=np.int64) for name in names], axis=1)
     ids = SemanticIds(codes, tuple(report["sizes"]), report["collisions"]["policy"], report)
     return ids, np.asarray(columns["popularity"], dtype=np.int64)
+
+
+def tokenizer_config(recipe: Recipe, size: int) -> QuantiserConfig:
+    """What the recipe says of the quantiser, with `size` codes per level."""
+    said = recipe.tokenizer
+    return quantiser_config(
+        said.kind,
+        levels=said.levels,
+        codebook_size=size,
+        seed=recipe.seed,
+        iterations=said.iterations,
+        init=said.init,
+        steps=said.steps,
+    )
+
+
+def trained_quantiser(run: Run) -> Quantiser:
+    """The fitted quantiser of a run: it gives codes to new content vectors.
+
+    Raises:
+        RunError: the tokenizer stage has not finished, or its file is damaged.
+    """
+    report = run.report()
+    if not run.is_done("tokenize") or report is None:
+        raise RunError(
+            f"run {run.name!r} has no tokenizer yet; `onerec tokenize --run {run.name}` makes it"
+        )
+    recipe = from_dict(run.recipe()["recipe"])
+    config = tokenizer_config(recipe, report["codebook_size"])
+    state = load_tensors(run.path / "tokenizer" / "codebooks.safetensors")
+    return load_quantiser(recipe.tokenizer.kind, config, state)
 
 
 def make_trie(ids: SemanticIds, popularity: NDArray[np.int64]) -> Trie:

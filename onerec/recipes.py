@@ -190,7 +190,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 _CHOICES = {
     "content.text": ("hashed", "sentence", "none"),
     "tokenizer.init": ("k-means++", "random"),
-    "tokenizer.policy": ("share", "extra_level", "none"),
+    "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
+    "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
     "history.item_input": ("codes", "item", "both"),
     "history.lifelong_by": ("clusters", "recent", "random"),
     "routing.router": ("loss_free", "softmax", "competition"),
@@ -207,6 +208,7 @@ _AT_LEAST = {
     "tokenizer.levels": 1,
     "tokenizer.codebook_size": 2,
     "tokenizer.iterations": 1,
+    "tokenizer.steps": 1,
     "content.text_dim": 2,
     "content.behaviour_dim": 2,
     "model.width": 8,

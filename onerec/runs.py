@@ -207,20 +207,22 @@ class Run:
         return self._parquet("tokenizer/semantic_ids.parquet", "ORDER BY item", ("item", "item_id"))
 
     def codebooks(self) -> np.ndarray | None:
-        """(L, N, d) float32: levels, codes, width of the content vectors."""
+        """(L, N, e) float32: levels, codes, width of `encoded`."""
         return self._tensor("tokenizer/codebooks.safetensors", "codebooks")
 
     def vectors(self) -> np.ndarray | None:
-        """(n, d) float32: what was quantised, row = item."""
+        """(n, d) float32: the content of the items, row = item."""
         return self._tensor("tokenizer/vectors.safetensors", "vectors")
+
+    def encoded(self) -> np.ndarray | None:
+        """(n, e) float32: what the codebooks quantise, `vectors` or an RQ-VAE's latents of them."""
+        latents = self._tensor("tokenizer/latents.safetensors", "latents")
+        return self.vectors() if latents is None else latents
 
     def recommendations(self, user: int | None = None, model: str | None = None) -> pd.DataFrame:
         """model, user, user_id, rank, item, item_id, score, lp_1 .. lp_L, hit; ranks from 1."""
-        clauses, values = [], []
-        for column, value in (("user", user), ("model", model)):
-            if value is not None:
-                clauses.append(f'"{column}" = ?')
-                values.append(value)
+        asked = {k: v for k, v in (("user", user), ("model", model)) if v is not None}
+        clauses, values = [f'"{column}" = ?' for column in asked], list(asked.values())
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         columns = ("model", "user", "user_id", "rank", "item", "item_id", "score", "hit")
         sql = f'{where} ORDER BY model, "user", rank'
@@ -261,9 +263,8 @@ class Run:
 
     def log_tail(self, lines: int = 50) -> str:
         path = self.path / "log.txt"
-        if not path.is_file():
-            return ""
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return "\n".join(text.splitlines()[-lines:])
 
     def _optional(self, relative: str) -> dict[str, Any] | None:
         path = self.path / relative
@@ -315,9 +316,8 @@ def list_runs(home: Path | None = None) -> list[RunInfo]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = parent.iterdir() if parent.is_dir() else ()
+    return sorted(p for p in found if p.is_dir() and not p.name.startswith("."))
 
 
 def _info(run: Run) -> RunInfo:

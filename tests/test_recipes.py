@@ -57,6 +57,9 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
             "model.tied_output=true needs context.width=0",
         ),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
+        ("tiny", {"tokenizer.kind": "rqvae"}, r"'rq_vae'\?\): needs rq_kmeans, balanced, rq_vae"),
+        ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
+        ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
         ("tiny", {"routing.router": "sofmax"}, "did you mean 'softmax'"),
         ("tiny", {"router": "softmax"}, "did you mean 'routing.router'"),
         ("tiny", {"routing.shared_experts": "-1"}, "needs at least 0"),
@@ -87,7 +90,7 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 def test_the_number_of_knobs_is_a_budget() -> None:
     """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
-    the lifelong pathway 4."""
+    the lifelong pathway 4, quantisers 2."""
     assert len(setting_names()) <= 93
 
 

@@ -335,9 +335,10 @@ def codes_of(run: Run, item: int) -> tuple[int, ...]:
 def residual_walk(run: Run, item: int) -> pd.DataFrame:
     """How one item is quantised: level, code, norm_before, norm_after, share_left.
 
-    r_1 = x and r_{l+1} = r_l - C_l[code_l]; `share_left` is |r_{l+1}|^2 / |x|^2.
+    r_1 = x and r_{l+1} = r_l - C_l[code_l]; `share_left` is |r_{l+1}|^2 / |x|^2. x is what the
+    codebooks quantise: the item's content, or an RQ-VAE's latent of it.
     """
-    ids, vectors, books = run.semantic_ids(), run.vectors(), run.codebooks()
+    ids, vectors, books = run.semantic_ids(), run.encoded(), run.codebooks()
     columns = ("level", "code", "norm_before", "norm_after", "share_left")
     if ids.empty or vectors is None or books is None:
         return empty(columns)

@@ -1,9 +1,9 @@
 """Stage 1: items become semantic IDs.
 
-Content vectors (text, the dataset's own content tokens, training co-consumption) are joined, and
-residual k-means quantises them. The tokenizer is fitted on items that the split allows and only
-applied to the others. The QFormer of the paper is a later stage: here the mean of an item's content
-tokens stands in for it.
+Content vectors (text, the dataset's own content tokens, training co-consumption) are joined, and a
+quantiser gives each its codes: residual k-means, balanced residual k-means or RQ-VAE. It is fitted
+on items that the split allows and only applied to the others. The QFormer of the paper is a later
+stage: here the mean of an item's content tokens stands in for it.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.assembly import Setting, training_popularity
+from onerec.assembly import Setting, tokenizer_config, training_popularity
 from onerec.checkpoint import save_tensors
 from onerec.common import generator
 from onerec.data.item_text import item_texts
@@ -27,30 +27,41 @@ from onerec.tokenizer.content import (
     join_vectors,
     mean_pool,
 )
-from onerec.tokenizer.rq_kmeans import (
-    RQKmeans,
-    RQKmeansConfig,
-    codebook_size_for,
-    quantisation_report,
-)
+from onerec.tokenizer.nearest_free import LastLevel
+from onerec.tokenizer.quantiser import Quantiser, make_quantiser
+from onerec.tokenizer.rq_kmeans import codebook_size_for, quantisation_report
+from onerec.tokenizer.rq_vae import RQVAE
 from onerec.tokenizer.semantic_ids import SemanticIds, make_semantic_ids
 
 STAGE = "tokenize"
 _STEPS = 3
+_TOLD = 20  # steps of an RQ-VAE between two signs of life
+_NAMES = {
+    "rq_kmeans": "residual k-means",
+    "balanced": "balanced residual k-means",
+    "rq_vae": "RQ-VAE",
+}
 
 
 def tokenize(session: Session) -> None:
-    """Write tokenizer/: codebooks, vectors, semantic_ids.parquet, report.json, done.json."""
+    """Write tokenizer/: codebooks, vectors, semantic_ids.parquet, report.json, done.json.
+
+    codebooks.safetensors is the quantiser's whole state. Vectors are the content; where codebooks
+    live in a space of their own (RQ-VAE), latents.safetensors holds the items there.
+    """
     setting = session.setting
     size = codebook_size(setting)
     session.begin(STAGE, _STEPS, "reading what items say")
     vectors, parts = content_vectors(setting)
-    session.advance(STAGE, 1, _STEPS, message="residual k-means")
-    quantiser, ids, report = _quantise(setting, vectors, size, session.device)
+    session.advance(STAGE, 1, _STEPS, message=_NAMES[setting.recipe.tokenizer.kind])
+    quantiser, ids, report = _quantise(session, vectors, size)
     report["content"] = parts
     session.advance(STAGE, 2, _STEPS, message="writing")
     folder = session.run.path / "tokenizer"
     save_tensors(folder / "codebooks.safetensors", quantiser.state_dict())
+    if isinstance(quantiser, RQVAE):
+        latents = quantiser.encode(torch.from_numpy(vectors).to(session.device))
+        save_tensors(folder / "latents.safetensors", {"latents": latents})
     save_tensors(
         folder / "vectors.safetensors", {"vectors": torch.from_numpy(vectors).to(torch.float16)}
     )
@@ -127,32 +138,45 @@ def codebook_size(setting: Setting) -> int:
 
 
 def _quantise(
-    setting: Setting, vectors: NDArray[np.float32], size: int, device: torch.device
-) -> tuple[RQKmeans, SemanticIds, dict[str, Any]]:
-    recipe, fit = setting.recipe.tokenizer, setting.split.fit_items
-    config = RQKmeansConfig(
-        levels=recipe.levels,
-        codebook_size=min(size, int(fit.sum())),
-        iterations=recipe.iterations,
-        init=recipe.init,
-        seed=setting.recipe.seed,
-    )
-    x = torch.from_numpy(vectors).to(device)
-    quantiser = RQKmeans(config).fit(x[torch.from_numpy(fit).to(device)])
+    session: Session, vectors: NDArray[np.float32], size: int
+) -> tuple[Quantiser, SemanticIds, dict[str, Any]]:
+    setting = session.setting
+    recipe, allowed = setting.recipe.tokenizer, setting.split.fit_items
+    config = tokenizer_config(setting.recipe, min(size, int(allowed.sum())))
+    quantiser = make_quantiser(recipe.kind, config)
+    x = torch.from_numpy(vectors).to(session.device)
+    fit = torch.from_numpy(allowed).to(session.device)
+    fitted = _fit(session, quantiser, x[fit])
     codes = quantiser.transform(x)
-    report = quantisation_report(x, codes, quantiser.codebooks)
-    ids = make_semantic_ids(
-        codes.cpu().numpy(), (config.codebook_size,) * recipe.levels, recipe.policy
-    )
-    report |= {
-        "quantiser": "rq_kmeans",
+    codes[fit] = fitted
+    books = quantiser.codebooks.to(session.device)
+    last = None
+    if recipe.policy == "nearest_free":
+        last = LastLevel.of(quantiser.encode(x), codes, books)
+    ids = make_semantic_ids(codes, quantiser.sizes, recipe.policy, last)
+    # What items really have: a policy may have moved the last code, and may have added a level.
+    codes = torch.from_numpy(ids.codes[:, : recipe.levels]).to(session.device)
+    decode = quantiser.decode if recipe.kind == "rq_vae" else None
+    report = quantisation_report(x, codes, books, decode) | {
+        "quantiser": recipe.kind,
         "codebook_size": config.codebook_size,
         "codebook_ceiling": recipe.codebook_size,
         "sizes": list(ids.sizes),
         "collisions": ids.report,
-        "fit_items": int(fit.sum()),
+        "fit_items": int(allowed.sum()),
     }
     return quantiser, ids, report
+
+
+def _fit(session: Session, quantiser: Quantiser, x: torch.Tensor) -> torch.Tensor:
+    """Fit on x (n, d) and return its codes (n, L); a long training says how far it is."""
+    if not isinstance(quantiser, RQVAE):
+        return quantiser.fit_transform(x)
+    for result in quantiser.training(x):
+        if result.step % _TOLD == 0:
+            message = f"RQ-VAE: step {result.step:,} of {quantiser.config.steps:,}"
+            session.advance(STAGE, 1, _STEPS, message=message)
+    return quantiser.transform(x)
 
 
 def _write_ids(session: Session, ids: SemanticIds) -> None:

@@ -2,7 +2,8 @@
 
 Lloyd's iterations from a greedy k-means++ start. Distances are computed for a chunk of rows at a
 time, so an (n, k) matrix never exists; sums are in float64 and in a fixed order, so a seed gives
-the same centroids again on the same device. Left out: mini-batches and balanced clusters.
+the same centroids again on the same device. Left out: mini-batches; `stream_kmeans` reads
+more rows than memory holds and `balanced_kmeans` makes clusters of one size.
 
 Shapes: n vectors, d dimensions, k clusters.
 """
@@ -54,17 +55,17 @@ def kmeans(
         DataError: a value that is not finite.
         ValueError: x is not a matrix, or k or iterations is below 1.
     """
-    _check(x, k, iterations, init)
+    check_vectors(x, k, iterations, init)
     if init == "random":
-        centroids = x[_permutation(len(x), generator, x.device)[:k]].float()
+        centroids = x[permutation(len(x), generator, x.device)[:k]].float()
     else:
-        centroids = _greedy_seeds(x, k, generator)
+        centroids = greedy_seeds(x, k, generator)
     repaired, made, before = 0, 0, math.inf
     old_labels: Tensor | None = None
     for _ in range(iterations):
         made += 1
-        labels, distances = _nearest(x, centroids)
-        sums, counts = _cluster_sums(x, labels, k)
+        labels, distances = nearest(x, centroids)
+        sums, counts = cluster_sums(x, labels, k)
         full = counts > 0
         centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
         centroids = centroids.float()
@@ -76,7 +77,7 @@ def kmeans(
             break
         before, old_labels = inertia, labels
     labels = assign(x, centroids)
-    inertia = _inertia(x, centroids, labels)
+    inertia = inertia_of(x, centroids, labels)
     return KMeansResult(centroids, labels, inertia, made, repaired)
 
 
@@ -86,24 +87,23 @@ def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
     Equal centroids and equal distances give the lowest index. `chunk` is the number of rows at a
     time (default: what keeps the distances within a few MiB on a CPU and 256 MiB on a GPU).
     """
-    labels, _ = _nearest(x, centroids, chunk)
+    labels, _ = nearest(x, centroids, chunk)
     return _first_of_equal(centroids)[labels]
 
 
-def _check(x: Tensor, k: int, iterations: int, init: str) -> None:
+def check_vectors(x: Tensor, k: int, iterations: int, init: str) -> None:
     if x.ndim != 2 or k < 1 or iterations < 1:
         raise ValueError(
             f"x {tuple(x.shape)} must be (n, d), k {k} and iterations {iterations} >= 1"
         )
-    if init not in INITS:
-        raise RecipeError(f"k-means init {init!r} is unknown; choose one of {', '.join(INITS)}")
+    check_init(init)
     if len(x) < k:
         raise RecipeError(
             f"{k} codes cannot be made from {len(x)} vectors; "
             f"choose a codebook of at most {len(x)} codes"
         )
     finite = torch.cat(
-        [torch.isfinite(rows).all(1) for rows in torch.split(x, _chunk_rows(x, x.shape[1]))]
+        [torch.isfinite(rows).all(1) for rows in torch.split(x, chunk_rows(x, x.shape[1]))]
     )
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0, 0])
@@ -112,15 +112,21 @@ def _check(x: Tensor, k: int, iterations: int, init: str) -> None:
         )
 
 
-def _chunk_rows(x: Tensor, columns: int) -> int:
+def check_init(init: str) -> None:
+    """Refuse a start that is not one of `INITS`."""
+    if init not in INITS:
+        raise RecipeError(f"k-means init {init!r} is unknown; choose one of {', '.join(INITS)}")
+
+
+def chunk_rows(x: Tensor, columns: int) -> int:
     """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
     entries = 2**26 if x.is_cuda else 2**21
     return max(1, entries // max(columns, x.shape[1]))
 
 
-def _inertia(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
+def inertia_of(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
     """Sum of the squared distances of x (n, d) to the centroids of its labels (n,)."""
-    rows = _chunk_rows(x, x.shape[1])
+    rows = chunk_rows(x, x.shape[1])
     parts = [
         (part.float() - centroids[own]).square().sum(dtype=torch.float64)
         for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
@@ -128,7 +134,7 @@ def _inertia(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
     return float(torch.stack(parts).sum())
 
 
-def _nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
     """Label (n,) and squared distance (n,) float32 of each row to its nearest centroid.
 
     The label comes from |c|^2 - 2 x.c, one matrix product; the distance from the difference itself,
@@ -136,7 +142,7 @@ def _nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Te
     """
     lengths = centroids.square().sum(1)  # (k,)
     labels, distances = [], []
-    for part in torch.split(x, chunk or _chunk_rows(x, len(centroids))):
+    for part in torch.split(x, chunk or chunk_rows(x, len(centroids))):
         rows = part.float()  # (c, d)
         own = torch.addmm(lengths, rows, centroids.T, alpha=-2).argmin(1)  # (c, k) -> (c,)
         labels.append(own)
@@ -152,14 +158,14 @@ def _first_of_equal(centroids: Tensor) -> Tensor:
     return first[group]
 
 
-def _cluster_sums(x: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def cluster_sums(x: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Sum (k, d) float64 and size (k,) of each cluster.
 
     A bag per cluster in the order of the rows: unlike index_add on a GPU, the same result each
     time.
     """
     sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
-    rows = max(k, _chunk_rows(x, x.shape[1]))
+    rows = max(k, chunk_rows(x, x.shape[1]))
     for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True):
         order = torch.argsort(own, stable=True)
         sizes = torch.bincount(own, minlength=k)
@@ -187,18 +193,18 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, ticket, right=True).clamp(max=len(weights) - 1)
 
 
-def _permutation(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def permutation(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).to(device)
 
 
-def _greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++ (Arthur & Vassilvitskii 2007, §5): (k, d) seeds.
 
     Each step draws 2 + ln k rows by their squared distance to the nearest seed and keeps the one
     that lowers the sum of these distances most.
     """
     m = min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))  # or all rows where there are fewer
-    rows = x[_permutation(len(x), generator, x.device)[:m]].float()  # (m, d)
+    rows = x[permutation(len(x), generator, x.device)[:m]].float()  # (m, d)
     lengths = rows.square().sum(1)
     tries = 2 + int(math.log(k))
     chosen = torch.zeros(k, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0

@@ -11,15 +11,19 @@ Shapes: n items, d dimensions, L levels, N codes per level.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.errors import RecipeError, RunError
 from onerec.metrics import entropy_nats, perplexity, utilisation
-from onerec.tokenizer.kmeans import assign, kmeans
+from onerec.tokenizer.kmeans import KMeansResult, assign, kmeans
+from onerec.tokenizer.stream_kmeans import kmeans_stream
 
 ROWS = 2**16
 """Rows of x that are held as float32 residuals at a time by transform and report."""
@@ -75,21 +79,70 @@ class RQKmeans:
             RecipeError: fewer vectors than codes.
             DataError: a value that is not finite.
         """
+        self._fit(x)
+        return self
+
+    def _fit(self, x: Tensor) -> Tensor:
+        """Learn from x (n, d); the cluster of each row at each level, (n, L)."""
         generator = torch.Generator().manual_seed(self.config.seed)
         residual = x.detach().float().clone()  # (n, d)
-        books, repaired = [], []
+        results = []
         for _ in range(self.config.levels):
-            result = kmeans(
-                residual,
+            result = self._cluster(residual, generator)
+            for rows, own in zip(
+                torch.split(residual, ROWS), torch.split(result.labels, ROWS), strict=True
+            ):
+                rows -= result.centroids[own]  # in place: a view of residual
+            results.append(result)
+        self._codebooks = torch.stack([result.centroids for result in results])
+        self.repaired = tuple(result.repaired for result in results)
+        return torch.stack([result.labels for result in results], dim=1)
+
+    def _cluster(self, residual: Tensor, generator: torch.Generator) -> KMeansResult:
+        """One level."""
+        return kmeans(
+            residual,
+            self.config.codebook_size,
+            iterations=self.config.iterations,
+            generator=generator,
+            init=self.config.init,
+        )
+
+    def fit_stream(
+        self,
+        arrays: Callable[[], Iterator[NDArray[np.floating[Any]]]],
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Learn the codebooks from more vectors than memory holds.
+
+        Each call of `arrays` gives the same vectors in the same order, as arrays (m, d) of any m.
+        It is called L (iterations + 2) times at most: once per level for the rows among which the
+        start looks for seeds, then once per iteration and once for the inertia. What a level has to
+        quantise is worked out anew in each pass. Results do not depend on m but for rounding.
+
+        Raises:
+            RecipeError: fewer vectors than codes.
+            DataError: a value that is not finite, or arrays that differ from pass to pass.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed)
+        books: list[Tensor] = []
+
+        def residuals() -> Iterator[Tensor]:
+            for array in arrays():
+                residual = torch.tensor(array, dtype=torch.float32, device=device)  # a copy
+                for book in books:
+                    residual -= book[assign(residual, book)]
+                yield residual
+
+        repaired = []
+        for _ in range(self.config.levels):
+            result = kmeans_stream(
+                residuals,
                 self.config.codebook_size,
                 iterations=self.config.iterations,
                 generator=generator,
                 init=self.config.init,
             )
-            for rows, own in zip(
-                torch.split(residual, ROWS), torch.split(result.labels, ROWS), strict=True
-            ):
-                rows -= result.centroids[own]  # in place: a view of residual
             books.append(result.centroids)
             repaired.append(result.repaired)
         self._codebooks = torch.stack(books)
@@ -98,16 +151,19 @@ class RQKmeans:
 
     def transform(self, x: Tensor) -> Tensor:
         """The codes of x (n, d), fitted on or not: (n, L) int64 on the device of x."""
-        books = self.codebooks.to(x.device)
-        if x.ndim != 2 or x.shape[1] != books.shape[2]:
-            raise ValueError(f"x is {tuple(x.shape)}; the codebooks take (n, {books.shape[2]})")
-        codes = torch.empty(len(x), len(books), dtype=torch.int64, device=x.device)
-        for part, out in zip(torch.split(x, ROWS), torch.split(codes, ROWS), strict=True):
-            residual = part.detach().float()
-            for level, book in enumerate(books):
-                out[:, level] = assign(residual, book)
-                residual = residual - book[out[:, level]]
-        return codes
+        return residual_codes(x, self.codebooks.to(x.device))
+
+    def fit_transform(self, x: Tensor) -> Tensor:
+        """Learn from x (n, d) and return its codes (n, L)."""
+        return self.fit(x).transform(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the codebooks quantise: x (n, d) as float32."""
+        return x.detach().float()
+
+    def decode(self, quantised: Tensor) -> Tensor:
+        """A sum of code vectors (n, d) as content: itself."""
+        return quantised
 
     def inverse_transform(self, codes: Tensor) -> Tensor:
         """The sum of the chosen centroids: codes (n, L) -> (n, d) float32."""
@@ -137,15 +193,39 @@ class RQKmeans:
         return tokenizer
 
 
+def residual_codes(x: Tensor, codebooks: Tensor) -> Tensor:
+    """The nearest entry of each level to what the levels before left: x (n, d) -> (n, L) int64.
+
+    Raises:
+        ValueError: x is not of the codebooks' width.
+    """
+    if x.ndim != 2 or x.shape[1] != codebooks.shape[2]:
+        raise ValueError(f"x is {tuple(x.shape)}; the codebooks take (n, {codebooks.shape[2]})")
+    codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
+    for part, out in zip(torch.split(x, ROWS), torch.split(codes, ROWS), strict=True):
+        residual = part.detach().float()
+        for level, book in enumerate(codebooks):
+            out[:, level] = assign(residual, book)
+            residual = residual - book[out[:, level]]
+    return codes
+
+
 def reconstruct(codes: Tensor, codebooks: Tensor) -> Tensor:
     """codes (n, L), codebooks (L, N, d) -> (n, d): the sum over levels of the chosen centroids."""
     level = torch.arange(codes.shape[1], device=codes.device)
     return codebooks[level, codes].sum(1)  # (n, L, d) -> (n, d)
 
 
-def quantisation_report(x: Tensor, codes: Tensor, codebooks: Tensor) -> dict[str, Any]:
+def quantisation_report(
+    x: Tensor,
+    codes: Tensor,
+    codebooks: Tensor,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Any]:
     """How well the codes (n, L) of codebooks (L, N, d) stand for x (n, d).
 
+    Where the codebooks belong to a space of their own, `decode` brings a sum of code vectors back
+    to x's: then what the first l levels say is decode(their sum), and all numbers mean the same.
     `reconstruction_loss` is the mean over vectors of the squared distance to the reconstruction;
     `relative_reconstruction_loss` divides it by that of answering the mean vector for all (None
     where all vectors are equal). Per level: `used` codes, `utilisation` = used / size,
@@ -160,8 +240,13 @@ def quantisation_report(x: Tensor, codes: Tensor, codebooks: Tensor) -> dict[str
     for rows, own in zip(torch.split(x, ROWS), torch.split(codes, ROWS), strict=True):
         residual = rows.float()
         spread += float((residual - mean).square().sum())
+        said = torch.zeros(len(rows), codebooks.shape[2], device=rows.device)
         for level, book in enumerate(codebooks):
-            residual = residual - book[own[:, level]]
+            if decode is None:
+                residual = residual - book[own[:, level]]
+            else:
+                said = said + book[own[:, level]]
+                residual = rows.float() - decode(said)
             left[level] += float(residual.square().sum(dtype=torch.float64))
     levels = [
         _level_report(

@@ -6,6 +6,8 @@ equal codes. Here it is a named policy, and what it met and changed is counted:
 - `share`: items keep their codes and share a leaf of the trie; the leaf lists them by popularity.
 - `extra_level`: one more code tells them apart, 0 where an id is unique (TIGER, arXiv 2305.05065,
   §3.1).
+- `nearest_free`: of the items on one id all but one take the nearest code that is free at the last
+  level; who finds none shares (`nearest_free`).
 - `none`: no two items may share; a collision is an error.
 """
 
@@ -19,8 +21,9 @@ import numpy as np
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer.nearest_free import LastLevel, nearest_free
 
-POLICIES = ("share", "extra_level", "none")
+POLICIES = ("share", "extra_level", "nearest_free", "none")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class SemanticIds:
 
     `report` counts, before the policy: `items`, `distinct` ids, `items_sharing` an id with another
     item, `share_sharing` of all items, `largest_leaf`; and after it: `items_touched` (their codes
-    changed) and `leaves` (distinct ids of the result).
+    changed), `share_touched` of all items, `leaves` (distinct ids of the result) and `items_left`
+    (they still share an id with another item).
     """
 
     codes: np.ndarray  # (n_items, L) int64
@@ -50,17 +54,21 @@ class SemanticIds:
 
 
 def make_semantic_ids(
-    codes: np.ndarray | Tensor, sizes: Sequence[int], policy: str = "share"
+    codes: np.ndarray | Tensor,
+    sizes: Sequence[int],
+    policy: str = "share",
+    last: LastLevel | None = None,
 ) -> SemanticIds:
     """Turn the quantiser's codes (n_items, L) into ids under a collision policy.
 
     Under `extra_level` the items of an id are told apart in the order of their item numbers, and
-    the level is as large as the largest leaf.
+    the level is as large as the largest leaf. `nearest_free` needs `last`.
 
     Raises:
         RecipeError: an unknown policy.
         DataError: policy `none` and two items with one id.
-        ValueError: a code outside its level, or shapes that do not agree.
+        ValueError: a code outside its level, shapes that do not agree, or `nearest_free` without
+            `last`.
     """
     if policy not in POLICIES:
         raise RecipeError(
@@ -71,30 +79,59 @@ def make_semantic_ids(
     levels = tuple(int(size) for size in sizes)
     group = group_rows(table, levels)  # (n_items,)
     counts = np.bincount(group)
+    report = _before(policy, group, counts)
+    if policy == "none" and report["items_sharing"]:
+        sharing = counts[group] > 1
+        pair = " and ".join(map(str, np.flatnonzero(group == group[sharing.argmax()])[:2]))
+        raise DataError(
+            f"{report['items_sharing']} of {len(table)} items share a semantic id, such as items "
+            f"{pair}, and collision policy 'none' forbids it; use 'share', 'extra_level' or "
+            "'nearest_free', or a larger codebook"
+        )
+    if policy == "extra_level":
+        extra = _rank_in_group(group, counts)
+        table = np.column_stack([table, extra])
+        levels = (*levels, int(counts.max()))
+        report |= _after(table, levels, int((extra > 0).sum()))
+    if policy == "nearest_free":
+        if last is None or (len(last.residual), len(last.entries)) != (len(table), levels[-1]):
+            raise ValueError("policy 'nearest_free' needs the items' residuals at the last level")
+        prefix = np.zeros(len(table), dtype=np.int64)
+        if len(levels) > 1:
+            prefix = group_rows(table[:, :-1], levels[:-1])
+        moved = nearest_free(table[:, -1], prefix, last)
+        touched = int((moved != table[:, -1]).sum())
+        table = np.column_stack([table[:, :-1], moved])
+        report |= _after(table, levels, touched)
+    return SemanticIds(table, levels, policy, report)
+
+
+def _before(policy: str, group: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    """What the report says of the quantiser's codes, and after it of a policy that keeps them."""
     sharing = counts[group] > 1
-    report: dict[str, Any] = {
+    return {
         "policy": policy,
-        "items": len(table),
+        "items": len(group),
         "distinct": len(counts),
         "items_sharing": int(sharing.sum()),
         "share_sharing": float(sharing.mean()),
         "largest_leaf": int(counts.max()),
         "items_touched": 0,
+        "share_touched": 0.0,
         "leaves": len(counts),
+        "items_left": int(sharing.sum()),
     }
-    if policy == "none" and sharing.any():
-        pair = " and ".join(map(str, np.flatnonzero(group == group[sharing.argmax()])[:2]))
-        raise DataError(
-            f"{report['items_sharing']} of {len(table)} items share a semantic id, such as items "
-            f"{pair}, and collision policy 'none' forbids it; use 'share' or 'extra_level', or a "
-            "larger codebook"
-        )
-    if policy == "extra_level":
-        last = _rank_in_group(group, counts)
-        table = np.column_stack([table, last])
-        levels = (*levels, int(counts.max()))
-        report |= {"items_touched": int((last > 0).sum()), "leaves": len(table)}
-    return SemanticIds(table, levels, policy, report)
+
+
+def _after(table: np.ndarray, sizes: Sequence[int], touched: int) -> dict[str, Any]:
+    """What the report says of the ids that a policy made."""
+    counts = np.bincount(group_rows(table, sizes))
+    return {
+        "items_touched": touched,
+        "share_touched": touched / len(table),
+        "leaves": len(counts),
+        "items_left": int(counts[counts > 1].sum()),
+    }
 
 
 def group_rows(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

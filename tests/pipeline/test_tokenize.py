@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy_home
 
-from onerec.assembly import Setting
+from onerec.assembly import Setting, setting_of, trained_quantiser
 from onerec.data.dataset import Content, dataset_path, open_dataset, write_dataset
-from onerec.errors import RecipeError
-from onerec.pipeline import run_stage
+from onerec.errors import RecipeError, RunError
+from onerec.explain import tokens
+from onerec.pipeline import run, run_stage
 from onerec.pipeline.tokenize import codebook_size, content_vectors
-from onerec.recipes import recipe
-from onerec.runs import Run, open_run
+from onerec.recipes import from_dict, recipe
+from onerec.rewards import own_content
+from onerec.runs import Run, open_run, read_json, write_json
 
 
 def tokenized(home: Path, changes: dict[str, str] | None = None, name: str = "x") -> Run:
@@ -141,6 +144,100 @@ def test_items_without_any_content_are_refused(home: Path) -> None:
     silent = {"content.text": "none", "content.behaviour_weight": "0"}
     with pytest.raises(RecipeError, match=r"items have no content.*content\.behaviour_weight=1"):
         content_vectors(make_setting(home, silent))
+
+
+KINDS = {
+    "balanced": {"tokenizer.kind": "balanced", "tokenizer.policy": "nearest_free"},
+    "rq_vae": {"tokenizer.kind": "rq_vae", "tokenizer.steps": "30"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_with_each_kind_goes_through_all_stages(home: Path, kind: str) -> None:
+    changes = {**toy_home.ALIGNED, **KINDS[kind], "history.content": "true"}
+    run("x", toy_home.make_recipe(changes), "toy", home=home)
+    made = open_run("x", home)
+    report = made.report()
+    assert report is not None
+    assert report["quantiser"] == kind
+    assert report["collisions"]["share_touched"] * toy_home.ITEMS == pytest.approx(
+        report["collisions"]["items_touched"]
+    )
+    assert (made.evaluate() or {})["models"]["onerec"]["recall@10"] >= 0
+    walk = tokens.residual_walk(made, 3)
+    assert walk["norm_after"].notna().all()
+    assert tokens.levels(made)["entropy_nats"].tolist() == [
+        level["entropy_nats"] for level in report["levels"]
+    ]
+    assert own_content(made).shape == (toy_home.ITEMS, 8)
+
+
+def test_an_rq_vae_keeps_content_and_latents_apart(home: Path) -> None:
+    """Codes are the nearest entries to the latents; whoever reads content finds content."""
+    made = tokenized(home, KINDS["rq_vae"])
+    content = content_vectors(setting_of(made, home))[0]
+    np.testing.assert_allclose(made.vectors(), content, atol=1e-3)
+    assert made.codebooks().shape == (2, 4, 32)
+    assert made.encoded().shape == (toy_home.ITEMS, 32)
+    codes = made.semantic_ids()[["code_1", "code_2"]].to_numpy()
+    left = made.encoded().astype(np.float64)
+    for level, book in enumerate(made.codebooks().astype(np.float64)):
+        distance = ((left[:, None] - book[None]) ** 2).sum(2)
+        assert distance.argmin(1).tolist() == codes[:, level].tolist()
+        left = left - book[codes[:, level]]
+    report = made.report()
+    assert report is not None
+    said = trained_quantiser(made).inverse_transform(torch.tensor(codes)).numpy()
+    error = ((content - said) ** 2).sum(1).mean()
+    assert report["reconstruction_loss"] == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rq_kmeans", "rq_vae"])
+def test_the_quantiser_of_a_run_gives_its_items_their_codes_again(home: Path, kind: str) -> None:
+    made = tokenized(home, KINDS.get(kind, {}))
+    content = torch.from_numpy(content_vectors(setting_of(made, home))[0])
+    codes = made.semantic_ids()[["code_1", "code_2"]].to_numpy()
+    assert trained_quantiser(made).transform(content).tolist() == codes.tolist()
+    with pytest.raises(RunError, match="has no tokenizer yet; `onerec tokenize --run y`"):
+        trained_quantiser(Run(made.path.with_name("y")))
+
+
+def test_balanced_codes_of_a_run_are_balanced(home: Path) -> None:
+    ids = tokenized(home, {"tokenizer.kind": "balanced"}).semantic_ids()
+    assert make_setting(home).split.fit_items.all()
+    for name in ("code_1", "code_2"):
+        assert sorted(ids[name].value_counts()) == [7, 7, 8, 8]
+
+
+def test_nearest_free_leaves_no_more_than_a_prefix_can_hold_and_says_so(home: Path) -> None:
+    share = tokenized(home)
+    free = tokenized(home, {"tokenizer.policy": "nearest_free"}, "y")
+    before, after = share.semantic_ids(), free.semantic_ids()
+    assert after["code_1"].tolist() == before["code_1"].tolist()
+    report, was = free.report(), share.report()
+    assert report is not None
+    assert was is not None
+    touched = int((after["code_2"] != before["code_2"]).sum())
+    assert report["collisions"]["items_touched"] == touched > 0
+    assert was["collisions"]["items_touched"] == 0
+    largest = before.groupby("code_1").size()
+    taken = after.groupby("code_1")["code_2"].nunique()
+    assert taken.tolist() == largest.clip(upper=4).tolist()
+    assert report["collisions"]["items_left"] == int((after["leaf_size"] > 1).sum())
+    assert report["reconstruction_loss"] > was["reconstruction_loss"]
+
+
+def test_a_run_from_before_there_were_kinds_is_one_of_residual_k_means(finished: Path) -> None:
+    path = finished / "runs" / "first" / "recipe.json"
+    described = read_json(path)
+    for name in ("kind", "steps"):
+        del described["recipe"]["tokenizer"][name]
+    write_json(path, described)
+    old = open_run("first", finished)
+    assert from_dict(described["recipe"]).tokenizer.kind == "rq_kmeans"
+    assert trained_quantiser(old).codebooks.numpy().tolist() == old.codebooks().tolist()
+    assert np.array_equal(old.encoded(), old.vectors())
+    run("first", toy_home.make_recipe(), "toy", home=finished)  # goes on, and has nothing to do
 
 
 def test_each_policy_is_counted(home: Path) -> None:

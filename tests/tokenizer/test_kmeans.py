@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three starts on one point: two are empty after the first assignment."""
     x = blobs(60, 2, 3)
-    monkeypatch.setattr(module, "_greedy_seeds", lambda x, k, g: x[:1].repeat(k, 1))
+    monkeypatch.setattr(module, "greedy_seeds", lambda x, k, g: x[:1].repeat(k, 1))
     result = kmeans(x, 3, generator=generator())
     assert result.repaired == 2
     assert len(result.labels.unique()) == 3
@@ -176,7 +176,7 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     """No product of all rows with all centroids: the largest one has the rows of a chunk."""
     seen: list[int] = []
     product = torch.addmm
-    monkeypatch.setattr(module, "_chunk_rows", lambda x, columns: 64)
+    monkeypatch.setattr(module, "chunk_rows", lambda x, columns: 64)
 
     def watched(*args: Tensor, **more: float) -> Tensor:
         seen.append(len(args[1]))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer.nearest_free import LastLevel
 from onerec.tokenizer.semantic_ids import code_text, group_rows, make_semantic_ids
 
 # Items 0, 2 and 5 share an id, items 1 and 4 another; item 3 is alone.
@@ -22,7 +23,8 @@ def test_share_keeps_the_codes_and_counts() -> None:
     ids = make_semantic_ids(CODES, (2, 3))
     assert ids.codes.tolist() == CODES.tolist()
     assert (ids.sizes, ids.levels, ids.policy) == ((2, 3), 2, "share")
-    assert ids.report == {"policy": "share", **BEFORE, "items_touched": 0, "leaves": 3}
+    after = {"items_touched": 0, "share_touched": 0, "leaves": 3, "items_left": 5}
+    assert ids.report == {"policy": "share", **BEFORE, **after}
     assert ids.leaf_size().tolist() == [3, 2, 3, 1, 2, 3]
 
 
@@ -31,7 +33,8 @@ def test_extra_level_separates_in_item_order() -> None:
     assert ids.codes[:, :2].tolist() == CODES.tolist()
     assert ids.codes[:, 2].tolist() == [0, 0, 1, 0, 1, 2]
     assert ids.sizes == (2, 3, 3)
-    assert ids.report == {"policy": "extra_level", **BEFORE, "items_touched": 3, "leaves": 6}
+    after = {"items_touched": 3, "share_touched": 0.5, "leaves": 6, "items_left": 0}
+    assert ids.report == {"policy": "extra_level", **BEFORE, **after}
     assert ids.leaf_size().tolist() == [1] * 6
 
 
@@ -47,6 +50,19 @@ def test_none_names_two_items_that_collide() -> None:
     ):
         make_semantic_ids(CODES, (2, 3), "none")
     assert make_semantic_ids(CODES[1:4], (2, 3), "none").report["items_touched"] == 0
+
+
+def test_nearest_free_moves_the_last_code_and_counts() -> None:
+    """Item 5 is nearest to code 1 and keeps it; 2 takes the free code 2; for 0 only 0 is left."""
+    residual = np.array([[1.4], [2.1], [1.2], [0.0], [2.0], [1.1]], dtype=np.float32)
+    last = LastLevel(residual, np.array([[0.0], [1.0], [2.0]], dtype=np.float32))
+    ids = make_semantic_ids(CODES, (2, 3), "nearest_free", last)
+    assert ids.codes.tolist() == [[1, 0], [0, 1], [1, 2], [0, 0], [0, 2], [1, 1]]
+    assert ids.sizes == (2, 3)
+    after = {"items_touched": 3, "share_touched": 0.5, "leaves": 6, "items_left": 0}
+    assert ids.report == {"policy": "nearest_free", **BEFORE, **after}
+    with pytest.raises(ValueError, match="needs the items' residuals"):
+        make_semantic_ids(CODES, (2, 3), "nearest_free")
 
 
 def test_unknown_policy_offers_the_known() -> None:

@@ -1,0 +1,68 @@
+"""Residual k-means with balanced clusters: every code of a level stands for as many items.
+
+OneRec's first paper (V0), arXiv 2502.18965, Algorithm 1, level by level on what the levels before
+left. The items that the codebooks are fitted on have the balanced codes (`fit_transform`), which
+need not be the nearest; `transform` gives any other item the nearest, since one item alone cannot
+be balanced. Which of the two the paper means for its own items we do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onerec.errors import RecipeError
+from onerec.tokenizer.balanced_kmeans import balanced_kmeans
+from onerec.tokenizer.kmeans import KMeansResult
+from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
+
+
+@dataclass(frozen=True)
+class BalancedRQKmeansConfig(RQKmeansConfig):
+    """`assignment` is transport, or greedy: Algorithm 1 (with `init` random, as printed)."""
+
+    assignment: str = "transport"
+
+
+class BalancedRQKmeans(RQKmeans):
+    """L codebooks whose clusters of the fitted items differ by one item at most."""
+
+    config: BalancedRQKmeansConfig
+
+    def __init__(self, config: BalancedRQKmeansConfig) -> None:
+        super().__init__(config)
+
+    def _cluster(self, residual: Tensor, generator: torch.Generator) -> KMeansResult:
+        return balanced_kmeans(
+            residual,
+            self.config.codebook_size,
+            iterations=self.config.iterations,
+            generator=generator,
+            init=self.config.init,
+            assignment=self.config.assignment,
+        )
+
+    def fit_transform(self, x: Tensor) -> Tensor:
+        """Learn from x (n, d) and return its balanced codes (n, L)."""
+        return self._fit(x)
+
+    def fit_stream(
+        self,
+        arrays: Callable[[], Iterator[NDArray[np.floating[Any]]]],
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Refused: who gets a code depends on all other items.
+
+        Raises:
+            RecipeError: always.
+        """
+        raise RecipeError(
+            "balanced codebooks cannot be fitted from a stream; give `fit` the vectors, or use "
+            "tokenizer.kind=rq_kmeans"
+        )

@@ -1,0 +1,138 @@
+"""k-means over pieces: the in-memory one from the same start, whatever the pieces."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from onerec.errors import DataError, RecipeError
+from onerec.tokenizer import kmeans as in_memory
+from onerec.tokenizer import stream_kmeans as module
+from onerec.tokenizer.kmeans import kmeans
+from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
+from onerec.tokenizer.stream_kmeans import Pieces, kmeans_stream
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(n: int, d: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, d, generator=generator(seed))
+
+
+def cut(x: Tensor, size: int) -> Pieces:
+    return lambda: iter(x.split(size))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_equals_kmeans_in_memory_from_the_same_start(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = randn(300, 5)
+    for where in (in_memory, module):
+        monkeypatch.setattr(where, "greedy_seeds", lambda rows, k, g: x[:k].clone())
+    streamed = kmeans_stream(cut(x, size), 9, generator=generator())
+    whole = kmeans(x, 9, generator=generator())
+    torch.testing.assert_close(streamed.centroids, whole.centroids, rtol=0, atol=1e-6)
+    assert streamed.inertia == pytest.approx(whole.inertia, rel=1e-6)
+    assert len(streamed.labels) == 0
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_the_cut_into_pieces_does_not_matter(init: str) -> None:
+    x = randn(240, 4, 3)
+    results = [
+        kmeans_stream(cut(x, size), 12, generator=generator(5), init=init) for size in (1, 33, 240)
+    ]
+    for other in results[1:]:
+        torch.testing.assert_close(other.centroids, results[0].centroids, rtol=0, atol=1e-6)
+        assert other.iterations == results[0].iterations
+
+
+def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four starts on one point: three are empty after the first pass."""
+    x = 10 * randn(4, 2).repeat(20, 1) + 0.1 * randn(80, 2, 1)
+    monkeypatch.setattr(module, "greedy_seeds", lambda rows, k, g: x[:1].repeat(k, 1))
+    found = [kmeans_stream(cut(x, size), 4, generator=generator()) for size in (7, 80)]
+    assert found[0].repaired >= 3
+    assert len(in_memory.assign(x, found[0].centroids).unique()) == 4
+    torch.testing.assert_close(found[0].centroids, found[1].centroids, rtol=0, atol=1e-6)
+
+
+def test_constant_rows_are_one_cluster_and_nothing_is_repaired() -> None:
+    result = kmeans_stream(cut(torch.full((50, 3), 0.1), 8), 4, generator=generator())
+    assert (result.inertia, result.repaired) == (0, 0)
+
+
+def test_a_sample_draws_by_weight_without_replacement() -> None:
+    counts = np.zeros(3)
+    rows, weights = torch.arange(3.0)[:, None], torch.tensor([0.0, 1.0, 3.0])
+    random = generator()
+    for _ in range(2000):
+        sample = module._Sample(1, random)
+        sample.add(rows, weights)
+        counts[int(sample.rows[0, 0])] += 1
+    assert counts[0] == 0
+    assert counts[2] / 2000 == pytest.approx(0.75, abs=0.03)
+    sample = module._Sample(5, random)
+    sample.add(rows, weights)
+    assert sorted(sample.rows[:, 0].tolist()) == [1, 2]
+
+
+def test_three_levels_streamed_are_as_good_as_in_memory_and_the_same_in_any_pieces() -> None:
+    x, config = randn(800, 6), RQKmeansConfig(levels=3, codebook_size=16, seed=2)
+
+    def arrays(size: int) -> RQKmeans:
+        return RQKmeans(config).fit_stream(lambda: (part.numpy() for part in x.split(size)))
+
+    one, other, whole = arrays(100), arrays(333), RQKmeans(config).fit(x)
+    torch.testing.assert_close(one.codebooks, other.codebooks, rtol=0, atol=1e-6)
+
+    def loss(tokenizer: RQKmeans) -> float:
+        said = tokenizer.inverse_transform(tokenizer.transform(x))
+        return float((x - said).square().sum(1).mean())
+
+    assert loss(one) == pytest.approx(loss(whole), rel=0.05)
+
+
+def test_each_level_streams_what_the_levels_before_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first rows as the start of every level, streaming is `fit` itself."""
+    x, config = randn(400, 5), RQKmeansConfig(levels=3, codebook_size=8)
+    for where in (in_memory, module):
+        monkeypatch.setattr(where, "greedy_seeds", lambda rows, k, g: rows[:k].clone())
+    # A sample's rows are shuffled: the first piece's own order is needed to start alike.
+    monkeypatch.setattr(module, "_Sample", _InOrder)
+    streamed = RQKmeans(config).fit_stream(lambda: (part.numpy() for part in x.split(77)))
+    whole = RQKmeans(config).fit(x)
+    torch.testing.assert_close(streamed.codebooks, whole.codebooks, rtol=0, atol=1e-5)
+
+
+class _InOrder:
+    """Keeps the first rows, as many as fit."""
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self.size, self.rows = size, torch.zeros(0, 5)
+
+    def add(self, rows: Tensor, weights: Tensor) -> None:
+        self.rows = torch.cat([self.rows, rows])[: self.size]
+
+
+def test_says_what_cannot_be_clustered() -> None:
+    x = randn(30, 3)
+    with pytest.raises(RecipeError, match="31 codes cannot be made from 30 vectors"):
+        kmeans_stream(cut(x, 7), 31, generator=generator())
+    with pytest.raises(RecipeError, match="init 'kmeans' is unknown"):
+        kmeans_stream(cut(x, 7), 3, generator=generator(), init="kmeans")
+    lengths = iter([30, 29, 30])
+
+    def shorter() -> Iterator[Tensor]:
+        return iter([x[: next(lengths)]])
+
+    with pytest.raises(DataError, match="gave 29 rows and the first gave 30"):
+        kmeans_stream(shorter, 3, generator=generator())
+    x[17, 1] = torch.nan
+    with pytest.raises(DataError, match="content vector 17 has a value that is not finite"):
+        kmeans_stream(cut(x, 7), 3, generator=generator())
