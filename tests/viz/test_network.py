@@ -40,3 +40,13 @@ def test_balance_has_a_line_per_layer_and_names_the_worst(run: Run) -> None:
 def test_a_dense_model_says_so() -> None:
     assert "dense" in viz.balance(pd.DataFrame()).layout.annotations[0].text
     assert "dense" in viz.expert_load(pd.DataFrame()).layout.annotations[0].text
+
+
+def test_layers_side_by_side_at_the_last_step(run: Run) -> None:
+    load = explain.expert_load(run)
+    fig = viz.layers(load)
+    table = np.asarray(fig.data[0].z)
+    assert table.shape == (2, 4)
+    assert table.mean(axis=1) == pytest.approx(1)
+    assert f"with {table.max():.2f} times an even load" in theme.title(fig)
+    assert "dense" in viz.layers(pd.DataFrame()).layout.annotations[0].text
