@@ -62,6 +62,7 @@ def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
         colorbar={"title": {"text": "times even", "side": "right"}},
         hovertemplate="step %{x:,}, expert %{y}: %{z:.2f} times an even load<extra></extra>",
     )
+    fig.update_yaxes(type="category")
     return fig
 
 

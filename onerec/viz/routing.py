@@ -71,7 +71,10 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
         xgap=2,
         ygap=2,
         customdata=_cells(frame, table),
-        colorbar={"title": {"text": "lift", "side": "right"}, "tickvals": marks}
+        colorbar={
+            "title": {"text": "lift", "side": "right", "font": {"size": 13}},
+            "tickvals": marks,
+        }
         | {"ticktext": ["¼", "½", "1", "2", "4"], "thickness": 14},
         hovertemplate="expert %{x}, %{y}: lift %{customdata[0]:.2f}, %{customdata[1]:,} tokens of "
         "%{customdata[2]:.1f} expected<extra></extra>",
@@ -137,8 +140,9 @@ def tokens(frame: pd.DataFrame, layer: int | None = None) -> go.Figure:
         _add_expert(fig, part[part["expert"] == expert], expert)
     for target, own in part.groupby("target"):
         fig.add_annotation(
-            text=f"<b>{theme.short(str(own['title'].iloc[0]), 48)}</b>", showarrow=False, x=0,
-            y=int(own["row"].min()) - 1, xanchor="left", name=f"target {target}",
+            text=f"<b>{theme.short(str(own['title'].iloc[0]), 44)}</b>", showarrow=False,
+            xref="paper", x=0, xshift=-76, xanchor="left", y=int(own["row"].min()) - 1,
+            name=f"target {target}",
         )  # fmt: skip
     codes = part.drop_duplicates("row")
     fig.update_layout(barmode="stack", bargap=0.15, legend_title_text="")
@@ -212,16 +216,30 @@ def flow(frame: pd.DataFrame) -> go.Figure:
     fig.add_sankey(
         arrangement="snap",
         node=_places(list(nodes), kept)
-        | {"label": names, "pad": 14, "thickness": 16, "line": {"width": 0}}
+        | {"label": [name.partition(" of ")[0] for name in names], "customdata": names}
+        | {"pad": 14, "thickness": 16, "line": {"width": 0}}
         | {"color": [theme.GREY if a < 0 else theme.COLOURS[n % 8] for a, n in nodes]}
-        | {"hovertemplate": "%{label}: %{value:,} tokens<extra></extra>"},
+        | {"hovertemplate": "%{customdata}: %{value:,} tokens<extra></extra>"},
         link={"source": [nodes[end] for end in ends], "target": [nodes[end] for end in into]}
         | {"value": kept["tokens"].tolist(), "customdata": kept["lift"].tolist()}
         | {"color": [_faint(theme.COLOURS[number % 8]) for _, number in coloured]}
-        | {"hovertemplate": "%{source.label} to %{target.label}: %{value:,} tokens, "
+        | {"hovertemplate": "%{source.customdata} to %{target.customdata}: %{value:,} tokens, "
            "%{customdata:.2f} times chance<extra></extra>"},
     )  # fmt: skip
+    _head_columns(fig, sorted({layer for layer, _ in nodes}))
     return fig
+
+
+def _head_columns(fig: go.Figure, layers: list[int]) -> None:
+    """Below each column of a flow what its nodes are of."""
+    for place, layer in enumerate(layers):
+        share = place / (len(layers) - 1)
+        side = "left" if share == 0 else "right" if share == 1 else "center"
+        fig.add_annotation(
+            text=f"<b>layer {layer}</b>" if layer >= 0 else "<b>level of the code</b>",
+            showarrow=False, x=share, y=-0.04, xref="paper", yref="paper", xanchor=side,
+            yanchor="top",
+        )  # fmt: skip
 
 
 def _places(nodes: list[tuple[int, int]], kept: pd.DataFrame) -> dict[str, list[float]]:
@@ -281,7 +299,8 @@ def without(
         ),
         how=f"change = {name} without the expert - {name} of the whole model, on the same "
         "contexts; its tokens go to the next best experts. The bar is a paired bootstrap over "
-        "contexts, 95%; one that does not touch 0 is beyond chance. "
+        "contexts, 95%; one that does not touch 0 is beyond chance (of twenty bars one may "
+        "miss it all the same). "
         f"{theme.sentence(_named(worst, frame))}: {worst[measure]:.4f} - {before:.4f} = "
         f"{worst[f'{measure}_change']:+.4f} "
         f"[{worst[f'{measure}_low']:+.4f}, {worst[f'{measure}_high']:+.4f}].",
@@ -315,7 +334,7 @@ def _without_finding(worst: pd.Series, named: str, measure: str, sure: int, of: 
     least = min(worse * worst[f"{measure}_low"], worse * worst[f"{measure}_high"])
     if least <= 0:
         return (
-            f"No expert is missed beyond chance; most, {named}: without it the {name} goes from "
+            f"No expert is missed beyond chance; at worst, without {named}, the {name} goes from "
             f"{before:.3f} to {worst[measure]:.3f}"
         )
     return (

@@ -15,6 +15,7 @@ def test_load_is_relative_to_an_even_share(run: Run) -> None:
     heat = viz.expert_load(load, layer=1).data[0]
     assert np.asarray(heat.z).shape == (4, 6)
     assert np.asarray(heat.z).mean(axis=0) == pytest.approx(1)
+    assert viz.expert_load(load, layer=1).layout.yaxis.type == "category", "each expert is named"
     assert heat.zmin + heat.zmax == pytest.approx(2), "the middle of the colours is an even load"
     assert not viz.expert_load(load, layer=9).data
 

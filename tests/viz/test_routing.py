@@ -69,7 +69,8 @@ def test_flow_keeps_every_token_and_orders_experts_by_number(run: Run) -> None:
     frame = explain.flow(run, STEP)
     sankey = viz.flow(frame).data[0]
     assert sum(sankey.link.value) == frame["tokens"].sum()
-    names = list(sankey.node.label)
+    names = list(sankey.node.customdata)
+    assert list(sankey.node.label[:2]) == ["expert 0", "expert 1"]
     assert names[:2] == ["expert 0 of layer 0", "expert 1 of layer 0"]
     for layer in (0, 1):
         heights = [
@@ -85,6 +86,8 @@ def test_flow_of_one_layer_comes_from_levels(run: Run) -> None:
     rows = [(-1, 1, 0, 0, 80, 60.0, 4 / 3), (-1, 2, 0, 0, 40, 60.0, 2 / 3)]
     fig = viz.flow(pd.DataFrame(rows, columns=list(explain.FLOW)))
     assert list(fig.data[0].node.label) == ["level 1", "level 2", "expert 0"]
+    heads = [note.text for note in fig.layout.annotations]
+    assert heads == ["<b>level of the code</b>", "<b>layer 0</b>"]
     assert theme.title(fig).startswith("From level 1 tokens go to expert 0 1.33 times")
 
 
