@@ -123,14 +123,15 @@ def test_one_users_tokens_have_codes_titles_and_weights(run: Run) -> None:
 
 
 def test_flow_between_two_layers_by_hand(written: Callable[..., Run]) -> None:
-    """Three tokens of one expert each: 0 -> 1, 0 -> 1, 1 -> 0."""
+    """Four tokens of one expert each: 0 -> 1, 0 -> 1, 1 -> 0, 0 -> 0."""
     rows = []
-    for n, (first, second) in enumerate([(0, 1), (0, 1), (1, 0)]):
+    for n, (first, second) in enumerate([(0, 1), (0, 1), (1, 0), (0, 0)]):
         rows += [(0, n, n, 0, 1, 0, 0, first, 1.0), (3, n, n, 0, 1, 0, 0, second, 1.0)]
     frame = routing.flow(written(rows), STEP)
     assert frame.to_numpy().tolist() == [
-        [0, 0, 3, 1, 2, pytest.approx(4 / 3), pytest.approx(1.5)],
-        [0, 1, 3, 0, 1, pytest.approx(1 / 3), pytest.approx(3.0)],
+        [0, 0, 3, 0, 1, 1.5, pytest.approx(2 / 3)],  # 3 leave expert 0, 2 of 4 enter expert 0
+        [0, 0, 3, 1, 2, 1.5, pytest.approx(4 / 3)],
+        [0, 1, 3, 0, 1, 0.5, 2.0],
     ]
 
 
