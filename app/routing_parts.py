@@ -32,7 +32,7 @@ def needs_experts(view: selection.Selection, run: Run) -> None:
     if not routing.experts(run)[0]:
         st.info(
             f"{WHAT} The model of run **{view.run_name}** is dense: it has none. Train another "
-            f"with some: `{_again(run)} --set model.experts=8`.",
+            f"with some: `{_again(view, run)} --set model.experts=8`.",
             icon=":material/call_split:", title="No experts in this model",
         )  # fmt: skip
         _train()
@@ -74,7 +74,7 @@ def needs_without(view: selection.Selection, run: Run) -> dict[str, Any]:
     experts, active = routing.experts(run)
     if experts <= active:
         st.info(f"Each token sees all {experts} experts: none can be spared. Train with fewer "
-                f"active ones: `{_again(run)} --set model.active_experts=1`.",
+                f"active ones: `{_again(view, run)} --set model.active_experts=1`.",
                 icon=":material/select_all:", title="No expert can be switched off")  # fmt: skip
         st.stop()
     if _training(run) or not run.is_done("pretrain"):
@@ -189,19 +189,21 @@ def _training(run: Run) -> bool:
 def _not_recorded(view: selection.Selection, run: Run, what: str) -> None:
     st.info(
         f"Run **{view.run_name}** has not recorded {what}: it is older than that, or has no valid "
-        f"targets. Train it anew: `{_again(run)}`.",
+        f"targets. Train it anew: `{_again(view, run)}`.",
         icon=":material/history:", title="Not recorded",
     )  # fmt: skip
     _train()
     st.stop()
 
 
-def _again(run: Run) -> str:
-    """The command that trains such a run anew."""
+def _again(view: selection.Selection, run: Run) -> str:
+    """The command that trains such a run anew, in the reader's own home where it is the demo's."""
     known = run.recipe()
     dataset = (known.get("dataset") or {}).get("name", "NAME")
+    if view.run_name and places.read_only(view.run_name):
+        dataset = places.command_line_name(places.DEMO + dataset)
     words = f"run --recipe {known.get('name', 'tiny')} --dataset {dataset} --run NEW_NAME"
-    return places.command(words, run)
+    return f"onerec {words}" if view.read_only else places.command(words, run)
 
 
 def _train() -> None:

@@ -188,6 +188,19 @@ def test_a_run_from_before_says_what_was_not_recorded(open_page: Open, toy_run: 
         assert "onerec run --recipe tiny --dataset toy --run NEW_NAME" in text
 
 
+def test_the_demo_is_trained_anew_in_ones_own_home(
+    use_home: Callable[..., Path], own_home: Path, tmp_path: Path
+) -> None:
+    for path in (own_home / "runs" / "toy_run" / "routing").glob("tokens-*"):
+        path.unlink()
+    use_home(tmp_path / "empty", own_home)
+    app = AppTest.from_file(str(APP / "app_pages" / "routing.py"), default_timeout=60)
+    app.query_params["routing_view"] = "Lift"
+    app.run()
+    command = f"`onerec run --recipe tiny --dataset {own_home / 'datasets' / 'toy'} --run NEW_NAME`"
+    assert command in said(app)
+
+
 def test_a_run_in_training_shows_what_is_there(open_page: Open, training: Run) -> None:
     folder = training.path / "routing"
     assert "at step 30" in said(open_page()), "as far as it is"
