@@ -31,6 +31,12 @@ PAGES = (
     ),
     ("train", "Train", "model_training", "Start, watch, pause, stop and resume a training."),
     (
+        "routing",
+        "Routing",
+        "alt_route",
+        "Which experts see which tokens, and what each is missed for.",
+    ),
+    (
         "rewards",
         "Rewards",
         "balance",

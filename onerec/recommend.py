@@ -114,10 +114,19 @@ class Recommender:
             columns[f"lp_{level + 1}"] = lists.code_log_probs[row, place, level]
         return pd.DataFrame(columns)
 
-    def lists(self, cases: Cases, k: int, *, constrained: bool = True, workers: int = 1) -> Lists:
+    def lists(
+        self,
+        cases: Cases,
+        k: int,
+        *,
+        constrained: bool = True,
+        beam: int | None = None,
+        workers: int = 1,
+    ) -> Lists:
         """Lists for evaluation cases; `constrained=False` generates without the trie.
 
-        `workers` threads share the batches on a CPU; the lists do not depend on their number.
+        `beam` is the recipe's unless given, and at least k. `workers` threads share the batches on
+        a CPU; the lists do not depend on their number.
         """
         evaluate = self.setting.recipe.evaluate
 
@@ -129,7 +138,7 @@ class Recommender:
                     self.contexts.batch(user, end),
                     self.trie,
                     k=k,
-                    beam=max(k, evaluate.beam),
+                    beam=max(k, evaluate.beam if beam is None else beam),
                     constrained=constrained,
                     exclude=self.seen(user, end) if evaluate.filter_seen else None,
                 )

@@ -232,7 +232,7 @@ def _write_run(
     _json(folder / "recipe.json", _recipe(dataset, seed))
     _write_training(folder)
     _write_lists(folder, ids, targets, popularity)
-    _write_routing(folder, random)
+    _write_routing(folder, targets, random)
     now = START_MS / 1000
     _json(
         folder / "status.json",
@@ -331,7 +331,8 @@ def _evaluation(lists: pd.DataFrame) -> dict[str, Any]:
     return header | {"legality": 1.0, "models": models}
 
 
-def _write_routing(folder: Path, random: np.random.Generator) -> None:
+def _write_routing(folder: Path, targets: pd.DataFrame, random: np.random.Generator) -> None:
+    """Four experts in two layers, two for each token; cooking, item % 4 == 0, likes expert 0."""
     rows = [
         {"step": step, "layer": layer, "expert": expert, "load": float(load)}
         for step in range(10, STEPS + 1, 10)
@@ -340,6 +341,39 @@ def _write_routing(folder: Path, random: np.random.Generator) -> None:
     ]
     (folder / "routing").mkdir()
     _parquet(pd.DataFrame(rows), folder / "routing" / "load.parquet")
+    for step in (20, 40, 60):
+        _parquet(_tokens(targets, step), folder / "routing" / f"tokens-{step:06d}.parquet", TOKENS)
+    experts = []
+    for layer, expert in np.ndindex(2, 4):
+        recall, loss = 0.01 * (expert - 2) - 0.02 * layer, 0.05 * (1 + expert) + 0.02 * layer
+        one = {"layer": layer, "expert": expert, "recall@10": 0.5 + recall, "loss": 4.0 + loss}
+        one |= {"recall@10_change": [recall, recall - 0.015, recall + 0.015]}
+        experts.append(one | {"loss_change": [loss, loss - 0.03, loss + 0.03]})
+    whole = {"step": STEPS, "contexts": len(targets), "targets": len(targets), "beam": 10}
+    whole |= {"recall@10": 0.5, "loss": 4.0, "experts": experts}
+    _json(folder / "routing" / "without.json", whole)
+
+
+TOKENS = """layer::SMALLINT AS layer, context::INTEGER AS context, "user"::INTEGER AS "user",
+    target::SMALLINT AS target, level::SMALLINT AS level, rank::SMALLINT AS rank,
+    item::INTEGER AS item, expert::SMALLINT AS expert, weight::FLOAT AS weight"""
+
+
+def _tokens(targets: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Layer 0: the topic's expert and the next; layer 1: by level. Even users have two targets."""
+    rows = []
+    for layer in (0, 1):
+        for context, (user, item) in enumerate(targets.itertuples(index=False)):
+            for target in range(2 - user % 2):
+                for level in range(1, LEVELS + 1):
+                    own = (item + 4 * target) % ITEMS
+                    first = own % 4 if layer == 0 else (level + step // 20) % 4
+                    for rank in (0, 1):
+                        row = {"layer": layer, "context": context, "user": user, "target": target}
+                        row |= {"level": level, "rank": rank, "item": own}
+                        row |= {"expert": (first + rank) % 4, "weight": (0.7, 0.3)[rank]}
+                        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

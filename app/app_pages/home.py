@@ -60,6 +60,7 @@ PAGES = (
     ("dataset", "The data"),
     ("tokenizer", "The code words"),
     ("train", "The training"),
+    ("routing", "The experts"),
     ("rewards", "The reward"),
     ("rl_steps", "The alignment"),
     ("recommend", "The recommendations"),

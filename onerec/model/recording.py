@@ -8,9 +8,10 @@ Position 0 is the begin token: what has been read and nothing written yet. The t
 share it, so it stands there once for each of them, which is how loads count it too. Teacher
 forcing: position p > 0 has the target's own codes 1 .. p before it.
 
-A mixture that nobody records pays one comparison per pass. Which mixtures there are, and what one
-of them records, stands in `onerec.model.moe`.
-Shapes: Y mixtures, B contexts, M targets per context, L levels, E experts, k experts per token.
+A mixture that nobody records pays one comparison per pass. What one of them records stands in
+`onerec.model.moe`. Mixtures of an encoder see events and no targets: they are left out.
+Shapes: Y mixtures of the decoder, B contexts, M targets per context, L levels, E experts, k experts
+per token.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.common import evaluating
-from onerec.model.moe import Recorded
+from onerec.model.moe import MixtureOfExperts, Recorded
 from onerec.model.onerec import Batch, OneRec
 
 
@@ -74,21 +75,27 @@ class TargetRouting(NamedTuple):
         return {**table, "item": item[exists].numpy(), "expert": expert, "weight": weight}
 
 
+def decoder_mixtures(model: OneRec) -> dict[int, MixtureOfExperts]:
+    """The decoder's mixtures by their place in `model.mixtures()`, in order."""
+    inside = {id(module) for module in model.decoder.modules()}
+    return {y: one for y, one in enumerate(model.mixtures()) if id(one) in inside}
+
+
 @contextlib.contextmanager
 def recording(model: OneRec) -> Iterator[list[list[Recorded]]]:
-    """Inside, the passes of each mixture are appended to its list; in one thread alone."""
+    """Inside, the decoder's mixtures append their passes to a list each; in one thread alone."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(mixture.record()) for mixture in model.mixtures()]
+        yield [stack.enter_context(one.record()) for one in decoder_mixtures(model).values()]
 
 
 def target_routing(model: OneRec, batch: Batch) -> TargetRouting:
     """How the model routes the targets of a batch, in evaluation and without gradients.
 
     Raises:
-        ValueError: the model has no experts.
+        ValueError: the decoder has no experts.
     """
-    if not model.mixtures():
-        raise ValueError("the model is dense: it has no experts that could be recorded")
+    if not decoder_mixtures(model):
+        raise ValueError("the decoder is dense: it has no experts that could be recorded")
     with evaluating(model), recording(model) as layers:
         model(batch)
     return TargetRouting.of([passes[0] for passes in layers], batch.target)

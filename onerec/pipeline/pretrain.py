@@ -6,10 +6,8 @@ control.json; that is all it does.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from onerec.assembly import Setting, load_semantic_ids
@@ -24,13 +22,13 @@ from onerec.checkpoint import (
 from onerec.common import generator
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.split import Cases
-from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
-from onerec.model.onerec import Batch, OneRec
+from onerec.model.onerec import Batch
 from onerec.model.routers import competition_schedule
+from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
@@ -38,32 +36,6 @@ from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 STAGE = "pretrain"
 RANKS = 10  # of the lists that valid users get
 _LOGGED = 500  # lines of metrics that a training leaves
-
-
-class RoutingLog:
-    """The load of every expert over training: rows (step, layer, expert, load)."""
-
-    def __init__(self, path: Path, model: OneRec) -> None:
-        self.path, self.model = path, model
-        self.frames: list[pd.DataFrame] = []
-
-    def rewind(self, step: int) -> None:
-        """Keep what an interrupted training recorded up to `step`."""
-        if self.path.is_file():
-            before = read_parquet(self.path)
-            self.frames = [before[before["step"] <= step]]
-
-    def record(self, step: int) -> None:
-        """Read the loads of the last batch off the model."""
-        for layer, mixture in enumerate(self.model.mixtures()):
-            load = mixture.last_load.tolist()
-            columns = {"step": step, "layer": layer, "expert": range(len(load)), "load": load}
-            self.frames.append(pd.DataFrame(columns))
-
-    def write(self) -> None:
-        """Write routing/load.parquet; nothing where the model has no experts."""
-        if self.frames:
-            write_parquet(self.path, pd.concat(self.frames, ignore_index=True))
 
 
 class Pretraining:
@@ -86,7 +58,12 @@ class Pretraining:
         )
         self.optimizer = make_adamw(self.model, self.optim)
         self.valid: dict[int, float] = {}
-        self.routing = RoutingLog(session.run.path / "routing" / "load.parquet", self.model)
+        self.routing = RoutingRecord(
+            session.run.path / "routing",
+            self.model,
+            self.contexts,
+            sample_cases(self.setting.split.valid, CONTEXTS),
+        )
         self.start = 0
         self.begun, self.before = time.perf_counter(), 0.0  # seconds of earlier processes
 
@@ -156,7 +133,7 @@ class Pretraining:
         info = {"valid": self.valid, "codes": list(self.ids.sizes), "seconds": self.seconds()}
         checkpoint = save_checkpoint(self.folder, step, self.model, self.optimizer, info)
         prune(self.folder, keep=2, also={self.best()})
-        self.routing.write()
+        self.routing.write_load()
         return checkpoint
 
     def seconds(self) -> float:
@@ -167,15 +144,16 @@ class Pretraining:
         """The step with the highest valid recall@10, the earliest among equals; 0 without any."""
         return max(self.valid, key=lambda step: (self.valid[step], -step), default=0)
 
+    def recommender(self) -> Recommender:
+        """Lists from the model as it is now."""
+        return Recommender(self.setting, self.ids, self.popularity, self.model, self.session.device)
+
     def evaluate(self, step: int) -> dict[str, float]:
         """recall@10 on a fixed sample of valid users."""
         cases = sample_cases(self.setting.split.valid, self.setting.recipe.evaluate.valid_users)
         if not len(cases.user):
             return {}
-        recommender = Recommender(
-            self.setting, self.ids, self.popularity, self.model, self.session.device
-        )
-        ranked = recommender.lists(cases, RANKS, workers=self.session.workers).items
+        ranked = self.recommender().lists(cases, RANKS, workers=self.session.workers).items
         self.session.kept[f"valid lists of step {step}"] = ranked
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
         self.valid[step] = float(recall)
@@ -203,9 +181,10 @@ def pretrain(session: Session) -> None:
         evaluated = result.step % config.evaluate_every == 0 or last
         if evaluated:
             values |= training.evaluate(result.step)
+            training.routing.write_tokens(result.step)
         if evaluated or result.step % max(1, config.steps // _LOGGED) == 0:
             session.writer.log_metrics(STAGE, result.step, config.steps, **values)
-            training.routing.record(result.step)
+            training.routing.record_load(result.step)
         if result.step % config.checkpoint_every == 0 or last:
             training.save(result.step)
             saved = result.step
@@ -223,6 +202,7 @@ def _finish(session: Session, training: Pretraining) -> None:
     step = training.config.steps
     if training.config.keep == "best" and training.best() in found:
         step = training.best()
+    _write_without(session, training, found[step])
     session.writer.mark_done(
         STAGE,
         checkpoint=found[step].path.name,
@@ -231,6 +211,29 @@ def _finish(session: Session, training: Pretraining) -> None:
         valid=training.valid,
         seconds=training.seconds(),
     )
+
+
+def _write_without(session: Session, training: Pretraining, chosen: Checkpoint) -> None:
+    """routing/without.json of the chosen weights, where an expert can be spared."""
+    cases = training.routing.valid
+    if not len(cases) or not can_be_spared(training.model.mixtures()):
+        return
+    steps = training.config.steps
+    if chosen.step != steps:
+        load_model(chosen.path, training.model)
+
+    def advance(done: int, of: int) -> None:
+        message = f"switching off experts: {done} of {of}"
+        session.advance(STAGE, steps, steps, message=message)
+
+    found = each_without(
+        training.recommender(),
+        cases,
+        seed=session.setting.recipe.seed,
+        workers=session.workers,
+        advance=advance,
+    )
+    session.writer.write_json("routing/without.json", {"step": chosen.step, **found})
 
 
 def next_token_order(setting: Setting) -> str:

@@ -1,6 +1,7 @@
 """Pictures of the network's inside: the load of the experts.
 
-Each takes the frame of the function of the same name in `onerec.explain.network`.
+Each takes the frame of the function in `onerec.explain.network` that its docstring names, else of
+the same name.
 """
 
 from __future__ import annotations
@@ -61,6 +62,50 @@ def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
         colorbar={"title": {"text": "times even", "side": "right"}},
         hovertemplate="step %{x:,}, expert %{y}: %{z:.2f} times an even load<extra></extra>",
     )
+    fig.update_yaxes(type="category")
+    return fig
+
+
+def layers(load: pd.DataFrame) -> go.Figure:
+    """Layers x experts at the last step: the load of each relative to an even share
+    (`expert_load`)."""
+    if load.empty:
+        return theme.nothing("No expert load was recorded.", DENSE, "layers")
+    last = load[load["step"] == load["step"].max()]
+    table = last.pivot(index="layer", columns="expert", values="share")
+    table = table * table.count(axis=1).to_numpy()[:, None]
+    layer, expert = np.unravel_index(int(np.nanargmax(table.to_numpy())), table.shape)
+    most, step = float(table.iloc[layer, expert]), int(load["step"].max())
+    fig = theme.figure(
+        title=f"At step {step:,} the busiest is expert {table.columns[expert]} of layer "
+        f"{table.index[layer]}, with {most:.2f} times an even load",
+        alt=f"A heat map of {len(table)} layers by {table.shape[1]} experts, from "
+        f"{np.nanmin(table.to_numpy()):.2f} to {most:.2f} times an even load",
+        how="relative load = tokens of the expert / (tokens of the layer / experts), of the batch "
+        f"of step {step:,}.",
+        x="expert",
+        y="layer",
+        height=150 + 34 * len(table),
+        legend=False,
+        key="layers",
+    )
+    reach = max(0.25, float(np.nanmax(np.abs(table.to_numpy() - 1))))
+    few = table.shape[1] <= 12
+    fig.add_heatmap(
+        x=[str(name) for name in table.columns],
+        y=[str(name) for name in table.index],
+        z=table.to_numpy(),
+        zmin=1 - reach,
+        zmax=1 + reach,
+        xgap=2,
+        ygap=2,
+        colorscale=theme.DIVERGING,
+        texttemplate="%{z:.2f}" if few else "",
+        colorbar={"title": {"text": "times even", "side": "right"}},
+        hovertemplate="layer %{y}, expert %{x}: %{z:.2f} times an even load<extra></extra>",
+    )
+    fig.update_xaxes(type="category", showgrid=False)
+    fig.update_yaxes(type="category", showgrid=False)
     return fig
 
 

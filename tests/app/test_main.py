@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "app"
 PAGES = (
-    *("home", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
-    *("online", "runs"),
+    *("home", "dataset", "tokenizer", "train", "routing", "rewards", "ecpo", "rl_steps"),
+    *("recommend", "online", "runs"),
 )
 BAD_LINK = {
     "run": "gone",

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, FilePayload, FloatRect, Locator, Page, 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
 PAGES = (
-    *("", "dataset", "tokenizer", "train", "rewards", "ecpo", "rl_steps", "recommend"),
-    *("online", "runs"),
+    *("", "dataset", "tokenizer", "train", "routing", "rewards", "ecpo", "rl_steps"),
+    *("recommend", "online", "runs"),
 )
 
 

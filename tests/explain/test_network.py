@@ -44,3 +44,8 @@ def test_a_dense_model_has_no_load(run: Run, tmp_path: Path) -> None:
     assert not network.has_routing(dense)
     assert network.expert_load(dense).empty
     assert network.balance(dense).empty
+
+
+def test_through_a_step(run: Run) -> None:
+    assert network.expert_load(run, through=30)["step"].max() == 30
+    assert network.balance(run, through=30)["step"].tolist() == [10, 10, 20, 20, 30, 30]

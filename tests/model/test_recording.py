@@ -5,7 +5,8 @@ import pytest
 import torch
 import toy_model as toy
 
-from onerec.model.recording import TargetRouting, recording, target_routing
+from onerec.model.moe import MixtureOfExperts
+from onerec.model.recording import TargetRouting, decoder_mixtures, recording, target_routing
 from onerec.model.routers import RouterConfig
 
 
@@ -97,3 +98,12 @@ def test_looking_changes_nothing():
 def test_a_dense_model_has_nothing_to_record():
     with pytest.raises(ValueError, match="dense"):
         target_routing(toy.make_model(), toy.make_batch())
+
+
+def test_experts_of_the_encoder_see_no_targets():
+    model = toy.make_model(layers=2, decoder_layers=2, experts=5, expert_blocks="alternate")
+    assert len(model.mixtures()) == 2
+    assert list(decoder_mixtures(model).values()) == [
+        one for one in model.decoder.modules() if isinstance(one, MixtureOfExperts)
+    ]
+    assert target_routing(model, toy.make_batch()).expert.shape == (1, 3, 3, 3, 2)

@@ -15,6 +15,7 @@ def test_load_is_relative_to_an_even_share(run: Run) -> None:
     heat = viz.expert_load(load, layer=1).data[0]
     assert np.asarray(heat.z).shape == (4, 6)
     assert np.asarray(heat.z).mean(axis=0) == pytest.approx(1)
+    assert viz.expert_load(load, layer=1).layout.yaxis.type == "category", "each expert is named"
     assert heat.zmin + heat.zmax == pytest.approx(2), "the middle of the colours is an even load"
     assert not viz.expert_load(load, layer=9).data
 
@@ -40,3 +41,13 @@ def test_balance_has_a_line_per_layer_and_names_the_worst(run: Run) -> None:
 def test_a_dense_model_says_so() -> None:
     assert "dense" in viz.balance(pd.DataFrame()).layout.annotations[0].text
     assert "dense" in viz.expert_load(pd.DataFrame()).layout.annotations[0].text
+
+
+def test_layers_side_by_side_at_the_last_step(run: Run) -> None:
+    load = explain.expert_load(run)
+    fig = viz.layers(load)
+    table = np.asarray(fig.data[0].z)
+    assert table.shape == (2, 4)
+    assert table.mean(axis=1) == pytest.approx(1)
+    assert f"with {table.max():.2f} times an even load" in theme.title(fig)
+    assert "dense" in viz.layers(pd.DataFrame()).layout.annotations[0].text
