@@ -305,7 +305,7 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = min(session.setting.recipe.train.evaluate_every, max(1, config.steps // _LOOKS))
+    every = min(session.setting.recipe.train.evaluate_every, -(-config.steps // _LOOKS))
     for result in loop(
         training.trainee(),
         steps=config.steps,
