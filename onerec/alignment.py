@@ -119,7 +119,7 @@ class Alignment:
         """
         loss, parts = self.model.loss(batch.next_token)
         levels = [part for name, part in parts.items() if name.startswith("loss_")]
-        return loss, {"next_token": torch.stack(levels).sum(), **parts}
+        return loss, {"next_token": self.model.over_levels(torch.stack(levels)), **parts}
 
     def policy(self, batch: AlignBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective times its weight; without a weight nothing is drawn."""

@@ -171,6 +171,13 @@ def test_auxiliary_losses_are_minimised_and_not_told_as_next_token_loss():
     torch.testing.assert_close(loss, plain + extra)
 
 
+def test_a_lazy_models_next_token_loss_is_the_mean_over_levels():
+    alignment, batch = make(), make_batch()
+    alignment.model = toy.make_lazy().train()
+    loss, values = alignment.next_token(batch)
+    torch.testing.assert_close(values["next_token"], loss)
+
+
 def test_a_weight_of_0_is_next_token_training_alone():
     alignment, batch = make(weight=0.0), make_batch()
     loss, values = alignment.loss(batch)

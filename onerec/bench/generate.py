@@ -86,17 +86,11 @@ def our_search(codes: Tensor, seed: int) -> tuple[Search, int]:
     return search, sum(p.numel() for p in model.parameters()) - embedded.numel()
 
 
-def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
-    """T5's search with a prefix function over a dict, and its number of parameters."""
-    from transformers import T5Config, T5ForConditionalGeneration
+def t5_config() -> Any:
+    """T5 of our width, depth and heads over the tokens of L codes; token 0 is padding and start."""
+    from transformers import T5Config
 
-    tokens = codes + 1 + CODES * torch.arange(LEVELS)  # token 0 is padding and start
-    children: dict[tuple[int, ...], set[int]] = {}
-    for row in tokens.tolist():
-        for level in range(LEVELS):
-            children.setdefault(tuple(row[:level]), set()).add(row[level])
-    allowed = {prefix: sorted(codes) for prefix, codes in children.items()}
-    config = T5Config(
+    config: Any = T5Config(
         vocab_size=1 + LEVELS * CODES,
         d_model=WIDTH,
         d_kv=WIDTH // HEADS,
@@ -109,6 +103,21 @@ def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
         pad_token_id=0,
         eos_token_id=None,
     )
+    config.decoder_start_token_id = 0
+    return config
+
+
+def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
+    """T5's search with a prefix function over a dict, and its number of parameters."""
+    from transformers import T5ForConditionalGeneration
+
+    tokens = codes + 1 + CODES * torch.arange(LEVELS)  # token 0 is padding and start
+    children: dict[tuple[int, ...], set[int]] = {}
+    for row in tokens.tolist():
+        for level in range(LEVELS):
+            children.setdefault(tuple(row[:level]), set()).add(row[level])
+    allowed = {prefix: sorted(codes) for prefix, codes in children.items()}
+    config = t5_config()
     torch.manual_seed(seed)
     model: Any = T5ForConditionalGeneration(config).train(False)
     random, legal = generator(seed), {tuple(row) for row in tokens.tolist()}
@@ -125,7 +134,6 @@ def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
                 num_return_sequences=RETURNED,
                 max_new_tokens=LEVELS,
                 do_sample=False,
-                decoder_start_token_id=0,
                 prefix_allowed_tokens_fn=allowed_after,
             )
         assert isinstance(result, Tensor)

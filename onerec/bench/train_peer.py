@@ -34,9 +34,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from onerec.bench.generate import CODES, HEADS, HIDDEN, LAYERS, LEVELS, WIDTH, commit, cpu_name
+from onerec.bench.generate import (
+    CODES,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    LEVELS,
+    WIDTH,
+    commit,
+    cpu_name,
+    t5_config,
+)
 from onerec.bench.generate import write as write_result
-from onerec.common import generator, pick_device, set_threads
+from onerec.common import generator, set_threads
 from onerec.data.sources.world import make_world_dataset
 from onerec.loop import Trainee, loop
 from onerec.model.generate import beam_search
@@ -49,7 +59,6 @@ from onerec.world import WorldConfig
 
 HISTORY, BATCH, STEPS, BEAM = 20, 64, 5, 20
 RATES = (1e-3, 3e-3)
-TOKENS = 1 + LEVELS * CODES  # 0 is padding and start
 ROWS = ("t5", "same_tokens", "one_position")
 
 Ints = NDArray[np.int64]
@@ -137,23 +146,9 @@ class Peer(Row):
 
     def __init__(self, codes: Tensor) -> None:
         super().__init__()
-        from transformers import T5Config, T5ForConditionalGeneration
+        from transformers import T5ForConditionalGeneration
 
-        config = T5Config(
-            vocab_size=TOKENS,
-            d_model=WIDTH,
-            d_kv=WIDTH // HEADS,
-            d_ff=HIDDEN,
-            num_layers=LAYERS,
-            num_decoder_layers=LAYERS,
-            num_heads=HEADS,
-            feed_forward_proj="gated-silu",
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=None,
-        )
-        config.decoder_start_token_id = 0
-        self.model: Any = T5ForConditionalGeneration(config)
+        self.model: Any = T5ForConditionalGeneration(t5_config())
         self.register_buffer(
             "words", codes + 1 + CODES * torch.arange(LEVELS), persistent=False
         )  # (n, L)
@@ -321,7 +316,6 @@ def run(
     """Both comparisons; writes the result to `out` as well."""
     import transformers
 
-    assert pick_device("cpu").type == "cpu"
     data = world_sequences(world or WorldConfig(n_items=6_000, n_users=4_000))
     threads = set_threads()
     result: dict[str, Any] = {

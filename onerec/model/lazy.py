@@ -27,12 +27,10 @@ from onerec.model.layers import (
     Linear,
     RMSNorm,
     SelfAttention,
-    SwiGLU,
     attend,
     merge_heads,
     split_heads,
 )
-from onerec.model.moe import MixtureOfExperts
 from onerec.model.onerec import Memory, OneRec, OneRecConfig
 from onerec.model.packing import Packing
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
@@ -102,18 +100,8 @@ class LazyDecoder(OneRec):
         self.decoder_norm = nn.Identity()
         self.level_norms = nn.ModuleList(RMSNorm(width) for _ in vocabulary.sizes)
 
-    def _ffn(self, mixture: bool) -> nn.Module:
-        config = self.config
-        if not (mixture and config.experts):
-            return SwiGLU(config.width, lazy_ffn_hidden(config.width))
-        return MixtureOfExperts(
-            config.width,
-            lazy_expert_hidden(config.width),
-            config.experts,
-            config.active_experts,
-            config.shared_experts,
-            config.router,
-        )
+    def _hidden(self) -> tuple[int, int]:
+        return lazy_ffn_hidden(self.config.width), lazy_expert_hidden(self.config.width)
 
     def encode(self, batch: Batch) -> Memory:
         """The context's tokens and the keys and values that the blocks share, made once."""
@@ -131,7 +119,7 @@ class LazyDecoder(OneRec):
         """(..., D) -> (..., N_level), with the norm of that position (V2)."""
         return super().logits(level, self.level_norms[level](hidden))
 
-    def _over_levels(self, losses: Tensor) -> Tensor:
+    def over_levels(self, losses: Tensor) -> Tensor:
         """Their mean (V2 section 3.2; V1 sums)."""
         return losses.mean()
 

@@ -155,17 +155,21 @@ class OneRec(nn.Module):
 
     def _ffn(self, mixture: bool) -> nn.Module:
         """A block's feed-forward, dense or a mixture where the model has experts."""
-        config = self.config
+        config, (dense, expert) = self.config, self._hidden()
         if not (mixture and config.experts):
-            return SwiGLU(config.width, ffn_hidden(config.width))
+            return SwiGLU(config.width, dense)
         return MixtureOfExperts(
             config.width,
-            expert_hidden(config.width),
+            expert,
             config.experts,
             config.active_experts,
             config.shared_experts,
             config.router,
         )
+
+    def _hidden(self) -> tuple[int, int]:
+        """Hidden widths of a dense block and of an expert."""
+        return ffn_hidden(self.config.width), expert_hidden(self.config.width)
 
     @property
     def levels(self) -> int:
@@ -318,7 +322,7 @@ class OneRec(nn.Module):
             for level, logits in enumerate(self(batch))
         ]
         named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
-        loss = self._over_levels(torch.stack(parts))
+        loss = self.over_levels(torch.stack(parts))
         if not self.training:
             return loss, named
         extra, more = self._auxiliary()
@@ -337,7 +341,7 @@ class OneRec(nn.Module):
         total = torch.stack([weights[name] * value.sum() for name, value in layers.items()]).sum()
         return total, {f"aux_{name}": value.detach().mean() for name, value in layers.items()}
 
-    def _over_levels(self, losses: Tensor) -> Tensor:
+    def over_levels(self, losses: Tensor) -> Tensor:
         """The losses of the levels (L,) as one: here their sum."""
         return losses.sum()
 

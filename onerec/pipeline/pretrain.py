@@ -26,7 +26,7 @@ from onerec.errors import DataError, RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
-from onerec.model.onerec import Batch
+from onerec.model.onerec import Batch, OneRec
 from onerec.model.routers import competition_schedule
 from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
@@ -177,7 +177,8 @@ def pretrain(session: Session) -> None:
         device=device,
     ):
         last = result.step == config.steps
-        values = _values(result, config.batch_size, result.step - training.start, begun)
+        done = result.step - training.start
+        values = _values(training.model, result, config.batch_size, done, begun)
         evaluated = result.step % config.evaluate_every == 0 or last
         if evaluated:
             values |= training.evaluate(result.step)
@@ -251,11 +252,14 @@ def sample_cases(cases: Cases, limit: int) -> Cases:
     return cases.take((np.arange(limit) * n) // limit)
 
 
-def _values(result: StepResult, batch_size: int, done: int, begun: float) -> dict[str, float]:
+def _values(
+    model: OneRec, result: StepResult, batch_size: int, done: int, begun: float
+) -> dict[str, float]:
     """What metrics.jsonl says of a step; `loss` is next-token alone, whatever routers add to it."""
     levels = [value for name, value in result.values.items() if name.startswith("loss_")]
+    added = len(levels) < len(result.values)
     return {
-        "loss": result.loss if len(levels) == len(result.values) else sum(levels),
+        "loss": float(model.over_levels(torch.tensor(levels))) if added else result.loss,
         **result.values,
         "grad_norm": result.grad_norm,
         "lr": result.lr,

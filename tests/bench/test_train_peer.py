@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from onerec.bench import train_peer
+from onerec.bench import generate, train_peer
 from onerec.loop import loop
 from onerec.world import WorldConfig
 
@@ -37,6 +37,7 @@ def test_what_is_held_out_is_never_drawn(data, monkeypatch):
 def test_every_row_learns_and_finds_the_next_item(data, name, monkeypatch):
     for constant, value in (("BATCH", 16), ("BEAM", 8), ("LAYERS", 1), ("WIDTH", 64)):
         monkeypatch.setattr(train_peer, constant, value)
+        monkeypatch.setattr(generate, constant, value, raising=False)
     row = train_peer.make_row(name, data.codes, seed=0)
     losses = [s.loss for s in loop(train_peer.trainee(row, data, 3e-3, 0), steps=60, seed=0)]
     assert losses[-1] < 0.5 * losses[0]
@@ -57,7 +58,8 @@ def test_codes_and_items_are_the_same_history_to_both(data):
 
 def test_rows_take_turns_and_ratios_are_of_rounds(data, monkeypatch):
     monkeypatch.setattr(train_peer, "STEPS", 1)
-    monkeypatch.setattr(train_peer, "LAYERS", 1)
+    for module in (train_peer, generate):
+        monkeypatch.setattr(module, "LAYERS", 1)
     found = train_peer.speeds(data, rounds=2)
     assert found["t5"]["times_t5"] == 1
     assert len(found["one_position"]["times_t5_of_rounds"]) == 2

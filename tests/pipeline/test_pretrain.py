@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import toy_home
+import toy_model
 from safetensors.torch import load_file, save_file
 
 from onerec.assembly import Setting, load_semantic_ids
@@ -23,10 +24,11 @@ from onerec.common import generator
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
+from onerec.loop import StepResult
 from onerec.metrics import recall_at_k
-from onerec.model.routers import competition_schedule
+from onerec.model.routers import RouterConfig, competition_schedule
 from onerec.pipeline import run_stage
-from onerec.pipeline.pretrain import sample_cases
+from onerec.pipeline.pretrain import _values, sample_cases
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 
@@ -337,3 +339,16 @@ def test_seconds_count_every_process_that_worked_at_it(home: Path) -> None:
     done = run_stage("pretrain", "x", home=home).done("pretrain")
     assert done is not None
     assert 1_000 < done["seconds"] < 1_060
+
+
+def test_a_lazy_models_loss_is_told_as_it_is_minimised_without_what_routers_add() -> None:
+    """The mean over levels, where an encoder-decoder has the sum."""
+    model = toy_model.make_lazy(experts=3, router=RouterConfig("softmax"))
+    batch = toy_model.make_batch()
+    plain, _ = model.eval().loss(batch)
+    loss, parts = model.train().loss(batch)
+    assert loss > plain
+    values = {name: float(value) for name, value in parts.items()}
+    step = StepResult(1, loss.item(), values, grad_norm=1.0, lr=0.1, seconds=1.0)
+    told = _values(model, step, 3, 1, 0.0)["loss"]
+    assert told == pytest.approx(plain.item(), rel=1e-5)
