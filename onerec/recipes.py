@@ -40,7 +40,7 @@ def tiny() -> Recipe:
         content=ContentConfig(behaviour_weight=0.6),
         tokenizer=TokenizerConfig(codebook_size=128),
         history=HistoryConfig(positive_length=16, item_input="codes", content=True),
-        model=ModelConfig(width=80, encoder_layers=1, decoder_layers=1, dropout=0.0),
+        model=ModelConfig(width=80, encoder_layers=1, decoder_layers=1, heads=2, dropout=0.0),
         train=TrainConfig(
             steps=400,
             batch_size=192,
@@ -54,7 +54,7 @@ def tiny() -> Recipe:
         reward=RewardConfig(steps=250, batch_size=384, width=32, rounds=3, valid_rows=10_000),
         align=AlignConfig(steps=40, users=12, group=48),
         evaluate=EvaluateConfig(filter_seen=True, beam=40),
-        baselines=BaselineConfig(sasrec_trials=2, sasrec_steps=700, sasrec_batch_size=64),
+        baselines=BaselineConfig(sasrec_trials=2, sasrec_steps=650, sasrec_batch_size=64),
     )
 
 

@@ -43,7 +43,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"train": "1"}, "is a group of settings"),
         ("tiny", {"seed.x": "1"}, "holds one value"),
         ("tiny", {"evaluate.filter_seen": "maybe"}, "needs true or false"),
-        ("tiny", {"model.width": "30"}, "no multiple of model.heads"),
+        ("tiny", {"model.width": "31"}, "no multiple of model.heads"),
         ("tiny", {"model.dropout": "1"}, "from 0 to below 1"),
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
         ("tiny", {"model.kind": "lazzy"}, "did you mean 'lazy'"),

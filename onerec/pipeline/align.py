@@ -10,6 +10,7 @@ Recorded in rollouts/: every step of a short training, `_RECORDED` steps of a lo
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ RECALL_SHARE = 0.01
 RANKS = 10
 WARMUP = 10
 _LOGGED, _RECORDED = 500, 20
-_LOOKS = 4  # at valid, at least: recall may fall again while the reward still rises
+_LOOKS = (0.25, 0.5)  # of the steps: recall may fall early while the reward still rises
 _STEP_SEED = 7_919
 
 
@@ -305,7 +306,8 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = min(session.setting.recipe.train.evaluate_every, -(-config.steps // _LOOKS))
+    every = session.setting.recipe.train.evaluate_every
+    looks = {config.steps, *(math.ceil(share * config.steps) for share in _LOOKS)}
     for result in loop(
         training.trainee(),
         steps=config.steps,
@@ -315,10 +317,9 @@ def align(session: Session) -> None:
         device=session.device,
         workers=lambda: session.workers,
     ):
-        last = result.step == config.steps
         values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
         training.record(result.step)
-        due = last or result.step % every == 0
+        due = result.step in looks or result.step % every == 0
         measured = training.evaluate(result.step, session.workers) if due else {}
         if measured or result.step % max(1, config.steps // _LOGGED) == 0:
             session.writer.log_metrics(

@@ -22,6 +22,7 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
     "train.steps": "150",
     "train.evaluate_every": "50",
     "train.checkpoint_every": "50",
+    "model.heads": "4",
     "model.dropout": "0.2",
     "history.event_dropout": "0.2",
     "baselines.sasrec_steps": "250",
