@@ -29,7 +29,7 @@ from onerec.rewards import FUSED
 from onerec.runs import Run
 
 NONE = "none"
-EVALUATIONS = 2  # on valid, in a training
+EVALUATIONS = 4  # on valid, in a training
 LEAST_RECALL = 0.98  # of that without a reward
 ARMS: dict[str, dict[str, Any]] = {
     NONE: {"weight": 0.0},

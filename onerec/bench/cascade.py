@@ -1,6 +1,7 @@
 """One model instead of a cascade: how much of the gain is generation, and how much is selection?
 
     python -m onerec.bench.cascade --runs R0 R1 ... [--users 2000] --out FILE
+    python -m onerec.bench.cascade --join FILE FILE .. --out FILE
 
 Each run is one seed on a world, with reward model, pre-training and alignment done. On its test
 users, and judged by the truth:
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -240,14 +242,23 @@ def summary(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="one model beside a cascade, on a world")
-    parser.add_argument("--runs", nargs="+", required=True, help="one for each seed")
+    parser.add_argument("--runs", nargs="+", default=(), help="one for each seed")
+    parser.add_argument("--join", nargs="*", type=Path, help="results of single runs, put together")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
-    set_threads(None)
     seeds: list[dict[str, Any]] = []
     told = {"command": "python -m onerec.bench.cascade", "commit": commit()}
+    if chosen.join:
+        parts = [json.loads(path.read_text()) for path in chosen.join]
+        seeds = [seed for part in parts for seed in part["seeds"]]
+        told["device"] = parts[0]["device"]
+        write({**told, **summary(seeds), "seeds": seeds}, chosen.out)
+        return
+    if not chosen.runs:
+        parser.error("--runs is needed")
+    set_threads(None)
     for name in chosen.runs:
         seeds.append(measure(name, chosen.home, chosen.users))
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()

@@ -1,6 +1,7 @@
 """Does the format reward keep generated codes legal? Four rules, drawn without the trie.
 
-    python -m onerec.bench.legality --run RUN [--steps 300 --seeds 3] --out FILE
+    python -m onerec.bench.legality --run RUN [--steps 300 --seeds 3 --arms ARM ..] --out FILE
+    python -m onerec.bench.legality --join FILE FILE .. --out FILE
 
 All arms start from RUN's pre-trained checkpoint with the same batches, contexts and seeds; items
 are sampled over all codes at temperature 1, and an illegal one leaves the P-Score's group in every
@@ -49,7 +50,13 @@ WEIGHT, RATE = 0.3, 5e-4
 
 
 def train(
-    run_name: str, arm: str, seed: int, home: Path | None, steps: int, weight: float = WEIGHT
+    run_name: str,
+    arm: str,
+    seed: int,
+    home: Path | None,
+    steps: int,
+    weight: float = WEIGHT,
+    lag: int = 0,
 ) -> dict[str, Any]:
     """One arm: the legality of every step's groups, and recall and reward at the end."""
     run = open_run(run_name, home)
@@ -59,6 +66,7 @@ def train(
         users=USERS,
         group=GROUP,
         weight=weight,
+        lag=lag,
         search="sample",
         steps=steps,
         learning_rate=RATE,
@@ -138,30 +146,43 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what the format reward does to legality")
-    parser.add_argument("--run", required=True)
+    parser.add_argument("--run")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--weight", type=float, default=WEIGHT, help="of the policy's loss")
+    parser.add_argument("--lag", type=int, default=0, help="updates between two sent policies")
+    parser.add_argument("--join", nargs="*", type=Path, help="results of single arms, put together")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
+    if chosen.join:
+        parts = [json.loads(path.read_text()) for path in chosen.join]
+        arms = {name: line for part in parts for name, line in part["arms"].items()}
+        write({**parts[0], "arms": {name: arms[name] for name in ARMS if name in arms}}, chosen.out)
+        return
+    if chosen.run is None:
+        parser.error("--run is needed")
     set_threads(1)
     start = before(chosen.run, chosen.home)
     print(json.dumps(start), flush=True)
     runs = []
     cuda = torch.cuda.is_available()
     told = {
-        "command": f"python -m onerec.bench.legality --steps {chosen.steps}",
+        "command": f"python -m onerec.bench.legality --steps {chosen.steps} --seeds {chosen.seeds}",
         "commit": commit(),
         "device": torch.cuda.get_device_name() if cuda else cpu_name(),
         "group": GROUP,
         "chosen": CHOSEN,
-        "weight": WEIGHT,
+        "weight": chosen.weight,
+        "lag": chosen.lag,
         "before": start,
     }
     for seed in range(chosen.seeds):
         for arm in chosen.arms:
-            runs.append(train(chosen.run, arm, seed, chosen.home, chosen.steps))
+            runs.append(
+                train(chosen.run, arm, seed, chosen.home, chosen.steps, chosen.weight, chosen.lag)
+            )
             write({**told, "arms": summary(runs)}, chosen.out)
             said = {k: runs[-1][k] for k in ("arm", "seed", "legality", "seconds")}
             print(json.dumps(said), flush=True)

@@ -1,6 +1,7 @@
 """The cascade beside one model: what P-Score picks, operations by hand, and one small round."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +70,11 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
         for seed in found["seeds"]
     ]
     assert gap["mean"] == pytest.approx(np.mean(by_hand), abs=1e-5)
+    apart = []
+    for name in ("s0", "s1"):
+        apart.append(str(tmp_path / f"{name}.json"))
+        part = {"device": "cpu", "seeds": [one for one in found["seeds"] if one["run"] == name]}
+        Path(apart[-1]).write_text(json.dumps(part))
+    again = tmp_path / "again.json"
+    cascade.main(["--join", *apart, "--out", str(again)])
+    assert json.loads(again.read_text())["differences"] == found["differences"]

@@ -41,3 +41,20 @@ def test_the_command_writes_as_it_goes(aligned, tmp_path, monkeypatch):
     words = ["--run", "first", "--home", str(aligned), "--steps", "2", "--seeds", "1"]
     legality.main([*words, "--arms", "none", "random", "--out", str(out)])
     assert set(json.loads(out.read_text())["arms"]) == {"none", "random"}
+
+
+def test_arms_measured_apart_are_put_together(tmp_path):
+    for arm in ("top", "none"):
+        part = {"weight": 0.3, "arms": {arm: {"seeds": 1}}}
+        (tmp_path / f"{arm}.json").write_text(json.dumps(part))
+    out = tmp_path / "all.json"
+    parts = [str(tmp_path / f"{arm}.json") for arm in ("top", "none")]
+    legality.main(["--join", *parts, "--out", str(out)])
+    joined = json.loads(out.read_text())
+    assert list(joined["arms"]) == ["none", "top"] and joined["weight"] == 0.3
+
+
+def test_without_a_run_it_says_what_is_missing(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        legality.main(["--out", str(tmp_path / "f.json")])
+    assert "--run is needed" in capsys.readouterr().err
