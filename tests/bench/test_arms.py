@@ -37,8 +37,8 @@ def test_an_arm_keeps_the_weights_of_every_evaluated_step(aligned):
 
     run = open_run("first", aligned)
     trained = arms.train_arm(run, setting_of(run), "none", seed=1, steps=4)
-    assert set(trained.kept) == set(trained.valid) == {0, 2, 4}
-    assert [line["step"] for line in trained.curve] == [2, 4]
+    assert set(trained.kept) == set(trained.valid) == {0, 1, 2, 3, 4}
+    assert [line["step"] for line in trained.curve] == [1, 2, 3, 4]
     for step in (0, 4):
         model = trained.at(step).alignment.model
         kept = trained.kept[step]

@@ -51,7 +51,8 @@ def test_arms_measured_apart_are_put_together(tmp_path):
     parts = [str(tmp_path / f"{arm}.json") for arm in ("top", "none")]
     legality.main(["--join", *parts, "--out", str(out)])
     joined = json.loads(out.read_text())
-    assert list(joined["arms"]) == ["none", "top"] and joined["weight"] == 0.3
+    assert list(joined["arms"]) == ["none", "top"]
+    assert joined["weight"] == 0.3
 
 
 def test_without_a_run_it_says_what_is_missing(tmp_path, capsys):
