@@ -68,7 +68,7 @@ SETTINGS = {
     "align.steps": "600",
     "align.users": "64",
     "align.group": "128",
-    "align.learning_rate": "0.0001",
+    "align.learning_rate": "0.0002",
     "align.weight": "0.3",
     "align.format_items": "0",
     "align.search": "constrained",
