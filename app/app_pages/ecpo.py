@@ -1,5 +1,6 @@
 """ECPO: how a generated item pushes the model; value and push of the objectives by the ratio."""
 
+import at_scale
 import cache
 import links
 import places
@@ -102,6 +103,7 @@ for figure, say in SAY.items():
         asked = "".join(f", {name}={value!r}" for name, value in drawing.items())
         widgets.belongings(picture, curves, key=key, command=command,
                            cell=f"{cell}viz.{figure.__name__}(curves{asked})")  # fmt: skip
+at_scale.show("stability")
 if found is None:
     st.header("With the items of a step")
     policy_steps.nothing_recorded(view)

@@ -1,5 +1,6 @@
 """Rewards: what an item is worth to a person; towers, calibration, weights, and a composer."""
 
+import at_scale
 import cache
 import places
 import policy_steps
@@ -47,6 +48,7 @@ def towers() -> None:
         say="Each line is a tower's loss: compare it with where it began, not with another line.",
         empty="The losses of this training were not kept.",
     )  # fmt: skip
+    at_scale.show("worth")
 
 
 def calibration() -> None:

@@ -1,5 +1,6 @@
 """RL steps: one policy step, group by group, item by item; and the curves of all steps."""
 
+import at_scale
 import cache
 import places
 import policy_steps
@@ -33,6 +34,7 @@ def curves() -> None:
             widgets.show(run, policy.reward_curves, draw.reward_curves, command=command,
                          key="align_" + panel.partition(" ")[0], reading={"through": lines},
                          drawing={"panel": panel})  # fmt: skip
+    at_scale.show("legality")
 
 
 def pick_step(points: list[dict]) -> None:

@@ -47,6 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "frozen": {"weight": 0.0},
 }
 WEIGHT, RATE = 0.3, 5e-4
+WINDOW, POINTS = 20, 60  # of a curve: steps in a mean, and how many are kept
 
 
 def train(
@@ -119,7 +120,10 @@ def before(run_name: str, home: Path | None) -> dict[str, float]:
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By arm: legality at the end (mean, least, most over seeds), and the curve's highest point."""
+    """By arm: legality at the end (mean, least, most over seeds), and the curve's highest point.
+
+    `curve` is a running mean over `WINDOW` steps; `curve_steps` are the middles of its windows.
+    """
     result = {}
     for arm in ARMS:
         mine = [run for run in runs if run["arm"] == arm]
@@ -134,11 +138,13 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         if mine[0]["curve"]:
             curve = np.mean([run["curve"] for run in mine], axis=0)
-            smooth = np.convolve(curve, np.ones(20) / 20, "valid") if len(curve) >= 20 else curve
-            line["highest"] = {"step": int(smooth.argmax()) + 10, "legality": float(smooth.max())}
-            line["curve"] = [
-                round(float(value), 4) for value in smooth[:: max(1, len(smooth) // 60)]
-            ]
+            window = min(WINDOW, len(curve))
+            smooth = np.convolve(curve, np.ones(window) / window, "valid")
+            middle = np.arange(len(smooth)) + window // 2
+            best, shown = int(smooth.argmax()), slice(None, None, max(1, len(smooth) // POINTS))
+            line["highest"] = {"step": int(middle[best]), "legality": float(smooth[best])}
+            line["curve_steps"] = middle[shown].tolist()
+            line["curve"] = [round(float(value), 4) for value in smooth[shown]]
         result[arm] = line
     return result
 
@@ -174,6 +180,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "device": torch.cuda.get_device_name() if cuda else cpu_name(),
         "group": GROUP,
         "chosen": CHOSEN,
+        "steps": chosen.steps,
         "weight": chosen.weight,
         "lag": chosen.lag,
         "before": start,

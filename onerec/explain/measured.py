@@ -1,0 +1,87 @@
+"""What was measured at scale and ships with the library, as tables: more than a small run can show.
+
+Each function reads one file of `onerec/bench/results`; the benchmark of that name has made it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
+CUTS = (32, 128, 512)
+
+
+def stability(folder: Path = RESULTS) -> pd.DataFrame:
+    """lag, rate, objective, seed, growth, low, high, beyond, void, explodes: `bench.stability`.
+
+    `growth` is the largest norm of the policy's gradient over that of the first steps, before
+    clipping; `low` and `high` are the 95% interval over seeds of the next-token loss minus ECPO's;
+    `beyond` is the share of items with A < 0 above 1 + epsilon + delta.
+    """
+    rows = []
+    for line in _read(folder, "stability")["lines"]:
+        low, high = line["next_token_minus_ecpo"]
+        for seed, growth in enumerate(line["policy_norm_growth"]):
+            same = {name: line[name] for name in ("lag", "rate", "objective")}
+            told = {name: line[name] for name in ("beyond", "void", "explodes")}
+            rows.append(same | {"seed": seed, "growth": growth, "low": low, "high": high} | told)
+    return pd.DataFrame(rows)
+
+
+def legality(folder: Path = RESULTS) -> pd.DataFrame:
+    """arm, step, legality, end: the curves of `bench.legality`, and the mean share at the end.
+
+    Step 0 is the policy before alignment, the same for all. The arm `frozen` draws nothing while it
+    trains and has its end alone.
+    """
+    found = _read(folder, "legality")
+    rows = []
+    for arm, line in found["arms"].items():
+        end = line["legality"][0]
+        steps = [0, *line.get("curve_steps", ()), found["steps"]]
+        values = [found["before"]["legality"], *line.get("curve", ()), end]
+        rows += [
+            {"arm": arm, "step": step, "legality": value, "end": end}
+            for step, value in zip(steps, values, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def worth(folder: Path = RESULTS) -> pd.DataFrame:
+    """arm, k, headroom, recall; true and predicted, each with its _low and _high.
+
+    `true` and `predicted` are gains of alignment in the mean over the first k items, each arm by
+    the reward it was trained on: the truth's, and what the reward model says of the same lists.
+    `headroom` is the share that is closed of the way to the best possible k items, `recall` the
+    relative change of recall@10. Made by `bench.worth`.
+    """
+    rows = []
+    for arm, line in _read(folder, "worth")["summary"].items():
+        target = "long_view" if arm.startswith("long_view") else "pscore"
+        for cut in CUTS:
+            found = line[f"{target}@{cut}"]
+            gain, more = found["gain"], found["predicted_minus_true"]
+            rows.append(
+                {
+                    "arm": arm,
+                    "k": cut,
+                    "true": gain["mean"],
+                    "true_low": gain["low"],
+                    "true_high": gain["high"],
+                    "predicted": gain["mean"] + more["mean"],
+                    "predicted_low": gain["mean"] + more["low"],
+                    "predicted_high": gain["mean"] + more["high"],
+                    "headroom": found["headroom_closed"]["mean"],
+                    "recall": line["recall_change"]["mean"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return result

@@ -1,0 +1,171 @@
+"""What was measured at scale, drawn; each takes the frame of its name in `explain.measured`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+OBJECTIVES = {"ecpo": "ECPO", "grpo": "GRPO", "grpo_kl": "GRPO with KL"}
+ARMS = {
+    "none": "no format reward",
+    "random": "5 of 128 at random",
+    "top": "the 5 likeliest",
+    "punished": "illegal ones punished",
+    "frozen": "next-token training alone",
+}
+EXPLODED = 50.0  # times the start
+
+
+def stability(frame: pd.DataFrame) -> go.Figure:
+    """How far the policy's gradient grows, by how old the sampling policy is."""
+    middle = frame.groupby(["objective", "rate", "lag"])["growth"].median().reset_index()
+    worst = middle.sort_values("growth").iloc[-1]
+    bounded = middle[middle["objective"] == "ecpo"]["growth"].max()
+    name = OBJECTIVES[str(worst["objective"])]
+    fig = theme.figure(
+        title=f"With a policy that is {worst['lag']:,} updates old the gradient of {name} grows "
+        f"{worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} times",
+        alt="Largest gradient over that of the start, median of the seeds: "
+        + "; ".join(
+            f"{OBJECTIVES[str(r['objective'])]}, rate {r['rate']:g}, lag {r['lag']:,}: "
+            f"{r['growth']:,.1f}"
+            for r in middle.to_dict("records")
+        ),
+        how=_stability_how(frame),
+        x="age of the policy that draws, in updates",
+        y="largest gradient / that of the start",
+        key="stability",
+    )
+    lags = [f"{lag:,}" for lag in sorted(frame["lag"].unique())]
+    for index, (objective, label) in enumerate(OBJECTIVES.items()):
+        for rate, mine in middle[middle["objective"] == objective].groupby("rate"):
+            fast = rate == middle["rate"].max()
+            look = theme.line(index)
+            fig.add_scatter(
+                x=[f"{lag:,}" for lag in mine["lag"]],
+                y=mine["growth"],
+                name=f"{label}, rate {rate:g}",
+                mode="lines+markers",
+                line=look | {"dash": "solid" if fast else "dot"},
+                marker={"size": 9, "symbol": theme.SYMBOLS[index] + ("" if fast else "-open")},
+                hovertemplate=f"{label}<br>%{{y:,.1f}} times<extra></extra>",
+            )
+            own = frame[(frame["objective"] == objective) & (frame["rate"] == rate)]
+            fig.add_scatter(
+                x=[f"{lag:,}" for lag in own["lag"]],
+                y=own["growth"],
+                mode="markers",
+                marker={"size": 5, "color": look["color"], "symbol": theme.SYMBOLS[index]},
+                showlegend=False,
+                hovertemplate=f"{label}, one seed<br>%{{y:,.1f}} times<extra></extra>",
+            )
+    fig.add_hline(y=EXPLODED, line={"color": theme.GREY, "dash": "dash", "width": 1})
+    fig.update_yaxes(**theme.log_axis(1, float(frame["growth"].max())))
+    fig.update_xaxes(type="category", categoryorder="array", categoryarray=lags)
+    return fig
+
+
+def _stability_how(frame: pd.DataFrame) -> str:
+    lines = []
+    for (lag, objective), mine in frame[frame["objective"] != "ecpo"].groupby(["lag", "objective"]):
+        worst = mine.sort_values("low").iloc[-1]
+        said = "explodes" if mine["explodes"].any() else "does not explode"
+        lines.append(
+            f"- lag {lag:,}, {OBJECTIVES[str(objective)]}: next-token loss minus ECPO's at rate "
+            f"{worst['rate']:g} [{worst['low']:+.4f}, {worst['high']:+.4f}]; it {said}"
+        )
+    return (
+        f"{frame['seed'].nunique()} seeds, two learning rates, the same batches for all; norms of "
+        "the policy's gradient before clipping, the largest over the median of the first ten "
+        f"steps. *Explodes* is more than {EXPLODED:g} times and a next-token loss worse than "
+        "ECPO's by more than its interval. At lag 0 every ratio is 1, and GRPO is ECPO.\n\n"
+        + "\n".join(lines)
+        + "\n\n`python -m onerec.bench.stability`"
+    )
+
+
+def legality(frame: pd.DataFrame) -> go.Figure:
+    """How much of what is written without the trie is an item, by what rewards the spelling."""
+    ends = frame.drop_duplicates("arm").set_index("arm")["end"]
+    start = float(frame.loc[frame["step"] == 0, "legality"].iloc[0])
+    best = str(ends.idxmax())
+    fig = theme.figure(
+        title=f"Of what is written freely {start:.0%} is an item before alignment and "
+        f"{ends.min():.0%} to {ends.max():.0%} after it; the most where "
+        + ("illegal ones are punished" if best == "punished" else f"the reward is: {ARMS[best]}"),
+        alt=f"Share of legal items: {start:.3f} at the start; at the end "
+        + "; ".join(f"{ARMS[str(arm)]} {end:.3f}" for arm, end in ends.items()),
+        how="Groups of 128 items drawn without the trie at temperature 1; a mean over 20 steps and "
+        "over the seeds. An illegal item leaves the P-Score's group in every arm. The report sees "
+        "legality fall below 50% without a format reward and rise to 95% with five items at "
+        "random; here it does not fall.\n\n`python -m onerec.bench.legality`",
+        x="policy steps",
+        y="share of legal items",
+        key="legality",
+    )
+    for index, (arm, label) in enumerate(ARMS.items()):
+        mine = frame[frame["arm"] == arm]
+        if mine.empty:
+            continue
+        fig.add_scatter(
+            x=mine["step"],
+            y=mine["legality"],
+            name=label,
+            mode="lines" if len(mine) > 2 else "lines+markers",
+            line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index]},
+            hovertemplate=f"{label}<br>step %{{x:,}}: %{{y:.1%}}<extra></extra>",
+        )
+    fig.update_yaxes(tickformat=".0%")
+    return fig
+
+
+def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
+    """What the reward model says that alignment has gained, against what the truth says."""
+    mine = frame[frame["k"] == k]
+    kept = mine[mine["recall"] >= -0.02]
+    best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
+    fig = theme.figure(
+        title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is gone at "
+        f"{best['recall']:+.1%} recall; the reward model promised "
+        f"{best['predicted'] - best['true']:+.3f} more than was true",
+        alt=f"Gain in the mean over {k} items, predicted and true: "
+        + "; ".join(
+            f"{r['arm']} {r['predicted']:+.3f} and {r['true']:+.3f}, recall {r['recall']:+.1%}"
+            for r in mine.to_dict("records")
+        ),
+        how="Each point is an arm, a weight of the policy's loss stands behind the @; whiskers are "
+        "95% intervals, paired by seed with the same training without a reward. Above the diagonal "
+        "the reward model promises more than the truth keeps: reward hacking.\n\n"
+        "`python -m onerec.bench.worth`",
+        x="true gain",
+        y="gain that the reward model claims",
+        key="worth",
+    )
+    for index, row in enumerate(mine.to_dict("records")):
+        fig.add_scatter(
+            x=[row["true"]],
+            y=[row["predicted"]],
+            name=f"{row['arm']} (recall {row['recall']:+.1%})",
+            mode="markers",
+            marker={"size": 11, "color": theme.COLOURS[index % 8]}
+            | {"symbol": theme.SYMBOLS[index % 8]},
+            error_x=_whisker(row, "true"),
+            error_y=_whisker(row, "predicted"),
+            hovertemplate=f"{row['arm']}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
+        )
+    most = float(max(mine["predicted_high"].max(), mine["true_high"].max()))
+    diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
+    fig.add_shape(type="line", x0=0, y0=0, x1=most, y1=most, line=diagonal)
+    return fig
+
+
+def _whisker(row: Mapping[Any, Any], name: str) -> dict[str, object]:
+    """The interval about a point, in the colour of the point."""
+    above, below = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
+    return {"type": "data", "symmetric": False, "array": [above], "arrayminus": [below]}

@@ -1,0 +1,72 @@
+"""The pictures of shipped results show their numbers, and their titles say the finding."""
+
+import pandas as pd
+import pytest
+
+from onerec.explain import measured as explain
+from onerec.viz import measured as viz
+from onerec.viz import theme
+
+
+def stability_frame() -> pd.DataFrame:
+    rows = [
+        {"lag": lag, "rate": rate, "objective": name, "seed": seed, "growth": growth * (1 + seed)}
+        | {"low": 0.01, "high": 0.02, "beyond": 0.1, "void": False, "explodes": growth > 50}
+        for lag, rate, name, growth in (
+            (0, 0.001, "ecpo", 1.2),
+            (1000, 0.001, "ecpo", 1.5),
+            (1000, 0.001, "grpo", 80.0),
+            (1000, 0.003, "grpo", 400.0),
+        )
+        for seed in (0, 1, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
+    fig = viz.stability(stability_frame())
+    assert "1,000 updates old the gradient of GRPO grows 800 times" in theme.title(fig)
+    assert "never more than 3.0 times" in theme.title(fig)
+    lines = {trace.name: list(trace.y) for trace in fig.data if trace.name}
+    assert lines["ECPO, rate 0.001"] == pytest.approx([2.4, 3.0])
+    assert lines["GRPO, rate 0.003"] == pytest.approx([800.0])
+    assert list(fig.layout.xaxis.categoryarray) == ["0", "1,000"]
+    assert "it explodes" in theme.how(fig)
+
+
+def test_legality_has_a_line_for_each_arm() -> None:
+    frame = pd.DataFrame(
+        [
+            {"arm": "none", "step": 0, "legality": 0.9, "end": 0.92},
+            {"arm": "none", "step": 9, "legality": 0.92, "end": 0.92},
+            {"arm": "punished", "step": 0, "legality": 0.9, "end": 0.95},
+            {"arm": "punished", "step": 9, "legality": 0.95, "end": 0.95},
+        ]
+    )
+    fig = viz.legality(frame)
+    assert theme.title(fig).startswith("Of what is written freely 90% is an item before alignment")
+    assert "92% to 95% after it; the most where illegal ones are punished" in theme.title(fig)
+    assert [list(trace.y) for trace in fig.data] == [[0.9, 0.92], [0.9, 0.95]]
+
+
+def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
+    row = {"k": 32, "true_low": 0.04, "true_high": 0.06, "predicted_low": 0.05}
+    row |= {"predicted_high": 0.07}
+    frame = pd.DataFrame(
+        [
+            row | {"arm": "a", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
+            row | {"arm": "b", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
+        ]
+    )
+    fig = viz.worth(frame)
+    assert "20% is gone at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
+    assert list(fig.data[0].error_x.array) == pytest.approx([0.01])
+    assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("name", ["stability", "legality", "worth"])
+def test_what_is_shipped_is_drawn(name: str) -> None:
+    fig = getattr(viz, name)(getattr(explain, name)())
+    assert len(fig.data) > 2
+    assert theme.alt_text(fig)
+    assert theme.how(fig)
