@@ -19,6 +19,12 @@ ARMS = {
     "frozen": "next-token training alone",
 }
 EXPLODED = 50.0  # times the start
+WORDS = {
+    "pscore": "P-Score",
+    "long_view": "long-view tower",
+    "beam": "by beam search",
+    "off_policy": "off-policy",
+}
 
 
 def stability(frame: pd.DataFrame) -> go.Figure:
@@ -136,12 +142,12 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
-            f"{r['arm']} {r['predicted']:+.3f} and {r['true']:+.3f}, recall {r['recall']:+.1%}"
+            f"{arm_name(r['arm'])} {r['predicted']:+.3f} and {r['true']:+.3f}, recall {r['recall']:+.1%}"
             for r in mine.to_dict("records")
         ),
-        how="Each point is an arm, a weight of the policy's loss stands behind the @; whiskers are "
-        "95% intervals, paired by seed with the same training without a reward. Above the diagonal "
-        "the reward model promises more than the truth keeps: reward hacking.\n\n"
+        how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed with "
+        "the same training without one. Above the diagonal the reward model promises more than the "
+        "truth keeps: reward hacking.\n\n"
         "`python -m onerec.bench.worth`",
         x="true gain",
         y="gain that the reward model claims",
@@ -151,18 +157,31 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         fig.add_scatter(
             x=[row["true"]],
             y=[row["predicted"]],
-            name=f"{row['arm']} (recall {row['recall']:+.1%})",
+            name=f"{arm_name(row['arm'])} (recall {row['recall']:+.1%})",
             mode="markers",
             marker={"size": 11, "color": theme.COLOURS[index % 8]}
             | {"symbol": theme.SYMBOLS[index % 8]},
             error_x=_whisker(row, "true"),
             error_y=_whisker(row, "predicted"),
-            hovertemplate=f"{row['arm']}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
+            hovertemplate=f"{arm_name(row['arm'])}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
         )
     most = float(max(mine["predicted_high"].max(), mine["true_high"].max()))
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
     fig.add_shape(type="line", x0=0, y0=0, x1=most, y1=most, line=diagonal)
     return fig
+
+
+def arm_name(arm: str) -> str:
+    """`long_view+beam+g512@0.8` -> "long-view tower, by beam search, groups of 512, weight 0.8"."""
+    names, *numbers = arm.split("@")
+    said = []
+    for name in names.split("+"):
+        if name[:1] in "gu" and name[1:].isdigit():
+            size = f"{int(name[1:]):,}"
+            said.append(f"groups of {size}" if name[0] == "g" else f"{size} users")
+        else:
+            said.append(WORDS.get(name, name))
+    return ", ".join([*said, *(f"weight {number}" for number in numbers[:1])])
 
 
 def _whisker(row: Mapping[Any, Any], name: str) -> dict[str, object]:

@@ -64,6 +64,12 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
 
 
+def test_an_arm_is_named_in_words() -> None:
+    said = viz.arm_name("long_view+beam+g512+u16@0.8@0.0003")
+    assert said == "long-view tower, by beam search, groups of 512, 16 users, weight 0.8"
+    assert viz.arm_name("grpo") == "grpo"
+
+
 @pytest.mark.parametrize("name", ["stability", "legality", "worth"])
 def test_what_is_shipped_is_drawn(name: str) -> None:
     fig = getattr(viz, name)(getattr(explain, name)())
