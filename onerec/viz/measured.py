@@ -142,28 +142,30 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
-            f"{arm_name(r['arm'])} {r['predicted']:+.3f} and {r['true']:+.3f}, recall {r['recall']:+.1%}"
+            f"{arm_name(r['arm'])} {r['predicted']:+.3f} and {r['true']:+.3f}, "
+            f"recall {r['recall']:+.1%}"
             for r in mine.to_dict("records")
         ),
-        how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed with "
-        "the same training without one. Above the diagonal the reward model promises more than the "
-        "truth keeps: reward hacking.\n\n"
+        how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
+        "with the same training without one. Above the diagonal the reward model promises more "
+        "than the truth keeps: reward hacking.\n\n"
         "`python -m onerec.bench.worth`",
         x="true gain",
         y="gain that the reward model claims",
         key="worth",
     )
     for index, row in enumerate(mine.to_dict("records")):
+        name = arm_name(row["arm"])
         fig.add_scatter(
             x=[row["true"]],
             y=[row["predicted"]],
-            name=f"{arm_name(row['arm'])} (recall {row['recall']:+.1%})",
+            name=f"{name} (recall {row['recall']:+.1%})",
             mode="markers",
             marker={"size": 11, "color": theme.COLOURS[index % 8]}
             | {"symbol": theme.SYMBOLS[index % 8]},
             error_x=_whisker(row, "true"),
             error_y=_whisker(row, "predicted"),
-            hovertemplate=f"{arm_name(row['arm'])}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
+            hovertemplate=f"{name}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
         )
     most = float(max(mine["predicted_high"].max(), mine["true_high"].max()))
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}

@@ -1,9 +1,8 @@
 """What was measured at scale stands behind a question, and is read only where it is opened."""
 
+import at_scale
 import pytest
 from streamlit.testing.v1 import AppTest
-
-import at_scale
 
 
 def shown(name: str) -> None:
