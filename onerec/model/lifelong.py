@@ -29,6 +29,7 @@ LENGTH = 2_000  # L_l of the paper
 LIMIT = 192
 """M: the smallest multiple of 32 with which 100,000 events stayed within 2,000 positions on five
 mixtures of interests (1,564 to 1,743; 160 gave up to 2,017), and 904 on 1,200 items in all."""
+TIE = 64  # roundings within which distances are equal; of equal ones the first point
 SMALLEST_LIMIT = 8  # floor(|D|^(1/3)) is 1 below 8 events
 CHUNK, GPU_CHUNK = 2**16, 2**20  # events clustered at once, or one user where he has more
 
@@ -273,13 +274,18 @@ def _leaves(
 
 
 def _nearest_member(vectors: Tensor, item: Tensor, weight: Tensor, group: Tensor) -> Tensor:
-    """For each set the place of the point nearest to its weighted mean; `group` (P,) ascending."""
+    """For each set the place of the point nearest to its weighted mean; `group` (P,) ascending.
+
+    Of points as near, the first, also where rounding says otherwise: two are as far from their
+    middle, and another device rounds in another way.
+    """
     x, sets = vectors[item], int(group[-1]) + 1 if len(group) else 0
     means = weighted_means(x, weight.to(x.dtype), group, x.new_zeros(sets, x.shape[1]))
     distance = (x - means[group]).square().sum(1)
     best = distance.new_full((sets,), torch.inf).scatter_reduce(0, group, distance, "amin")
     place = torch.arange(len(group), device=group.device)
-    place = torch.where(distance == best[group], place, len(group))
+    least = best * (1 + TIE * torch.finfo(best.dtype).eps)
+    place = torch.where(distance <= least[group], place, len(group))
     return torch.full((sets,), len(group), device=group.device).scatter_reduce(
         0, group, place, "amin"
     )

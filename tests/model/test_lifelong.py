@@ -275,6 +275,16 @@ def test_refusals(change, message):
         compress(**asked)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_rounding_moves_no_representative(seed):
+    vectors, item, offsets = random_history([300, 7, 0, 1, 90, 31], seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    turned = vectors @ torch.linalg.qr(torch.randn(5, 5, generator=g, dtype=torch.float64)).Q
+    wanted, got = (compress(each, item, offsets, limit=8) for each in (vectors, turned))
+    for name in vars(wanted):
+        assert torch.equal(getattr(wanted, name), getattr(got, name)), name
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_finds_the_same():
     vectors, item, offsets = random_history([300, 7, 0, 1, 90, 31])
