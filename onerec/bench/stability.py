@@ -172,6 +172,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--lags", type=int, nargs="*", default=LAGS)
     parser.add_argument("--objectives", nargs="*", default=ARMS)
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
     parser.add_argument("--share", default="0/1", help="I/N: every N-th case, from the I-th")
     parser.add_argument("--steps", type=int, help="of every case; default by lag")
     parser.add_argument("--clip", type=float, default=1.0)
@@ -190,7 +191,9 @@ def main(words: Sequence[str] | None = None) -> None:
     wanted = [
         case
         for case in cases(range(chosen.seeds))
-        if case.lag in chosen.lags and case.objective in chosen.objectives
+        if case.lag in chosen.lags
+        and case.objective in chosen.objectives
+        and case.rate in chosen.rates
     ]
     for case in wanted[part::parts]:
         steps = chosen.steps or STEPS[case.lag]
