@@ -151,7 +151,8 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         "than the truth keeps: reward hacking.\n\n"
         "`python -m onerec.bench.worth`",
         x="true gain",
-        y="gain that the reward model claims",
+        y="claimed gain",
+        height=340 + 20 * len(mine),  # the legend takes a row for each
         key="worth",
     )
     for index, row in enumerate(mine.to_dict("records")):
