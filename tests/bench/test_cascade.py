@@ -49,9 +49,9 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
         changed = recipe("small", {**changes, "seed": str(seed)})
         run(f"s{seed}", changed, worth.DATASET, home=tmp_path, stages=stages)
     monkeypatch.setattr(cascade, "CANDIDATES", 40)
-    monkeypatch.setattr(cascade, "TOWER_BATCH", 32)
     out = tmp_path / "cascade.json"
     words = ["--runs", "s0", "s1", "--home", str(tmp_path), "--users", "30", "--out", str(out)]
+    words += ["--tower-batch", "32"]
     cascade.main(words)
     found = json.loads(out.read_text())
     assert set(found["arms"]) == {
@@ -63,6 +63,7 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
     for seed in found["seeds"]:
         assert seed["tower_steps"] >= cascade.TRIAL_SHARE
         assert len(seed["tower_trials"]) == 4
+        assert seed["tower_batch"] == 32
         assert all(0 < arm["long_view"] < 1 for arm in seed["arms"].values())
     gap = found["differences"]["onerec_ranked - onerec"]["long_view"]
     by_hand = [
