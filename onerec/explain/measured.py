@@ -20,16 +20,19 @@ def stability(folder: Path = RESULTS) -> pd.DataFrame:
 
     `growth` is the largest norm of the policy's gradient over that of the first steps, before
     clipping; `low` and `high` are the 95% interval over seeds of the next-token loss minus ECPO's;
-    `beyond` is the share of items with A < 0 above 1 + epsilon + delta.
+    `beyond` is the share of items with A < 0 above 1 + epsilon + delta. `attrs["note"]` says under
+    which conditions.
     """
-    rows = []
-    for line in _read(folder, "stability")["lines"]:
+    found, rows = _read(folder, "stability"), []
+    for line in found["lines"]:
         low, high = line["next_token_minus_ecpo"]
         for seed, growth in enumerate(line["policy_norm_growth"]):
             same = {name: line[name] for name in ("lag", "rate", "objective")}
             told = {name: line[name] for name in ("beyond", "void", "explodes")}
             rows.append(same | {"seed": seed, "growth": growth, "low": low, "high": high} | told)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    frame.attrs["note"] = found.get("note", "")
+    return frame
 
 
 def legality(folder: Path = RESULTS) -> pd.DataFrame:

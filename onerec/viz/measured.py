@@ -91,7 +91,7 @@ def _stability_how(frame: pd.DataFrame) -> str:
         f"steps. *Explodes* is more than {EXPLODED:g} times and a next-token loss worse than "
         "ECPO's by more than its interval. At lag 0 every ratio is 1, and GRPO is ECPO.\n\n"
         + "\n".join(lines)
-        + "\n\n`python -m onerec.bench.stability`"
+        + f"\n\n{frame.attrs.get('note', '')}\n\n`python -m onerec.bench.stability`"
     )
 
 
@@ -137,7 +137,7 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     kept = mine[mine["recall"] >= -0.02]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
-        title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is gone at "
+        title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
         f"{best['recall']:+.1%} recall; the reward model promised "
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "

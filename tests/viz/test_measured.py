@@ -32,6 +32,9 @@ def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
     assert lines["GRPO, rate 0.003"] == pytest.approx([800.0])
     assert list(fig.layout.xaxis.categoryarray) == ["0", "1,000"]
     assert "it explodes" in theme.how(fig)
+    shipped = explain.stability()
+    assert shipped.attrs["note"]
+    assert shipped.attrs["note"] in theme.how(viz.stability(shipped))
 
 
 def test_legality_has_a_line_for_each_arm() -> None:
@@ -59,7 +62,7 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
         ]
     )
     fig = viz.worth(frame)
-    assert "20% is gone at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
+    assert "20% is covered at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
     assert list(fig.data[0].error_x.array) == pytest.approx([0.01])
     assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
 
