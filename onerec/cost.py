@@ -100,11 +100,12 @@ def code_sizes(recipe: Recipe, n_items: int) -> tuple[int, ...]:
     return (size,) * recipe.tokenizer.levels
 
 
-def too_much(recipe: Recipe, cost: Cost, available: int) -> str | None:
+def too_much(recipe: Recipe, cost: Cost, available: int, device: str = "cpu") -> str | None:
     """One line where a training takes more memory than there is: which setting lowers it."""
     if cost.memory_bytes <= available:
         return None
-    says = f"This training takes about {byte_text(cost.memory_bytes)}, and there are "
+    has = "this machine has" if device == "cpu" else "its GPU has"
+    says = f"This training takes up to {byte_text(cost.memory_bytes)}, and {has} "
     says += f"{byte_text(available)}: "
     fits = int((available - cost.state_bytes) / cost.sample_bytes)
     if fits >= 1:

@@ -194,26 +194,34 @@ def numbers(
     events = counter.default_events() if events is None else events
     targets = recipe.train.targets if targets is None else targets
     return cost, [
-        _parameters(recipe, counter, cost),
+        _parameters(counter, cost),
+        _active(recipe, cost),
         _sample(counter, cost, events, targets, mean),
         _training(recipe, cost),
         _memory(counter, cost),
     ]
 
 
-def _parameters(recipe: Recipe, counter: Counter, cost: Cost) -> Number:
-    says = f"The numbers that training sets; {count_text(cost.embeddings)} of them are embeddings, "
-    says += "which are looked up. "
-    how = f"{_sum(counter.parameters(), count_text)} = {cost.parameters:,}."
-    if cost.active_parameters < cost.parameters:
-        idle = cost.parameters - cost.active_parameters
-        active, experts = recipe.model.active_experts, recipe.model.experts
-        says += f"A token uses {count_text(cost.active_parameters)}: {active} of {experts} experts."
-        how += f" Without the experts that a token does not go through: {cost.parameters:,} - "
-        how += f"{idle:,} = {cost.active_parameters:,}."
+def _parameters(counter: Counter, cost: Cost) -> Number:
+    return Number(
+        "Parameters",
+        count_text(cost.parameters),
+        f"The numbers that training sets; {count_text(cost.embeddings)} of them are embeddings, "
+        "which are looked up and cost no arithmetic.",
+        f"{_sum(counter.parameters(), count_text)} = {cost.parameters:,}.",
+    )
+
+
+def _active(recipe: Recipe, cost: Cost) -> Number:
+    idle, model = cost.parameters - cost.active_parameters, recipe.model
+    says = "What one token goes through: "
+    if idle:
+        says += f"{model.active_experts:,} of {model.experts:,} experts of a block, and the rest."
     else:
-        says += "A token uses all of them."
-    return Number("Parameters", count_text(cost.parameters), says, how)
+        says += "all of the model, for no expert is left out."
+    how = f"{cost.parameters:,} - {idle:,} of the experts that a token does not go through = "
+    how += f"{cost.active_parameters:,}."
+    return Number("Active parameters", count_text(cost.active_parameters), says, how)
 
 
 def _sample(counter: Counter, cost: Cost, events: float, targets: float, mean: str) -> Number:

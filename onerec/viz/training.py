@@ -16,11 +16,14 @@ NAMES = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "samples_per_second": "samples per second",
+    "flops_per_second": "GFLOP per second",
+    "mfu": "MFU in percent",
     "aux_balance": "balance loss of the routers",
     "aux_z": "z-loss of the routers",
     "aux_distillation": "distillation loss of the routers",
     "aux_diversity": "cosine between competing experts",
 }
+UNITS = {"flops_per_second": 1e9, "mfu": 0.01}  # what one of the shown unit is worth
 
 
 def metric_name(name: str) -> str:
@@ -68,9 +71,10 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     """One metric over the steps."""
     if name not in _metrics(curves):
         return theme.nothing(f"No {metric_name(name)} yet.", START, f"metric-{name}")
+    curves = curves[curves["metric"] == name]
+    curves = curves.assign(value=curves["value"] / UNITS.get(name, 1))
     first, last = _ends(curves, name)
-    label = metric_name(name)
-    values = curves.loc[curves["metric"] == name, "value"]
+    label, values = metric_name(name), curves["value"]
     fig = theme.figure(
         title=f"{label[0].upper()}{label[1:]} is {last['value']:,.4g} at step {last['step']:,.0f} "
         f"(median {values.median():,.4g})",

@@ -84,10 +84,14 @@ def test_every_number_is_computed_before_ones_eyes() -> None:
     made = recipe("tiny", {"train.batch_size": "100", "train.steps": "10"})
     cost, _ = explain.numbers(made, None, 1_200, "cpu")
     said = words(made)
-    assert list(said) == ["Parameters", "FLOPs of a sample", "FLOPs of the training", "Memory"]
-    assert f"= {cost.parameters:,}. Without the experts" in said["Parameters"].how
-    assert f"= {cost.active_parameters:,}." in said["Parameters"].how
-    assert "2 of 4 experts" in said["Parameters"].says
+    assert list(said) == [
+        *("Parameters", "Active parameters"),
+        *("FLOPs of a sample", "FLOPs of the training", "Memory"),
+    ]
+    assert said["Parameters"].how.endswith(f"= {cost.parameters:,}.")
+    assert said["Active parameters"].how.startswith(f"{cost.parameters:,} - 122,880 of the experts")
+    assert said["Active parameters"].how.endswith(f"= {cost.active_parameters:,}.")
+    assert "2 of 4 experts" in said["Active parameters"].says
     counter = Counter(made, Cardinalities((128,) * 3, 1_200))
     assert f"a full context: {counter.default_events():.1f} events, 4.0" in (
         said["FLOPs of a sample"].how
@@ -107,9 +111,9 @@ def test_a_mean_context_makes_operations_fewer_and_memory_not(facts: explain.Fac
 
 
 def test_a_dense_model_uses_all_of_itself() -> None:
-    said = words(recipe("tiny", {"model.experts": "0"}))["Parameters"]
-    assert said.says.endswith("A token uses all of them.")
-    assert "Without" not in said.how
+    said = words(recipe("tiny", {"model.experts": "0"}))
+    assert said["Active parameters"].value == said["Parameters"].value
+    assert "no expert is left out" in said["Active parameters"].says
 
 
 @pytest.mark.parametrize(
