@@ -45,7 +45,7 @@ MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samp
 NOTES = {
     "flops_per_second": "Operations of matrix products (onerec.count has the formula), at the mean "
     "number of events and targets of the last 20 batches. Evaluation, saving and pauses are not "
-    "counted.",
+    "counted. Its share of the device's peak rate is MFU; of a CPU no peak is known.",
     "mfu": "Model FLOPs utilisation: FLOP/s over the device's peak in dense bfloat16. What is "
     "missing to 100% is waiting, memory traffic and work that is no matrix product.",
 }
@@ -165,7 +165,7 @@ def _numbers(run: Run, curves: Any) -> None:
             value = form.format(latest[metric]) if form else f"{flop_text(latest[metric])}/s"
             no_peak = metric == "flops_per_second" and latest.get("mfu") is None
             st.metric(label, value, border=True, chart_data=past[-60:], height="stretch",
-                      help=NOTES.get(metric), delta="no peak known: no MFU" if no_peak else None,
+                      help=NOTES.get(metric), delta="no peak known" if no_peak else None,
                       delta_color="off", delta_arrow="off")  # fmt: skip
         left = latest.get("eta_seconds")
         if left:

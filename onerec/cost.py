@@ -25,7 +25,7 @@ CPU_RATE, GPU_RATE = 2.5e10, 2.5e13
 # Dense bfloat16, without sparsity, as NVIDIA's data sheets say; the first name that fits counts.
 PEAK_RATES = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
 BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
-BYTES_KEPT = 4  # of an activation; about half of it where a GPU keeps bfloat16
+BYTES_KEPT = 4  # of an activation; 2 of those that a GPU keeps in bfloat16
 _CGROUPS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
 _TABLES = ("code_table", "item_table", "feature_tables")
 
@@ -36,7 +36,7 @@ class Cost:
 
     `embeddings` are the parameters that are rows of a table. `state_bytes` hold weights, gradients
     and the moments of AdamW, `sample_bytes` the activations of one full context: an upper bound of
-    what a batch keeps, for padding is dropped on a CPU and a GPU keeps half of it in bfloat16.
+    what a batch keeps, for padding is dropped on a CPU and a GPU keeps part of it in bfloat16.
     """
 
     parameters: int

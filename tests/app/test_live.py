@@ -120,7 +120,7 @@ def test_the_rate_is_shown_and_without_a_peak_no_utilisation(
     use_home(own_home)
     with_status(own_home, state=state)
     app = AppTest.from_file(str(PAGE), default_timeout=30).run()
-    assert metrics(app)["Arithmetic"] == ("16 GFLOP/s", "no peak known: no MFU")
+    assert metrics(app)["Arithmetic"] == ("16 GFLOP/s", "no peak known")
     assert "MFU" not in metrics(app)
 
 
