@@ -18,6 +18,7 @@ from onerec import runs
 from onerec.errors import OneRecError
 from onerec.explain import training
 from onerec.runs import Run
+from onerec.units import flop_text
 from onerec.viz import training as viz
 
 BADGES = {
@@ -34,10 +35,20 @@ BADGES = {
 NUMBERS = {
     "loss": ("Loss", "{:.3f}"),
     "samples_per_second": ("Samples a second", "{:,.0f}"),
+    "flops_per_second": ("Arithmetic", ""),
+    "mfu": ("MFU", "{:.1%}"),
     "grad_norm": ("Gradient norm", "{:.2f}"),
     "valid_recall@10": ("Recall@10 on valid", "{:.3f}"),
 }
-MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samples_per_second"}
+MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samples_per_second",
+        "FLOP/s": "flops_per_second", "MFU": "mfu"}  # fmt: skip
+NOTES = {
+    "flops_per_second": "Operations of matrix products (onerec.count has the formula), at the mean "
+    "number of events and targets of the last 20 batches. Evaluation, saving and pauses are not "
+    "counted. Its share of the device's peak rate is MFU; of a CPU no peak is known.",
+    "mfu": "Model FLOPs utilisation: FLOP/s over the device's peak in dense bfloat16. What is "
+    "missing to 100% is waiting, memory traffic and work that is no matrix product.",
+}
 
 
 def draw(view: selection.Selection) -> None:
@@ -151,8 +162,11 @@ def _numbers(run: Run, curves: Any) -> None:
             if latest.get(metric) is None:
                 continue
             past = curves.loc[curves["metric"] == metric, "value"].tolist()
-            st.metric(label, form.format(latest[metric]), border=True, chart_data=past[-60:],
-                      height="stretch")  # fmt: skip
+            value = form.format(latest[metric]) if form else f"{flop_text(latest[metric])}/s"
+            no_peak = metric == "flops_per_second" and latest.get("mfu") is None
+            st.metric(label, value, border=True, chart_data=past[-60:], height="stretch",
+                      help=NOTES.get(metric), delta="no peak known" if no_peak else None,
+                      delta_color="off", delta_arrow="off")  # fmt: skip
         left = latest.get("eta_seconds")
         if left:
             st.metric("Left", f"{left:,.0f} s", border=True, height="stretch")
@@ -160,9 +174,11 @@ def _numbers(run: Run, curves: Any) -> None:
 
 def _figures(run: Run, curves: Any, job: jobs.Job) -> None:
     pairs = [("losses", viz.losses, {})]
-    more = st.segmented_control("Also show", list(MORE), default="Gradient norm", key="live_more",
+    known = [name for name, metric in MORE.items() if (curves["metric"] == metric).any()]
+    first = "Gradient norm" if "Gradient norm" in known else None
+    more = st.segmented_control("Also show", known, default=first, key="live_more",
                                 label_visibility="collapsed")  # fmt: skip
-    if more in MORE and (curves["metric"] == MORE[more]).any():
+    if more in known:
         pairs.append((f"metric_{MORE[more]}", viz.metric, {"name": MORE[more]}))
     for key, draw_figure, drawing in pairs:
         if job.busy:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cache
 import jobs
 import places
 import selection
+import start_cost
 import streamlit as st
 import widgets
 
-from onerec import cost, recipes
+from onerec import recipes
 from onerec.errors import OneRecError, RecipeError
-from onerec.explain import dataset as explain_dataset
 
 WORLD = "world"  # built in: made by the first run that asks for it
-WORLD_SIZE = {"items": 4_000}  # only for the estimate before the world exists
 LABELS = {WORLD: "world: short videos, built in"}
-DEVICES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
 def draw(view: selection.Selection) -> None:
@@ -39,7 +36,7 @@ def draw(view: selection.Selection) -> None:
     )  # fmt: skip
     try:
         asked = _asked()
-        _estimate(recipes.recipe(asked.recipe, asked.settings), asked.dataset)
+        start_cost.draw(recipes.recipe(asked.recipe, asked.settings), asked.dataset)
     except OneRecError as error:
         widgets.mistake(error)
         return
@@ -105,29 +102,6 @@ def _propose_name(recipe: str) -> None:
 def _datasets() -> list[str]:
     names = list(places.dataset_folders())
     return names + [WORLD] * (WORLD not in names)
-
-
-def _estimate(recipe: recipes.Recipe, dataset: str) -> None:
-    """Size and cost before anything is spent."""
-    folder = places.dataset_folders().get(dataset)
-    size = cache.read(explain_dataset.summary, folder) if folder else WORLD_SIZE
-    device = cost.device_of(recipe)
-    expected = cost.estimate(recipe, size["items"], device)
-    with st.grid(3, min_column_width=130):
-        st.metric("Parameters", expected.parameters, format="compact", border=True)
-        st.metric("Memory", f"{expected.memory_bytes / 2**20:,.0f} MB", border=True)
-        where = DEVICES.get(device, device)
-        st.metric(
-            f"Time on {where}", _duration(expected.seconds), border=True,
-            help="Estimated for two CPU cores, or one large GPU. `device=auto` takes a GPU where "
-            "there is one; evaluation and baselines come on top.",
-        )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3600:.1f} h"
 
 
 def _free_name(recipe: str) -> str:

@@ -1,58 +1,118 @@
 """What a run will cost, from its recipe and the size of its dataset, before anything is built.
 
-`onerec.count` has the formulas. Without a dataset's cardinalities the narrow tables of its features
-are left out (at `tiny` a few per cent), and contexts are taken as full. Seconds are operations over
-a rate measured once: an estimate to choose by, not a promise.
+`onerec.count` has the formulas. Without a dataset's cardinalities the tables of its features are
+left out (at `tiny` an eighth of the parameters), and without what its contexts hold they are taken
+as full; `onerec.explain.cost` finds both. Seconds are operations over a rate measured once: an
+estimate to choose by, not a promise.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 from onerec.count import Cardinalities, Counter
 from onerec.errors import RecipeError
 from onerec.recipes import Recipe
+from onerec.units import byte_text
 
 # Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in eager bfloat16.
 CPU_RATE, GPU_RATE = 2.5e10, 2.5e13
 # Dense bfloat16, without sparsity, as NVIDIA's data sheets say; the first name that fits counts.
 PEAK_RATES = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
-_BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
-_BYTES_KEPT = 4  # of an activation
+BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
+BYTES_KEPT = 4  # of an activation; 2 of those that a GPU keeps in bfloat16
+_CGROUPS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
+_TABLES = ("code_table", "item_table", "feature_tables")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`seconds` is for pre-training alone; `memory_bytes` is weights, optimiser and activations."""
+    """What pre-training takes; the other stages come on top.
+
+    `embeddings` are the parameters that are rows of a table. `state_bytes` hold weights, gradients
+    and the moments of AdamW, `sample_bytes` the activations of one full context: an upper bound of
+    what a batch keeps, for padding is dropped on a CPU and a GPU keeps part of it in bfloat16.
+    """
 
     parameters: int
     active_parameters: int
+    embeddings: int
     flops_per_sample: float
-    memory_bytes: float
-    seconds: float
+    samples: int
+    batch_size: int
+    sample_bytes: float
+    rate: float
+
+    @property
+    def flops(self) -> float:
+        """Operations of the whole training."""
+        return self.samples * self.flops_per_sample
+
+    @property
+    def seconds(self) -> float:
+        """At the rate that was once measured on such a device."""
+        return self.flops / self.rate
+
+    @property
+    def state_bytes(self) -> float:
+        return self.parameters * BYTES_TRAINED
+
+    @property
+    def memory_bytes(self) -> float:
+        return self.state_bytes + self.batch_size * self.sample_bytes
 
 
 def estimate(
-    recipe: Recipe, n_items: int, device: str = "cpu", known: Cardinalities | None = None
+    recipe: Recipe,
+    n_items: int,
+    device: str = "cpu",
+    known: Cardinalities | None = None,
+    events: float | None = None,
+    targets: float | None = None,
 ) -> Cost:
-    """The cost of pre-training `recipe` on a dataset of `n_items`, or of those cardinalities."""
-    if known is None:
-        size = recipe.tokenizer.codebook_size
-        if not recipe.tokenizer.exact_size:
-            size = min(size, max(2, n_items // 4))
-        known = Cardinalities((size,) * recipe.tokenizer.levels, n_items)
-    counter = Counter(recipe, known)
-    flops, parameters = counter.training_flops(), counter.total()
-    kept = sum(counter.activations().values())
-    samples = recipe.train.steps * recipe.train.batch_size
+    """The cost of pre-training `recipe` on a dataset of `n_items`, or of those cardinalities.
+
+    `events` and `targets` of a mean context decide its operations; None: a full one's.
+    """
+    counter = Counter(recipe, known or Cardinalities(code_sizes(recipe, n_items), n_items))
     return Cost(
-        parameters=parameters,
+        parameters=counter.total(),
         active_parameters=counter.active_total(),
-        flops_per_sample=flops,
-        memory_bytes=parameters * _BYTES_TRAINED + _BYTES_KEPT * recipe.train.batch_size * kept,
-        seconds=samples * flops / (CPU_RATE if device == "cpu" else GPU_RATE),
+        embeddings=sum(counter.parameters()[part] for part in _TABLES),
+        flops_per_sample=counter.training_flops(events, targets),
+        samples=recipe.train.steps * recipe.train.batch_size,
+        batch_size=recipe.train.batch_size,
+        sample_bytes=BYTES_KEPT * sum(counter.activations().values()),
+        rate=CPU_RATE if device == "cpu" else GPU_RATE,
     )
+
+
+def code_sizes(recipe: Recipe, n_items: int) -> tuple[int, ...]:
+    """Codes per level as the tokenizer will choose them (`rq_kmeans.codebook_size_for`)."""
+    size = recipe.tokenizer.codebook_size
+    if not recipe.tokenizer.exact_size:
+        size = 1 << max(1, min(n_items // 4, size).bit_length() - 1)
+    return (size,) * recipe.tokenizer.levels
+
+
+def too_much(recipe: Recipe, cost: Cost, available: int, device: str = "cpu") -> str | None:
+    """One line where a training takes more memory than there is: which setting lowers it."""
+    if cost.memory_bytes <= available:
+        return None
+    has = "this machine has" if device == "cpu" else "its GPU has"
+    says = f"This training takes up to {byte_text(cost.memory_bytes)}, and {has} "
+    says += f"{byte_text(available)}: "
+    fits = int((available - cost.state_bytes) / cost.sample_bytes)
+    if fits >= 1:
+        now = recipe.train.batch_size
+        return f"{says}lower train.batch_size from {now:,} to {fits:,} or less."
+    says += f"its weights and their optimiser alone take {byte_text(cost.state_bytes)}; lower "
+    return f"{says}model.width (now {recipe.model.width:,})."
 
 
 def peak_rate(device: str) -> float | None:
@@ -93,10 +153,35 @@ def cuda_is_here() -> bool:
     """Whether torch will find a CUDA device: it is built for one and the driver shows one."""
     if importlib.metadata.version("torch").endswith("+cpu"):
         return False
+    driver = _driver()
+    count = ctypes.c_int(0)
+    return (
+        driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    )
+
+
+@functools.cache
+def memory_of(device: str) -> int | None:
+    """Bytes of memory that a `device_of` has in all, its first one's; None: not known.
+
+    Of a CPU: the machine's, or what a container may use of it.
+    """
+    if device != "cpu":
+        driver, size, first = _driver(), ctypes.c_size_t(0), ctypes.c_int(0)
+        if driver is None or driver.cuDeviceGet(ctypes.byref(first), 0):
+            return None
+        return None if driver.cuDeviceTotalMem_v2(ctypes.byref(size), first) else size.value
+    limits = [psutil.virtual_memory().total]
+    for name in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max": no limit
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limits)
+
+
+def _driver() -> ctypes.CDLL | None:
+    """The CUDA driver, ready to be asked."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
-    count = ctypes.c_int(0)
-    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return found and count.value > 0
+        return None
+    return driver if driver.cuInit(0) == 0 else None

@@ -186,7 +186,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     return typing.cast(Recipe, build(Recipe, values))
 
 
-# Settings with a closed set of values, and the smallest value of the numeric ones.
+# Settings with a closed set of values, the smallest of the numeric ones, and the largest of what
+# is built one by one.
 _CHOICES = {
     "content.text": ("hashed", "sentence", "none"),
     "tokenizer.init": ("k-means++", "random"),
@@ -258,6 +259,7 @@ _AT_LEAST = {
     "baselines.sasrec_batch_size": 1,
     "seed": 0,
 }
+_AT_MOST = {"tokenizer.levels": 100, "model.encoder_layers": 1_000, "model.decoder_layers": 1_000}
 BASELINES = ("popularity", "item_knn", "sasrec")
 
 
@@ -276,6 +278,9 @@ def _check(config: Recipe) -> Recipe:
     for path, least in _AT_LEAST.items():
         if value(path) < least:
             raise RecipeError(f"{path}={value(path)}: needs at least {least}")
+    for path, most in _AT_MOST.items():
+        if value(path) > most:
+            raise RecipeError(f"{path}={value(path)}: needs at most {most:,}")
     for path in (
         "model.dropout",
         "model.label_smoothing",

@@ -13,6 +13,8 @@ from typing import Any
 
 from onerec.errors import RecipeError
 
+_GREATEST = 10**18  # a larger number is no count of anything, and no array could be indexed by it
+
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, str]:
     """`["train.steps=10"]` -> `{"train.steps": "10"}`.
@@ -87,10 +89,13 @@ def _parse(text: str, hint: Any, name: str) -> Any:
             return False
         raise RecipeError(f"{name}={text!r}: needs true or false")
     try:
-        return hint(text)
+        value = hint(text)
     except ValueError:
         kind = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
         raise RecipeError(f"{name}={text!r}: needs {kind}") from None
+    if hint is int and abs(value) > _GREATEST:
+        raise RecipeError(f"{name}={text[:20]}...: needs a whole number up to 10^18")
+    return value
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ LIBRARY = ROOT / "onerec"
 
 # Each row may import from the rows above it and from itself.
 LAYERS = (
-    ("errors", "metrics", "common"),
+    ("errors", "metrics", "common", "units"),
     ("loop",),
     ("tokenizer",),
     ("model",),
@@ -30,6 +30,7 @@ LAYERS = (
         "recipes",
         "count",
         "cost",
+        "throughput",
         "checkpoint",
         "evaluate",
         "assembly",

@@ -1,16 +1,19 @@
 """The estimate of a run: close to what is really built, and growing with what it should."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from onerec import cost
 from onerec.common import pick_device
-from onerec.cost import device_of, estimate
+from onerec.cost import code_sizes, device_of, estimate, memory_of, too_much
 from onerec.count import Cardinalities, Counter
 from onerec.errors import RecipeError
 from onerec.recipes import recipe
+from onerec.tokenizer.rq_kmeans import codebook_size_for
 
 
 def test_it_adds_up_what_is_counted() -> None:
@@ -24,10 +27,61 @@ def test_it_adds_up_what_is_counted() -> None:
     assert expected.seconds == 400 * 192 * counter.training_flops() / cost.CPU_RATE
 
 
+def test_the_parts_of_a_cost_add_up_and_tables_are_told_apart() -> None:
+    made, known = recipe("tiny"), Cardinalities((128,) * 3, 4_000, n_authors=50, n_time=9)
+    cost = estimate(made, 0, known=known, events=10.0, targets=2.0)
+    counter = Counter(made, known)
+    assert cost.flops_per_sample == counter.training_flops(10.0, 2.0)
+    assert cost.flops == 400 * 192 * cost.flops_per_sample
+    assert cost.memory_bytes == cost.state_bytes + 192 * cost.sample_bytes
+    width = made.model.width
+    assert cost.embeddings == 3 * 128 * width + 51 * (width // 2) + 10 * 16
+
+
+def test_too_much_memory_names_the_setting_that_lowers_it() -> None:
+    made = recipe("tiny", {"train.batch_size": "1000"})
+    cost = estimate(made, 1_200)
+    assert too_much(made, cost, int(cost.memory_bytes) + 1) is None
+    half = int(cost.state_bytes + 500 * cost.sample_bytes) + 1
+    assert "lower train.batch_size from 1,000 to 500 or less." in str(too_much(made, cost, half))
+    assert "lower model.width (now 80)." in str(too_much(made, cost, int(cost.state_bytes)))
+
+
+def test_the_memory_of_a_machine_is_what_a_container_may_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = psutil.virtual_memory().total
+    for text, expected in [("max", whole), ("1048576", 2**20), (str(2**63), whole)]:
+        (tmp_path / "limit").write_text(text + "\n")
+        monkeypatch.setattr(cost, "_CGROUPS", (str(tmp_path / "limit"), "missing"))
+        memory_of.cache_clear()
+        assert memory_of("cpu") == expected
+    memory_of.cache_clear()
+
+
+@pytest.mark.parametrize(("driver", "memory"), [(True, 80 * 2**30), (False, None)])
+def test_the_memory_of_a_gpu_is_the_drivers_word(
+    monkeypatch: pytest.MonkeyPatch, driver: bool, memory: int | None
+) -> None:
+    def load(name: str) -> Driver:
+        if not driver:
+            raise OSError(f"{name}: no such file")
+        return Driver(1)
+
+    monkeypatch.setattr("ctypes.CDLL", load)
+    memory_of.cache_clear()
+    try:
+        assert memory_of("cuda") == memory
+    finally:
+        memory_of.cache_clear()
+
+
 def test_without_cardinalities_the_codebook_shrinks_as_the_tokenizers_does() -> None:
     base = recipe("tiny")
-    few = Cardinalities((25,) * 3, 100)
+    few = Cardinalities((16,) * 3, 100)  # the largest power of two of at most a quarter of 100
     assert estimate(base, 100).parameters == estimate(base, 100, known=few).parameters
+    for n in (1, 9, 100, 600, 1_200, 10**6):
+        assert code_sizes(base, n) == (codebook_size_for(n, base.tokenizer.codebook_size),) * 3
     exact = recipe("tiny", {"tokenizer.codebook_size": "90"})
     meant = Cardinalities((90,) * 3, 100)
     assert estimate(exact, 100).parameters == estimate(exact, 100, known=meant).parameters
@@ -108,6 +162,13 @@ class Driver:
 
     def cuDeviceGetCount(self, count: Any) -> int:
         count._obj.value = self.devices
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        size._obj.value = 80 * 2**30
         return 0
 
 

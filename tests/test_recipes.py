@@ -38,6 +38,12 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"train.step": "1"}, "did you mean 'train.steps'"),
         ("tiny", {"steps": "1"}, "did you mean 'train.steps'"),
         ("tiny", {"train.steps": "many"}, "needs a whole number"),
+        (
+            "tiny",
+            {"train.steps": "1" + "0" * 400},
+            r"000\.\.\.: needs a whole number up to",
+        ),
+        ("tiny", {"model.decoder_layers": "1001"}, "needs at most 1,000"),
         ("tiny", {"train.steps": "0"}, "needs at least 1"),
         ("tiny", {"align.users": "500"}, "align.users=500 is above train.batch_size=192"),
         ("tiny", {"train": "1"}, "is a group of settings"),

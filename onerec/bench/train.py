@@ -35,6 +35,7 @@ from onerec.model.onerec import Batch
 from onerec.pipeline import run as run_stages
 from onerec.recipes import recipe
 from onerec.runs import Run
+from onerec.throughput import counts
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 from onerec.world import WorldConfig
 
@@ -132,12 +133,10 @@ class Counted:
 
     def __call__(self, step: int) -> Batch:
         batch = self.batches(step)
-        sides = [batch.short, batch.positive]
-        events = torch.stack([(side.item > 0).sum() for side in sides]).sum()
-        clusters = 0 if batch.lifelong is None else (batch.lifelong.item > 0).sum()
-        targets = (batch.target > 0).sum()
-        found = [torch.as_tensor(each).float() / batch.size for each in (events, clusters, targets)]
-        self.counts.append(torch.stack([each.to(batch.target.device) for each in found]))
+        found = counts(batch)
+        self.counts.append(
+            torch.stack([found[name] for name in ("events", "clusters", "targets")]) / batch.size
+        )
         return batch
 
     def means(self, first: int) -> tuple[float, float, float]:

@@ -20,6 +20,8 @@ from onerec.checkpoint import (
     save_checkpoint,
 )
 from onerec.common import generator
+from onerec.cost import peak_rate
+from onerec.count import Cardinalities, Counter
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
@@ -31,6 +33,7 @@ from onerec.model.routers import competition_schedule
 from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
+from onerec.throughput import Throughput
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "pretrain"
@@ -57,6 +60,10 @@ class Pretraining:
             weight_decay=self.config.weight_decay,
         )
         self.optimizer = make_adamw(self.model, self.optim)
+        self.throughput = Throughput(
+            Counter(self.setting.recipe, Cardinalities.of(self.model.vocabulary)),
+            peak_rate(device_name(session.device)),
+        )
         self.valid: dict[int, float] = {}
         self.routing = RoutingRecord(
             session.run.path / "routing",
@@ -83,15 +90,17 @@ class Pretraining:
         return Trainee(
             model=self.model,
             optimizer=self.optimizer,
-            loss=self.model.loss,
-            batch=TrainingBatches(
-                self.contexts,
-                examples,
-                self.config.batch_size,
-                self.setting.recipe.seed,
-                event_dropout=self.setting.recipe.history.event_dropout,
-                order=next_token_order(self.setting),
-                steps=self.config.steps,
+            loss=self.throughput.loss(self.model.loss),
+            batch=self.throughput.batch(
+                TrainingBatches(
+                    self.contexts,
+                    examples,
+                    self.config.batch_size,
+                    self.setting.recipe.seed,
+                    event_dropout=self.setting.recipe.history.event_dropout,
+                    order=next_token_order(self.setting),
+                    steps=self.config.steps,
+                )
             ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             before_step=self.competition(),
@@ -167,7 +176,7 @@ def pretrain(session: Session) -> None:
     session.begin(STAGE, config.steps, f"{_count(training.model):,} parameters on {device}")
     training.resume()
     saved = training.start
-    training.begun = begun = time.perf_counter()
+    training.begun = time.perf_counter()
     for result in loop(
         training.trainee(),
         steps=config.steps,
@@ -177,8 +186,8 @@ def pretrain(session: Session) -> None:
         device=device,
     ):
         last = result.step == config.steps
-        done = result.step - training.start
-        values = _values(training.model, result, config.batch_size, done, begun)
+        training.throughput.stepped(result)
+        values = _values(training.model, result) | training.throughput.rates()
         evaluated = result.step % config.evaluate_every == 0 or last
         if evaluated:
             values |= training.evaluate(result.step)
@@ -252,9 +261,7 @@ def sample_cases(cases: Cases, limit: int) -> Cases:
     return cases.take((np.arange(limit) * n) // limit)
 
 
-def _values(
-    model: OneRec, result: StepResult, batch_size: int, done: int, begun: float
-) -> dict[str, float]:
+def _values(model: OneRec, result: StepResult) -> dict[str, float]:
     """What metrics.jsonl says of a step; `loss` is next-token alone, whatever routers add to it."""
     levels = [value for name, value in result.values.items() if name.startswith("loss_")]
     added = len(levels) < len(result.values)
@@ -263,8 +270,12 @@ def _values(
         **result.values,
         "grad_norm": result.grad_norm,
         "lr": result.lr,
-        "samples_per_second": batch_size * done / max(1e-9, time.perf_counter() - begun),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What a GPU's driver calls it; "cpu" for a CPU, whose peak rate is not known."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _count(model: torch.nn.Module) -> int:

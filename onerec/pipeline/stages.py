@@ -18,6 +18,7 @@ from onerec.errors import DataError, RunError
 from onerec.pipeline.align import align
 from onerec.pipeline.companion import Companion, worth_a_companion
 from onerec.pipeline.evaluate import evaluate
+from onerec.pipeline.memory import told_of_memory
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.reward import reward
@@ -72,7 +73,8 @@ def run(
         try:
             for stage in stages:
                 if not writer.run.is_done(stage):
-                    STAGES[stage](session)
+                    with told_of_memory(stage, setting.recipe):
+                        STAGES[stage](session)
         except Stopped:
             writer.stop("stopped as asked; run the same command to go on")
         else:

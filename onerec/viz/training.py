@@ -16,6 +16,8 @@ NAMES = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "samples_per_second": "samples per second",
+    "flops_per_second": "FLOP per second",
+    "mfu": "MFU",
     "aux_balance": "balance loss of the routers",
     "aux_z": "z-loss of the routers",
     "aux_distillation": "distillation loss of the routers",
@@ -68,9 +70,10 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     """One metric over the steps."""
     if name not in _metrics(curves):
         return theme.nothing(f"No {metric_name(name)} yet.", START, f"metric-{name}")
-    first, last = _ends(curves, name)
-    label = metric_name(name)
-    values = curves.loc[curves["metric"] == name, "value"]
+    curves = curves[curves["metric"] == name]
+    label, worth = _unit(name, curves["value"].max())
+    curves = curves.assign(value=curves["value"] / worth)
+    (first, last), values = _ends(curves, name), curves["value"]
     fig = theme.figure(
         title=f"{label[0].upper()}{label[1:]} is {last['value']:,.4g} at step {last['step']:,.0f} "
         f"(median {values.median():,.4g})",
@@ -152,6 +155,15 @@ def progress(frame: pd.DataFrame) -> go.Figure:
 
 def _state_words(state: str, step: int, of: int) -> str:
     return f"{state}, {step:,} of {of:,}" if of and state != "done" else state
+
+
+def _unit(name: str, greatest: float) -> tuple[str, float]:
+    """How a metric is called in the unit that it is drawn in, and what one of that is worth."""
+    if name == "mfu":
+        return "MFU in percent", 0.01
+    if name == "flops_per_second":
+        return ("TFLOP per second", 1e12) if greatest >= 1e12 else ("GFLOP per second", 1e9)
+    return metric_name(name), 1.0
 
 
 def _metrics(curves: pd.DataFrame) -> list[str]:

@@ -49,6 +49,7 @@ def main(home: str, name: str, steps: int, pause: float) -> None:
             row = {"stage": "pretrain", "step": step, "of": steps, "seconds": time.time() - began}
             row |= {"loss": 9 / step, "loss_1": 3 / step, "loss_2": 3 / step, "loss_3": 3 / step}
             row |= {"grad_norm": 1.0, "lr": 0.001, "samples_per_second": 100.0}
+            row |= {"flops_per_second": 2e9}
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
             status(step, "running")

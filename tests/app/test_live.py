@@ -101,6 +101,47 @@ def test_the_demo_can_be_watched_but_not_steered(
     assert "Resume" not in buttons(app)
 
 
+def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
+    return {metric.label: (metric.value, metric.delta) for metric in app.metric}
+
+
+def relogged(run: Run, **more: float | None) -> None:
+    """The log once more, each line with `more`; None takes a value out."""
+    path = run.path / "metrics.jsonl"
+    lines = [json.loads(line) | more for line in path.read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if v is not None} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+@pytest.mark.parametrize("state", ["running", "done"])
+def test_the_rate_is_shown_and_without_a_peak_no_utilisation(
+    use_home: Callable[..., Path], own_home: Path, state: str
+) -> None:
+    use_home(own_home)
+    with_status(own_home, state=state)
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert metrics(app)["Arithmetic"] == ("16 GFLOP/s", "no peak known")
+    assert "MFU" not in metrics(app)
+
+
+def test_utilisation_is_shown_where_the_peak_is_known_and_a_run_without_it_follows(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    run = with_status(own_home, state="done")
+    relogged(run, mfu=0.253)
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert metrics(app)["MFU"] == ("25.3%", "")
+    assert metrics(app)["Arithmetic"] == ("16 GFLOP/s", "")
+    app.session_state["live_more"] = "MFU"
+    app.run()
+    assert any("MFU in percent is 25.3" in text.value for text in app.markdown)
+    relogged(run, mfu=None, flops_per_second=None)  # as a run of an earlier version
+    app.run()
+    assert not app.exception
+    assert "Arithmetic" not in metrics(app)
+
+
 def test_reading_the_state_of_a_run_is_cheap(own_home: Path) -> None:
     """Against two figures that read nothing, in the same run: about 2.4 times their CPU time."""
     from onerec.explain import training

@@ -1,5 +1,6 @@
 """Training that is paused, stopped, killed or damaged ends with the weights of one that was not."""
 
+import importlib
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ import toy_home
 import toy_model
 from safetensors.torch import load_file, save_file
 
-from onerec.assembly import Setting, load_semantic_ids
+from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.common import generator
+from onerec.count import Cardinalities, Counter
+from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
@@ -31,6 +34,7 @@ from onerec.pipeline import run_stage
 from onerec.pipeline.pretrain import _values, sample_cases
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
+from onerec.throughput import counts
 
 LAST = f"checkpoint-{toy_home.STEPS:06d}.safetensors"
 
@@ -80,6 +84,37 @@ def test_metrics_have_a_line_a_step_and_valid_numbers_where_they_were_measured(
     measured = metrics.dropna(subset="valid_recall@10")
     assert measured["step"].tolist() == [10, 20, 30]
     assert (metrics["grad_norm"] > 0).all()
+
+
+def test_rates_are_told_with_every_line_and_agree_with_the_formula(trained: Path) -> None:
+    """Operations per sample are those of a context of the batches: more than of one without any
+    event, less than of one that is full; toy batches are alike, so they hardly move."""
+    run = open_run("first", trained)
+    metrics = run.metrics("pretrain")
+    assert "mfu" not in metrics, "no peak is known of a CPU"
+    setting = setting_of(run, trained)
+    model = setting.new_model(load_semantic_ids(run)[0])
+    counter = Counter(setting.recipe, Cardinalities.of(model.vocabulary))
+    flops = metrics["flops_per_second"] / metrics["samples_per_second"]
+    assert flops.between(counter.training_flops(0, 1), counter.training_flops(13, 2)).all()
+    examples = training_examples(setting.split, 2)
+    batches = TrainingBatches(setting.contexts("cpu"), examples, 32, setting.recipe.seed)
+    dropped = setting.recipe.history.event_dropout
+    seen = [counts(batches(step)) for step in range(toy_home.STEPS - 20, toy_home.STEPS)]
+    events, targets = (sum(int(c[name]) for c in seen) / 640 for name in ("events", "targets"))
+    expected = counter.training_flops(events * (1 - dropped), targets)
+    assert flops.iloc[-1] == pytest.approx(expected, rel=0.02)
+
+
+def test_utilisation_is_told_where_the_devices_peak_is_known(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("onerec.pipeline.pretrain")
+    monkeypatch.setattr(module, "device_name", lambda device: "NVIDIA H200")
+    steps = {"train.steps": "2"}
+    run = run_stage("pretrain", "x", recipe=toy_home.make_recipe(steps), dataset="toy", home=home)
+    metrics = run.metrics("pretrain")
+    assert np.allclose(metrics["mfu"], metrics["flops_per_second"] / 989e12, rtol=1e-12)
 
 
 def test_done_json_names_the_chosen_checkpoint(trained: Path) -> None:
@@ -308,8 +343,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path)
 def test_training_without_any_history_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib
-
     module = importlib.import_module("onerec.pipeline.pretrain")
     found = module.training_examples
     monkeypatch.setattr(
@@ -350,5 +383,5 @@ def test_a_lazy_models_loss_is_told_as_it_is_minimised_without_what_routers_add(
     assert loss > plain
     values = {name: float(value) for name, value in parts.items()}
     step = StepResult(1, loss.item(), values, grad_norm=1.0, lr=0.1, seconds=1.0)
-    told = _values(model, step, 3, 1, 0.0)["loss"]
+    told = _values(model, step)["loss"]
     assert told == pytest.approx(plain.item(), rel=1e-5)

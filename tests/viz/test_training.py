@@ -35,6 +35,17 @@ def test_one_metric(curves: pd.DataFrame) -> None:
     assert viz.metric_name("aux_balance") == "balance loss of the routers"
 
 
+def test_rates_are_drawn_in_units_that_people_read(curves: pd.DataFrame) -> None:
+    fig = viz.metric(curves, "flops_per_second")
+    assert set(fig.data[0].y) == {16.0}
+    assert theme.title(fig).startswith("GFLOP per second is 16 at step 60")
+    faster = curves.assign(metric="flops_per_second", value=2.1e14)
+    assert "TFLOP per second is 210 at" in theme.title(viz.metric(faster, "flops_per_second"))
+    share = curves.assign(metric="mfu", value=0.25)
+    assert "MFU in percent is 25 at" in theme.title(viz.metric(share, "mfu"))
+    assert curves["value"].max() == 1.6e10, "what was read is left as it is"
+
+
 def test_valid_names_the_best_step(curves: pd.DataFrame) -> None:
     fig = viz.valid(curves)
     assert list(fig.data[0].y) == [0.1, 0.2, 0.3]

@@ -1,0 +1,51 @@
+"""What a training will take, before anything is spent: each number, what it means, its formula."""
+
+from __future__ import annotations
+
+import cache
+import places
+import streamlit as st
+
+from onerec import cost
+from onerec.explain import cost as explain
+from onerec.recipes import Recipe
+
+WORLD_ITEMS = 4_000  # of the built-in world, before the first run has made it
+DEVICES = {"cpu": "the CPU", "cuda": "the GPU"}
+
+
+def draw(recipe: Recipe, dataset: str) -> None:
+    """Parameters, operations, memory and time of the settings as they stand in the form."""
+    folder = places.dataset_folders().get(dataset)
+    known = cache.read(explain.facts, folder) if folder else None
+    device = cost.device_of(recipe)
+    expected, numbers = explain.numbers(recipe, known, WORLD_ITEMS, device)
+    with st.grid(3, min_column_width=150):
+        for number in numbers:
+            _card(number.name, number.value, number.says)
+        _card(
+            f"Time on {DEVICES.get(device, device)}", _duration(expected.seconds),
+            "Estimated for two CPU cores, or one large GPU; evaluation and baselines come on top.",
+        )  # fmt: skip
+    more = st.expander("How it is computed", icon=":material/function:", key="train_cost_more",
+                       on_change="rerun")  # fmt: skip
+    if more.open:
+        for number in numbers:
+            more.markdown(f"**{number.name}** = {number.how}")
+    available = cost.memory_of(device)
+    if available and (warning := cost.too_much(recipe, expected, available, device)):
+        st.warning(warning, icon=":material/memory:")
+
+
+def _card(name: str, value: str, says: str) -> None:
+    with st.container(border=True, height="stretch"):
+        st.metric(name, value)
+        st.caption(says)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6_000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h" if seconds < 360_000 else f"{seconds / 86_400:,.0f} days"
