@@ -31,6 +31,7 @@ LAYERS = (
         "count",
         "cost",
         "checkpoint",
+        "shards",
         "evaluate",
         "assembly",
         "lifelong",
