@@ -91,11 +91,11 @@ class Processes:
                 f"{self.world} processes do not divide train.batch_size={batch_size}; start "
                 f"{fits}, or set train.batch_size={self.world * (batch_size // self.world + 1)}"
             )
-        rows, needed = min(batch_size, examples), self.world * self.micro_batches
-        if rows < needed:
+        rows = min(batch_size, examples) // self.world
+        if rows < self.micro_batches:
             raise RecipeError(
-                f"a batch has {rows} rows, too few for {self.world} processes of "
-                f"{self.micro_batches} micro-batches each; use fewer"
+                f"--micro-batches {self.micro_batches}: each of {self.world} processes has {rows} "
+                "rows of a batch; use fewer parts or fewer processes"
             )
 
     def device(self, device: torch.device) -> torch.device:
