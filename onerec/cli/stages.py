@@ -41,7 +41,7 @@ def run_command(
 ) -> None:
     """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend.
 
-    Started by torchrun, processes share pre-training; the first one does the rest alone.
+    Started by torchrun (see pretrain), processes share pre-training; the first does the rest.
     """
     how = (parallel, micro_batches)
     _run_stages("recommend", run, recipe, dataset, settings, as_json, how)
@@ -74,7 +74,11 @@ def pretrain_command(
     micro_batches: MicroBatches = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train OneRec on next tokens; started by torchrun, on several devices."""
+    """Train OneRec on next tokens.
+
+    On several devices: torchrun --nproc-per-node 2 -m -- onerec pretrain --run NAME ... (without
+    the two dashes torchrun may take --run for its own).
+    """
     how = (parallel, micro_batches)
     _run_stages("pretrain", run, recipe, dataset, settings, as_json, how)
 

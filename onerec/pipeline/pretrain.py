@@ -71,6 +71,8 @@ class Pretraining:
 
     def _compressed(self, done: int, of: int) -> None:
         """Long histories are being clustered; what is there is kept when the user asks to stop."""
+        if not self.processes.leads:
+            return
         steps = self.session.setting.recipe.train.steps
         self.session.advance(STAGE, 0, steps, message=f"clustering histories: {done} of {of}")
 

@@ -207,7 +207,8 @@ class Processes:
         """
         if self.control is not None:
             for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, 0)
+                if tensor.numel():
+                    dist.broadcast(tensor.data, 0)
         if not self.sharded:
             return model
         trained = model
