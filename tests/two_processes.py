@@ -20,7 +20,8 @@ from onerec.model.batch import Batch, Events
 from onerec.model.onerec import OneRec
 from onerec.model.routers import RouterConfig
 from onerec.shards import load_checkpoint, save_shards
-from onerec.train.distributed import DataParallel, Processes
+from onerec.train.data_parallel import DataParallel
+from onerec.train.distributed import Processes
 from onerec.train.optim import OptimConfig, make_adamw
 
 STEPS, WORLD, BALANCE = 3, 2, 0.05
@@ -58,6 +59,14 @@ def batch(step: int) -> Batch:
     return replace(
         whole, short=doubled(whole.short), positive=doubled(whole.positive), target=target
     )
+
+
+def reference(name: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients and loss of the first batch, worked out at once by one process."""
+    model = new_model(name)
+    loss, _ = model.loss(batch(0))
+    loss.backward()
+    return whole_gradients(model), loss.detach()
 
 
 def doubled(events: Events) -> Events:

@@ -26,7 +26,7 @@ from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
 from onerec.shards import consolidate, load_checkpoint, prune_saved, save_shards, saved
-from onerec.train.distributed import DataParallel
+from onerec.train.data_parallel import DataParallel
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "pretrain"

@@ -21,26 +21,28 @@ import contextlib
 import copy
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from onerec.common import autocast
-from onerec.errors import RecipeError, RunError
+from onerec.errors import OneRecError, RecipeError, RunError
 from onerec.model.layers import DecoderBlock
 from onerec.model.onerec import OneRec
 
-BatchT = TypeVar("BatchT")
 Word = Literal["join", "go", "stop", "end", "failed"]
 
 WORDS: tuple[Word, ...] = ("join", "go", "stop", "end", "failed")
 MODES = ("ddp", "fsdp")
 PATIENCE = datetime.timedelta(days=7)  # others wait while the first one evaluates or tokenizes
-BUCKET = 1 << 24  # numbers that are summed at once; ours
+GRACE = datetime.timedelta(seconds=10)  # for the first one to say what went wrong in all
+LINGER_SECONDS = 0.5
+_FAILED = "onerec/failed"
 SEED_STEP = 15_485_863  # a prime between the seeds of two processes; ours
 
 
@@ -59,6 +61,7 @@ class Processes:
     sharded: bool = False
     micro_batches: int = 1
     _control: dist.ProcessGroup | None = field(default=None, repr=False)
+    _store: Any = field(default=None, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -142,10 +145,10 @@ class Processes:
                 "the first process is gone; the same command goes on from the last checkpoint"
             ) from error
         word = WORDS[int(said)]
-        if word in ("end", "failed"):
-            self._close()
         if word == "failed":
-            raise SystemExit(2)
+            self._end()
+        if word == "end":
+            self._close()
         return word
 
     def agreed(self, value: Any) -> Any:
@@ -174,21 +177,40 @@ class Processes:
         else:
             self.hear()
 
-    def fail(self) -> None:
-        """The same after an error. One that does not lead lets the first one speak, if it failed
-        too."""
+    def fail(self, error: BaseException) -> None:
+        """The same after an error.
+
+        What goes wrong in all processes alike (a loss that is not finite), the first one says: the
+        others give it a moment. What goes wrong in one of them alone ends it at once, and torchrun
+        ends the rest.
+
+        Raises:
+            SystemExit: the first one failed too, and says why; the code is 2.
+        """
         if self.control is None:
             return
-        with contextlib.suppress(RuntimeError, RunError):  # the others may be gone
+        try:
             if self.leads:
+                if self._store is not None:
+                    self._store.set(_FAILED, "1")  # for those who failed, and no longer hear
                 self.say("failed")
-            else:
-                self.hear()
-        if self.control is not None:
-            self._close()
+            elif self._store is not None and isinstance(error, OneRecError):
+                self._store.wait([_FAILED], GRACE)
+                self._end()
+        except RuntimeError:
+            pass  # the others are gone, or the first one did not fail
+        finally:
+            if self.control is not None:
+                self._close()
+
+    def _end(self) -> None:
+        """Leave after the first one, so that torchrun does not cut off what it says."""
+        self._close()
+        time.sleep(LINGER_SECONDS)
+        raise SystemExit(2)
 
     def _close(self) -> None:
-        self._control = None
+        self._control = self._store = None
         dist.destroy_process_group()
 
     # ---------------------------------------------------------------- tensors
@@ -256,8 +278,8 @@ def joined(parallel: str | None = None, micro_batches: int = 1) -> Iterator[Proc
             _refuse(parallel, micro_batches, processes)
         yield processes
         processes.leave()
-    except BaseException:
-        processes.fail()
+    except BaseException as error:
+        processes.fail(error)
         raise
 
 
@@ -267,9 +289,11 @@ def _of_environment() -> Processes:
     if "MASTER_ADDR" not in os.environ or any(name not in os.environ for name in names):
         return Processes()
     rank, world, local, local_world = (int(os.environ[name]) for name in names)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    store, _, _ = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Processes(rank, world, local, local_world, _control=control)
+    return Processes(rank, world, local, local_world, _control=control, _store=store)
 
 
 def _refuse(parallel: str | None, micro_batches: int, processes: Processes) -> None:
@@ -301,85 +325,3 @@ def shard(model: OneRec) -> None:
     for block in (*model.encoder, *model.decoder):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-
-
-@dataclass
-class DataParallel(Generic[BatchT]):
-    """What the loop hands a step's gradients to, where a batch is worked out in parts.
-
-    `weight` says of a batch how many values its loss is the mean of: parts and processes count in
-    proportion, so that the result is the mean over the whole batch. `parts` splits a batch into
-    that many. Losses that are no means over these values (of routers) are those of each part, in
-    the same proportion.
-    """
-
-    processes: Processes
-    model: nn.Module
-    weight: Callable[[BatchT], Tensor]
-    parts: Callable[[BatchT, int], Sequence[BatchT]]
-
-    def gradients(
-        self,
-        loss: Callable[[BatchT], tuple[Tensor, Mapping[str, Tensor]]],
-        batch: BatchT,
-        device: torch.device,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the whole batch and what is told with it; gradients are left in the model."""
-        processes = self.processes
-        parts = self.parts(batch, processes.micro_batches)
-        weights = torch.stack([self.weight(part).double() for part in parts])
-        shares = weights / processes.total(weights.sum())
-        # fully_shard takes the mean over processes, where the sum is wanted
-        factor = processes.world if processes.sharded else 1
-        numbers, names = torch.zeros(1, dtype=torch.float64), list[str]()
-        for place, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
-            if processes.sharded:
-                cast(Any, self.model).set_requires_gradient_sync(place == len(parts))
-            with autocast(device):
-                value, values = loss(part)
-            (value * (share * factor).to(value.dtype)).backward()
-            names = list(values)
-            told = torch.stack([v.detach().double() for v in (value, *values.values())])
-            numbers = share * told + (numbers if place > 1 else 0.0)
-        if processes.control is not None:
-            processes.total(numbers)
-            if not processes.sharded:
-                sum_gradients(self.model.parameters())
-        return numbers[0], dict(zip(names, numbers[1:], strict=True))
-
-    def clip(self, limit: float) -> Tensor:
-        """Clip gradients to a global norm of `limit`, also of shards; returns the norm before."""
-        parameters = list(self.model.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if hasattr(norm, "full_tensor"):
-            norm = norm.full_tensor()
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return norm
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over all processes, in flat buffers of at most about `BUCKET` numbers.
-
-    A buffer is on its way while the next one is filled. All processes have gradients in the same
-    parameters, since all make the same step.
-    """
-    buckets: list[list[Tensor]] = []
-    size = BUCKET
-    for parameter in parameters:
-        grad = parameter.grad
-        if grad is None:
-            continue
-        if size + grad.numel() > BUCKET or grad.dtype != buckets[-1][-1].dtype:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(grad)
-        size += grad.numel()
-    under_way = []
-    for bucket in buckets:
-        buffer = torch.cat([grad.flatten() for grad in bucket])
-        under_way.append((bucket, buffer, dist.all_reduce(buffer, async_op=True)))
-    for bucket, buffer, work in under_way:
-        work.wait()
-        pieces = torch.split(buffer, [grad.numel() for grad in bucket])
-        for grad, piece in zip(bucket, pieces, strict=True):
-            grad.copy_(piece.view_as(grad))

@@ -6,23 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes as two
-from torch import Tensor
 
 from onerec.checkpoint import load_tensors
 from onerec.errors import RecipeError
 from onerec.loop import loop
-from onerec.model.batch import Batch
-from onerec.train.distributed import DataParallel, Processes, joined
+from onerec.train.distributed import Processes, joined
 
 CPU = torch.device("cpu")
-
-
-def reference(name: str) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients and loss of the first batch, worked out at once by one process."""
-    model = two.new_model(name)
-    loss, _ = model.loss(two.batch(0))
-    loss.backward()
-    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, loss.detach()
 
 
 @pytest.mark.parametrize(("way", "name"), two.CASES)
@@ -30,7 +20,7 @@ def test_gradients_are_those_of_one_process_on_the_whole_batch(
     two_trained: Path, way: str, name: str
 ) -> None:
     """Processes have different numbers of targets: a mean of their means would be another."""
-    expected, loss = reference(name)
+    expected, loss = two.reference(name)
     state = load_tensors(two_trained / f"{way} {name}.safetensors")
     found = {key[5:]: value for key, value in state.items() if key.startswith("grad.")}
     assert found.keys() == expected.keys()
@@ -58,30 +48,6 @@ def test_a_training_is_that_of_one_process(two_trained: Path, way: str, name: st
     assert bool(mixtures) == (name != "tied")
     for number, mixture in enumerate(mixtures):
         assert torch.equal(state[f"load.{number}"], mixture.last_load)
-
-
-@pytest.mark.parametrize("parts", [2, 4, 6])
-def test_parts_of_a_batch_leave_the_gradients_of_the_whole(parts: int) -> None:
-    """Alone: gradient accumulation."""
-    expected, loss = reference("experts")
-    model = two.new_model("experts")
-    shared = DataParallel(Processes(micro_batches=parts), model, two.targets, Batch.split)
-    found, values = shared.gradients(model.loss, two.batch(0), CPU)
-    assert found == pytest.approx(float(loss), rel=1e-12)
-    assert sum(map(float, values.values())) == pytest.approx(float(loss), rel=1e-12)
-    gradients = two.whole_gradients(model)
-    assert gradients.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(gradients[key], value, rtol=1e-9, atol=1e-12)
-
-
-def test_clipping_is_by_the_norm_of_all_gradients() -> None:
-    model = torch.nn.Linear(1, 2)
-    shared = DataParallel(Processes(micro_batches=2), model, two.targets, Batch.split)
-    model.weight.grad, model.bias.grad = torch.tensor([[3.0], [0.0]]), torch.tensor([0.0, 4.0])
-    assert float(shared.clip(2.5)) == 5.0
-    assert model.weight.grad.flatten().tolist() == pytest.approx([1.5, 0.0])
-    assert model.bias.grad.tolist() == pytest.approx([0.0, 2.0])
 
 
 def test_a_process_alone_shares_nothing_and_says_nothing() -> None:
