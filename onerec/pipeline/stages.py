@@ -160,12 +160,12 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
 
 def _refuse_untrainable(setting: Setting, processes: Processes) -> None:
     examples = len(training_examples(setting.split))
-    processes.refuse(setting.recipe.train.batch_size, examples)
     if not examples:
         raise DataError(
             f"{setting.dataset.name!r}: no training target has a history; "
             "give users at least 3 events each, or set evaluate.split=leave_one_out"
         )
+    processes.refuse(setting.recipe.train.batch_size, examples)
 
 
 def _description(name: str, setting: Setting) -> dict[str, Any]:
