@@ -71,13 +71,25 @@ def save_checkpoint(
     info: dict[str, Any],
 ) -> Checkpoint:
     """Write checkpoint-NNNNNN.safetensors, then its .json, which makes it valid."""
-    path = folder / f"checkpoint-{step:06d}.safetensors"
+    return write_checkpoint(folder, step, training_state(model, optimizer), info)
+
+
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and moments by the names that they have in a checkpoint."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for parameter, moments in optimizer.state.items():
         for moment, value in moments.items():
             tensors[f"{_OPTIM}{names[id(parameter)]}.{moment}"] = torch.as_tensor(value)
-    save_tensors(path, tensors)
+    return tensors
+
+
+def write_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Tensor], info: dict[str, Any]
+) -> Checkpoint:
+    """As `save_checkpoint`, from a `training_state`."""
+    path = folder / f"checkpoint-{step:06d}.safetensors"
+    save_tensors(path, state)
     info = {**info, "step": step, "bytes": path.stat().st_size}
     write_json(path.with_suffix(".json"), info)
     return Checkpoint(path, step, info)
@@ -106,35 +118,67 @@ def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:
 
 
 def load_model(path: Path, model: nn.Module) -> None:
-    """Put a checkpoint's weights into `model`.
+    """Put a checkpoint's weights into `model`, which may be shards.
 
     Raises:
         RunError: the file is damaged, or a tensor is missing, unknown or of another shape.
     """
-    weights = load_tensors(path, _MODEL)
+    put_weights(load_tensors(path, _MODEL), model, path.name)
+
+
+def put_weights(weights: Mapping[str, Tensor], model: nn.Module, name: str) -> None:
+    """Put the weights of the checkpoint called `name` into `model`; see `load_model`."""
     own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        ours, theirs = own.get(name), weights.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
+    refuse_other_shapes(weights, own, name)
+    model.load_state_dict({key: _part(tensor, own[key]) for key, tensor in weights.items()})
+
+
+def refuse_other_shapes(
+    theirs: Mapping[str, Tensor | torch.Size], ours: Mapping[str, Tensor], file: str
+) -> None:
+    """RunError that names the first tensor in which a checkpoint and a model differ."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        there, here = theirs.get(name), ours.get(name)
+        shape = there.shape if isinstance(there, Tensor) else there
+        if here is None or shape is None or here.shape != shape:
             raise RunError(
-                f"{path.name}: tensor {name!r} is {_shape(theirs)} in the file, {_shape(ours)} in "
+                f"{file}: tensor {name!r} is {_shape(shape)} in the file, "
+                f"{_shape(None if here is None else here.shape)} in "
                 "the model: another recipe or tokenizer wrote it; start a run of another name"
             )
-    model.load_state_dict(weights)
 
 
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else str(tuple(tensor.shape))
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
+
+
+def _part(whole: Tensor, target: Tensor) -> Tensor:
+    """This process's part of a tensor where `target` is a shard (DTensor), else all of it."""
+    mesh = getattr(target, "device_mesh", None)
+    if mesh is None:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    placements = target.placements  # type: ignore[attr-defined]
+    return distribute_tensor(whole.to(target.device), mesh, placements, src_data_rank=None)
 
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's moments into `optimizer`, parameter by parameter."""
+    put_moments(load_tensors(path, _OPTIM), model, optimizer)
+
+
+def put_moments(
+    found: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put moments (`<name>.<moment>`) into `optimizer`."""
     moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_tensors(path, _OPTIM).items():
+    for key, tensor in found.items():
         name, _, moment = key.rpartition(".")
         moments.setdefault(name, {})[moment] = tensor
     for name, parameter in model.named_parameters():
         if name in moments:
             optimizer.state[parameter] = {
-                moment: value.to(parameter.device) for moment, value in moments[name].items()
+                moment: (_part(value, parameter) if value.ndim else value).to(parameter.device)
+                for moment, value in moments[name].items()
             }

@@ -12,7 +12,7 @@ by number, so a run that resumes at step s does exactly what the uninterrupted r
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,23 @@ class StepResult:
     seconds: float
 
 
+class Parallel(Protocol[BatchT]):
+    """Works a batch out in parts, here or in other processes; see `train.distributed`."""
+
+    def gradients(
+        self, loss: LossFunction[BatchT], batch: BatchT, device: torch.device
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def clip(self, limit: float) -> Tensor: ...
+
+
 @dataclass
 class Trainee(Generic[BatchT]):
     """What a loop trains: parameters, their optimiser, the loss and the batch of a given step.
 
     `beside` is a second loss of the same batch, added to the first; the two may be worked out in
     threads of their own, so they share nothing that either writes to. `before_step` gets the number
-    of the step, from 0.
+    of the step, from 0. With `parallel` a batch is worked out in parts; not with `beside`.
     """
 
     model: nn.Module
@@ -55,6 +65,7 @@ class Trainee(Generic[BatchT]):
     before_step: Callable[[int], None] | None = None
     after_step: Callable[[], None] | None = None
     beside: LossFunction[BatchT] | None = None
+    parallel: Parallel[BatchT] | None = None
 
 
 def loop(
@@ -88,7 +99,7 @@ def loop(
             trainee.before_step(step)
         batch = trainee.batch(step)
         loss, values = _gradients(trainee, batch, device, workers())
-        norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), clip or float("inf"))
+        norm = _clip(trainee, clip or float("inf"))
         # One transfer for every number of the step: each .item() would stall the GPU on its own.
         numbers = torch.stack(
             [loss.detach().float(), norm.float(), *(v.detach().float() for v in values.values())]
@@ -113,6 +124,8 @@ def _gradients(
     trainee: Trainee[BatchT], batch: BatchT, device: torch.device, workers: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and what is told with it; gradients are left in the parameters."""
+    if trainee.parallel is not None:
+        return trainee.parallel.gradients(trainee.loss, batch, device)
     if trainee.beside is None:
         with autocast(device):
             loss, values = trainee.loss(batch)
@@ -133,6 +146,13 @@ def _gradients(
     for parameter, one, two in zip(parameters, grads, others, strict=True):
         parameter.grad = one if two is None else two if one is None else one + two
     return loss + other, {**values, **more}
+
+
+def _clip(trainee: Trainee[BatchT], limit: float) -> Tensor:
+    """Clip the gradients; returns their global norm before."""
+    if trainee.parallel is not None:
+        return trainee.parallel.clip(limit)
+    return nn.utils.clip_grad_norm_(trainee.model.parameters(), limit)
 
 
 def _refuse_non_finite(loss: float, norm: float, step: int) -> None:

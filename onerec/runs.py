@@ -380,7 +380,7 @@ def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(run.path.rglob("*")):
-                weights = path.name.startswith(("checkpoint-", "served-"))
+                weights = path.name.startswith(("checkpoint-", "served-", "shard"))
                 passing = path.name in ("writer.json", "control.json") or path.suffix == ".tmp"
                 if path.is_file() and not passing and (checkpoints or not weights):
                     archive.write(path, Path(run.name) / path.relative_to(run.path))

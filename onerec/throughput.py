@@ -2,26 +2,25 @@
 
 Of the last `WINDOW` steps, so that the first, slow ones are soon forgotten; what is done between
 two steps (evaluation, saving, a pause) takes no part. Operations are those of `onerec.count` at the
-mean number of events, clusters and targets of the batches that were trained on, which travel with
-the numbers that a step reports anyway: no step waits for the device on their account.
+mean number of events, clusters and targets of the batches that were trained on. They are counted on
+the batch's device and read when the step is done, so that no step waits on their account.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from onerec.cost import mfu
 from onerec.count import Counter
-from onerec.loop import LossFunction, StepResult
 from onerec.model.batch import Batch
 
 WINDOW = 20
-_MARK = "counted_"  # of the names under which counts travel with a step's numbers
+COUNTED = ("events", "clusters", "targets")
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
@@ -36,23 +35,25 @@ def counts(batch: Batch) -> dict[str, Tensor]:
 
 
 class Throughput:
-    """The rates of a training whose batches and loss pass through here.
+    """The rates of a training whose batches pass through here.
 
         throughput = Throughput(counter)
-        trainee = Trainee(..., loss=throughput.loss(loss), batch=throughput.batch(batches))
+        trainee = Trainee(..., batch=throughput.batch(batches))
         for result in loop(trainee, ...):
-            throughput.stepped(result)
+            throughput.stepped()
             log(**throughput.rates())
 
     Args:
         counter: of the recipe on the dataset that is trained on.
         peak: FLOP/s of the device, see `onerec.cost.peak_rate`; None where it is not known.
+        processes: that share a batch. Rates are of all, taken to have contexts like this one's.
     """
 
-    def __init__(self, counter: Counter, peak: float | None = None) -> None:
-        self.counter, self.peak = counter, peak
+    def __init__(self, counter: Counter, peak: float | None = None, processes: int = 1) -> None:
+        self.counter, self.peak, self.processes = counter, peak, processes
         self._steps: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self._begun, self._size = 0.0, 0
+        self._counts = torch.zeros(len(COUNTED), dtype=torch.int64)
 
     def batch(self, batches: Callable[[int], Batch]) -> Callable[[int], Batch]:
         """The same batches; the clock of a step starts when its batch is asked for."""
@@ -60,35 +61,25 @@ class Throughput:
         def timed(step: int) -> Batch:
             self._begun = time.perf_counter()
             batch = batches(step)
+            found = counts(batch)
+            self._counts = torch.stack([found[name] for name in COUNTED])
             self._size = batch.size
             return batch
 
         return timed
 
-    def loss(self, function: LossFunction[Batch]) -> LossFunction[Batch]:
-        """The same loss; the counts of the batch go with what it tells."""
-
-        def counted(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-            loss, values = function(batch)
-            return loss, {**values, **{_MARK + name: n for name, n in counts(batch).items()}}
-
-        return counted
-
-    def stepped(self, result: StepResult) -> None:
-        """A step is done: stop its clock and take the counts out of what it reports."""
+    def stepped(self) -> None:
+        """A step is done: stop its clock."""
         seconds = time.perf_counter() - self._begun
-        found = {name: result.values.pop(name) for name in [*result.values] if _MARK in name}
-        named = {name.removeprefix(_MARK): value for name, value in found.items()}
+        named = dict(zip(COUNTED, self._counts.tolist(), strict=True))
         self._steps.append({"seconds": seconds, "contexts": self._size, **named})
 
     def rates(self) -> dict[str, float]:
         """`samples_per_second`, `flops_per_second` and, with a peak, `mfu`."""
         total = {name: sum(step[name] for step in self._steps) for name in self._steps[0]}
-        events, clusters, targets = (
-            total[name] / total["contexts"] for name in ("events", "clusters", "targets")
-        )
+        events, clusters, targets = (total[name] / total["contexts"] for name in COUNTED)
         flops = self.counter.training_flops(events, targets, clusters=clusters)
-        rate = total["contexts"] / max(1e-9, total["seconds"])
-        used = mfu(flops, rate, self.peak)
+        rate = self.processes * total["contexts"] / max(1e-9, total["seconds"])
+        used = mfu(flops, rate, None if self.peak is None else self.processes * self.peak)
         found = {"samples_per_second": rate, "flops_per_second": flops * rate}
         return found if used is None else found | {"mfu": used}

@@ -67,3 +67,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy_home.make_dataset(home)
     run("first", toy_home.make_recipe(), "toy", home=home)
     return home
+
+
+@pytest.fixture(scope="session")
+def two_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes that train together wrote (see `two_processes`); do not change."""
+    import two_processes
+
+    folder = tmp_path_factory.mktemp("two")
+    two_processes.both(folder)
+    return folder

@@ -32,6 +32,7 @@ LAYERS = (
         "cost",
         "throughput",
         "checkpoint",
+        "shards",
         "evaluate",
         "assembly",
         "lifelong",

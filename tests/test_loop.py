@@ -1,5 +1,7 @@
 """The loop: it trains, it repeats itself exactly, and it stops before a bad update."""
 
+from collections.abc import Callable, Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -135,3 +137,36 @@ def test_a_loss_without_gradients_is_allowed_beside_one_with_them() -> None:
     trainee.loss = lambda pair: (torch.zeros(()), {})
     result = list(loop(trainee, steps=30))[-1]
     assert result.loss < 0.5
+
+
+def test_a_batch_may_be_worked_out_by_something_else_and_clipped_there() -> None:
+    """What `train.distributed` does: the loop asks it in place of its own backward pass."""
+    trainee = _regression()
+    limits: list[float] = []
+
+    class Halves:
+        """Each half of the batch with half of the weight."""
+
+        def gradients(
+            self,
+            loss: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Mapping[str, Tensor]]],
+            batch: tuple[Tensor, Tensor],
+            device: torch.device,
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            total = torch.zeros(())
+            for part in (slice(0, 8), slice(8, 16)):
+                value = 0.5 * loss((batch[0][part], batch[1][part]))[0]
+                value.backward()
+                total += value.detach()
+            return total, {"doubled": 2 * total}
+
+        def clip(self, limit: float) -> Tensor:
+            limits.append(limit)
+            return nn.utils.clip_grad_norm_(trainee.model.parameters(), limit)
+
+    trainee.parallel = Halves()
+    for one, other in zip(loop(trainee, steps=5), loop(_regression(), steps=5), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
+        assert one.values == pytest.approx(other.values, rel=1e-5)
+    assert limits == [1.0] * 5

@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,11 +10,20 @@ from rich.table import Table
 from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table
 from onerec.errors import RecipeError
 
+if TYPE_CHECKING:
+    from onerec.train.distributed import Processes
+
 RunName = Annotated[str, typer.Option("--run", help="Name of the run.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="tiny, small, beauty, ...")]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Name of a dataset.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+]
+Parallel = Annotated[
+    str | None, typer.Option("--parallel", help="Under torchrun: ddp (the default) or fsdp.")
+]
+MicroBatches = Annotated[
+    int, typer.Option("--micro-batches", help="Parts of a batch, worked out in turn.")
 ]
 
 app = typer.Typer()
@@ -26,10 +35,16 @@ def run_command(
     recipe: RecipeName = None,
     dataset: DatasetName = None,
     settings: Settings = None,
+    parallel: Parallel = None,
+    micro_batches: MicroBatches = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend."""
-    _run_stages("recommend", run, recipe, dataset, settings, as_json)
+    """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend.
+
+    Started by torchrun (see pretrain), processes share pre-training; the first does the rest.
+    """
+    how = (parallel, micro_batches)
+    _run_stages("recommend", run, recipe, dataset, settings, as_json, how)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -47,7 +62,27 @@ def _stage_command(stage: str, text: str) -> None:
 
 
 _stage_command("tokenize", "Items become semantic IDs.")
-_stage_command("pretrain", "Train OneRec on next tokens.")
+
+
+@app.command("pretrain")
+def pretrain_command(
+    run: RunName,
+    recipe: RecipeName = None,
+    dataset: DatasetName = None,
+    settings: Settings = None,
+    parallel: Parallel = None,
+    micro_batches: MicroBatches = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train OneRec on next tokens.
+
+    On several devices: torchrun --nproc-per-node 2 -m -- onerec pretrain --run NAME ... (without
+    the two dashes torchrun may take --run for its own).
+    """
+    how = (parallel, micro_batches)
+    _run_stages("pretrain", run, recipe, dataset, settings, as_json, how)
+
+
 _stage_command("reward", "Train the P-Score that scores what the policy generates.")
 _stage_command("align", "Align the policy with the reward while next-token training goes on.")
 _stage_command("evaluate", "Measure OneRec beside its baselines; prints evaluate.json.")
@@ -88,6 +123,27 @@ def _run_stages(
     dataset: str | None,
     settings: list[str] | None,
     as_json: bool,
+    how: tuple[str | None, int] = (None, 1),
+) -> None:
+    """Do a stage and print how it went; `how` is the way of several processes and their parts."""
+    from onerec.pipeline import follow
+    from onerec.train.distributed import joined
+
+    with joined(*how) as processes:
+        if processes.leads:
+            _lead(stage, name, recipe_name, dataset, settings, as_json, processes)
+        else:
+            follow(name, processes)
+
+
+def _lead(
+    stage: str,
+    name: str,
+    recipe_name: str | None,
+    dataset: str | None,
+    settings: list[str] | None,
+    as_json: bool,
+    processes: "Processes",
 ) -> None:
     from onerec.pipeline import run_stage
     from onerec.recipes import parse_overrides, recipe
@@ -97,7 +153,14 @@ def _run_stages(
     chosen = recipe(recipe_name, parse_overrides(settings or [])) if recipe_name else None
     begun = time.perf_counter()
     with Bars(quiet=as_json) as bars:
-        finished = run_stage(stage, name, recipe=chosen, dataset=dataset, report=bars.report)
+        finished = run_stage(
+            stage,
+            name,
+            recipe=chosen,
+            dataset=dataset,
+            report=bars.report,
+            processes=processes,
+        )
     status = finished.status()
     if as_json:
         measured = finished.evaluate() if finished.is_done("evaluate") else None

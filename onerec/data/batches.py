@@ -301,7 +301,8 @@ class TrainingBatches:
     Each event of a context is hidden with probability `event_dropout` (ours; what dropout on the
     item embeddings is to SASRec). It draws from torch's global stream, which the loop seeds anew at
     each step. Contexts are padded to the longest of their batch, not further. A stream of `steps`
-    batches ends with the newest example, wherever it has to begin for that.
+    batches ends with the newest example, wherever it has to begin for that. Of each batch this one
+    makes the rows `share[0] :: share[1]`; other processes make the others.
     """
 
     def __init__(
@@ -314,8 +315,10 @@ class TrainingBatches:
         event_dropout: float = 0.0,
         order: str = "shuffled",
         steps: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.contexts, self.event_dropout = contexts, event_dropout
+        self.rows = slice(share[0], None, share[1])
         length = examples.end - contexts.offsets.cpu().numpy()[examples.user]  # (E,) events
         self.sampler = EpochSampler(
             len(examples),
@@ -331,7 +334,7 @@ class TrainingBatches:
         self.target = torch.from_numpy(examples.target)
 
     def __call__(self, step: int) -> Batch:
-        numbers = torch.from_numpy(self.sampler(step))
+        numbers = torch.from_numpy(self.sampler(step)[self.rows])
         longest = int(self.length[numbers].max())
         batch = self.contexts.batch(
             self.user[numbers], self.end[numbers], self.target[numbers], longest

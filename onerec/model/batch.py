@@ -6,6 +6,7 @@ Shapes: B users or contexts, T events, M targets, F static features, K behaviour
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -94,6 +95,11 @@ class Batch:
             target=self.target[rows],
             lifelong=None if self.lifelong is None else self.lifelong.rows(rows),
         )
+
+    def split(self, parts: int) -> list[Batch]:
+        """The contexts in so many neighbouring parts, as even as can be, as views."""
+        ends = [self.size * part // parts for part in range(parts + 1)]
+        return [self.rows(slice(a, b)) for a, b in pairwise(ends)]
 
     def to(self, device: torch.device | str) -> Batch:
         return replace(

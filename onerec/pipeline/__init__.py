@@ -14,7 +14,7 @@ from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.reward import reward
 from onerec.pipeline.session import Report, Session, Stopped
-from onerec.pipeline.stages import STAGES, run, run_stage
+from onerec.pipeline.stages import STAGES, follow, run, run_stage
 from onerec.pipeline.tokenize import tokenize
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Stopped",
     "align",
     "evaluate",
+    "follow",
     "ingest",
     "pretrain",
     "recommend",

@@ -1,7 +1,8 @@
 """Stage 2: next-token training of OneRec on the semantic IDs.
 
 Between two steps of the loop this stage logs, evaluates on valid users, saves and obeys
-control.json; that is all it does.
+control.json; that is all it does. Where torchrun started several processes, each goes through the
+same steps: the first one does all of that, and the others take part where tensors are shared.
 """
 
 import time
@@ -11,14 +12,7 @@ import numpy as np
 import torch
 
 from onerec.assembly import Setting, load_semantic_ids
-from onerec.checkpoint import (
-    Checkpoint,
-    checkpoints,
-    load_model,
-    load_optimizer,
-    prune,
-    save_checkpoint,
-)
+from onerec.checkpoint import Checkpoint, load_model, save_checkpoint
 from onerec.common import generator
 from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
@@ -33,7 +27,9 @@ from onerec.model.routers import competition_schedule
 from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
+from onerec.shards import consolidate, load_checkpoint, prune_saved, save_shards, saved
 from onerec.throughput import Throughput
+from onerec.train.data_parallel import DataParallel
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "pretrain"
@@ -42,11 +38,16 @@ _LOGGED = 500  # lines of metrics that a training leaves
 
 
 class Pretraining:
-    """One training: model, optimiser, batches, and what has been seen of valid so far."""
+    """One training: model, optimiser, batches, and what has been seen of valid so far.
+
+    `trained` is what this process trains: `model` itself, or its shards; then the first process
+    keeps `model` whole, and `gather` brings it up to date.
+    """
 
     def __init__(self, session: Session) -> None:
-        self.session = session
+        self.session, self.processes = session, session.processes
         self.setting = with_lifelong(session.setting, session.run, session.device, self._compressed)
+        self.processes.say("join")  # clusters are there for the others to read
         self.config = self.setting.recipe.train
         self.folder = session.run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(session.run)
@@ -54,15 +55,17 @@ class Pretraining:
         self.model = self.setting.new_model(
             self.ids, session.run.codebooks(), session.run.vectors()
         ).to(session.device)
+        self.trained = self.processes.spread(self.model)
         self.optim = OptimConfig(
             learning_rate=self.config.learning_rate,
             warmup_steps=min(self.config.warmup_steps, self.config.steps),
             weight_decay=self.config.weight_decay,
         )
-        self.optimizer = make_adamw(self.model, self.optim)
+        self.optimizer = make_adamw(self.trained, self.optim)
         self.throughput = Throughput(
             Counter(self.setting.recipe, Cardinalities.of(self.model.vocabulary)),
             peak_rate(device_name(session.device)),
+            self.processes.world,
         )
         self.valid: dict[int, float] = {}
         self.routing = RoutingRecord(
@@ -76,6 +79,8 @@ class Pretraining:
 
     def _compressed(self, done: int, of: int) -> None:
         """Long histories are being clustered; what is there is kept when the user asks to stop."""
+        if not self.processes.leads:
+            return
         steps = self.session.setting.recipe.train.steps
         self.session.advance(STAGE, 0, steps, message=f"clustering histories: {done} of {of}")
 
@@ -87,31 +92,40 @@ class Pretraining:
                 f"{self.setting.dataset.name!r}: no training target has a history; "
                 "give users at least 3 events each, or set evaluate.split=leave_one_out"
             )
+        config, recipe, processes = self.config, self.setting.recipe, self.processes
+        shared: DataParallel[Batch] = DataParallel(
+            processes, self.trained, lambda batch: (batch.target > 0).sum(), Batch.split
+        )
         return Trainee(
-            model=self.model,
+            model=self.trained,
             optimizer=self.optimizer,
-            loss=self.throughput.loss(self.model.loss),
+            loss=self.trained.loss,
             batch=self.throughput.batch(
                 TrainingBatches(
                     self.contexts,
                     examples,
-                    self.config.batch_size,
-                    self.setting.recipe.seed,
-                    event_dropout=self.setting.recipe.history.event_dropout,
+                    config.batch_size,
+                    recipe.seed,
+                    event_dropout=recipe.history.event_dropout,
                     order=next_token_order(self.setting),
-                    steps=self.config.steps,
+                    steps=config.steps,
+                    share=(processes.rank, processes.world),
                 )
             ),
-            learning_rate=cosine_schedule(self.optim, self.config.steps),
+            learning_rate=cosine_schedule(self.optim, config.steps),
             before_step=self.competition(),
-            after_step=lambda: self.model.update_router_bias(
-                self.setting.recipe.model.balance_rate
-            ),
+            after_step=self.balance,
+            parallel=None if processes.alone else shared,
         )
+
+    def balance(self) -> None:
+        """Move the routers by the load that the experts had in all processes."""
+        self.processes.sum_loads(self.trained)
+        self.trained.update_router_bias(self.setting.recipe.model.balance_rate)
 
     def competition(self) -> Callable[[int], None] | None:
         """What says before each step whose experts compete in it; None where they never do."""
-        recipe, model = self.setting.recipe, self.model
+        recipe, model = self.setting.recipe, self.trained
         if recipe.routing.router != "competition":
             return None
         layers = len(model.mixtures())
@@ -122,28 +136,38 @@ class Pretraining:
 
     def resume(self) -> None:
         """Go on from the newest finished checkpoint that can be read, if there is any."""
-        for checkpoint in reversed(checkpoints(self.folder)):
+        writer, processes = self.session.writer, self.processes
+        for checkpoint in processes.agreed(saved(self.folder))[::-1]:
+            failed = ""
             try:
-                load_model(checkpoint.path, self.model)
-                load_optimizer(checkpoint.path, self.model, self.optimizer)
+                load_checkpoint(checkpoint.path, self.trained, self.optimizer, processes.control)
             except RunError as error:
-                self.session.writer.log(f"passed over: {error}")
+                failed = str(error)
+            if not processes.everywhere(not failed):
+                if processes.leads:
+                    writer.log(f"passed over: {failed or f'{checkpoint.path}: not everywhere'}")
                 continue
             self.start = checkpoint.step
             self.valid = {int(s): v for s, v in checkpoint.info.get("valid", {}).items()}
             self.before = float(checkpoint.info.get("seconds", 0.0))
-            self.session.writer.log(f"{STAGE}: goes on from step {self.start}")
+            if processes.leads:
+                writer.log(f"{STAGE}: goes on from step {self.start}")
             break
-        self.session.writer.rewind_metrics(STAGE, self.start)
-        self.routing.rewind(self.start)
+        if processes.leads:
+            writer.rewind_metrics(STAGE, self.start)
+            self.routing.rewind(self.start)
 
-    def save(self, step: int) -> Checkpoint:
+    def save(self, step: int) -> None:
         """Write a checkpoint; only the last two and the best on valid are kept."""
         info = {"valid": self.valid, "codes": list(self.ids.sizes), "seconds": self.seconds()}
-        checkpoint = save_checkpoint(self.folder, step, self.model, self.optimizer, info)
-        prune(self.folder, keep=2, also={self.best()})
-        self.routing.write_load()
-        return checkpoint
+        state = (self.folder, step, self.trained, self.optimizer, info)
+        if self.processes.sharded:
+            save_shards(*state, self.processes.control)
+        elif self.processes.leads:
+            save_checkpoint(*state)
+        if self.processes.leads:
+            prune_saved(self.folder, keep=2, also={self.best()})
+            self.routing.write_load()
 
     def seconds(self) -> float:
         """What the training has taken so far, over all processes that worked at it."""
@@ -168,47 +192,71 @@ class Pretraining:
         self.valid[step] = float(recall)
         return {"valid_recall@10": float(recall)}
 
+    def look(self, result: StepResult) -> dict[str, float]:
+        """Evaluate and log after a step; returns what is known of it, {} where another leads."""
+        session, config, step = self.session, self.config, result.step
+        evaluated = step % config.evaluate_every == 0 or step == config.steps
+        if evaluated:
+            self.processes.gather(self.trained, self.model)
+        if not self.processes.leads:
+            return {}
+        self.throughput.stepped()
+        values = _values(self.trained, result) | self.throughput.rates()
+        if evaluated:
+            values |= self.evaluate(step)
+            self.routing.write_tokens(step)
+        if evaluated or step % max(1, config.steps // _LOGGED) == 0:
+            session.writer.log_metrics(STAGE, step, config.steps, **values)
+            self.routing.record_load(step)
+        return values
+
+    def stops(self, step: int, values: dict[str, float]) -> bool:
+        """Obey after a step: whether the user asks for a stop, of which the others hear here."""
+        if not self.processes.leads:
+            return self.processes.hear() == "stop"
+        try:
+            self.session.advance(STAGE, step, self.config.steps, **values)
+        except Stopped:
+            self.processes.say("stop")
+            return True
+        self.processes.say("go")
+        return False
+
 
 def pretrain(session: Session) -> None:
     """Write pretrain/: checkpoints, and done.json that names the chosen one."""
     training = Pretraining(session)
-    config, device = training.config, session.device
-    session.begin(STAGE, config.steps, f"{_count(training.model):,} parameters on {device}")
+    config, device, processes = training.config, session.device, session.processes
+    several = f" and {processes.world - 1} more" if processes.world > 1 else ""
+    session.begin(
+        STAGE, config.steps, f"{_count(training.model):,} parameters on {device}{several}"
+    )
     training.resume()
-    saved = training.start
+    saved_at = training.start
     training.begun = time.perf_counter()
     for result in loop(
         training.trainee(),
         steps=config.steps,
         start=training.start,
         clip=training.optim.clip,
-        seed=session.setting.recipe.seed,
+        seed=processes.seed(session.setting.recipe.seed),
         device=device,
     ):
-        last = result.step == config.steps
-        training.throughput.stepped(result)
-        values = _values(training.model, result) | training.throughput.rates()
-        evaluated = result.step % config.evaluate_every == 0 or last
-        if evaluated:
-            values |= training.evaluate(result.step)
-            training.routing.write_tokens(result.step)
-        if evaluated or result.step % max(1, config.steps // _LOGGED) == 0:
-            session.writer.log_metrics(STAGE, result.step, config.steps, **values)
-            training.routing.record_load(result.step)
-        if result.step % config.checkpoint_every == 0 or last:
+        values = training.look(result)
+        if result.step % config.checkpoint_every == 0 or result.step == config.steps:
             training.save(result.step)
-            saved = result.step
-        try:
-            session.advance(STAGE, result.step, config.steps, **values)
-        except Stopped:
-            if saved != result.step:
+            saved_at = result.step
+        if training.stops(result.step, values):
+            if saved_at != result.step:
                 training.save(result.step)
-            raise
-    _finish(session, training)
+            raise Stopped
+    processes.leave()
+    if processes.leads:
+        _finish(session, training)
 
 
 def _finish(session: Session, training: Pretraining) -> None:
-    found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
+    found = {each.step: consolidate(each) for each in saved(training.folder)}
     step = training.config.steps
     if training.config.keep == "best" and training.best() in found:
         step = training.best()
@@ -229,7 +277,7 @@ def _write_without(session: Session, training: Pretraining, chosen: Checkpoint) 
     if not len(cases) or not can_be_spared(training.model.mixtures()):
         return
     steps = training.config.steps
-    if chosen.step != steps:
+    if chosen.step != steps or training.trained is not training.model:
         load_model(chosen.path, training.model)
 
     def advance(done: int, of: int) -> None:

@@ -11,6 +11,7 @@ from onerec.common import cores
 from onerec.pipeline.companion import Companion
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
+from onerec.train.distributed import Processes
 
 Report = Callable[[str, int, int, Mapping[str, Any]], None]
 
@@ -28,7 +29,8 @@ class Session:
     """`report(stage, step, of, values)` is called as a stage advances (a progress bar).
 
     `companion` works beside, where there is one. `kept` is what a stage leaves in memory for a
-    later one of the same process, which can do without.
+    later one of the same process, which can do without. `processes` share pre-training; those that
+    do not lead have a writer too, and write nothing with it.
     """
 
     writer: RunWriter
@@ -37,6 +39,7 @@ class Session:
     report: Report = quiet
     companion: Companion | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def run(self) -> Run:
@@ -52,12 +55,14 @@ class Session:
 
     def begin(self, stage: str, of: int, message: str = "") -> None:
         """Say that a stage has begun."""
+        if not self.processes.leads:
+            return
         self.writer.set_status(stage, 0, of, "running", message)
         self.writer.log(f"{stage}: begins{': ' + message if message else ''}")
         self.report(stage, 0, of, {"message": message})
 
     def advance(self, stage: str, step: int, of: int, **values: Any) -> None:
-        """One step further; stops here if the user asked for it.
+        """One step further; stops here if the user asked for it. The first process's alone.
 
         Raises:
             Stopped: control.json asks the run to stop.

@@ -1,5 +1,6 @@
 """From a recipe and a dataset to a finished run: claim the folder, then stage after stage."""
 
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, runs_home, valid_name
+from onerec.train.distributed import Processes
 
 STAGES: dict[str, Callable[[Session], None]] = {
     "tokenize": tokenize,
@@ -48,28 +50,34 @@ def run(
     home: Path | None = None,
     stages: Sequence[str] = tuple(STAGES),
     report: Report = quiet,
+    processes: Processes | None = None,
 ) -> Run:
     """Do `stages` of the run called `name`, each unless it is done.
 
     A new run needs a recipe and a dataset; one that exists goes on with its own, and refuses
     others. The dataset `world` is made when it is missing. A stop that the user asks for ends the
-    run in state `stopped`; what was done is kept.
+    run in state `stopped`; what was done is kept. Of several `processes` the first one calls this
+    and the others `follow`: pre-training is shared, and the others leave after it, or at once where
+    it is done already.
 
     Raises:
         RunError: the run is new and recipe or dataset are missing, it was made with others, or
-            another process holds it.
+            another process holds it; or none of `stages` is for several processes.
         OneRecError: whatever a stage cannot do with what it was given.
     """
     path = runs_home(home) / valid_name(name)
     setting = _setting(path, recipe, dataset, home, report)
-    device = _refuse_early(setting)
+    processes = processes or Processes()
+    device = processes.device(_refuse_early(setting, stages, processes))
     if "pretrain" in stages and not Run(path).is_done("pretrain"):
-        _refuse_untrainable(setting)
+        _refuse_untrainable(setting, processes)
+    else:
+        processes.leave()
     with RunWriter.claim(path, _description(name, setting)) as writer:
         keep_memory()
         set_threads(threads_for(setting.recipe, device))
         companion = _companion(writer.run, setting.recipe, device, stages)
-        session = Session(writer, setting, device, report, companion)
+        session = Session(writer, setting, device, report, companion, processes=processes)
         try:
             for stage in stages:
                 if not writer.run.is_done(stage):
@@ -83,6 +91,23 @@ def run(
             if companion is not None:
                 companion.stop()
     return writer.run
+
+
+def follow(name: str, processes: Processes, home: Path | None = None) -> None:
+    """What the processes do that do not lead: pre-train with the first one, if it asks for it.
+
+    Raises:
+        SystemExit: the first one failed; the code is 2.
+    """
+    if processes.hear() == "end":
+        return
+    setting = setting_of(Run(runs_home(home) / name), home)
+    device = processes.device(pick_device(setting.recipe.device))
+    keep_memory()
+    set_threads(threads_for(setting.recipe, device))
+    writer = RunWriter(runs_home(home) / name)
+    with contextlib.suppress(Stopped):
+        pretrain(Session(writer, setting, device, processes=processes))
 
 
 def run_stage(stage: str, name: str, **options: Any) -> Run:
@@ -123,19 +148,26 @@ def _setting(
     return Setting.of(recipe, dataset)
 
 
-def _refuse_early(setting: Setting) -> torch.device:
+def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes) -> torch.device:
     """What cannot work is refused before a folder is made; returns the device to work on."""
+    if processes.world > 1 and "pretrain" not in stages:
+        raise RunError(
+            f"{stages[-1]} is no stage for {processes.world} processes, pretrain is; "
+            "start it without torchrun"
+        )
     codebook_size(setting)
     cases_of(setting)
     return pick_device(setting.recipe.device)
 
 
-def _refuse_untrainable(setting: Setting) -> None:
-    if not len(training_examples(setting.split)):
+def _refuse_untrainable(setting: Setting, processes: Processes) -> None:
+    examples = len(training_examples(setting.split))
+    if not examples:
         raise DataError(
             f"{setting.dataset.name!r}: no training target has a history; "
             "give users at least 3 events each, or set evaluate.split=leave_one_out"
         )
+    processes.refuse(setting.recipe.train.batch_size, examples)
 
 
 def _description(name: str, setting: Setting) -> dict[str, Any]:

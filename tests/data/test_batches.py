@@ -210,6 +210,21 @@ def test_a_training_batch_is_the_examples_of_its_step() -> None:
     assert not same.short.item[:, kept:].any()
 
 
+def test_shares_of_several_processes_are_the_batch_of_one() -> None:
+    whole, contexts = training_batches(0.0), make_contexts(short=4, positive=4)
+    examples = training_examples(everything(), targets=2)
+    shares = [
+        TrainingBatches(contexts, examples, 3, seed=1, share=(rank, 2))(4) for rank in range(2)
+    ]
+    batch = whole(4)
+    assert [share.size for share in shares] == [2, 1]
+    for rank, share in enumerate(shares):
+        assert torch.equal(share.target, batch.target[rank::2])
+        kept = share.short.item.shape[1]  # each pads to the longest of its own
+        assert torch.equal(share.short.item, batch.short.item[rank::2, :kept])
+        assert not batch.short.item[rank::2, kept:].any()
+
+
 def test_hidden_events_are_gone_whole_and_the_same_for_the_same_seed() -> None:
     whole, batches = training_batches(0.0)(0), training_batches(0.5)
     torch.manual_seed(0)

@@ -30,3 +30,11 @@ def test_a_batch_is_cut_and_sent_with_its_lifelong_history_or_without():
     assert cut.short.item.equal(batch.short.item[1:])
     sent = batch.to("meta")
     assert sent.lifelong.tag.device.type == sent.target.device.type == "meta"
+
+
+def test_parts_are_neighbours_as_even_as_can_be():
+    batch = toy.make_batch((4, 0, 2, 3, 1))
+    parts = batch.split(3)
+    assert [part.size for part in parts] == [1, 2, 2]
+    assert torch.cat([part.target for part in parts]).equal(batch.target)
+    assert batch.split(1)[0].short.item.equal(batch.short.item)
