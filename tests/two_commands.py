@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 import toy_home
+from plain_main import plain_main
 
 from onerec.cli import main
 from onerec.pipeline import follow, run_stage
@@ -70,7 +71,8 @@ def free_ports(count: int) -> list[int]:
 
 def both(home: Path) -> None:
     """Carry out all commands; NAME-RANK.json in `home` is [exit code, stdout, stderr]."""
-    mp.spawn(_begin, (home, free_ports(len(COMMANDS))), WORLD)
+    with plain_main():
+        mp.spawn(_begin, (home, free_ports(len(COMMANDS))), WORLD)
 
 
 def _begin(rank: int, home: Path, ports: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import toy_model
+from plain_main import plain_main
 from torch import Tensor
 
 from onerec.checkpoint import save_checkpoint, save_tensors, training_state
@@ -108,7 +109,8 @@ def trainee(
 def both(folder: Path) -> None:
     """Let two processes do all that stands below; most of it is imports."""
     save_alone(folder, 2)
-    mp.spawn(_begin, (folder,), WORLD)
+    with plain_main():
+        mp.spawn(_begin, (folder,), WORLD)
 
 
 def _begin(rank: int, folder: Path) -> None:
