@@ -26,6 +26,7 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
     "model.dropout": "0.2",
     "history.event_dropout": "0.2",
     "baselines.sasrec_steps": "250",
+    "align.steps": "40",
     "align.weight": "0.3",
     "align.learning_rate": "0.0001",
     "evaluate.recommend_users": "400",
