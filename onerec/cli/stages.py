@@ -29,22 +29,23 @@ MicroBatches = Annotated[
 app = typer.Typer()
 
 
-@app.command("run")
-def run_command(
-    run: RunName,
-    recipe: RecipeName = None,
-    dataset: DatasetName = None,
-    settings: Settings = None,
-    parallel: Parallel = None,
-    micro_batches: MicroBatches = 1,
-    as_json: JsonFlag = False,
-) -> None:
-    """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend.
+def _shared_command(name: str, stage: str, text: str) -> None:
+    """A command whose pre-training several processes may share."""
 
-    Started by torchrun (see pretrain), processes share pre-training; the first does the rest.
-    """
-    how = (parallel, micro_batches)
-    _run_stages("recommend", run, recipe, dataset, settings, as_json, how)
+    def command(
+        run: RunName,
+        recipe: RecipeName = None,
+        dataset: DatasetName = None,
+        settings: Settings = None,
+        parallel: Parallel = None,
+        micro_batches: MicroBatches = 1,
+        as_json: JsonFlag = False,
+    ) -> None:
+        how = (parallel, micro_batches)
+        _run_stages(stage, run, recipe, dataset, settings, as_json, how)
+
+    command.__doc__ = text
+    app.command(name)(command)
 
 
 def _stage_command(stage: str, text: str) -> None:
@@ -61,28 +62,24 @@ def _stage_command(stage: str, text: str) -> None:
     app.command(stage)(command)
 
 
+_shared_command(
+    "run",
+    "recommend",
+    """All stages: tokenize, pretrain, reward, align, evaluate with baselines, recommend.
+
+    Started by torchrun (see pretrain), processes share pre-training; the first does the rest.
+    """,
+)
 _stage_command("tokenize", "Items become semantic IDs.")
-
-
-@app.command("pretrain")
-def pretrain_command(
-    run: RunName,
-    recipe: RecipeName = None,
-    dataset: DatasetName = None,
-    settings: Settings = None,
-    parallel: Parallel = None,
-    micro_batches: MicroBatches = 1,
-    as_json: JsonFlag = False,
-) -> None:
+_shared_command(
+    "pretrain",
+    "pretrain",
     """Train OneRec on next tokens.
 
     On several devices: torchrun --nproc-per-node 2 -m -- onerec pretrain --run NAME ... (without
     the two dashes torchrun may take --run for its own).
-    """
-    how = (parallel, micro_batches)
-    _run_stages("pretrain", run, recipe, dataset, settings, as_json, how)
-
-
+    """,
+)
 _stage_command("reward", "Train the P-Score that scores what the policy generates.")
 _stage_command("align", "Align the policy with the reward while next-token training goes on.")
 _stage_command("evaluate", "Measure OneRec beside its baselines; prints evaluate.json.")

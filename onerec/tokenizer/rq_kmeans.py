@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from onerec.errors import RecipeError, RunError
 from onerec.metrics import entropy_nats, perplexity, utilisation
 from onerec.tokenizer.kmeans import KMeansResult, assign, kmeans
 from onerec.tokenizer.stream_kmeans import kmeans_stream
+
+Part = TypeVar("Part")
 
 ROWS = 2**16
 """Rows of x that are held as float32 residuals at a time by transform and report."""
@@ -47,6 +49,17 @@ class RQKmeansConfig:
                 )
 
 
+def fitted(part: Part | None) -> Part:
+    """What a quantiser has once it is fitted.
+
+    Raises:
+        RunError: it is None, so the tokenizer is not fitted yet.
+    """
+    if part is None:
+        raise RunError("the tokenizer has no codebooks yet; fit it first (onerec tokenize)")
+    return part
+
+
 class RQKmeans:
     """Residual k-means with L codebooks of N codes. Works on the device of the vectors."""
 
@@ -63,9 +76,7 @@ class RQKmeans:
         Raises:
             RunError: the tokenizer is not fitted yet.
         """
-        if self._codebooks is None:
-            raise RunError("the tokenizer has no codebooks yet; fit it first (onerec tokenize)")
-        return self._codebooks
+        return fitted(self._codebooks)
 
     @property
     def sizes(self) -> tuple[int, ...]:

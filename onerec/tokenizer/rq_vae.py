@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from onerec.errors import RecipeError, RunError
 from onerec.loop import StepResult, Trainee, loop
 from onerec.tokenizer.kmeans import assign
-from onerec.tokenizer.rq_kmeans import ROWS, RQKmeans, RQKmeansConfig, reconstruct, residual_codes
+from onerec.tokenizer.rq_kmeans import (
+    ROWS,
+    RQKmeans,
+    RQKmeansConfig,
+    fitted,
+    reconstruct,
+    residual_codes,
+)
 
 START_ROWS = 2**16
 """The k-means start looks at so many rows at most; TIGER takes the first batch."""
@@ -137,9 +144,7 @@ class RQVAE:
         Raises:
             RunError: the tokenizer is not fitted yet.
         """
-        if self._network is None:
-            raise RunError("the tokenizer has no codebooks yet; fit it first (onerec tokenize)")
-        return self._network
+        return fitted(self._network)
 
     @property
     def codebooks(self) -> Tensor:
