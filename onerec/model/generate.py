@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onerec.common import evaluating, spread
 from onerec.model.onerec import Batch, Cache, Memory, OneRec
 from onerec.tokenizer.trie import Trie
 
-SMALLEST_PART, LARGEST_PART = 16, 96  # users that a thread searches at once on a CPU
+SMALLEST_PART, LARGEST_PART = 16, 64  # users that a thread searches at once on a CPU
 
 
 class TraceLevel(NamedTuple):
@@ -251,10 +252,13 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 def _follow(cache: Cache, parent: Tensor) -> Cache:
     """Each new beam takes over its parent's positions (B, K, H, Dh); shared ones stay."""
-    users = torch.arange(len(parent), device=parent.device)[:, None]
+    user = torch.arange(len(parent), device=parent.device)[:, None]
 
     def inherited(table: Tensor) -> Tensor:
-        return table if table.shape[1] == 1 else table[users, parent]
+        if table.shape[1] == 1:
+            return table
+        rows = F.embedding(parent + user * table.shape[1], table.flatten(2).flatten(0, 1))
+        return rows.view(*parent.shape, *table.shape[2:])
 
     return [[(inherited(key), inherited(value)) for key, value in layer] for layer in cache]
 

@@ -39,8 +39,8 @@ class Linear(nn.Linear):
 def fusable(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's products with something done to their result can be used.
 
-    Not for packed tokens (T, D): their number is another one in each batch, and oneDNN makes a plan
-    for each that costs more than it saves.
+    Not for packed tokens (T, D), whose number is another one in each batch: oneDNN makes a plan for
+    each that costs more than it saves.
     """
     plain = x.is_cpu and x.dtype == weight.dtype == torch.float32
     return ONEDNN and plain and x.ndim > 2 and x.numel() > 0 and not torch.is_grad_enabled()
@@ -98,6 +98,11 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def plus(x: Tensor, y: Tensor) -> Tensor:
+    """x + y of one shape; without gradients into `y`, which must be nobody else's."""
+    return x + y if torch.is_grad_enabled() else y.add_(x)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
 
@@ -144,18 +149,18 @@ class SelfAttention(nn.Module):
         return result
 
     def packed(self, x: Tensor, packing: Packing) -> Tensor:
-        """In both directions, over tokens (T, D) of a grid (B, S) -> (T, D)."""
+        """In both directions, over tokens of a grid: (T, D) or (B, S, D) -> the same."""
         grid = packing.unpack(self.qkv(x))  # (B, S, 3 D)
         q, k, v = (split_heads(part, self.heads) for part in grid.chunk(3, dim=-1))
         y = merge_heads(attend(q, k, v, packing.attendable))
         result: Tensor = self.out(packing.pack(y))
         return result
 
-    def step(self, x: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
+    def step(self, qkv: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:
         """One more position of K sequences, after the positions in `past`.
 
         Args:
-            x: (B, K, D).
+            qkv: (B, K, 3 D), queries, keys and values of the new position, side by side.
             past: keys and values of each earlier position, (B, K, H, Dh), or (B, 1, H, Dh) where
                 all sequences share the position. There are a handful, so they stay apart: beams are
                 re-ordered position by position, and nothing is put together anew at each step.
@@ -163,7 +168,7 @@ class SelfAttention(nn.Module):
         Returns:
             (B, K, D), and `past` with this position at its end.
         """
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = qkv.view(*qkv.shape[:2], 3, self.heads, -1).unbind(2)
         present = [*past, (k, v)]
         if not past:  # one position has all the weight
             return self.out(v.flatten(2)), present
@@ -186,14 +191,18 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width, bias=False)
 
     def keys_values(self, states: Tensor, packing: Packing) -> KeyValue:
-        """Encoder states (T, D) of a grid (B, S) -> keys, values (B, H, S, Dh)."""
+        """Encoder states, tokens of a grid (B, S) -> keys, values (B, H, S, Dh)."""
         grid = packing.unpack(self.key_value(states))
         k, v = (split_heads(part, self.heads) for part in grid.chunk(2, dim=-1))
         return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
         """(B, Q, D) queries on (B, H, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
-        q = split_heads(self.query(x), self.heads)  # (B, H, Q, Dh)
+        return self.read(self.query(x), memory, mask)
+
+    def read(self, query: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
+        """As `forward`, of queries (B, Q, D) that are made already."""
+        q = split_heads(query, self.heads)  # (B, H, Q, Dh)
         result: Tensor = self.out(merge_heads(attend(q, *memory, mask)))
         return result
 
@@ -269,11 +278,10 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Tokens (T, D) of a grid -> (T, D); they see the tokens of their own row alone."""
-        x = x + self.dropout(self.attention.packed(self.attention_norm(x), packing))
+        """Tokens of a grid, (T, D) or (B, S, D) -> the same; they see those of their own row."""
+        x = plus(x, self.dropout(self.attention.packed(self.attention_norm(x), packing)))
         counted = packing.mask.flatten() if packing.rows is None else None  # padding: no load
-        y: Tensor = self.dropout(self.ffn(self.ffn_norm(x), counted))
-        return x + y
+        return plus(x, self.dropout(self.ffn(self.ffn_norm(x), counted)))
 
 
 class DecoderBlock(nn.Module):
@@ -304,18 +312,51 @@ class DecoderBlock(nn.Module):
             m: M.
             counted: (B, 1 + M l), how often each token enters the load of a mixture of experts.
         """
-        x = x + self.dropout(self.attention.sequences(self.attention_norm(x), m))
-        return self._read(x, memory, mask, counted)
+        x = plus(x, self.dropout(self.attention.sequences(self.attention_norm(x), m)))
+        return self._read(x, self.cross.query(self.cross_norm(x)), memory, mask, counted)
 
     def step(
         self, x: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The next position (B, K, D) of K sequences per context; see `SelfAttention.step`."""
-        y, present = self.attention.step(self.attention_norm(x), past)
-        return self._read(x + y, memory, mask, None), present
+        y, present = self.attention.step(self.attention.qkv(self.attention_norm(x)), past)
+        x = plus(x, y)
+        return self._read(x, self.cross.query(self.cross_norm(x)), memory, mask), present
 
-    def _read(self, x: Tensor, memory: KeyValue, mask: Tensor, counted: Tensor | None) -> Tensor:
-        """Cross-attention and feed-forward of x (B, Q, D)."""
-        x = x + self.dropout(self.cross(self.cross_norm(x), memory, mask))
-        y: Tensor = self.dropout(self.ffn(self.ffn_norm(x), counted))
-        return x + y
+    def first_step(
+        self, rows: Tensor, code: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """`step` of a first block with x = rows[code]: what a code alone decides is made per code.
+
+        Queries, keys and values of the self-attention are; and after the beginning, which all
+        users share, also its result and the query of the cross-attention.
+
+        Args:
+            rows: (N, D), the input for each code.
+            code: (B, K) int64, the last code of each sequence.
+            memory, mask, past: as in `step`.
+        """
+        qkv = self.attention.qkv(self.attention_norm(rows[None]))  # (1, N, 3 D)
+        if len(past) > 1:
+            y, present = self.attention.step(F.embedding(code, qkv[0]), past)
+            x = plus(F.embedding(code, rows), y)
+            return self._read(x, self.cross.query(self.cross_norm(x)), memory, mask), present
+        y, _ = self.attention.step(qkv, [(key[:1, :1], value[:1, :1]) for key, value in past])
+        rows = plus(rows, y[0])
+        query = self.cross.query(self.cross_norm(rows[None]))[0]
+        x = self._read(F.embedding(code, rows), F.embedding(code, query), memory, mask)
+        kept = F.embedding(code, qkv[0, :, rows.shape[1] :])
+        key, value = kept.view(*code.shape, 2, self.cross.heads, -1).unbind(2)
+        return x, [*past, (key, value)]
+
+    def _read(
+        self,
+        x: Tensor,
+        query: Tensor,
+        memory: KeyValue,
+        mask: Tensor,
+        counted: Tensor | None = None,
+    ) -> Tensor:
+        """Cross-attention, whose queries are made, and feed-forward of x (B, Q, D)."""
+        x = plus(x, self.dropout(self.cross.read(query, memory, mask)))
+        return plus(x, self.dropout(self.ffn(self.ffn_norm(x), counted)))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.model.layers import (
@@ -199,6 +200,12 @@ class LazyBlock(nn.Module):
     ) -> tuple[Tensor, list[KeyValue]]:
         """The next position (B, K, D) of K sequences per context; see `SelfAttention.step`."""
         x = x + self.dropout(self.cross(self.cross_norm(x), memory, mask))
-        y, present = self.attention.step(self.attention_norm(x), past)
+        y, present = self.attention.step(self.attention.qkv(self.attention_norm(x)), past)
         x = x + y
         return x + self.dropout(self.ffn(self.ffn_norm(x))), present
+
+    def first_step(
+        self, rows: Tensor, code: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """`step` of a first block with x = rows[code], rows (N, D), code (B, K)."""
+        return self.step(F.embedding(code, rows), memory, mask, past)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ from onerec.model.sizes import (
 
 CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codebooks give the start
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
+PER_CODE = 2  # sequences per code from which a first block works per code
 
 __all__ = [
     "Batch",
@@ -367,14 +368,25 @@ class OneRec(nn.Module):
         if past is None:
             hidden = self.decode(codes, memory)[:, :, -1]
         else:
-            x = self.begin.expand(*codes.shape[:2], -1)  # (B, K, D)
-            if level:
-                x = self.lifted(self.codes(codes[..., -1:], first=level - 1)[:, :, 0])
-            for index, block in enumerate(self.decoder):
-                keys_values, before = memory.keys_values[index], past[index] if level else []
-                step = cast(DecoderBlock, block).step
-                x, after = step(x, keys_values, memory.attendable, before)
+            first, *others = (cast(DecoderBlock, block) for block in self.decoder)
+            read = [(kv, memory.attendable) for kv in memory.keys_values]
+            before = past if level else [[] for _ in read]
+            x, after = self._first_step(first, level, codes, *read[0], before[0])
+            present.append(after)
+            for block, state, own in zip(others, read[1:], before[1:], strict=True):
+                x, after = block.step(x, *state, own)
                 present.append(after)
             hidden = self.decoder_norm(x)
         with torch.autocast(hidden.device.type, enabled=False):
             return self.logits(level, hidden.float()), present
+
+    def _first_step(
+        self, block: DecoderBlock, level: int, codes: Tensor, *state: Any
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """The first block's step, per code where there are far fewer codes than sequences."""
+        if not level:
+            return block.step(self.begin.expand(*codes.shape[:2], -1), *state)
+        code, rows = codes[..., -1], self.codes.rows()[level - 1]
+        if code.numel() < PER_CODE * len(rows):
+            return block.step(self.lifted(F.embedding(code, rows)), *state)
+        return block.first_step(self.lifted(rows), code, *state)

@@ -2,11 +2,12 @@
 
 A batch of contexts is a grid (B, S) of which a part is padding: on short videos a quarter, on
 Amazon Beauty two thirds. What a model does to each position alone (products, norms, gates) is done
-to those that exist; only attention needs the grid. On a GPU the padding stays: there, finding out
-how many positions exist would stall the stream, and the products are cheap.
+to those that exist; only attention needs the grid. The padding stays on a GPU, where finding out
+how many positions exist would stall the stream and products are cheap; and, without gradients, on
+a CPU where there is little of it (`stays`).
 
-Shapes: B batch, S positions of the grid, T positions that exist (B S where the padding stays),
-W width.
+Shapes: B batch, S positions of the grid, T positions that exist, W width. "Tokens" are (T, W), or
+the grid itself (B, S, W) where the padding stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+FULL = 0.85  # of a grid: from here on moving tokens about costs a CPU more than the padding does
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,35 @@ class Packing:
         return self.mask[:, None, None]
 
     def unpack(self, tokens: Tensor) -> Tensor:
-        """(T, W) -> (B, S, W), zeros where no token stands."""
-        if self.rows is not None:
-            tokens = _Unpack.apply(tokens, self.rows, self.mask.numel())  # type: ignore[no-untyped-call]
-        return tokens.view(*self.mask.shape, tokens.shape[-1])
+        """Tokens -> (B, S, W), zeros where no token stands."""
+        if self.rows is None:
+            return tokens
+        grid: Tensor = _Unpack.apply(tokens, self.rows, self.mask.numel())  # type: ignore[no-untyped-call]
+        return grid.view(*self.mask.shape, tokens.shape[-1])
 
     def pack(self, grid: Tensor) -> Tensor:
-        """(B, S, W) -> (T, W)."""
-        flat = grid.reshape(self.mask.numel(), grid.shape[-1])
+        """(B, S, W) -> tokens."""
         if self.rows is None:
-            return flat
+            return grid
+        flat = grid.reshape(self.mask.numel(), grid.shape[-1])
         tokens: Tensor = _Pack.apply(flat, self.rows)  # type: ignore[no-untyped-call]
         return tokens
+
+    def filled(self, tokens: Tensor) -> tuple[Tensor, Packing]:
+        """Tokens of a grid that `stays` as that grid; all others as they are."""
+        if self.rows is None or not stays(len(self.rows), self.mask):
+            return tokens, self
+        return self.unpack(tokens), Packing(self.mask)
 
 
 def packs(device: torch.device) -> bool:
     """Whether padding is worth dropping there."""
     return device.type == "cpu"
+
+
+def stays(tokens: int, mask: Tensor) -> bool:
+    """Whether a grid (B, S) with that many tokens keeps its padding on a CPU."""
+    return not torch.is_grad_enabled() and tokens >= FULL * mask.numel()
 
 
 def _spread(tokens: Tensor, rows: Tensor, places: int) -> Tensor:

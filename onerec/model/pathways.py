@@ -288,9 +288,9 @@ class Pathways(nn.Module):
     def forward(
         self, batch: Batch, items: ItemTable, codes: CodeEmbedding
     ) -> tuple[Tensor, Packing]:
-        """Encoder input (T, D) and where in the grid (B, S) its tokens stand.
+        """Encoder input, tokens (T, D) or (B, S, D), and where in the grid (B, S) they stand.
 
-        The static state always exists. Padding stays on a GPU and goes on a CPU; see `Packing`.
+        The static state always exists. Whether the padding stays: see `onerec.model.packing`.
         """
         static = self.static(batch.static) + self.static_position  # (B, D)
         given = {name: cast("Events | None", getattr(batch, name)) for name in self.dense}
@@ -304,20 +304,19 @@ class Pathways(nn.Module):
                 place = place.expand(inner.mask.shape)
             else:
                 place = age(inner.mask)
-            tokens.append(hidden + self._position(name, inner.pack(place[..., None])[:, 0]))
+            tokens.append(hidden + self._position(name, inner.pack(place[..., None])[..., 0]))
             masks.append(inner.mask)
             rows.append(inner.rows)
         mask = torch.cat(masks, dim=1)
         if not packing.packs(static.device):
-            grid = [t.view(*m.shape, -1) for t, m in zip(tokens, masks, strict=True)]
-            return torch.cat(grid, dim=1).flatten(0, 1), Packing(mask)
+            return torch.cat([static[:, None], *tokens[1:]], dim=1), Packing(mask)
         places, begin = [torch.arange(len(mask)) * mask.shape[1]], 1
         for part, own in zip(masks[1:], rows, strict=True):
             assert own is not None
             length = part.shape[1]
             places.append(own // length * mask.shape[1] + own % length + begin)
             begin += length
-        return torch.cat(tokens), Packing(mask, torch.cat(places))
+        return Packing(mask, torch.cat(places)).filled(torch.cat(tokens))
 
     def _sides(
         self, sides: dict[str, Events], items: ItemTable, codes: CodeEmbedding
@@ -328,7 +327,7 @@ class Pathways(nn.Module):
         if not sides or not packing.packs(next(iter(masks.values())).device):
             return {
                 name: (
-                    dense[name](self.features(events, items, codes)).flatten(0, 1),
+                    dense[name](self.features(events, items, codes)),
                     Packing(mask),
                 )
                 for (name, events), mask in zip(sides.items(), masks.values(), strict=True)

@@ -86,4 +86,5 @@ class QFormer(nn.Module):
         h = self.queries.expand(len(mask), -1, -1)
         for block in self.blocks:
             h = block(h, tokens, packing, mask[:, None, None])
-        return h.flatten(0, 1), Packing(exists[:, None].expand(-1, count), rows)
+        states = h if rows is None else h.flatten(0, 1)
+        return states, Packing(exists[:, None].expand(-1, count), rows)

@@ -48,8 +48,7 @@ def test_self_attention_equals_explicit_softmax():
     q, k, v = (split_heads(part, 3) for part in attention.qkv(x).chunk(3, -1))
     everywhere = exists[:, None].expand(2, 5, 5)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, everywhere)))
-    got = attention.packed(x.flatten(0, 1), Packing(exists))
-    torch.testing.assert_close(got, expected.flatten(0, 1))
+    torch.testing.assert_close(attention.packed(x, Packing(exists)), expected)
     rows = exists.flatten().nonzero()[:, 0].flip(0)  # in any order
     got = attention.packed(x.flatten(0, 1)[rows], Packing(exists, rows))
     torch.testing.assert_close(got, expected.flatten(0, 1)[rows])
@@ -79,7 +78,7 @@ def test_cross_attention_equals_explicit_softmax():
     q = split_heads(attention.query(x), 2)
     allowed = exists[:, None].expand(2, 3, 4)
     expected = attention.out(merge_heads(explicit_attention(q, k, v, allowed)))
-    memory = attention.keys_values(states.flatten(0, 1), Packing(exists))
+    memory = attention.keys_values(states, Packing(exists))
     got = attention(x, memory, exists[:, None, None])
     torch.testing.assert_close(got, expected)
 
@@ -89,7 +88,7 @@ def test_cache_gives_what_the_whole_sequence_gives():
     block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double()
     first, rest = torch.randn(2, 1, 8).double(), torch.randn(2, 3, 3, 8).double()  # (B, M, l, D)
     grid = Packing(torch.ones(2, 5).bool())
-    memory = block.cross.keys_values(torch.randn(10, 8).double(), grid)
+    memory = block.cross.keys_values(torch.randn(2, 5, 8).double(), grid)
     whole = block(torch.cat((first, rest.flatten(1, 2)), dim=1), memory, grid.attendable, 3)
     y, past = block.step(first, memory, grid.attendable, [])
     torch.testing.assert_close(y, whole[:, :1])
@@ -102,11 +101,12 @@ def test_a_position_that_sequences_share_is_kept_once():
     torch.manual_seed(5)
     attention = SelfAttention(8, 2).double()
     first, second = torch.randn(2, 1, 8).double(), torch.randn(2, 3, 8).double()
-    _, past = attention.step(first, [])
-    y, present = attention.step(second, past)
+    qkv = attention.qkv
+    _, past = attention.step(qkv(first), [])
+    y, present = attention.step(qkv(second), past)
     assert [key.shape[1] for key, _ in present] == [1, 3]
-    _, copied = attention.step(first.expand(2, 3, 8), [])
-    torch.testing.assert_close(y, attention.step(second, copied)[0])
+    _, copied = attention.step(qkv(first.expand(2, 3, 8)), [])
+    torch.testing.assert_close(y, attention.step(qkv(second), copied)[0])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -138,7 +138,7 @@ def test_sequences_of_one_context_do_not_see_one_another():
     block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double()
     first, rest = torch.randn(1, 1, 8).double(), torch.randn(1, 4, 8).double()
     grid = Packing(torch.ones(1, 5).bool())
-    memory = block.cross.keys_values(torch.randn(5, 8).double(), grid)
+    memory = block.cross.keys_values(torch.randn(1, 5, 8).double(), grid)
     together = block(torch.cat((first, rest), dim=1), memory, grid.attendable, 2)
     for own in (slice(0, 2), slice(2, 4)):
         alone = block(torch.cat((first, rest[:, own]), dim=1), memory, grid.attendable, 1)
@@ -148,14 +148,32 @@ def test_sequences_of_one_context_do_not_see_one_another():
 def test_encoder_block_ignores_masked_states():
     torch.manual_seed(4)
     block = EncoderBlock(8, 2, 0.0)
-    x = torch.randn(4, 8)
+    x = torch.randn(1, 4, 8)
     grid = Packing(torch.tensor([[1, 1, 0, 1]]).bool())
     changed = x.clone()
-    changed[2] = 100.0
+    changed[:, 2] = 100.0
     kept = torch.tensor([0, 1, 3])
-    expected = block(x, grid)[kept]
-    torch.testing.assert_close(block(changed, grid)[kept], expected)
-    torch.testing.assert_close(block(x[kept], Packing(grid.mask, kept)), expected)
+    expected = block(x, grid)[0, kept]
+    torch.testing.assert_close(block(changed, grid)[0, kept], expected)
+    torch.testing.assert_close(block(x[0, kept], Packing(grid.mask, kept)), expected)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_step_per_code_is_the_step_of_each_sequence(level):
+    torch.manual_seed(10)
+    block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double().eval()
+    grid = Packing(torch.tensor([[1, 1, 0], [1, 1, 1]]).bool())
+    memory = block.cross.keys_values(torch.randn(2, 3, 8).double(), grid)
+    rows, begin = torch.randn(5, 8).double(), torch.randn(8).double().expand(2, 1, 8)
+    code = torch.randint(5, (2, 4, 2))
+    with torch.no_grad():
+        _, past = block.step(begin, memory, grid.attendable, [])
+        for earlier in range(level):
+            x = rows[code[..., earlier]]
+            expected = block.step(x, memory, grid.attendable, past)
+            got = block.first_step(rows, code[..., earlier], memory, grid.attendable, past)
+            past = expected[1]
+            torch.testing.assert_close(got, expected)
 
 
 def test_the_norms_own_gradient_is_torchs():

@@ -16,10 +16,24 @@ def test_tokens_stand_where_their_rows_say():
     assert Packing(MASK).attendable.shape == (2, 1, 1, 3)
 
 
-def test_without_rows_every_place_has_a_token():
-    tokens = torch.arange(12.0).view(6, 2)
-    assert Packing(MASK).unpack(tokens).shape == (2, 3, 2)
-    assert Packing(MASK).pack(Packing(MASK).unpack(tokens)).equal(tokens)
+def test_without_rows_the_tokens_are_the_grid():
+    grid = torch.arange(12.0).view(2, 3, 2)
+    assert Packing(MASK).unpack(grid) is grid
+    assert Packing(MASK).pack(grid) is grid
+
+
+def test_without_gradients_a_grid_with_little_padding_stays():
+    mask = torch.ones(2, 10).bool()
+    mask[0, 0] = False
+    rows = mask.flatten().nonzero()[:, 0].flip(0)
+    tokens = torch.randn(19, 2)
+    with torch.no_grad():
+        grid, packing = Packing(mask, rows).filled(tokens)
+        assert Packing(MASK, ROWS).filled(tokens[:3])[0].shape == (3, 2)  # half is padding
+    assert packing.rows is None
+    assert grid.flatten(0, 1)[rows].equal(tokens)
+    assert grid[0, 0].eq(0).all()
+    assert Packing(mask, rows).filled(tokens)[0] is tokens  # a gradient may be asked for
 
 
 def test_both_directions_have_the_gradient_of_finite_differences():

@@ -49,7 +49,7 @@ def test_the_equation_is_the_papers(residual, packed):
     rows = torch.tensor([7 - 1, 8, 1, 0])  # the places that exist, in any order
     grid = tokens.view(3, 3, 8)
     states, where = former(
-        *((tokens[rows], Packing(MASK, rows)) if packed else (tokens, Packing(MASK)))
+        *((tokens[rows], Packing(MASK, rows)) if packed else (grid, Packing(MASK)))
     )
     assert where.mask.tolist() == [[True] * 2, [False] * 2, [True] * 2]
     states = where.unpack(states)
@@ -67,7 +67,7 @@ def test_nobody_with_a_sequence_has_no_states_and_finite_gradients():
     assert where.rows.shape == (0,)
     for gradients in (True, False):  # without them attention is written out
         with torch.set_grad_enabled(gradients):
-            states, where = former(tokens_of(mask), Packing(mask))
+            states, where = former(tokens_of(mask).view(2, 3, 8), Packing(mask))
         assert not where.mask.any()
         assert states.isfinite().all()
 
