@@ -29,7 +29,7 @@ from onerec.rewards import FUSED
 from onerec.runs import Run
 
 NONE = "none"
-EVALUATIONS = 4  # on valid, in a training
+LOOKS = 4  # on valid, in a training
 LEAST_RECALL = 0.98  # of that without a reward
 ARMS: dict[str, dict[str, Any]] = {
     NONE: {"weight": 0.0},
@@ -84,8 +84,10 @@ class Trained:
         return measured
 
 
-def train_arm(run: Run, setting: Setting, arm: str, seed: int, steps: int | None = None) -> Trained:
-    """Align one arm from the run's pre-trained policy; evaluated `EVALUATIONS` times on valid."""
+def train_arm(
+    run: Run, setting: Setting, arm: str, seed: int, steps: int | None = None, looks: int = LOOKS
+) -> Trained:
+    """Align one arm from the run's pre-trained policy; evaluated `looks` times on valid."""
     chosen = arm_recipe(setting.recipe, arm, seed)
     setting = replace(setting, recipe=chosen)
     device = pick_device(chosen.device)
@@ -95,7 +97,7 @@ def train_arm(run: Run, setting: Setting, arm: str, seed: int, steps: int | None
     begun = time.perf_counter()
     trained.keep(0)
     for result in loop(trained.aligning.trainee(), steps=steps, seed=seed, device=device):
-        if result.step % max(1, steps // EVALUATIONS) == 0:
+        if result.step % max(1, steps // looks) == 0:
             measured = trained.keep(result.step)
             trained.curve.append({"step": result.step, **result.values, **measured})
     trained.seconds = round(time.perf_counter() - begun, 1)

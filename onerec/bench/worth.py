@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
-from onerec.bench.arms import NONE, choose, in_parts, train_arm, write_part
+from onerec.bench.arms import LOOKS, NONE, choose, in_parts, train_arm, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
@@ -95,14 +95,19 @@ def prepare(home: Path, items: int, users: int, steps: int | None = None) -> Non
 
 
 def train(
-    home: Path, arm: str, seed: int, steps: int | None = None, parts: Path | None = None
+    home: Path,
+    arm: str,
+    seed: int,
+    steps: int | None = None,
+    parts: Path | None = None,
+    looks: int = LOOKS,
 ) -> dict[str, Any]:
     """Align one arm, choose its checkpoint on valid, and measure it on test users.
 
     `parts` is where the arm `none` leaves its result, or None to compare with the start.
     """
     run = open_run(RUN, home)
-    trained = train_arm(run, setting_of(run, home), arm, seed, steps)
+    trained = train_arm(run, setting_of(run, home), arm, seed, steps, looks)
     step = max(trained.kept)  # without a reward nothing is chosen
     done: dict[str, Any] = {"arm": arm, "seed": seed, "curve": trained.curve}
     if trained.aligning.config.weight:
@@ -287,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--users", type=int, default=36_000)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--looks", type=int, default=LOOKS, help="on valid, of each arm")
     parser.add_argument("--arms", default="none,pscore,long_view")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
@@ -301,11 +307,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--out is needed")
     if chosen.one:
         arm, _, seed = chosen.one.rpartition(":")
-        write_part(train(chosen.home, arm, int(seed), chosen.steps, chosen.out.parent), chosen.out)
+        where = chosen.out.parent, chosen.looks
+        write_part(train(chosen.home, arm, int(seed), chosen.steps, *where), chosen.out)
         return
     work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in chosen.arms.split(",")]
     words = ["--home", str(chosen.home)]
     words += ["--steps", str(chosen.steps)] if chosen.steps else []
+    words += ["--looks", str(chosen.looks)]
     parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
     told = {"command": "python -m onerec.bench.worth", "commit": commit()}
     found = ends(chosen.home)
