@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -142,31 +139,37 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
-            f"{arm_name(r['arm'])} {r['predicted']:+.3f} and {r['true']:+.3f}, "
+            f"{arm_name(r['arm'])}, weight {arm_weight(r['arm']):g}: "
+            f"{r['predicted']:+.3f} and {r['true']:+.3f}, "
             f"recall {r['recall']:+.1%}"
             for r in mine.to_dict("records")
         ),
-        how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
-        "with the same training without one. Above the diagonal the reward model promises more "
-        "than the truth keeps: reward hacking.\n\n"
+        how="Each point is a training with a reward, the number its weight; whiskers are 95% "
+        "intervals, paired by seed with the same training without one. Above the diagonal the "
+        "reward model promises more than the truth keeps: reward hacking.\n\n"
         "`python -m onerec.bench.worth`",
         x="true gain",
         y="claimed gain",
-        height=340 + 20 * len(mine),  # the legend takes a row for each
+        height=480,
         key="worth",
     )
-    for index, row in enumerate(mine.to_dict("records")):
-        name = arm_name(row["arm"])
+    named = mine.assign(name=mine["arm"].map(arm_name), weight=mine["arm"].map(arm_weight))
+    for index, (name, own) in enumerate(named.groupby("name", sort=False)):
+        own = own.sort_values("weight")
         fig.add_scatter(
-            x=[row["true"]],
-            y=[row["predicted"]],
-            name=f"{name} (recall {row['recall']:+.1%})",
-            mode="markers",
-            marker={"size": 11, "color": theme.COLOURS[index % 8]}
-            | {"symbol": theme.SYMBOLS[index % 8]},
-            error_x=_whisker(row, "true"),
-            error_y=_whisker(row, "predicted"),
-            hovertemplate=f"{name}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<extra></extra>",
+            x=own["true"],
+            y=own["predicted"],
+            name=str(name),
+            mode="markers+lines+text",
+            text=[f"{weight:g}" for weight in own["weight"]],
+            textposition=("top left", "bottom right")[index % 2],  # lines lie on one another
+            line={"width": 1},
+            marker={"size": 10, "color": theme.COLOURS[index], "symbol": theme.SYMBOLS[index]},
+            error_x=_whisker(own, "true"),
+            error_y=_whisker(own, "predicted"),
+            customdata=own[["recall", "headroom"]],
+            hovertemplate=f"{name}, weight %{{text}}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<br>"
+            "%{customdata[1]:.1%} of the way, recall %{customdata[0]:+.1%}<extra></extra>",
         )
     most = float(max(mine["predicted_high"].max(), mine["true_high"].max()))
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
@@ -175,19 +178,23 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
 
 
 def arm_name(arm: str) -> str:
-    """`long_view+beam+g512@0.8` -> "long-view tower, by beam search, groups of 512, weight 0.8"."""
-    names, *numbers = arm.split("@")
+    """`long_view+beam+g512@0.8` -> "long-view tower, by beam search, groups of 512"."""
     said = []
-    for name in names.split("+"):
+    for name in arm.partition("@")[0].split("+"):
         if name[:1] in "gu" and name[1:].isdigit():
             size = f"{int(name[1:]):,}"
             said.append(f"groups of {size}" if name[0] == "g" else f"{size} users")
         else:
             said.append(WORDS.get(name, name))
-    return ", ".join([*said, *(f"weight {number}" for number in numbers[:1])])
+    return ", ".join(said)
 
 
-def _whisker(row: Mapping[Any, Any], name: str) -> dict[str, object]:
-    """The interval about a point, in the colour of the point."""
-    above, below = row[f"{name}_high"] - row[name], row[name] - row[f"{name}_low"]
-    return {"type": "data", "symmetric": False, "array": [above], "arrayminus": [below]}
+def arm_weight(arm: str) -> float:
+    """The weight of the policy's loss in an arm's name: `pscore+beam@0.3` -> 0.3."""
+    return float(arm.split("@")[1])
+
+
+def _whisker(rows: pd.DataFrame, name: str) -> dict[str, object]:
+    """The intervals about points, in the colour of the points."""
+    above, below = rows[f"{name}_high"] - rows[name], rows[name] - rows[f"{name}_low"]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "width": 2}

@@ -57,20 +57,24 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     row |= {"predicted_high": 0.07}
     frame = pd.DataFrame(
         [
-            row | {"arm": "a", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
-            row | {"arm": "b", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
+            row
+            | {"arm": "a@0.1", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
+            row
+            | {"arm": "a@0.2", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
         ]
     )
     fig = viz.worth(frame)
     assert "20% is covered at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
-    assert list(fig.data[0].error_x.array) == pytest.approx([0.01])
+    assert list(fig.data[0].text) == ["0.1", "0.2"]
+    assert list(fig.data[0].error_x.array) == pytest.approx([0.01, 0.01])
     assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
 
 
 def test_an_arm_is_named_in_words() -> None:
     said = viz.arm_name("long_view+beam+g512+u16@0.8@0.0003")
-    assert said == "long-view tower, by beam search, groups of 512, 16 users, weight 0.8"
+    assert said == "long-view tower, by beam search, groups of 512, 16 users"
     assert viz.arm_name("grpo") == "grpo"
+    assert viz.arm_weight("long_view+beam@0.3@0.0001") == 0.3
 
 
 @pytest.mark.parametrize("name", ["stability", "legality", "worth"])
