@@ -22,7 +22,7 @@ def test_without_rows_the_tokens_are_the_grid():
     assert Packing(MASK).pack(grid) is grid
 
 
-def test_without_gradients_a_grid_with_little_padding_stays():
+def test_a_grid_with_little_padding_stays_and_in_training_one_with_hardly_any():
     mask = torch.ones(2, 10).bool()
     mask[0, 0] = False
     rows = mask.flatten().nonzero()[:, 0].flip(0)
@@ -34,6 +34,10 @@ def test_without_gradients_a_grid_with_little_padding_stays():
     assert grid.flatten(0, 1)[rows].equal(tokens)
     assert grid[0, 0].eq(0).all()
     assert Packing(mask, rows).filled(tokens)[0] is tokens  # a gradient may be asked for
+    full = Packing(torch.ones(2, 10).bool(), torch.arange(20))
+    grid, packing = full.filled(torch.randn(20, 2, requires_grad=True))
+    assert packing.rows is None
+    assert grid.requires_grad
 
 
 def test_both_directions_have_the_gradient_of_finite_differences():

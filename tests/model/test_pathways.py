@@ -198,7 +198,7 @@ def test_the_papers_lengths_are_405_states():
     )
     states, where = model.pathways(batch, model.items, model.codes)
     assert where.mask.shape == (1, 405)
-    assert states.shape == (405, 16)
+    assert where.unpack(states).shape == (1, 405, 16)
 
 
 @pytest.mark.parametrize("dropped", [True, False])
