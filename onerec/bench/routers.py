@@ -28,6 +28,7 @@ import argparse
 import hashlib
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -259,8 +260,11 @@ def prepare(chosen: argparse.Namespace) -> Run:
 
     Raises:
         OneRecError: an arm is unknown, the recipe has not the experts that the arms need, there is
-            nobody in valid, or see `onerec.pipeline.run`.
+            nobody in valid, a number is below 1, or see `onerec.pipeline.run`.
     """
+    for name in ("seeds", "jobs", "batches", "roma_steps", "bank"):
+        if getattr(chosen, name) < 1:
+            raise RecipeError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: at least 1")
     for arm in chosen.arms:
         if arm not in ALL:
             raise RecipeError(f"no arm {arm!r}{nearest(arm, ALL)}; there are {listed(ALL)}")
@@ -362,6 +366,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OneRecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except subprocess.CalledProcessError as error:
+        case = error.cmd[error.cmd.index("--one") + 1]
+        print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
+        return 1
     result = {"command": f"python -m onerec.bench.routers {' '.join(words)}", **result}
     write(result, chosen.out)
     print(table(result["arms"]))

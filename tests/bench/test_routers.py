@@ -167,10 +167,25 @@ def test_what_cannot_be_compared_is_refused(words, here, tmp_path, capsys):
         (["--set", "model.experts=0"], "model.experts=0 with model.active_experts=2: these arms"),
         (["--set", "model.active_experts=1"], "RoMA 2 active ones; --set model.experts=8"),
         (["--dataset", "nowhere"], "nowhere"),
+        (["--seeds", "0"], "--seeds 0: at least 1"),
+        (["--roma-steps", "0"], "--roma-steps 0: at least 1"),
     ):
         assert routers.main([*command, *more]) == 2
         assert said in capsys.readouterr().err
     assert not here
+
+
+def test_a_part_that_fails_is_named_and_the_others_stay(words, tmp_path, monkeypatch, capsys):
+    def run(command, check):
+        if command[command.index("--one") + 1] == "dense:0":
+            raise subprocess.CalledProcessError(2, command)
+        arms.write_part({"there": True}, tmp_path / "routers.parts" / "loss_free-0.json")
+
+    monkeypatch.setattr(arms.subprocess, "run", run)
+    command = [*words, "--seeds", "1", "--arms", "loss_free", "dense"]
+    assert routers.main([*command, "--out", str(tmp_path / "routers.json")]) == 1
+    assert "error: dense:0 failed" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "routers.parts").iterdir()] == ["loss_free-0.json"]
 
 
 def one(arm, seed, loss, recall=0.1, vio=0.2):
