@@ -2,7 +2,8 @@
 
 Both trainings take turns in one process, so that whatever else the machine does falls on both.
 Medians would hide competition, which is in few steps, so it is timed apart: a step without it, a
-step in which one layer competes, and by the schedule how many layers compete in a step.
+step in which one layer competes, and by the schedule how many layers compete in a step. The three
+of a turn have the same batch, and turns are spread over the training: contexts grow with time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from onerec.common import generator
 from onerec.loop import loop
+from onerec.model.batch import Batch
 from onerec.model.routers import competition_schedule
 from onerec.pipeline.pretrain import Pretraining
 
@@ -48,14 +50,20 @@ def measure(
     turns: int = TURNS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EqualTime:
-    """Medians of so many turns after `WARM_UP` that do not count; both trainings move."""
-    device, total = base.session.device, WARM_UP + turns
-    model = competition.model
+    """Over so many turns after `WARM_UP` that do not count; both trainings move.
+
+    `base` is a median, and the others that times the median of their ratio to it within a turn.
+    """
+    device, total, steps = base.session.device, WARM_UP + turns, base.config.steps
+    model, plain, trainee = competition.model, base.trainee(), competition.trainee()
     one = torch.arange(len(model.mixtures())) == 0
+    plain = replace(plain, batch=_spread(plain.batch, 1, total, steps))
     trainee = replace(
-        competition.trainee(), before_step=lambda step: model.compete(one & bool(step % 2))
+        trainee,
+        batch=_spread(trainee.batch, 2, total, steps),
+        before_step=lambda step: model.compete(one & bool(step % 2)),
     )
-    first = loop(base.trainee(), steps=total, device=device)
+    first = loop(plain, steps=total, device=device)
     second = loop(trainee, steps=2 * total, device=device)
 
     def now() -> float:
@@ -69,9 +77,17 @@ def measure(
             begun = now()
             next(results)
             taken.append(now() - begun)
-    seconds = np.median(np.reshape(taken, (total, 3))[WARM_UP:], axis=0)
-    each, alone, competing = seconds.tolist()
-    return EqualTime(each, alone, competing, competing_layers(competition))
+    seconds = np.reshape(taken, (total, 3))[WARM_UP:]
+    each = float(np.median(seconds[:, 0]))
+    alone, competing = np.median(seconds[:, 1:] / seconds[:, :1], axis=0).tolist()
+    return EqualTime(each, each * alone, each * competing, competing_layers(competition))
+
+
+def _spread(
+    batches: Callable[[int], Batch], each: int, turns: int, steps: int
+) -> Callable[[int], Batch]:
+    """The same batch `each` times, those of the turns evenly out of so many steps."""
+    return lambda step: batches(step // each * steps // turns)
 
 
 def competing_layers(competition: Pretraining) -> float:

@@ -1,6 +1,7 @@
 """Steps in equal time: by hand, with a clock that is made up, and by the schedule."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import toy_routers
@@ -34,7 +35,8 @@ def test_steps_by_hand():
 def test_medians_of_turns_by_a_clock_that_is_made_up(made):
     base, other = trainings(made)
     turns = equal_time.WARM_UP * [(90.0, 90.0, 90.0)]
-    turns += [(2.0, 3.0, 7.0), (50.0, 3.5, 6.0), (1.0, 2.5, 80.0)]  # something else ran beside
+    turns += [(2.0, 3.0, 7.0), (50.0, 3.5, 6.0), (1.0, 2.5, 80.0)]  # something else ran beside,
+    turns += [(8.0, 16.0, 16.0), (4.0, 5.0, 14.0)]  # or for longer than a turn
     ends = itertools.accumulate(itertools.chain.from_iterable((1.0, s) for t in turns for s in t))
     seen = []
 
@@ -42,11 +44,28 @@ def test_medians_of_turns_by_a_clock_that_is_made_up(made):
         seen.append([mixture.router.competing for mixture in other.model.mixtures()])
         return next(ends)
 
-    found = equal_time.measure(base, other, turns=3, clock=clock)
-    assert (found.base, found.alone, found.competing) == (2.0, 3.0, 7.0)
+    found = equal_time.measure(base, other, turns=5, clock=clock)
+    assert (found.base, found.alone, found.competing) == (4.0, 4 * 1.5, 4 * 3.5)
     after = seen[1::2]  # what the routers did in the step that a clock's second reading ends
     assert after[1::3] == [[False, False]] * len(turns)
     assert after[2::3] == [[True, False]] * len(turns)
+
+
+def test_the_three_of_a_turn_have_one_batch_and_turns_are_spread_over_the_training(made):
+    asked = []
+    both = trainings(made)
+    for number, training in enumerate(both):
+        trainee = training.trainee()
+
+        def batch(step, number=number, batches=trainee.batch):
+            asked.append((number, step))
+            return batches(step)
+
+        watched = replace(trainee, batch=batch)
+        training.trainee = lambda watched=watched: watched
+    equal_time.measure(*both, turns=3)  # and five before: eight turns in forty steps
+    expected = [[(0, step), (1, step), (1, step)] for step in range(0, 40, 5)]
+    assert asked == [each for turn in expected for each in turn]
 
 
 def test_the_schedule_says_how_many_layers_compete(made):
