@@ -243,16 +243,20 @@ def table(found: Mapping[str, Any]) -> str:
             f"{even[name]['worst']['mean']:.3f}" if even else "-"
             for name in ("pooled", "per_batch")
         )
-        apart = line["against"].get(BASE, {})
         lines.append(
             f"{arm:<24}{line['active_parameters']:>10,}{statistics.mean(line['steps']):>7.0f}"
             f"{line['loss']['mean']:>8.4f}{line['recall@10']['mean']:>8.4f}{whole:>8}{each:>9}"
-            f"{even.get('dead', '-'):>6}{line['step_ms']['mean']:>8.1f}  "
-            + " ".join(
-                f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for d in apart.values()
-            )
+            f"{even.get('dead', '-'):>6}{line['step_ms']['mean']:>8.1f}  {_apart(line, BASE)}"
         )
-    return "\n".join(lines)
+    controlled = [arm for arm, line in found.items() if CONTROL in line["against"]]
+    return "\n".join(
+        [*lines, *(f"{arm} less {CONTROL}'s: {_apart(found[arm], CONTROL)}" for arm in controlled)]
+    )
+
+
+def _apart(line: Mapping[str, Any], rival: str) -> str:
+    differences = line["against"].get(rival, {}).values()
+    return " ".join(f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for d in differences)
 
 
 def prepare(chosen: argparse.Namespace) -> Run:

@@ -145,7 +145,7 @@ def test_all_arms_and_what_is_there_is_not_made_again(words, here, tmp_path, cap
     assert said["recipe"]["train"]["steps"] == STEPS
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("dense:0 loss") for line in lines)
-    assert lines[-5].startswith("dense ")
+    assert lines[-6].startswith("dense ")
 
 
 def test_parts_of_other_settings_are_refused(words, here, tmp_path, capsys):
@@ -228,9 +228,10 @@ def test_the_summary_by_hand_is_paired_by_seed():
     assert math.isnan(against["router_only"]["loss"]["low"])
     assert set(told["router_only"]["against"]) == {"loss_free"}
     lines = routers.table(told).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[1].split()[:4] == ["dense", "7", "10", "3.4000"]
     assert "+0.4000 [" in lines[1]
+    assert lines[5].startswith("roma less router_only's: +0.4000 [")
 
 
 def test_seconds_of_steps_are_told_in_quarters(capsys):
