@@ -92,7 +92,8 @@ def find_neighbours(
     Raises:
         ValueError: the bank has no k entries beside one's own.
     """
-    squared = bank.square().sum(1) - 2 * embedding @ bank.T  # (n, m), up to what a row shares
+    with torch.autocast(embedding.device.type, enabled=False):  # bfloat16 would confuse neighbours
+        squared = bank.square().sum(1) - 2 * embedding @ bank.T  # (n, m), up to what a row shares
     index = _smallest(squared, sample, owner, k)
     return index, (embedding[:, None] - bank[index]).norm(dim=-1)
 

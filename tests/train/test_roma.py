@@ -51,6 +51,15 @@ def test_neighbours_by_hand_and_never_ones_own():
         find_neighbours(bank, owner, bank, owner, 4)
 
 
+def test_neighbours_are_the_same_under_autocast():
+    embedding = 10 + torch.randn(64, 8, generator=toy.stream())  # near one another, far from 0
+    owner = torch.arange(64)
+    expected = find_neighbours(embedding, owner, embedding, owner, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = find_neighbours(embedding, owner, embedding, owner, 3)
+    assert found[0].equal(expected[0])
+
+
 def test_gaussian_weights_by_hand():
     near, far = math.exp(-0.5), math.exp(-2.0)
     weight = gaussian_weights(torch.tensor([[2.0, 4.0]]), sigma=2.0)
