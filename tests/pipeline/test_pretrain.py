@@ -20,9 +20,11 @@ import toy_home
 import toy_model
 from safetensors.torch import load_file, save_file
 
+from onerec import assembly
 from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.common import generator
 from onerec.count import Cardinalities, Counter
+from onerec.data import log_shards, stream
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
@@ -186,6 +188,58 @@ def test_a_stop_is_obeyed_at_once_and_the_rest_is_as_if_it_had_not_been(
     assert run.metrics("pretrain")["loss"].equals(first.metrics("pretrain")["loss"])
 
 
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose memory the log would fill, shards of at most 60 rows, and pools of two."""
+    monkeypatch.setattr(assembly, "device_memory", lambda device: 1)
+    monkeypatch.setattr(log_shards, "ROWS", 60)
+    monkeypatch.setattr(stream, "POOLED", 2)
+
+
+def test_a_log_that_would_fill_the_device_is_streamed_and_a_stop_changes_nothing(
+    trained: Path, home: Path, streamed: None
+) -> None:
+    before = threading.active_count()
+    run = stopped_at(home, 13)
+    assert threading.active_count() == before
+    assert "as a stream" in (run.path / "log.txt").read_text()
+    assert len(list((run.path / "cache" / "shards").glob("shard-*.parquet"))) > 4
+    run_stage("pretrain", "x", home=home)
+    whole = run_stage("pretrain", "y", recipe=toy_home.make_recipe(), dataset="toy", home=home)
+    assert_same_weights(run, whole)
+    assert threading.active_count() == before
+    losses, other = (r.metrics("pretrain")["loss"] for r in (run, open_run("first", trained)))
+    assert not losses.equals(other)  # shards are not shuffled as tables are
+    assert losses.iloc[-5:].mean() == pytest.approx(other.iloc[-5:].mean(), rel=0.2)
+
+
+def test_a_stream_of_a_small_log_trains_the_weights_that_tables_train(
+    trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "device_memory", lambda device: 1)
+    run = run_stage("pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home)
+    assert (run.path / "cache" / "shards" / "shards.json").is_file()
+    assert_same_weights(run, open_run("first", trained))
+
+
+def test_a_shard_that_goes_missing_stops_the_training_in_one_line_and_is_made_again(
+    home: Path, streamed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(home / "runs" / "x")
+
+    def lose() -> None:
+        for path in (run.path / "cache" / "shards").glob("shard-*.parquet"):
+            path.unlink()
+
+    recipe, report = toy_home.make_recipe(), at_step(12, lose)
+    before = threading.active_count()
+    with pytest.raises(DataError, match=r"shard-\d+\.parquet: cannot be read .*start the same"):
+        run_stage("pretrain", "x", recipe=recipe, dataset="toy", home=home, report=report)
+    assert threading.active_count() == before
+    run_stage("pretrain", "x", home=home)
+    assert run.is_done("pretrain")
+
+
 COMPETING = {
     "routing.router": "competition",
     "routing.shared_experts": "1",
@@ -343,7 +397,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path)
 def test_training_without_any_history_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("onerec.pipeline.pretrain")
+    module = importlib.import_module("onerec.pipeline.feeding")
     found = module.training_examples
     monkeypatch.setattr(
         module,
