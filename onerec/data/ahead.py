@@ -77,8 +77,8 @@ class Ahead:
         batch = self.batches(step)
         if self._copies is None:
             return batch, None
-        pinned = batch.mapped(torch.Tensor.pin_memory)
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._copies):  # makes its device this thread's
+            pinned = batch.mapped(torch.Tensor.pin_memory)
             there = pinned.mapped(lambda tensor: tensor.to(self.device, non_blocking=True))
             return there, self._copies.record_event()
 

@@ -103,25 +103,27 @@ class LogShards:
         `tell(done, of)` is called after each shard that was written.
 
         Raises:
-            DataError, RunError: the disk is full or the folder cannot be written.
+            DataError, RunError: the disk is full or the folder cannot be written; no shard is left.
         """
         found = cls.opened(folder, fingerprint)
         if found is not None:
             return found
-        (folder / INDEX).unlink(missing_ok=True)
-        for old in folder.glob("shard-*.parquet"):
-            old.unlink()
+        _clear(folder)
         ranges = list(user_ranges(split))
         shards = []
-        for number, (first, last) in enumerate(ranges):
-            path = folder / f"shard-{number:05d}.parquet"
-            columns = shard_columns(split, features, first, last)
-            write_parquet(path, columns)
-            rows, size = len(columns["user"]), path.stat().st_size
-            shards.append(Shard(path.name, first, last, rows, _examples(columns), size))
-            tell(number + 1, len(ranges))
-        said = [dataclasses.asdict(shard) for shard in shards]
-        write_json(folder / INDEX, {"fingerprint": fingerprint, "shards": said})
+        try:
+            for number, (first, last) in enumerate(ranges):
+                path = folder / f"shard-{number:05d}.parquet"
+                columns = shard_columns(split, features, first, last)
+                write_parquet(path, columns)
+                rows, size = len(columns["user"]), path.stat().st_size
+                shards.append(Shard(path.name, first, last, rows, _examples(columns), size))
+                tell(number + 1, len(ranges))
+            said = [dataclasses.asdict(shard) for shard in shards]
+            write_json(folder / INDEX, {"fingerprint": fingerprint, "shards": said})
+        except BaseException:  # also a stop that the user asks for
+            _clear(folder)
+            raise
         return cls(folder, shards)
 
     def read(self, numbers: Sequence[int], features: Features) -> tuple[Interactions, Features]:
@@ -168,6 +170,12 @@ class LogShards:
         if len(frame) != shard.rows:
             raise DataError(f"{path}: {len(frame)} rows, {INDEX} says {shard.rows}; {again}")
         return columns
+
+
+def _clear(folder: Path) -> None:
+    """Remove shards, the index before what it names."""
+    for path in (folder / INDEX, *folder.glob("shard-*.parquet")):
+        path.unlink(missing_ok=True)
 
 
 def user_ranges(split: Split) -> Iterator[tuple[int, int]]:

@@ -17,8 +17,8 @@ from onerec.errors import DataError
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of at most 100 rows."""
-    monkeypatch.setattr(log_shards, "ROWS", 100)
+    """Shards of at most 150 rows."""
+    monkeypatch.setattr(log_shards, "ROWS", 150)
 
 
 def made(folder: Path, split: Split, features: Features, dataset: str = "d") -> LogShards:
@@ -35,9 +35,9 @@ def with_lengths(split: Split, lengths: list[int]) -> Split:
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
-        ([50, 50, 1, 99, 100], [(0, 2), (2, 4), (4, 5)]),  # up to 100 rows are one shard
-        ([101, 200, 1], [(0, 1), (1, 2), (2, 3)]),  # a user is never cut in two
-        ([0, 0, 100, 0, 5], [(0, 4), (4, 5)]),
+        ([75, 75, 1, 149, 150], [(0, 2), (2, 4), (4, 5)]),  # up to 150 rows are one shard
+        ([151, 400, 1], [(0, 1), (1, 2), (2, 3)]),  # a user is never cut in two
+        ([0, 0, 150, 0, 5], [(0, 4), (4, 5)]),
         ([], []),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_shard_is_neighbouring_users_with_about_so_many_rows(
 def test_all_shards_in_any_order_hold_each_users_training_rows(tmp_path: Path, small: None) -> None:
     split, features = toy_log.make_split()
     shards = made(tmp_path, split, features)
-    assert len(shards.shards) > 4
+    assert len(shards.shards) > 3
     numbers = np.random.default_rng(0).permutation(len(shards.shards)).tolist()
     log, read = shards.read(numbers, features)
     ranges = [range(shards.shards[n].first, shards.shards[n].last) for n in numbers]
@@ -188,5 +188,17 @@ def test_a_full_disk_is_told_and_what_is_there_is_not_taken_for_whole(
         with pytest.raises(DataError, match=r"shard-00002\.parquet: cannot be written .*No space"):
             made(tmp_path, split, features)
     assert LogShards.opened(tmp_path, log_fingerprint("d", split, features)) is None
-    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*"))
+    assert not list(tmp_path.iterdir())  # what fills the disk is gone
     assert len(made(tmp_path, split, features).shards) > 2
+
+
+def test_a_stop_while_shards_are_written_leaves_none(tmp_path: Path, small: None) -> None:
+    split, features = toy_log.make_split()
+
+    def stop(done: int, of: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LogShards.made(tmp_path, split, features, "same", stop)
+    assert not list(tmp_path.iterdir())

@@ -237,7 +237,9 @@ def test_threads_that_ask_at_once_get_what_one_gets(maker: Maker) -> None:
 
 def test_shares_join_to_the_whole(maker: Maker) -> None:
     whole, shares = maker.batches(), [maker.batches(share=(rank, 3)) for rank in range(3)]
-    for step in (0, 7):
+    several = [step for step in range(20) if len(list(whole.pieces(step))) > 1]
+    assert len(several) > 2  # batches out of two pools
+    for step in (1, *several[:3]):
         batch, parts = whole(step), [share(step) for share in shares]
         assert [part.size for part in parts] == [6, 5, 5]
         for rank, part in enumerate(parts):
@@ -261,6 +263,8 @@ def test_another_epoch_has_another_order_and_a_batch_has_several_users(maker: Ma
         for number in (0, SIZE)  # both begin an epoch
     )
     assert first[0] != second[0]
+    orders = {tuple(batches._order(number)) for number in range(8)}
+    assert len(orders) > 2  # shards meet other shards
     assert len(np.unique(batches(0).static.numpy(), axis=0)) > 2
 
 
