@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.checkpoint import load_model, load_tensors
-from onerec.common import generator
-from onerec.data.batches import Contexts, Features
+from onerec.common import device_memory, generator
+from onerec.data.batches import Contexts, Features, table_bytes
 from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.snapshots import Snapshots
 from onerec.data.split import Split, make_split
@@ -35,6 +35,8 @@ from onerec.tokenizer.quantiser import (
 )
 from onerec.tokenizer.semantic_ids import SemanticIds
 from onerec.tokenizer.trie import Trie
+
+TABLES_SHARE = 0.25  # of a GPU's memory that a log's tables may take; ours: training needs the rest
 
 ItemInput = typing.Literal["both", "codes", "item"]
 
@@ -57,9 +59,20 @@ class Setting:
         split = make_split(dataset, recipe.evaluate.split)
         return cls(recipe, dataset, split, Features.of(dataset, split.log))
 
-    def contexts(self, device: torch.device | str) -> Contexts:
-        """The builder of batches, its tables on `device`."""
+    def fits(self, device: torch.device | str) -> bool:
+        """Whether the log's tables take at most `TABLES_SHARE` of the device's memory."""
+        memory = device_memory(device)
+        if memory is None:
+            return True
+        return table_bytes(self.split.log, self.features, self.snapshots) <= TABLES_SHARE * memory
+
+    def contexts(self, device: torch.device | str, tables: str | None = None) -> Contexts:
+        """The builder of batches on `device`; its tables there too if they fit, else on the CPU.
+
+        `tables` is another device for them, whether they fit or not.
+        """
         history = self.recipe.history
+        tables = tables or (None if self.fits(device) else "cpu")
         return Contexts(
             self.split.log,
             self.features,
@@ -67,6 +80,7 @@ class Setting:
             positive_length=history.positive_length,
             snapshots=self.snapshots,
             device=device,
+            tables=tables,
         )
 
     def new_model(

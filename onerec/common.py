@@ -40,6 +40,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_memory(device: torch.device | str) -> int | None:
+    """Bytes of a GPU in all; None for the CPU, whose memory is what everything is in already."""
+    device = torch.device(device)
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bfloat16 matrix products on a GPU, plain float32 on the CPU."""
     if device.type == "cuda":
@@ -73,6 +79,10 @@ def spread(work: Callable[[ItemT], ResultT], items: Sequence[ItemT], workers: in
 
 @functools.cache
 def _pool(workers: int) -> ThreadPoolExecutor:
+    return one_core_each(workers)
+
+
+def one_core_each(workers: int) -> ThreadPoolExecutor:
     """Threads whose operations stay on one thread each; the caller's number is left as it is."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, "onerec", torch.set_num_threads, (1,))

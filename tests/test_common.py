@@ -1,12 +1,22 @@
 """Device, threads and randomness."""
 
 import os
+import types
 
 import pytest
 import torch
 from torch import nn
 
-from onerec.common import autocast, cores, evaluating, generator, pick_device, set_threads, spread
+from onerec.common import (
+    autocast,
+    cores,
+    device_memory,
+    evaluating,
+    generator,
+    pick_device,
+    set_threads,
+    spread,
+)
 from onerec.errors import RecipeError
 
 
@@ -17,6 +27,16 @@ def test_auto_is_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
         pick_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"
+
+
+def test_the_memory_of_a_gpu_is_all_of_it_and_a_cpu_has_none_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert device_memory("cpu") is None
+    assert device_memory(torch.device("cpu")) is None
+    card = types.SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert device_memory("cuda:1") == 80 << 30
 
 
 def test_an_unknown_device_is_the_users_mistake() -> None:

@@ -1,12 +1,15 @@
 """Training speed of a recipe, and the share of the hardware that it uses.
 
-    python -m onerec.bench.train --json [--recipe small] [--steps 30] [--set KEY=VALUE ...]
+    python -m onerec.bench.train --json [--recipe small] [--steps 30] [--stream]
+                                 [--set KEY=VALUE ...]
 
 The recipe trains on the built-in world through the real path: its own iterator, loss, optimiser and
 loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
 and targets of the batches that were timed), and no recomputed work; `mfu` is that times the samples
-a second over the device's dense bfloat16 peak, null where no peak is known. Beside it: parameters,
-peak memory, and the loss at the beginning and the end. `onerec.bench.train_peer` compares with T5.
+a second over the device's dense bfloat16 peak, null where no peak is known. `data_wait` is the
+share of the time that the loop waited for its batches: cut on the device from the log's tables, or
+with --stream made ahead from shards of the log. Beside it: parameters, peak memory, and the loss at
+the beginning and the end. `onerec.bench.train_peer` compares with T5.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +30,12 @@ from onerec.bench.generate import commit, cpu_name, write
 from onerec.common import pick_device, set_threads
 from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
-from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.sources.world import make_world_dataset
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
-from onerec.model.onerec import Batch
+from onerec.model.onerec import Batch, OneRec
 from onerec.pipeline import run as run_stages
+from onerec.pipeline.feeding import prepare_stream, training_batches
 from onerec.recipes import recipe
 from onerec.runs import Run
 from onerec.throughput import counts
@@ -50,6 +53,7 @@ def run(
     changes: Mapping[str, str] | None = None,
     out: Path | None = None,
     world: WorldConfig = WORLD,
+    stream: bool = False,
 ) -> dict[str, Any]:
     """Train `steps` steps of a recipe, by default `small`, and measure them."""
     threads, device = set_threads(), pick_device("auto")
@@ -60,11 +64,12 @@ def run(
         made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
         setting = with_lifelong(Setting.of(chosen, dataset), made, device)
         set_threads(threads)
-        measured = measure(made, setting, device, steps)
+        measured = measure(made, setting, device, steps, stream)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     result = {
         "benchmark": "train",
-        "command": f"python -m onerec.bench.train --recipe {chosen.name} --steps {steps}",
+        "command": f"python -m onerec.bench.train --recipe {chosen.name} --steps {steps}"
+        + " --stream" * stream,
         "commit": commit(),
         "recipe": chosen.name,
         "device": on if device.type == "cuda" else f"{on}, {threads} threads",
@@ -75,36 +80,22 @@ def run(
     return result
 
 
-def measure(made: Run, setting: Setting, device: torch.device, steps: int) -> dict[str, Any]:
+def measure(
+    made: Run, setting: Setting, device: torch.device, steps: int, stream: bool = False
+) -> dict[str, Any]:
     """Speed, utilisation, memory and loss of `steps` steps after `WARM_UP` that are not timed."""
     chosen = setting.recipe
     ids, _ = load_semantic_ids(made)
     model = setting.new_model(ids, made.codebooks(), made.vectors()).to(device)
-    batches = Counted(
-        TrainingBatches(
-            setting.contexts(device),
-            training_examples(setting.split, chosen.train.targets),
-            chosen.train.batch_size,
-            chosen.seed,
-            event_dropout=chosen.history.event_dropout,
-        )
-    )
-    optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
-    trainee = Trainee(
-        model=model,
-        optimizer=make_adamw(model, optim),
-        loss=model.loss,
-        batch=batches,
-        learning_rate=cosine_schedule(optim, WARM_UP + steps),
-        after_step=lambda: model.update_router_bias(chosen.model.balance_rate),
-    )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    losses, times = [], []
-    for result in loop(trainee, steps=WARM_UP + steps, seed=chosen.seed, device=device):
-        losses.append(result.loss)
-        times.append(time.perf_counter())  # the loop has read the loss: the device is done
-    rate = steps * chosen.train.batch_size / (times[-1] - times[WARM_UP - 1])
+    if stream:
+        prepare_stream(setting, made, "shuffled")
+    contexts = setting.contexts(device, tables="cpu" if stream else None)
+    with training_batches(setting, made, contexts, order="shuffled", stream=stream) as source:
+        batches = Counted(source)
+        losses, seconds = _train(model, batches, setting, device, steps)
+    rate = steps * chosen.train.batch_size / seconds
     events, clusters, targets = batches.means(WARM_UP)
     counter = Counter(chosen, Cardinalities.of(model.vocabulary))
     flops = counter.training_flops(events, targets, clusters=clusters)
@@ -119,20 +110,49 @@ def measure(made: Run, setting: Setting, device: torch.device, steps: int) -> di
         "samples_per_second": round(rate, 1),
         "flops_per_second": round(flops * rate),
         "mfu": None if used is None else round(used, 4),
+        "data_wait": round(sum(batches.waited[WARM_UP:]) / seconds, 4),
         "peak_memory_bytes": _peak_memory(device),
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
     }
 
 
-class Counted:
-    """The batches, and how many events, clusters and targets a context of each has."""
+def _train(
+    model: OneRec, batches: Counted, setting: Setting, device: torch.device, steps: int
+) -> tuple[list[float], float]:
+    """The loss of each step, and the seconds that those after `WARM_UP` took."""
+    chosen = setting.recipe
+    optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
+    trainee = Trainee(
+        model=model,
+        optimizer=make_adamw(model, optim),
+        loss=model.loss,
+        batch=batches,
+        learning_rate=cosine_schedule(optim, WARM_UP + steps),
+        after_step=lambda: model.update_router_bias(chosen.model.balance_rate),
+    )
+    losses, times = [], []
+    for result in loop(trainee, steps=WARM_UP + steps, seed=chosen.seed, device=device):
+        losses.append(result.loss)
+        times.append(time.perf_counter())  # the loop has read the loss: the device is done
+    return losses, times[-1] - times[WARM_UP - 1]
 
-    def __init__(self, batches: TrainingBatches) -> None:
+
+class Counted:
+    """The batches, how many events, clusters and targets a context of each has, and the wait.
+
+    `waited` are the seconds until each was there; of one that is cut on a GPU, until it was asked
+    of it.
+    """
+
+    def __init__(self, batches: Callable[[int], Batch]) -> None:
         self.batches = batches
         self.counts: list[torch.Tensor] = []
+        self.waited: list[float] = []
 
     def __call__(self, step: int) -> Batch:
+        begun = time.perf_counter()
         batch = self.batches(step)
+        self.waited.append(time.perf_counter() - begun)
         found = counts(batch)
         self.counts.append(
             torch.stack([found[name] for name in ("events", "clusters", "targets")]) / batch.size
@@ -158,11 +178,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--stream", action="store_true", help="read the log from shards")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
     changes = dict(pair.split("=", 1) for pair in chosen.set)
-    result = run(name=chosen.recipe, steps=chosen.steps, changes=changes, out=chosen.out)
+    result = run(
+        name=chosen.recipe,
+        steps=chosen.steps,
+        changes=changes,
+        out=chosen.out,
+        stream=chosen.stream,
+    )
     if chosen.json:
         print(json.dumps(result))
         return 0

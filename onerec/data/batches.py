@@ -2,14 +2,14 @@
 
 A context is (user, end): the user's log rows before row `end`. Training draws (context, targets),
 evaluation and serving give contexts alone. All tables stand on the device once, so a batch costs a
-few gathers there and no Python per user.
+few gathers there and no Python per user. For a log too large for that see `onerec.data.stream`.
 
 Time is given to the model as the gap between an event and the newest event of its context, never
 the gap to the target, whose time is not known when a recommendation is made.
 """
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from onerec.model.batch import Batch, Events
 from onerec.model.onerec import ItemTable, Vocabulary
 
 Ints = NDArray[np.int64]
-EventsT = TypeVar("EventsT", bound=Events)
 
 POOL = 16  # batches whose examples are sorted by length together; ours
 MIXING = 0.3  # of the log, by which a stream of examples is stirred; ours, chosen on the world
@@ -92,7 +91,8 @@ class Contexts:
 
     `short_length` newest events of any kind and `positive_length` newest positives; 0 leaves the
     pathway out. Sequences are left-aligned, oldest first, padding (item 0) behind. With
-    `snapshots` batches have a lifelong history too.
+    `snapshots` batches have a lifelong history too. Batches come out on `device`; the tables stand
+    there too, or on the device `tables`, where batches are cut and sent from.
     """
 
     def __init__(
@@ -104,12 +104,13 @@ class Contexts:
         positive_length: int,
         snapshots: Snapshots | None = None,
         device: torch.device | str = "cpu",
+        tables: torch.device | str | None = None,
     ) -> None:
         self.short_length, self.positive_length = short_length, positive_length
         self.timed = features.timed
 
         def put(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return torch.from_numpy(np.ascontiguousarray(array)).to(tables or device)
 
         self.offsets = put(log.offsets)
         self.item = put(log.item.astype(np.int64) + 1)
@@ -121,8 +122,9 @@ class Contexts:
         # to mask), and for each row how many positives stand before it.
         self.positive_rows = put(np.append(np.flatnonzero(log.positive), 0))
         self.positives_before = put(np.concatenate([[0], np.cumsum(log.positive)]))
-        self.device = self.item.device
-        self.lifelong = None if snapshots is None else Lifelong(snapshots, self.device)
+        self.tables = self.item.device
+        self.device = self.tables if tables is None else torch.device(device)
+        self.lifelong = None if snapshots is None else Lifelong(snapshots, self.tables)
 
     def batch(
         self,
@@ -138,7 +140,7 @@ class Contexts:
         longest = self.short_length + self.positive_length if longest is None else longest
         short_length = min(self.short_length, longest)
         positive_length = min(self.positive_length, longest)
-        user, end = user.to(self.device), end.to(self.device)
+        user, end = user.to(self.tables), end.to(self.tables)
         start = self.offsets[user]
         newest = None if self.time is None else self.time[(end - 1).clamp(min=0)]  # (B,)
         rows, mask = _last(start, end, short_length)
@@ -150,13 +152,20 @@ class Contexts:
         if target is None:
             target = torch.zeros(len(user), 1, dtype=torch.int64)
         long = self.lifelong
-        return Batch(
+        batch = Batch(
             static=self.static[user],
             short=short,
             positive=positive,
-            target=target.to(self.device),
+            target=target.to(self.tables),
             lifelong=None if long is None else long.events(user, end - start, newest),
         )
+        return batch if self.tables == self.device else batch.to(self.device)
+
+    def here(self) -> "Contexts":
+        """The same tables, for batches on the device on which they stand."""
+        same = copy.copy(self)
+        same.device = self.tables
+        return same
 
     def age(self, examples: "Examples") -> NDArray[np.float64]:
         """The place of each example (E,) in time, from 0 for the oldest to 1 for the newest.
@@ -187,6 +196,16 @@ class Contexts:
         )
 
 
+def table_bytes(log: Interactions, features: Features, snapshots: Snapshots | None = None) -> int:
+    """What the tables of `Contexts` take on their device."""
+    arrays = [log.offsets, features.event.play, features.event.labels, features.user.codes]
+    if features.timed:
+        arrays.append(log.columns["timestamp"])
+    tensors = () if snapshots is None else vars(snapshots).values()
+    numbers = 2 * len(log) + int(log.positive.sum()) + 2  # item, positives_before, positive_rows
+    return 8 * numbers + sum(int(each.nbytes) for each in (*arrays, *tensors))
+
+
 def _last(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """The last `length` numbers of each range [start, end): (B, length) and which are real."""
     first = torch.maximum(start, end - length)
@@ -215,9 +234,13 @@ def training_examples(
     inside the training rows: they share the context, as the targets of a session do in the first
     OneRec paper and five exposures do in OneRec-V2. `allowed` (N,) bool leaves out targets.
     """
-    log = split.log
-    chosen = log.positive & split.train
-    rows = np.flatnonzero(chosen if allowed is None else chosen & allowed)
+    chosen = split.log.positive & split.train
+    return examples_of(split.log, chosen if allowed is None else chosen & allowed, targets)
+
+
+def examples_of(log: Interactions, chosen: NDArray[np.bool_], targets: int = 1) -> Examples:
+    """An example for each `chosen` (N,) row with something before it; see `training_examples`."""
+    rows = np.flatnonzero(chosen)
     user = log.user[rows].astype(np.int64)
     keep = rows > log.offsets[user]
     target = np.zeros((len(rows), targets), dtype=np.int64)
@@ -259,31 +282,18 @@ class EpochSampler:
 
     def order(self, epoch: int) -> Ints:
         """The permutation (n,) of an epoch."""
-        if self._cached is None or self._cached[0] != epoch:
+        cached = self._cached  # threads may ask for different epochs
+        if cached is None or cached[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
             if self.age is None:
                 order = rng.permutation(self.n)
                 if self.length is not None:
-                    order = self._by_length(order, -epoch * self.n % self.batch_size, rng)
+                    head = -epoch * self.n % self.batch_size
+                    order = by_length(order, self.length, head, self.batch_size, rng)
             else:
                 order = np.argsort(self.age + MIXING * rng.random(self.n), kind="stable")
-            self._cached = (epoch, order)
-        return self._cached[1]
-
-    def _by_length(self, order: Ints, head: int, rng: np.random.Generator) -> Ints:
-        """Each pool of a shuffle sorted by length, its batches in random order.
-
-        The first `head` examples fill up the last batch of the epoch before.
-        """
-        assert self.length is not None
-        pools = [order[:head]]
-        for begin in range(head, self.n, POOL * self.batch_size):
-            pool = order[begin : begin + POOL * self.batch_size]
-            pool = pool[np.argsort(self.length[pool], kind="stable")]
-            whole = len(pool) // self.batch_size * self.batch_size
-            batches = pool[:whole].reshape(-1, self.batch_size)
-            pools += [batches[rng.permutation(len(batches))].ravel(), pool[whole:]]
-        return np.concatenate(pools)
+            cached = self._cached = (epoch, order)
+        return cached[1]
 
     def __call__(self, step: int) -> Ints:
         begin = self.skip + step * self.batch_size
@@ -293,6 +303,23 @@ class EpochSampler:
             rest = self.batch_size - len(numbers)
             numbers = np.concatenate([numbers, self.order(epoch + 1)[:rest]])
         return numbers
+
+
+def by_length(
+    order: Ints, length: Ints, head: int, batch_size: int, rng: np.random.Generator
+) -> Ints:
+    """A shuffle whose examples of every `POOL` batches are sorted, its batches in random order.
+
+    The first `head` examples fill up a batch that began before.
+    """
+    pools = [order[:head]]
+    for begin in range(head, len(order), POOL * batch_size):
+        pool = order[begin : begin + POOL * batch_size]
+        pool = pool[np.argsort(length[pool], kind="stable")]
+        whole = len(pool) // batch_size * batch_size
+        batches = pool[:whole].reshape(-1, batch_size)
+        pools += [batches[rng.permutation(len(batches))].ravel(), pool[whole:]]
+    return np.concatenate(pools)
 
 
 class TrainingBatches:
@@ -339,18 +366,7 @@ class TrainingBatches:
         batch = self.contexts.batch(
             self.user[numbers], self.end[numbers], self.target[numbers], longest
         )
-        if not self.event_dropout:
-            return batch
-        return replace(
-            batch,
-            short=self._thinned(batch.short),
-            positive=self._thinned(batch.positive),
-            lifelong=None if batch.lifelong is None else self._thinned(batch.lifelong),
-        )
-
-    def _thinned(self, events: EventsT) -> EventsT:
-        keep = torch.rand(events.item.shape, device=events.item.device) >= self.event_dropout
-        return events.kept(keep)
+        return batch.thinned(self.event_dropout)
 
 
 def case_batches(

@@ -73,6 +73,23 @@ class Snapshots:
             columns[name] = F.pad(counts.cumsum(0), (1, 0))
         return cls(**columns)
 
+    def of_users(self, users: slice) -> Snapshots:
+        """The snapshots of neighbouring users, of whom the first becomes user 0."""
+        offsets = self.offsets[users.start : users.stop + 1]
+        begin = self.begin[int(offsets[0]) : int(offsets[-1]) + 1]
+        positions = slice(int(begin[0]), int(begin[-1]))
+        columns = {
+            field.name: getattr(self, field.name)[positions]
+            for field in fields(Snapshots)
+            if field.name not in ("offsets", "events", "begin")
+        }
+        return Snapshots(
+            offsets=offsets - offsets[0],
+            events=self.events[int(offsets[0]) : int(offsets[-1])],
+            begin=begin - begin[0],
+            **columns,
+        )
+
 
 def snapshot_sizes(longest: int) -> Ints:
     """At how many events a history is clustered, up to `longest`."""

@@ -5,11 +5,13 @@ Shapes: B users or contexts, T events, M targets, F static features, K behaviour
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -45,8 +47,28 @@ class Events:
         columns = (getattr(self, name) for name in self.__dataclass_fields__)
         return type(self)(*(c * mask.view(*mask.shape, *(1,) * (c.ndim - 2)) for c in columns))
 
+    def thinned(self, share: float) -> Self:
+        """The events, of which that share is hidden at random by torch's global stream."""
+        return self.kept(torch.rand(self.item.shape, device=self.item.device) >= share)
+
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The events with every column as `function` returns it."""
+        return type(self)(*(function(getattr(self, name)) for name in self.__dataclass_fields__))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The users of all parts, padded behind to the longest."""
+        longest = max(part.item.shape[1] for part in parts)
+
+        def column(name: str) -> Tensor:
+            columns = (getattr(part, name) for part in parts)
+            room = ((c, (0, 0) * (c.ndim - 2) + (0, longest - c.shape[1])) for c in columns)
+            return torch.cat([F.pad(c, pad) if pad[-1] else c for c, pad in room])
+
+        return cls(*(column(name) for name in cls.__dataclass_fields__))
 
 
 @dataclass
@@ -101,12 +123,40 @@ class Batch:
         ends = [self.size * part // parts for part in range(parts + 1)]
         return [self.rows(slice(a, b)) for a, b in pairwise(ends)]
 
-    def to(self, device: torch.device | str) -> Batch:
+    def thinned(self, share: float) -> Batch:
+        """The contexts with that share of their events hidden, see `Events.thinned`."""
+        if not share:
+            return self
         return replace(
             self,
-            static=self.static.to(device),
-            short=self.short.to(device),
-            positive=self.positive.to(device),
-            target=self.target.to(device),
-            lifelong=None if self.lifelong is None else self.lifelong.to(device),
+            short=self.short.thinned(share),
+            positive=self.positive.thinned(share),
+            lifelong=None if self.lifelong is None else self.lifelong.thinned(share),
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor as `function` returns it."""
+        return Batch(
+            static=function(self.static),
+            short=self.short.mapped(function),
+            positive=self.positive.mapped(function),
+            target=function(self.target),
+            lifelong=None if self.lifelong is None else self.lifelong.mapped(function),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """The contexts of all parts, which have the same pathways."""
+        if len(parts) == 1:
+            return parts[0]
+        long = [part.lifelong for part in parts if part.lifelong is not None]
+        return cls(
+            static=torch.cat([part.static for part in parts]),
+            short=Events.joined([part.short for part in parts]),
+            positive=Events.joined([part.positive for part in parts]),
+            target=torch.cat([part.target for part in parts]),
+            lifelong=ClusteredEvents.joined(long) if long else None,
         )

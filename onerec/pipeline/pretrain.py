@@ -5,6 +5,7 @@ control.json; that is all it does. Where torchrun started several processes, eac
 same steps: the first one does all of that, and the others take part where tensors are shared.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -16,14 +17,14 @@ from onerec.checkpoint import Checkpoint, load_model, save_checkpoint
 from onerec.common import generator
 from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
-from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.split import Cases
-from onerec.errors import DataError, RunError
+from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.routers import competition_schedule
+from onerec.pipeline.feeding import prepare_stream, training_batches
 from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
@@ -47,7 +48,12 @@ class Pretraining:
     def __init__(self, session: Session) -> None:
         self.session, self.processes = session, session.processes
         self.setting = with_lifelong(session.setting, session.run, session.device, self._compressed)
-        self.processes.say("join")  # clusters are there for the others to read
+        self.order = next_token_order(self.setting)
+        streams = not self.setting.fits(session.device)
+        if streams and self.processes.leads:
+            prepare_stream(self.setting, session.run, self.order, self._sharded)
+        self.processes.say("join")  # clusters and shards are there for the others to read
+        self.streams = bool(self.processes.agreed(streams))
         self.config = self.setting.recipe.train
         self.folder = session.run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(session.run)
@@ -84,15 +90,26 @@ class Pretraining:
         steps = self.session.setting.recipe.train.steps
         self.session.advance(STAGE, 0, steps, message=f"clustering histories: {done} of {of}")
 
-    def trainee(self) -> Trainee[Batch]:
+    def _sharded(self, done: int, of: int) -> None:
+        """The log is being written in shards; a stop loses them."""
+        steps = self.session.setting.recipe.train.steps
+        self.session.advance(STAGE, 0, steps, message=f"writing the log in shards: {done} of {of}")
+
+    def batches(self) -> contextlib.AbstractContextManager[Callable[[int], Batch]]:
+        """This process's share of the batches, while the context is open."""
+        return training_batches(
+            self.setting,
+            self.session.run,
+            self.contexts,
+            order=self.order,
+            steps=self.config.steps,
+            share=(self.processes.rank, self.processes.world),
+            stream=self.streams,
+        )
+
+    def trainee(self, batches: Callable[[int], Batch]) -> Trainee[Batch]:
         """What the loop needs."""
-        examples = training_examples(self.setting.split, self.config.targets)
-        if not len(examples):
-            raise DataError(
-                f"{self.setting.dataset.name!r}: no training target has a history; "
-                "give users at least 3 events each, or set evaluate.split=leave_one_out"
-            )
-        config, recipe, processes = self.config, self.setting.recipe, self.processes
+        processes = self.processes
         shared: DataParallel[Batch] = DataParallel(
             processes, self.trained, lambda batch: (batch.target > 0).sum(), Batch.split
         )
@@ -100,19 +117,8 @@ class Pretraining:
             model=self.trained,
             optimizer=self.optimizer,
             loss=self.trained.loss,
-            batch=self.throughput.batch(
-                TrainingBatches(
-                    self.contexts,
-                    examples,
-                    config.batch_size,
-                    recipe.seed,
-                    event_dropout=recipe.history.event_dropout,
-                    order=next_token_order(self.setting),
-                    steps=config.steps,
-                    share=(processes.rank, processes.world),
-                )
-            ),
-            learning_rate=cosine_schedule(self.optim, config.steps),
+            batch=self.throughput.batch(batches),
+            learning_rate=cosine_schedule(self.optim, self.config.steps),
             before_step=self.competition(),
             after_step=self.balance,
             parallel=None if processes.alone else shared,
@@ -228,28 +234,30 @@ def pretrain(session: Session) -> None:
     training = Pretraining(session)
     config, device, processes = training.config, session.device, session.processes
     several = f" and {processes.world - 1} more" if processes.world > 1 else ""
+    streams = ", the log as a stream" if training.streams else ""
     session.begin(
-        STAGE, config.steps, f"{_count(training.model):,} parameters on {device}{several}"
+        STAGE, config.steps, f"{_count(training.model):,} parameters on {device}{several}{streams}"
     )
     training.resume()
     saved_at = training.start
     training.begun = time.perf_counter()
-    for result in loop(
-        training.trainee(),
-        steps=config.steps,
-        start=training.start,
-        clip=training.optim.clip,
-        seed=processes.seed(session.setting.recipe.seed),
-        device=device,
-    ):
-        values = training.look(result)
-        if result.step % config.checkpoint_every == 0 or result.step == config.steps:
-            training.save(result.step)
-            saved_at = result.step
-        if training.stops(result.step, values):
-            if saved_at != result.step:
+    with training.batches() as batches:
+        for result in loop(
+            training.trainee(batches),
+            steps=config.steps,
+            start=training.start,
+            clip=training.optim.clip,
+            seed=processes.seed(session.setting.recipe.seed),
+            device=device,
+        ):
+            values = training.look(result)
+            if result.step % config.checkpoint_every == 0 or result.step == config.steps:
                 training.save(result.step)
-            raise Stopped
+                saved_at = result.step
+            if training.stops(result.step, values):
+                if saved_at != result.step:
+                    training.save(result.step)
+                raise Stopped
     processes.leave()
     if processes.leads:
         _finish(session, training)

@@ -20,10 +20,11 @@ TINY = {
 }
 
 
-def test_a_recipe_is_measured(tmp_path):
+@pytest.mark.parametrize("stream", [False, True], ids=["tables", "stream"])
+def test_a_recipe_is_measured(tmp_path, stream):
     out = tmp_path / "train.json"
     world = WorldConfig(n_items=500, n_users=60)
-    found = train.run(name="small", steps=3, changes=TINY, out=out, world=world)
+    found = train.run(name="small", steps=3, changes=TINY, out=out, world=world, stream=stream)
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
     assert found["recipe"] == "small"
     assert found["parameters"] > found["active_parameters"] > 0
@@ -33,6 +34,8 @@ def test_a_recipe_is_measured(tmp_path):
     rate = found["samples_per_second"] * found["flops_per_sample"]
     assert found["flops_per_second"] == pytest.approx(rate, rel=0.01)
     assert found["peak_memory_bytes"] > 1e7
+    assert 0 < found["data_wait"] < 1
+    assert found["command"].endswith("--steps 3" + " --stream" * stream)
     assert found["loss"]["first"] > 0
 
 
@@ -42,6 +45,7 @@ def test_events_and_targets_that_exist_are_counted():
     counted = train.Counted(lambda step: batch)
     for step in range(3):
         assert counted(step) is batch
+    assert len(counted.waited) == 3
     events, clusters, targets = counted.means(1)
     assert events == pytest.approx((4 + 4 + 2 + 2) / 3)
     assert clusters == 0

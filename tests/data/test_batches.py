@@ -11,10 +11,12 @@ from onerec.data.batches import (
     Features,
     TrainingBatches,
     case_batches,
+    table_bytes,
     training_examples,
 )
 from onerec.data.features import GAP_BUCKETS, EventFeatures, ItemFeatures, UserFeatures
 from onerec.data.log import Interactions
+from onerec.data.snapshots import Snapshots
 from onerec.data.split import Cases, Split, make_split
 
 # user: (item, seconds, positive); the rows of the log are numbered 0..9.
@@ -286,6 +288,17 @@ def test_batches_by_length_hold_every_example_once_and_little_padding() -> None:
     assert padded(sampler) < 0.1
     means = [length[sampler(step)].mean() for step in range(81, 97)]
     assert not np.all(np.diff(means) > 0)  # the batches of a pool are not sorted
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_what_tables_take_is_known_before_they_are_made(timed: bool) -> None:
+    contexts = make_contexts(timed=timed)
+    tables = [value for value in vars(contexts).values() if isinstance(value, torch.Tensor)]
+    assert len(tables) == 7 + timed
+    taken = sum(table.nbytes for table in tables)
+    assert table_bytes(make_log(timed), make_features(timed)) == taken
+    snapshots = Snapshots(*(torch.zeros(3, dtype=torch.int64) for _ in range(9)))
+    assert table_bytes(make_log(timed), make_features(timed), snapshots) == taken + 9 * 3 * 8
 
 
 def test_padding_beyond_the_longest_context_is_not_made() -> None:

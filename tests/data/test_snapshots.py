@@ -179,6 +179,10 @@ def test_users_clustered_in_parts_are_as_users_clustered_together() -> None:
     ]
     joined = Snapshots.joined(parts)
     assert all(a.equal(b) for a, b in zip(vars(whole).values(), vars(joined).values(), strict=True))
+    for users, part in zip((slice(0, 1), slice(1, 3), slice(3, 4)), parts, strict=True):
+        cut = whole.of_users(users)
+        pairs = zip(vars(cut).values(), vars(part).values(), strict=True)
+        assert all(a.equal(b) for a, b in pairs)
 
 
 def changed_after(log: Interactions, user: int, end: int, rng: Any) -> Interactions:

@@ -32,6 +32,43 @@ def test_a_batch_is_cut_and_sent_with_its_lifelong_history_or_without():
     assert sent.lifelong.tag.device.type == sent.target.device.type == "meta"
 
 
+def test_parts_join_to_the_whole_padded_behind_to_the_longest():
+    batch = toy.make_batch((4, 0, 2, 3))
+    batch.lifelong = toy.make_clusters((3, 0, 2, 1), 3)
+    first, last = batch.rows(slice(0, 1)), batch.rows(slice(1, 4))
+    for events in (last.short, last.lifelong):  # the later part has shorter histories
+        for name in events.__dataclass_fields__:
+            setattr(events, name, getattr(events, name)[:, :2])
+    joined = Batch.joined([first, last])
+    assert joined.size == 4
+    assert joined.target.equal(batch.target)
+    assert joined.static.equal(batch.static)
+    for ours, whole in ((joined.short, batch.short), (joined.lifelong, batch.lifelong)):
+        assert type(ours) is type(whole)
+        for name in ours.__dataclass_fields__:
+            column, expected = getattr(ours, name), getattr(whole, name)
+            assert column.shape == expected.shape
+            assert column.dtype == expected.dtype
+            assert column[0].equal(expected[0])
+            assert column[1:, :2].equal(expected[1:, :2])
+            assert not column[1:, 2:].any()
+    assert joined.positive.label.equal(batch.positive.label)
+    assert Batch.joined([first]) is first
+    assert Batch.joined([toy.make_batch(), toy.make_batch()]).lifelong is None
+
+
+def test_a_share_of_the_events_is_hidden_whole():
+    batch = toy.make_batch((4, 4, 4, 4) * 50)
+    assert batch.thinned(0.0) is batch
+    torch.manual_seed(0)
+    some = batch.thinned(0.25)
+    kept = some.short.item > 0
+    assert 0.7 < kept.float().mean() / (batch.short.item > 0).float().mean() < 0.8
+    assert some.short.label[kept].equal(batch.short.label[kept])
+    assert not some.short.play[~kept].any()
+    assert some.target.equal(batch.target)
+
+
 def test_parts_are_neighbours_as_even_as_can_be():
     batch = toy.make_batch((4, 0, 2, 3, 1))
     parts = batch.split(3)

@@ -20,9 +20,11 @@ import toy_home
 import toy_model
 from safetensors.torch import load_file, save_file
 
+from onerec import assembly
 from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.common import generator
 from onerec.count import Cardinalities, Counter
+from onerec.data import log_shards, stream
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
@@ -62,13 +64,12 @@ def at_step(
     return report
 
 
-def stopped_at(home: Path, step: int) -> Run:
+def stopped_at(home: Path, step: int, changes: Mapping[str, str] | None = None) -> Run:
     """A run that was asked to stop at a step."""
     path = home / "runs" / "x"
     stop = at_step(step, lambda: Run(path).control(stop=True))
-    return run_stage(
-        "pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home, report=stop
-    )
+    recipe = toy_home.make_recipe(changes)
+    return run_stage("pretrain", "x", recipe=recipe, dataset="toy", home=home, report=stop)
 
 
 def test_metrics_have_a_line_a_step_and_valid_numbers_where_they_were_measured(
@@ -184,6 +185,57 @@ def test_a_stop_is_obeyed_at_once_and_the_rest_is_as_if_it_had_not_been(
     # Metrics hold each step once, though the run was made in two parts.
     assert run.metrics("pretrain")["step"].tolist() == list(range(1, toy_home.STEPS + 1))
     assert run.metrics("pretrain")["loss"].equals(first.metrics("pretrain")["loss"])
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose memory the log would fill, shards of at most 60 rows, and pools of two."""
+    monkeypatch.setattr(assembly, "device_memory", lambda device: 1)
+    monkeypatch.setattr(log_shards, "ROWS", 60)
+    monkeypatch.setattr(stream, "POOLED", 2)
+
+
+def test_a_log_that_would_fill_the_device_is_streamed_and_a_stop_changes_nothing(
+    home: Path, streamed: None
+) -> None:
+    changes = {"train.steps": "10", "train.checkpoint_every": "5"}
+    before = threading.active_count()
+    run = stopped_at(home, 6, changes)
+    assert threading.active_count() == before
+    assert "as a stream" in (run.path / "log.txt").read_text()
+    assert len(list((run.path / "cache" / "shards").glob("shard-*.parquet"))) > 4
+    run_stage("pretrain", "x", home=home)
+    recipe = toy_home.make_recipe(changes)
+    whole = run_stage("pretrain", "y", recipe=recipe, dataset="toy", home=home)
+    assert_same_weights(run, whole, "checkpoint-000010.safetensors")
+    assert threading.active_count() == before
+
+
+def test_a_stream_of_a_small_log_trains_the_weights_that_tables_train(
+    trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "device_memory", lambda device: 1)
+    run = run_stage("pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home)
+    assert (run.path / "cache" / "shards" / "shards.json").is_file()
+    assert_same_weights(run, open_run("first", trained))
+
+
+def test_a_shard_that_goes_missing_stops_the_training_in_one_line_and_is_made_again(
+    home: Path, streamed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(home / "runs" / "x")
+
+    def lose() -> None:
+        for path in (run.path / "cache" / "shards").glob("shard-*.parquet"):
+            path.unlink()
+
+    recipe, report = toy_home.make_recipe({"train.steps": "20"}), at_step(1, lose)
+    before = threading.active_count()
+    with pytest.raises(DataError, match=r"shard-\d+\.parquet: cannot be read .*start the same"):
+        run_stage("pretrain", "x", recipe=recipe, dataset="toy", home=home, report=report)
+    assert threading.active_count() == before
+    run_stage("pretrain", "x", home=home)
+    assert run.is_done("pretrain")
 
 
 COMPETING = {
@@ -343,7 +395,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path)
 def test_training_without_any_history_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("onerec.pipeline.pretrain")
+    module = importlib.import_module("onerec.pipeline.feeding")
     found = module.training_examples
     monkeypatch.setattr(
         module,

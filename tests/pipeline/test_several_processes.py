@@ -74,6 +74,15 @@ def assert_finished(run: Run) -> None:
     assert len(Recommender.load(run, device="cpu").recommend(["u00"], k=3)) == 3
 
 
+def test_two_processes_read_one_stream(shared: Path, dense: Run) -> None:
+    """The first one writes the shards, and each makes its own rows of the batches."""
+    assert_well(shared, "streamed")
+    run = open_run("streamed", shared)
+    assert (run.path / "cache" / "shards" / "shards.json").is_file()
+    assert_same_curve(run, dense)
+    assert_finished(run)
+
+
 def test_two_processes_give_the_curve_of_one(shared: Path, trained: Path) -> None:
     """Equal until rounding sends a token to another expert, and close after that."""
     assert_well(shared, "ddp")
