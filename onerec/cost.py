@@ -27,7 +27,7 @@ PEAK_RATES = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
 BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
 BYTES_KEPT = 4  # of an activation; 2 of those that a GPU keeps in bfloat16
 _CGROUPS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1
-_TABLES = ("code_table", "item_table", "feature_tables")
+TABLES = ("code_table", "item_table", "feature_tables")  # parts whose parameters are rows of one
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def estimate(
     return Cost(
         parameters=counter.total(),
         active_parameters=counter.active_total(),
-        embeddings=sum(counter.parameters()[part] for part in _TABLES),
+        embeddings=sum(counter.parameters()[part] for part in TABLES),
         flops_per_sample=counter.training_flops(events, targets),
         samples=recipe.train.steps * recipe.train.batch_size,
         batch_size=recipe.train.batch_size,

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.bench.generate import commit, cpu_name, write
@@ -79,6 +80,21 @@ def cardinalities(setting: Setting, run: Run) -> Cardinalities:
 
 def train(run: Run, setting: Setting) -> dict[str, Any]:
     """One model by the setting's recipe: what it learned on valid, and how long it took."""
+    model, popularity, seconds = fit(run, setting)
+    ids, _ = load_semantic_ids(run)
+    cases, device = setting.split.valid, pick_device(setting.recipe.device)
+    lists = Recommender(setting, ids, popularity, model, device).lists(cases, RANKS).items
+    recall = recall_at_k(lists, cases.target_offsets, cases.target_items, RANKS).mean()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "loss": round(valid_loss(model, setting), 5),
+        "recall@10": round(float(recall), 5),
+        "seconds": round(seconds, 2),
+    }
+
+
+def fit(run: Run, setting: Setting) -> tuple[OneRec, NDArray[np.int64], float]:
+    """A model trained by the setting's recipe, the items' popularity, and the seconds it took."""
     recipe, config = setting.recipe, setting.recipe.train
     device = pick_device(recipe.device)
     ids, popularity = load_semantic_ids(run)
@@ -107,16 +123,7 @@ def train(run: Run, setting: Setting) -> dict[str, Any]:
     begun = time.perf_counter()
     for _ in loop(trainee, steps=config.steps, clip=optim.clip, seed=recipe.seed, device=device):
         pass
-    seconds = time.perf_counter() - begun
-    cases = setting.split.valid
-    lists = Recommender(setting, ids, popularity, model, device).lists(cases, RANKS).items
-    recall = recall_at_k(lists, cases.target_offsets, cases.target_items, RANKS).mean()
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "loss": round(valid_loss(model, setting), 5),
-        "recall@10": round(float(recall), 5),
-        "seconds": round(seconds, 2),
-    }
+    return model, popularity, time.perf_counter() - begun
 
 
 @torch.no_grad()
