@@ -39,7 +39,8 @@ class SwingConfig:
     Work grows with the square of an item's users, so of a user with more than `user_limit` items a
     random `user_limit` stay, and of an item with more than `item_limit` users those who come first
     in one random order of all users. Because that order is the same for all items, two popular
-    items keep the users they share, which samples of their own would rarely do. Ours.
+    items keep the users they share, which samples of their own would rarely do. Ours. What is left
+    out is counted, and makes popular items less similar to all others.
     """
 
     alpha: float = 1.0

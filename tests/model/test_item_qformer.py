@@ -108,7 +108,8 @@ def test_flat_vectors_are_all_states_with_length_one() -> None:
 
 
 def test_item_vectors_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    former = make().float().train()
+    former = ItemQFormer(ItemQFormerConfig(3, 2, width=8, heads=2, dropout=0.5), 6)
+    former.init_weights(torch.Generator().manual_seed(0))
     content = Precomputed(tokens().numpy().astype(np.float16), MASK.numpy())
     content.tokens.flags.writeable = False
     content.mask.flags.writeable = False
