@@ -22,13 +22,12 @@ from torch import Tensor, nn
 
 from onerec.common import evaluating
 from onerec.errors import DataError, RecipeError
-from onerec.model.layers import Linear, RMSNorm
-from onerec.model.packing import Packing
+from onerec.model.layers import CrossAttention, Linear, RMSNorm
 from onerec.model.qformer import QFormerBlock
 from onerec.tokenizer.content import Precomputed
 
-ROWS = 1024
-"""Items whose vectors are made at a time."""
+AT_A_TIME = 2**23
+"""Numbers of content that are read together when vectors are made: 12 items of the paper's size."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,34 @@ class ItemQFormer(nn.Module):
         """
         tokens = tokens.masked_fill(~mask[..., None], 0.0)
         tokens = self.project(self.norm(tokens))  # (B, N_M, D)
-        packing = Packing(mask)
         h = self.queries.expand(len(tokens), -1, -1)  # (B, Q, D)
         for block in self.blocks:
-            h = block(h, tokens, packing, packing.attendable)
+            assert isinstance(block, QFormerBlock)
+            h = block.after(h, read_by_few(block.cross, h, tokens, mask))
         return h
+
+
+def read_by_few(cross: CrossAttention, h: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What `cross` reads, without keys and values of all tokens: equal but for rounding.
+
+    (W_q h)(W_k m) = (W_k' W_q h) m, and the mean of W_v m is W_v of the mean of m: Q H vectors of
+    an item are multiplied by matrices, where keys and values need 2 N_M (at the paper's size 64
+    where they need 2560).
+
+    Args:
+        h: (B, Q, D).
+        tokens: (B, N_M, D).
+        mask: (B, N_M), true for those there.
+    """
+    batch, count, width = h.shape
+    key, value = cross.key_value.weight.view(2, cross.heads, -1, width)  # (H, Dh, D) each
+    query = cross.query(h).view(batch, count, cross.heads, -1)
+    asked = torch.einsum("bqhd,hde->bhqe", query, key).flatten(1, 2)  # (B, H Q, D)
+    scores = asked @ tokens.transpose(1, 2) * key.shape[1] ** -0.5  # (B, H Q, N_M)
+    weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1).to(tokens.dtype)
+    seen = (weights @ tokens).view(batch, cross.heads, count, width)
+    y: Tensor = cross.out(torch.einsum("bhqe,hde->bqhd", seen, value).flatten(2))
+    return y
 
 
 def flat_vectors(states: Tensor) -> Tensor:
@@ -134,10 +156,11 @@ def item_vectors(model: ItemQFormer, content: Precomputed) -> NDArray[np.float32
     check_content(content, model.dim)
     device = model.queries.device
     vectors = np.empty((len(content.mask), model.queries.numel()), dtype=np.float32)
+    size = max(1, AT_A_TIME // (content.tokens.shape[1] * model.config.width))
     with evaluating(model):
-        for begin in range(0, len(vectors), ROWS):
-            tokens, mask = content_rows(content, slice(begin, begin + ROWS), device)
-            vectors[begin : begin + ROWS] = flat_vectors(model(tokens, mask)).cpu().numpy()
+        for begin in range(0, len(vectors), size):
+            tokens, mask = content_rows(content, slice(begin, begin + size), device)
+            vectors[begin : begin + size] = flat_vectors(model(tokens, mask)).cpu().numpy()
     return vectors
 
 

@@ -45,7 +45,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """A loss of weight 0 is off. `batch_size` counts pairs, and as many captions beside them."""
+    """A loss of weight 0 is off. `batch_size` counts the pairs of a step, `caption_batch` captions.
+
+    A caption costs several times what a pair costs, and its words are many: 64 are enough (ours).
+    """
 
     contrastive_weight: float = 1.0
     caption_weight: float = 1.0
@@ -53,6 +56,7 @@ class AlignmentConfig:
     learn_temperature: bool = True
     steps: int = 1_000
     batch_size: int = 256
+    caption_batch: int = 64
     learning_rate: float = 1e-3
     seed: int = 0
 
@@ -68,10 +72,11 @@ class AlignmentConfig:
             raise RecipeError(
                 f"temperature is {self.temperature}; it must be at least {LOWEST_TEMPERATURE}"
             )
-        if self.steps < 1 or self.batch_size < 2:
+        if self.steps < 1 or self.batch_size < 2 or self.caption_batch < 1:
             raise RecipeError(
-                f"steps {self.steps} and batch_size {self.batch_size}: at least 1 and 2, "
-                "since the other pairs of a batch are the negatives"
+                f"steps {self.steps}, batch_size {self.batch_size} and caption_batch "
+                f"{self.caption_batch}: at least 1, 2 and 1, since the other pairs of a batch are "
+                "the negatives"
             )
 
 
@@ -249,8 +254,8 @@ class _Batches:
                 raise DataError(
                     f"none of {n} items has a caption to learn from; set caption_weight=0"
                 )
-        self.draw_pairs = _Draw(np.arange(len(self.pairs)), config)
-        self.draw_told = _Draw(told, config)
+        self.draw_pairs = _Draw(np.arange(len(self.pairs)), config.batch_size, config.seed)
+        self.draw_told = _Draw(told, config.caption_batch, config.seed)
 
     def __call__(self, step: int) -> AlignmentBatch:
         items = self.pairs[self.draw_pairs(step)]  # (B, 2)
@@ -273,11 +278,10 @@ class _Batches:
 
 
 class _Draw:
-    """`batch_size` of some rows at a step, each once per pass over them; all where they are few."""
+    """`size` of some rows at a step, each once per pass over them; all where they are few."""
 
-    def __init__(self, rows: Ints, config: AlignmentConfig) -> None:
-        self.rows, self.seed = rows, config.seed
-        self.size = min(config.batch_size, len(rows))
+    def __init__(self, rows: Ints, size: int, seed: int) -> None:
+        self.rows, self.size, self.seed = rows, min(size, len(rows)), seed
         self.order: tuple[int, Ints] = (-1, rows)
 
     def __call__(self, step: int) -> Ints:

@@ -13,7 +13,9 @@ from onerec.model.item_qformer import (
     check_content,
     flat_vectors,
     item_vectors,
+    read_by_few,
 )
+from onerec.model.packing import Packing
 from onerec.tokenizer.content import Precomputed
 
 MASK = torch.tensor([[True, True, False, True], [False, True, False, False], [True] * 4])
@@ -75,6 +77,15 @@ def test_the_equation_is_the_papers(residual: bool, dim: int) -> None:
     assert not found[0][~MASK].any()
 
 
+def test_few_queries_read_what_cross_attention_reads() -> None:
+    former, seen = make(), tokens(8)
+    block = former.blocks[0]
+    h = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(3)).double()
+    packing = Packing(MASK)
+    wanted = block(h, seen, packing, packing.attendable)
+    torch.testing.assert_close(block.after(h, read_by_few(block.cross, h, seen, MASK)), wanted)
+
+
 def test_order_of_tokens_and_what_is_masked_do_not_matter() -> None:
     former, content = make(), tokens()
     wanted = former(content, MASK)
@@ -116,7 +127,7 @@ def test_item_vectors_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = item_vectors(former, content)
     assert (whole.shape, whole.dtype) == ((3, 24), np.float32)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1.0, rtol=1e-6)
-    monkeypatch.setattr(module, "ROWS", 2)
+    monkeypatch.setattr(module, "AT_A_TIME", 2 * 4 * 8)  # two items
     np.testing.assert_allclose(item_vectors(former, content), whole, rtol=1e-5, atol=1e-6)
     assert former.training  # as it was
 

@@ -160,7 +160,7 @@ def test_captions_are_learned_from_the_states() -> None:
 def test_the_same_seed_gives_the_same_weights_and_items_outside_fit_tell_nothing() -> None:
     content, pairs, captions = toy()
     fit = np.arange(N) < 20
-    config = dataclasses.replace(SMALL, steps=4, batch_size=5)
+    config = dataclasses.replace(SMALL, steps=4, batch_size=5, caption_batch=5)
 
     def trained(captions: np.ndarray, config: AlignmentConfig = config) -> np.ndarray:
         aligner = make(config)
@@ -237,7 +237,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
         AlignmentConfig(contrastive_weight=0.0, caption_weight=0.0)
     with pytest.raises(RecipeError, match=r"temperature is 0\.001"):
         AlignmentConfig(temperature=0.001)
-    with pytest.raises(RecipeError, match="batch_size 1"):
+    with pytest.raises(RecipeError, match="batch_size 1 and caption_batch 64"):
         AlignmentConfig(batch_size=1)
     with pytest.raises(RecipeError, match="no language model to tell captions"):
         ItemAligner(make().qformer, None, AlignmentConfig())
