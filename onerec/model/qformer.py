@@ -48,7 +48,11 @@ class QFormerBlock(nn.Module):
 
     def forward(self, h: Tensor, tokens: Tensor, packing: Packing, mask: Tensor) -> Tensor:
         """h (B, Q, D) reads tokens (T, D) of a grid (B, S), mask (B, 1, 1, S) -> (B, Q, D)."""
-        y = self.dropout(self.cross(h, self.cross.keys_values(tokens, packing), mask))
+        return self.after(h, self.cross(h, self.cross.keys_values(tokens, packing), mask))
+
+    def after(self, h: Tensor, y: Tensor) -> Tensor:
+        """States h (B, Q, D) and what they read, y (B, Q, D) -> (B, Q, D)."""
+        y = self.dropout(y)
         h = h + y if self.residual else y
         y = self.dropout(self.ffn(self.ffn_norm(h)))
         result: Tensor = h + y if self.residual else y
