@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.model import packing as packing_of
 from onerec.model.packing import Packing
 from onerec.model.sizes import ffn_hidden
 
@@ -155,6 +156,12 @@ class SelfAttention(nn.Module):
     def packed(self, x: Tensor, packing: Packing) -> Tensor:
         """In both directions, over tokens of a grid: (T, D) or (B, S, D) -> the same."""
         grid = packing.unpack(self.qkv(x))  # (B, S, 3 D)
+        if packing.segments is not None:
+            flat = grid.view(-1, 3, self.heads, x.shape[-1] // self.heads)  # (B S, 3, H, Dh)
+            q, k, v = flat.unbind(1)
+            within = packing_of.attend_segments(q, k, v, packing)
+            segmented: Tensor = self.out(within.view(x.shape))
+            return segmented
         q, k, v = (split_heads(part, self.heads) for part in grid.chunk(3, dim=-1))
         y = merge_heads(attend(q, k, v, packing.attendable))
         result: Tensor = self.out(packing.pack(y))

@@ -4,7 +4,9 @@ A batch of contexts is a grid (B, S) of which a part is padding: on short videos
 Amazon Beauty two thirds. What a model does to each position alone (products, norms, gates) is done
 to those that exist; only attention needs the grid. The padding stays on a GPU, where finding out
 how many positions exist would stall the stream and products are cheap; and on a CPU where there is
-little of it (`stays`).
+little of it (`stays`). Where flash attention can be used (`segments_serve`), a GPU has each row's
+tokens in front and its padding behind, as two sequences of their own that do not see one another:
+no mask is read, and no length is known to the host.
 
 Shapes: B batch, S positions of the grid, T positions that exist, W width. "Tokens" are (T, W), or
 the grid itself (B, S, W) where the padding stays.
@@ -16,7 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # an older torch
+    varlen = None  # type: ignore[assignment]
 
 # Of a grid: from here on moving tokens about costs a CPU more than the padding does. With gradients
 # the padding costs three times as much, and nothing is gained from fused products.
@@ -28,10 +36,13 @@ class Packing:
     """Which places of a grid exist, `mask` (B, S) bool, and at which of them the tokens stand.
 
     `rows` (T,) int64 are flat places, distinct, in any order; None where every place has a token.
+    `segments` (2 B + 1,) int32 are where the tokens and the padding of each row begin in the flat
+    grid, and its end; None where a row's tokens are not all in front.
     """
 
     mask: Tensor
     rows: Tensor | None = None
+    segments: Tensor | None = None
 
     @property
     def attendable(self) -> Tensor:
@@ -58,6 +69,31 @@ class Packing:
         if self.rows is None or not stays(len(self.rows), self.mask):
             return tokens, self
         return self.unpack(tokens), Packing(self.mask)
+
+
+def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
+    """A grid (B, S, W) with the tokens of each row in front, in their order, and its segments."""
+    order = (~mask).byte().argsort(dim=1, stable=True)
+    grid = grid.gather(1, order[..., None].expand_as(grid))
+    length = mask.sum(1)
+    parts = torch.stack((length, mask.shape[1] - length), dim=1).flatten()
+    return grid, Packing(mask.gather(1, order), None, F.pad(parts.cumsum(0), (1, 0)).int())
+
+
+def segments_serve(device: torch.device) -> bool:
+    """Whether attention over segments is there: flash attention in bfloat16, from Ampere on."""
+    if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+        return False
+    return varlen is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Attention within each segment of a grid (B, S): q, k, v (B S, H, Dh) -> the same."""
+    ends, length = packing.segments, packing.mask.shape[1]
+    assert ends is not None
+    y = varlen.varlen_attn(q, k, v, ends, ends, length, length)
+    assert isinstance(y, Tensor)
+    return y
 
 
 def packs(device: torch.device) -> bool:

@@ -309,7 +309,9 @@ class Pathways(nn.Module):
             rows.append(inner.rows)
         mask = torch.cat(masks, dim=1)
         if not packing.packs(static.device):
-            return torch.cat([static[:, None], *tokens[1:]], dim=1), Packing(mask)
+            grid = torch.cat([static[:, None], *tokens[1:]], dim=1)
+            serve = packing.segments_serve(grid.device)
+            return packing.in_front(grid, mask) if serve else (grid, Packing(mask))
         places, begin = [torch.arange(len(mask)) * mask.shape[1]], 1
         for part, own in zip(masks[1:], rows, strict=True):
             assert own is not None

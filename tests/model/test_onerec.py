@@ -1,7 +1,9 @@
 """The model: loss by hand, gradients against float64, targets that share a context."""
 
 import copy
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -281,3 +283,48 @@ def test_every_router_starts_from_the_generator_and_survives_a_copy(kind):
     one.train().loss(toy.make_batch())
     copied = copy.deepcopy(one)
     assert copied.eval()(toy.make_batch())[0].equal(one.eval()(toy.make_batch())[0])
+
+
+def slow_segments(q, k, v, where):
+    """Attention within each segment, one after another; what a GPU's kernel does at once."""
+    ends = where.segments.tolist()
+    parts = []
+    for begin, end in itertools.pairwise(ends):
+        own = slice(begin, end)
+        scores = torch.einsum("qhd,khd->hqk", q[own], k[own]) / q.shape[-1] ** 0.5
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[own]))
+    return torch.cat(parts)
+
+
+def test_attention_over_segments_gives_the_loss_and_the_gradients_of_a_masked_grid(monkeypatch):
+    model, batch = toy.make_model().double(), toy.make_batch()
+    batch = replace(batch, short=as_double(batch.short), positive=as_double(batch.positive))
+    found = []
+    for segments in (False, True):
+        monkeypatch.setattr(packing, "packs", lambda device: False)
+        monkeypatch.setattr(packing, "segments_serve", lambda device, s=segments: s)
+        monkeypatch.setattr(packing, "attend_segments", slow_segments)
+        model.zero_grad()
+        loss, _ = model.loss(batch)
+        loss.backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), grads))
+    torch.testing.assert_close(*found)
+
+
+def as_double(events):
+    return replace(events, label=events.label.double())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_segments_give_the_masked_loss_within_bfloat16(monkeypatch):
+    model, batch = toy.make_model().cuda(), toy.make_batch().to("cuda")
+    losses = []
+    for segments in (False, True):
+        if not segments:
+            monkeypatch.setattr(packing, "segments_serve", lambda device: False)
+        else:
+            monkeypatch.undo()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            losses.append(model.loss(batch)[0])
+    torch.testing.assert_close(*losses, rtol=2e-2, atol=2e-2)

@@ -2,7 +2,7 @@
 
 import torch
 
-from onerec.model.packing import Packing, packs
+from onerec.model.packing import Packing, in_front, packs, segments_serve
 
 MASK = torch.tensor([[True, False, True], [True, False, False]])
 ROWS = torch.tensor([3, 0, 2])
@@ -56,3 +56,18 @@ def test_nobody_is_a_grid_too():
 def test_a_gpu_keeps_the_padding():
     assert packs(torch.device("cpu"))
     assert not packs(torch.device("cuda"))
+
+
+def test_tokens_go_in_front_in_their_order_and_segments_say_where_they_end():
+    grid = torch.arange(12.0).view(2, 3, 2)
+    moved, packing = in_front(grid, MASK)
+    assert moved[0].equal(grid[0, [0, 2, 1]])
+    assert moved[1].equal(grid[1])
+    assert packing.mask.tolist() == [[True, True, False], [True, False, False]]
+    assert packing.segments.tolist() == [0, 2, 3, 4, 6]
+    assert packing.segments.dtype == torch.int32
+
+
+def test_segments_are_for_gpus_under_autocast():
+    assert not segments_serve(torch.device("cpu"))
+    assert not segments_serve(torch.device("cuda"))
