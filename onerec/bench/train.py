@@ -69,6 +69,7 @@ def run(
     result = {
         "benchmark": "train",
         "command": f"python -m onerec.bench.train --recipe {chosen.name} --steps {steps}"
+        + f" --items {world.n_items} --users {world.n_users} --history {world.mean_history:g}"
         + " --stream" * stream,
         "commit": commit(),
         "recipe": chosen.name,
@@ -179,15 +180,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--stream", action="store_true", help="read the log from shards")
+    parser.add_argument("--items", type=int, default=WORLD.n_items, help="of the world")
+    parser.add_argument("--users", type=int, default=WORLD.n_users, help="of the world")
+    parser.add_argument("--history", type=float, default=WORLD.mean_history, help="events a user")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
     changes = dict(pair.split("=", 1) for pair in chosen.set)
+    world = WorldConfig(n_items=chosen.items, n_users=chosen.users, mean_history=chosen.history)
     result = run(
         name=chosen.recipe,
         steps=chosen.steps,
         changes=changes,
         out=chosen.out,
+        world=world,
         stream=chosen.stream,
     )
     if chosen.json:

@@ -35,7 +35,8 @@ def test_a_recipe_is_measured(tmp_path, stream):
     assert found["flops_per_second"] == pytest.approx(rate, rel=0.01)
     assert found["peak_memory_bytes"] > 1e7
     assert 0 < found["data_wait"] < 1
-    assert found["command"].endswith("--steps 3" + " --stream" * stream)
+    asked = "--steps 3 --items 500 --users 60 --history 57"
+    assert found["command"].endswith(asked + " --stream" * stream)
     assert found["loss"]["first"] > 0
 
 
