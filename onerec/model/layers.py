@@ -110,14 +110,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
     CPU it is written out, as two threads share its batched products better than torch's kernel.
     """
-    if not q.is_cpu:
-        return F.scaled_dot_product_attention(q, k, v, mask)
-    if mask is not None and mask.all():
-        mask = None
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
-    if mask is not None:
+    if mask is not None and not mask.all():
         scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     y: Tensor = scores.softmax(-1) @ v
     return y
