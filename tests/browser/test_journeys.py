@@ -119,6 +119,7 @@ def test_a_line_around_points_of_the_map_lists_those_items(visit: Visit) -> None
 
 def test_a_file_of_ones_own_becomes_the_dataset(page: Page, own_server: Server) -> None:
     page.goto(f"{own_server.url}/dataset?dataset_view=Import")
+    settled(page)  # a page that is still being written loses what is handed to it
     log = "who,item_id,timestamp\n" + "".join(
         f"u{user},i{(user + step) % 6},{1_700_000_000 + step * 86_400}\n"
         for user in range(8)
