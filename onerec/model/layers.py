@@ -100,8 +100,11 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def plus(x: Tensor, y: Tensor) -> Tensor:
-    """x + y of one shape; without gradients into `y`, which must be nobody else's."""
-    return x + y if torch.is_grad_enabled() else y.add_(x)
+    """x + y of one shape; without gradients into `y`, which must be nobody else's.
+
+    Not where `y` is the narrower one, as under autocast: the residual stream stays float32.
+    """
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -287,7 +290,7 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """Tokens of a grid, (T, D) or (B, S, D) -> the same; they see those of their own row."""
         x = plus(x, self.dropout(self.attention.packed(self.attention_norm(x), packing)))
-        counted = packing.mask.flatten() if packing.rows is None else None  # padding: no load
+        counted = packing.mask if packing.rows is None else None  # padding: no load
         return plus(x, self.dropout(self.ffn(self.ffn_norm(x), counted)))
 
 

@@ -106,7 +106,7 @@ class LazyDecoder(OneRec):
 
     def encode(self, batch: Batch) -> Memory:
         """The context's tokens and the keys and values that the blocks share, made once."""
-        x, packing = self.pathways(batch, self.items, self.codes)  # (T, C)
+        x, packing = self.pathways(batch, self.items, self.codes)  # tokens of a grid
         sets = self.context(self.dropout(x), packing)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
@@ -140,7 +140,7 @@ class ContextProcessor(nn.Module):
         self.norms = nn.ModuleList(RMSNorm(groups * head) for _ in range(chunks))
 
     def forward(self, tokens: Tensor, packing: Packing) -> list[KeyValue]:
-        """Tokens (T, C) of a grid (B, S) -> for each set keys and values (B, G, S, Dh)."""
+        """Tokens of a grid (B, S) -> for each set keys and values (B, G, S, Dh)."""
         chunks = self.project(tokens).chunk(len(self.norms), dim=-1)  # (T, G Dh) each
         kind = self.project.weight.dtype  # of the norms too: under autocast chunks are narrower
         normed = [norm(c.to(kind)).to(c.dtype) for norm, c in zip(self.norms, chunks, strict=True)]

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.model import packing
 from onerec.model.layers import (
     DecoderBlock,
     EncoderBlock,
@@ -251,13 +252,15 @@ class OneRec(nn.Module):
 
     def encode(self, batch: Batch) -> Memory:
         """Encode each context once, and the keys and values that every decoder layer will read."""
-        x, packing = self.pathways(batch, self.items, self.codes)  # (T, D)
+        x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid
+        if packing.segments_serve(x.device, self.config.width // self.config.heads):
+            x, where = packing.in_front(x, where.mask)
         x = self.dropout(x)
         for block in self.encoder:
-            x = block(x, packing)
+            x = block(x, where)
         states = self.encoder_norm(x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
-        return Memory(packing.mask, [layer.keys_values(states, packing) for layer in cross])
+        return Memory(where.mask, [layer.keys_values(states, where) for layer in cross])
 
     # ------------------------------------------------------------------ decoder
 
@@ -368,22 +371,31 @@ class OneRec(nn.Module):
         if past is None:
             hidden = self.decode(codes, memory)[:, :, -1]
         else:
-            first, *others = (cast(DecoderBlock, block) for block in self.decoder)
-            read = [(kv, memory.attendable) for kv in memory.keys_values]
-            before = past if level else [[] for _ in read]
-            x, after = self._first_step(first, level, codes, *read[0], before[0])
-            present.append(after)
-            for block, state, own in zip(others, read[1:], before[1:], strict=True):
-                x, after = block.step(x, *state, own)
+            x: Tensor | None = None
+            for index, block in enumerate(self.decoder):
+                state = memory.keys_values[index], memory.attendable, past[index] if level else []
+                own = cast(DecoderBlock, block)
+                x, after = (
+                    self._first_step(own, level, codes, *state)
+                    if x is None
+                    else own.step(x, *state)
+                )
                 present.append(after)
             hidden = self.decoder_norm(x)
         with torch.autocast(hidden.device.type, enabled=False):
             return self.logits(level, hidden.float()), present
 
     def _first_step(
-        self, block: DecoderBlock, level: int, codes: Tensor, *state: Any
+        self,
+        block: DecoderBlock,
+        level: int,
+        codes: Tensor,
+        memory: KeyValue,
+        mask: Tensor,
+        past: list[KeyValue],
     ) -> tuple[Tensor, list[KeyValue]]:
         """The first block's step, per code where there are far fewer codes than sequences."""
+        state = memory, mask, past
         if not level:
             return block.step(self.begin.expand(*codes.shape[:2], -1), *state)
         code, rows = codes[..., -1], self.codes.rows()[level - 1]

@@ -20,15 +20,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # an older torch
-    varlen = None  # type: ignore[assignment]
+from torch.nn.attention.varlen import varlen_attn
 
 # Of a grid: from here on moving tokens about costs a CPU more than the padding does. With gradients
 # the padding costs three times as much, and nothing is gained from fused products.
 FULL, FULL_IN_TRAINING = 0.85, 0.97
+WIDEST = 256  # a head of flash attention
 
 
 @dataclass(frozen=True)
@@ -80,18 +77,21 @@ def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
     return grid, Packing(mask.gather(1, order), None, F.pad(parts.cumsum(0), (1, 0)).int())
 
 
-def segments_serve(device: torch.device) -> bool:
-    """Whether attention over segments is there: flash attention in bfloat16, from Ampere on."""
+def segments_serve(device: torch.device, head: int) -> bool:
+    """Whether attention over segments is there for heads of that width.
+
+    It is flash attention: in bfloat16, from Ampere on, and torch pads no heads for it.
+    """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
         return False
-    return varlen is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return head % 8 == 0 and head <= WIDEST and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Attention within each segment of a grid (B, S): q, k, v (B S, H, Dh) -> the same."""
     ends, length = packing.segments, packing.mask.shape[1]
     assert ends is not None
-    y = varlen.varlen_attn(q, k, v, ends, ends, length, length)
+    y = varlen_attn(q, k, v, ends, ends, length, length)
     assert isinstance(y, Tensor)
     return y
 

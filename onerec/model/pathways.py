@@ -309,9 +309,7 @@ class Pathways(nn.Module):
             rows.append(inner.rows)
         mask = torch.cat(masks, dim=1)
         if not packing.packs(static.device):
-            grid = torch.cat([static[:, None], *tokens[1:]], dim=1)
-            serve = packing.segments_serve(grid.device)
-            return packing.in_front(grid, mask) if serve else (grid, Packing(mask))
+            return torch.cat([static[:, None], *tokens[1:]], dim=1), Packing(mask)
         places, begin = [torch.arange(len(mask)) * mask.shape[1]], 1
         for part, own in zip(masks[1:], rows, strict=True):
             assert own is not None
@@ -323,7 +321,7 @@ class Pathways(nn.Module):
     def _sides(
         self, sides: dict[str, Events], items: ItemTable, codes: CodeEmbedding
     ) -> dict[str, tuple[Tensor, Packing]]:
-        """Dense(LeakyReLU(Dense(.))) of the events of each pathway (T, D), and where they stand."""
+        """Dense(LeakyReLU(Dense(.))) of each pathway's events, tokens of a grid, and its places."""
         masks = {name: events.item > 0 for name, events in sides.items()}
         dense = {name: cast(nn.Sequential, self.dense[name]) for name in sides}
         if not sides or not packing.packs(next(iter(masks.values())).device):

@@ -47,7 +47,7 @@ class QFormerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor, tokens: Tensor, packing: Packing, mask: Tensor) -> Tensor:
-        """h (B, Q, D) reads tokens (T, D) of a grid (B, S), mask (B, 1, 1, S) -> (B, Q, D)."""
+        """h (B, Q, D) reads tokens of a grid (B, S), mask (B, 1, 1, S) -> (B, Q, D)."""
         return self.after(h, self.cross(h, self.cross.keys_values(tokens, packing), mask))
 
     def after(self, h: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class QFormer(nn.Module):
         )
 
     def forward(self, tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
-        """Tokens (T, D) of a grid (B, S) -> states of a grid (B, Q), and which of them exist.
+        """Tokens of a grid (B, S) -> states of a grid (B, Q), and which of them exist.
 
         A user without a token has no state. Where the padding has gone he costs nothing; where it
         stays he reads it, since attention to nothing is not a number, and is masked.

@@ -302,7 +302,7 @@ def test_attention_over_segments_gives_the_loss_and_the_gradients_of_a_masked_gr
     found = []
     for segments in (False, True):
         monkeypatch.setattr(packing, "packs", lambda device: False)
-        monkeypatch.setattr(packing, "segments_serve", lambda device, s=segments: s)
+        monkeypatch.setattr(packing, "segments_serve", lambda device, head, s=segments: s)
         monkeypatch.setattr(packing, "attend_segments", slow_segments)
         model.zero_grad()
         loss, _ = model.loss(batch)
@@ -317,14 +317,37 @@ def as_double(events):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_a_gpu_segments_give_the_masked_loss_within_bfloat16(monkeypatch):
-    model, batch = toy.make_model().cuda(), toy.make_batch().to("cuda")
-    losses = []
+@pytest.mark.parametrize("heads", [2, 4])  # of width 16, and of 8
+def test_on_a_gpu_segments_give_the_masked_loss_and_gradients_within_bfloat16(heads, monkeypatch):
+    model, batch = toy.make_model(heads=heads, width=32).cuda(), toy.make_batch().to("cuda")
+    attend, calls, found = packing.attend_segments, [], []
+
+    def counted(*arguments):
+        calls.append(0)
+        return attend(*arguments)
+
     for segments in (False, True):
-        if not segments:
-            monkeypatch.setattr(packing, "segments_serve", lambda device: False)
-        else:
-            monkeypatch.undo()
+        monkeypatch.setattr(packing, "attend_segments", counted)
+        monkeypatch.setattr(packing, "segments_serve", lambda device, head, s=segments: s)
+        model.zero_grad()
         with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = model.loss(batch)[0]
+            with torch.no_grad():
+                again = model.loss(batch)[0]
+        loss.backward()
+        assert len(calls) == segments * 2 * len(model.encoder)
+        found.append((loss, again, model.pathways.static_position.grad.clone()))
+    torch.testing.assert_close(*found, rtol=3e-2, atol=3e-2)
+
+
+def test_under_autocast_the_residual_stream_is_float32_with_and_without_gradients():
+    model, batch = toy.make_model(experts=3).eval(), toy.make_batch()
+    seen = []
+    for block in (*model.encoder, *model.decoder):
+        block.register_forward_hook(lambda _m, _i, y: seen.append(y.dtype))
+    losses = []
+    for gradients in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradients):
             losses.append(model.loss(batch)[0])
-    torch.testing.assert_close(*losses, rtol=2e-2, atol=2e-2)
+    assert set(seen) == {torch.float32}
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=1e-2)

@@ -69,5 +69,18 @@ def test_tokens_go_in_front_in_their_order_and_segments_say_where_they_end():
 
 
 def test_segments_are_for_gpus_under_autocast():
-    assert not segments_serve(torch.device("cpu"))
-    assert not segments_serve(torch.device("cuda"))
+    assert not segments_serve(torch.device("cpu"), 16)
+    assert not segments_serve(torch.device("cuda"), 16)
+
+
+def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    device = torch.device("cuda")
+    assert [head for head in (4, 8, 10, 128, 256, 264) if segments_serve(device, head)] == [
+        8,
+        128,
+        256,
+    ]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not segments_serve(device, 8)
