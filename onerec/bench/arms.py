@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from onerec.assembly import Setting
 from onerec.common import pick_device
+from onerec.errors import RunError
 from onerec.loop import loop
 from onerec.pipeline.align import Aligning, Valid, policy_config
 from onerec.recipes import Recipe
@@ -30,6 +31,7 @@ from onerec.runs import Run
 
 NONE = "none"
 LOOKS = 4  # on valid, in a training
+SETTINGS = "settings"  # the file beside parts that says what they share; no part itself
 LEAST_RECALL = 0.98  # of that without a reward
 ARMS: dict[str, dict[str, Any]] = {
     NONE: {"weight": 0.0},
@@ -112,17 +114,25 @@ def choose(valid: dict[int, Valid], base: dict[int, float]) -> int:
 
 
 def in_parts(
-    module: str, words: Sequence[str], work: Sequence[str], folder: Path, jobs: int
+    module: str,
+    words: Sequence[str],
+    work: Sequence[str],
+    folder: Path,
+    jobs: int,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Every case of `work` by a process of its own, `jobs` at once; what is done is not repeated.
 
-    A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts in the
-    order of their file names.
+    A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts of all
+    calls with this folder, in the order of their file names. `settings` is what they must share to
+    be compared, by default the words.
 
     Raises:
+        RunError: the folder has parts of other settings.
         CalledProcessError: a case failed; the others' parts stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_others(folder, dict(settings or {"words": list(words)}))
 
     def one(case: str) -> None:
         part = folder / f"{case.replace(':', '-')}.json"
@@ -133,6 +143,18 @@ def in_parts(
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, work))
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _refuse_others(folder: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of a folder's parts beside them; refuse others later."""
+    path, wanted = folder / SETTINGS, json.dumps(settings, sort_keys=True)
+    if not path.exists():
+        path.write_text(wanted)
+    elif path.read_text() != wanted:
+        raise RunError(
+            f"{folder} was made with other settings: {path.read_text()}, not {wanted}; "
+            "delete it or choose another --out"
+        )
 
 
 def write_part(done: dict[str, Any], path: Path) -> None:

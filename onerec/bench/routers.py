@@ -48,14 +48,15 @@ from onerec.bench.roma import KINDS as ROMA
 from onerec.bench.roma import Tuning, post_train
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import pick_device, set_threads
-from onerec.errors import DataError, OneRecError, RecipeError, RunError
+from onerec.errors import DataError, OneRecError, RecipeError
 from onerec.loop import StepResult, loop
 from onerec.pipeline import run as run_stages
-from onerec.pipeline.pretrain import Pretraining, device_name, sample_cases
+from onerec.pipeline.feeding import prepare_stream
+from onerec.pipeline.pretrain import Pretraining, device_name, next_token_order, sample_cases
 from onerec.pipeline.session import Session
 from onerec.recipes import parse_overrides, recipe
 from onerec.run_writer import RunWriter
-from onerec.runs import Run, open_run, read_json
+from onerec.runs import Run, open_run
 from onerec.settings import listed, nearest
 
 DENSE, BASE, EQUAL_TIME, SHARED = "dense", "loss_free", "competition_time", "+shared"
@@ -285,8 +286,11 @@ def prepare(chosen: argparse.Namespace) -> Run:
         )
     name = chosen.run or f"routers_{chosen.dataset}_{chosen.recipe}"
     run = run_stages(name, config, chosen.dataset, home=chosen.home, stages=("tokenize",))
-    if not len(setting_of(run, chosen.home).split.valid):
+    setting = setting_of(run, chosen.home)
+    if not len(setting.split.valid):
         raise DataError(f"{chosen.dataset!r}: nobody in valid to measure on; use another split")
+    if not setting.fits(pick_device(setting.recipe.device)):  # by one process, not by every part
+        prepare_stream(setting, run, next_token_order(setting))
     return run
 
 
@@ -297,22 +301,10 @@ def settings_of(run: Run, asked: Asked) -> dict[str, Any]:
     return {"made": hashlib.sha256(text.encode()).hexdigest()[:16], **asdict(asked)}
 
 
-def refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
-    """RunError where a part that is there was made with other settings."""
-    for path in sorted(folder.glob("*.json")):
-        there = read_json(path).get("settings")
-        if there != settings:
-            raise RunError(
-                f"{path} was made with other settings: {there}, not {dict(settings)}; "
-                "delete its folder or choose another --out"
-            )
-
-
 def compare(chosen: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     """Every part that is missing, then the benchmark's JSON."""
     run = prepare(chosen)
     settings, folder = settings_of(run, asked), chosen.out.with_suffix(".parts")
-    refuse_others(folder, settings)
     tuning = asked.tuning
     words = ["--run", run.name, "--users", str(asked.users), "--batches", str(asked.batches)]
     words += ["--roma-steps", str(tuning.steps), "--roma-rate", str(tuning.rate)]
@@ -322,7 +314,7 @@ def compare(chosen: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     for later in (False, True):  # RoMA begins where loss_free ended
         arms = [arm for arm in chosen.arms if (arm in ROMA) == later]
         work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in arms]
-        parts = in_parts("routers", words, work, folder, chosen.jobs)
+        parts = in_parts("routers", words, work, folder, chosen.jobs, settings)
     known = run.recipe()
     return {
         "benchmark": "routers",
@@ -364,8 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.one:
             run, (arm, _, seed) = open_run(chosen.run, chosen.home), chosen.one.rpartition(":")
             base, folder = setting_of(run, chosen.home), chosen.out.parent
-            done = part(run, base, arm, int(seed), asked, folder)
-            write_part({**done, "settings": settings_of(run, asked)}, chosen.out)
+            write_part(part(run, base, arm, int(seed), asked, folder), chosen.out)
             return 0
         result = compare(chosen, asked)
     except OneRecError as error:

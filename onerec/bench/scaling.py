@@ -3,10 +3,10 @@
     python -m onerec.bench.scaling --run RUN [--sizes 1 3 10 30 100 300] [--samples S] --out FILE
 
 Dataset, split and tokenizer are RUN's. Every size sees the same S training contexts once, in the
-same order and batches. The learning rate is tuned at two sizes (`--tune-at`, one seed, each on its
-own S contexts) and goes with 1 / sqrt(N), as V2's: c is the geometric mean of rate sqrt(N) at the
-two. N counts in millions of parameters that are no rows of a table; output heads are counted.
-Losses are per code in nats, on valid targets (`bench.lazy.valid_loss`).
+same order and batches. The learning rate is tuned at two sizes (`--tune-at`, one seed, on the same
+contexts, by the loss on valid) and goes with 1 / sqrt(N), as V2's: c is the geometric mean of rate
+sqrt(N) at the two. N counts in millions of parameters that are no rows of a table; output heads are
+counted. Losses are per code in nats, on valid targets (`bench.lazy.valid_loss`).
 
 The law is fitted by least squares (for each a on a grid the best E and A), its intervals are those
 of a bootstrap over seeds within sizes, and the largest size is left out once and predicted.
@@ -228,17 +228,26 @@ def rate_of(tuned: Sequence[dict[str, Any]]) -> float:
     return float(np.exp(np.mean(np.log(best))))
 
 
+def _parts(
+    words: Sequence[str], cases: Sequence[Case], folder: Path, jobs: int
+) -> list[dict[str, Any]]:
+    """The cases' parts alone: of earlier calls other sizes and rates may be there."""
+    wanted = [str(case) for case in cases]
+    found = in_parts("scaling", words, wanted, folder, jobs)
+    return [run for run in found if str(Case(run["millions"], run["rate"], run["seed"])) in wanted]
+
+
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     """Tune, train all sizes and seeds in processes of their own, and fit."""
     words = ["--run", chosen.run, "--samples", str(chosen.samples), "--batch", str(chosen.batch)]
     words += ["--home", str(chosen.home)] if chosen.home else []
     folder = chosen.out.with_suffix(".parts")
     tries = [Case(size, rate, 0) for size in chosen.tune_at for rate in chosen.rates]
-    tuned = in_parts("scaling", words, [str(t) for t in tries], folder / "tune", chosen.jobs)
+    tuned = _parts(words, tries, folder / "tune", chosen.jobs)
     rate = float(f"{rate_of(tuned):.3g}")
     cases = [Case(size, rate, seed) for size in chosen.sizes for seed in range(chosen.seeds)]
     cases.sort(key=lambda case: -case.millions)  # the long ones first
-    runs = in_parts("scaling", words, [str(c) for c in cases], folder / "sizes", chosen.jobs)
+    runs = _parts(words, cases, folder / "sizes", chosen.jobs)
     runs.sort(key=lambda run: (run["parameters"], run["seed"]))
     cuda = torch.cuda.is_available()
     return {

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,7 @@ def run(
     out: Path | None = None,
     world: WorldConfig = WORLD,
     stream: bool = False,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train `steps` steps of a recipe, by default `small`, and measure them."""
     threads, device = set_threads(), pick_device("auto")
@@ -68,9 +70,7 @@ def run(
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     result = {
         "benchmark": "train",
-        "command": f"python -m onerec.bench.train --recipe {chosen.name} --steps {steps}"
-        + f" --items {world.n_items} --users {world.n_users} --history {world.mean_history:g}"
-        + " --stream" * stream,
+        "command": " ".join(["python -m onerec.bench.train", *words]),
         "commit": commit(),
         "recipe": chosen.name,
         "device": on if device.type == "cuda" else f"{on}, {threads} threads",
@@ -189,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = dict(pair.split("=", 1) for pair in chosen.set)
     world = WorldConfig(n_items=chosen.items, n_users=chosen.users, mean_history=chosen.history)
     result = run(
+        words=sys.argv[1:] if argv is None else argv,
         name=chosen.recipe,
         steps=chosen.steps,
         changes=changes,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -315,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     words += ["--steps", str(chosen.steps)] if chosen.steps else []
     words += ["--looks", str(chosen.looks)]
     parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
-    told = {"command": "python -m onerec.bench.worth", "commit": commit()}
+    asked = " ".join(sys.argv[1:] if argv is None else argv)
+    told = {"command": f"python -m onerec.bench.worth {asked}", "commit": commit()}
     found = ends(chosen.home)
     means = [
         {key: value for key, value in part.items() if key not in ("users", "curve", "at")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -139,7 +141,7 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
-            f"{arm_name(r['arm'])}, weight {arm_weight(r['arm']):g}: "
+            f"{_whole_name(r['arm'])}: "
             f"{r['predicted']:+.3f} and {r['true']:+.3f}, "
             f"recall {r['recall']:+.1%}"
             for r in mine.to_dict("records")
@@ -161,10 +163,14 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
             y=own["predicted"],
             name=str(name),
             mode="markers+lines+text",
-            text=[f"{weight:g}" for weight in own["weight"]],
+            text=["" if isnan(weight) else f"{weight:g}" for weight in own["weight"]],
             textposition=("top left", "bottom right")[index % 2],  # lines lie on one another
             line={"width": 1},
-            marker={"size": 10, "color": theme.COLOURS[index], "symbol": theme.SYMBOLS[index]},
+            marker={
+                "size": 10,
+                "color": theme.COLOURS[index % len(theme.COLOURS)],
+                "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)],
+            },
             error_x=_whisker(own, "true"),
             error_y=_whisker(own, "predicted"),
             customdata=own[["recall", "headroom"]],
@@ -190,8 +196,13 @@ def arm_name(arm: str) -> str:
 
 
 def arm_weight(arm: str) -> float:
-    """The weight of the policy's loss in an arm's name: `pscore+beam@0.3` -> 0.3."""
-    return float(arm.split("@")[1])
+    """The weight of the policy's loss in an arm's name: `pscore+beam@0.3` -> 0.3, or nan."""
+    return float(arm.split("@")[1]) if "@" in arm else nan
+
+
+def _whole_name(arm: str) -> str:
+    weight = arm_weight(arm)
+    return arm_name(arm) + ("" if isnan(weight) else f", weight {weight:g}")
 
 
 def _whisker(rows: pd.DataFrame, name: str) -> dict[str, object]:

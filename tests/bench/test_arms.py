@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from onerec.bench import arms
+from onerec.errors import RunError
 from onerec.pipeline.align import Valid
 from onerec.recipes import recipe
 
@@ -66,4 +67,15 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypa
         ["onerec.bench.worth", "--home", "H", "--one", "b:0"]
     ]
     with pytest.raises(subprocess.CalledProcessError):
-        arms.in_parts("worth", [], ["bad:0"], tmp_path, jobs=1)
+        arms.in_parts("worth", ["--home", "H"], ["bad:0"], tmp_path, jobs=1)
+
+
+def test_parts_of_other_settings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arms.subprocess, "run", lambda command, check: None)
+    (tmp_path / "a-0.json").write_text("{}")
+    arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=1)
+    assert arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=2) == [{}]
+    with pytest.raises(RunError, match=r"other settings: .*\"4\".*not .*\"12\".* another --out"):
+        arms.in_parts("worth", ["--looks", "12"], ["a:0"], tmp_path, jobs=1)
+    with pytest.raises(RunError, match="made with other settings"):
+        arms.in_parts("worth", ["--looks", "4"], [], tmp_path, 1, {"made": "x"})

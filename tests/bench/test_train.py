@@ -21,11 +21,22 @@ TINY = {
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["tables", "stream"])
-def test_a_recipe_is_measured(tmp_path, stream):
-    out = tmp_path / "train.json"
-    world = WorldConfig(n_items=500, n_users=60)
-    found = train.run(name="small", steps=3, changes=TINY, out=out, world=world, stream=stream)
-    assert json.loads(out.read_text()) == json.loads(json.dumps(found))
+def test_a_recipe_is_measured(tmp_path, stream, capsys, monkeypatch):
+    out, made = tmp_path / "train.json", []
+    make = train.make_world_dataset
+
+    def watched(name, world, home):
+        made.append(world)
+        return make(name, world, home)
+
+    monkeypatch.setattr(train, "make_world_dataset", watched)
+    words = ["--json", "--items", "500", "--users", "60", "--history", "50", "--steps", "3"]
+    words += ["--stream"] * stream + ["--out", str(out)]
+    words += ["--set", *(f"{name}={value}" for name, value in TINY.items())]
+    assert train.main(words) == 0
+    found = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out) == found
+    assert made == [WorldConfig(n_items=500, n_users=60, mean_history=50.0)]
     assert found["recipe"] == "small"
     assert found["parameters"] > found["active_parameters"] > 0
     assert found["mfu"] is None  # no peak is known of a CPU
@@ -35,8 +46,7 @@ def test_a_recipe_is_measured(tmp_path, stream):
     assert found["flops_per_second"] == pytest.approx(rate, rel=0.01)
     assert found["peak_memory_bytes"] > 1e7
     assert 0 < found["data_wait"] < 1
-    asked = "--steps 3 --items 500 --users 60 --history 57"
-    assert found["command"].endswith(asked + " --stream" * stream)
+    assert found["command"] == "python -m onerec.bench.train " + " ".join(words)
     assert found["loss"]["first"] > 0
 
 

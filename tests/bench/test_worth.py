@@ -95,9 +95,12 @@ def test_a_log_without_truth_is_refused(aligned):
 
 def test_all_arms_in_processes_of_their_own(home):
     out = home / "all.json"
-    command = ["--home", str(home), "--arms", "none", "--seeds", "1", "--steps", "2"]
-    worth.main([*command, "--out", str(out)])
+    command = ["--home", str(home), "--arms", "none", "--seeds", "1", "--steps", "4"]
+    command += ["--looks", "2", "--out", str(out)]
+    worth.main(command)
     said = json.loads(out.read_text())
+    assert said["command"] == "python -m onerec.bench.worth " + " ".join(command)
     assert [arm["arm"] for arm in said["arms"]] == ["none"]
+    assert list(said["arms"][0]["valid"]) == ["0", "2", "4"]
     assert {"random", "oracle"} == set(said["ends"])
     assert said["summary"] == {}  # nothing to compare with itself

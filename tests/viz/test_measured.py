@@ -1,5 +1,6 @@
 """The pictures of shipped results show their numbers, and their titles say the finding."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -58,12 +59,12 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     frame = pd.DataFrame(
         [
             row
-            | {"arm": "a@0.1", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
+            | {"arm": "a@0.2", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
             row
-            | {"arm": "a@0.2", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
+            | {"arm": "a@0.1", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
         ]
     )
-    fig = viz.worth(frame)
+    fig = viz.worth(frame)  # its line goes from the lower weight to the higher
     assert "20% is covered at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
     assert list(fig.data[0].text) == ["0.1", "0.2"]
     assert list(fig.data[0].error_x.array) == pytest.approx([0.01, 0.01])
@@ -75,6 +76,17 @@ def test_an_arm_is_named_in_words() -> None:
     assert said == "long-view tower, by beam search, groups of 512, 16 users"
     assert viz.arm_name("grpo") == "grpo"
     assert viz.arm_weight("long_view+beam@0.3@0.0001") == 0.3
+    assert np.isnan(viz.arm_weight("long_view"))  # the recipe's
+
+
+def test_many_arms_without_a_weight_are_drawn() -> None:
+    row = {"k": 32, "true_low": 0.04, "true_high": 0.06, "predicted_low": 0.05}
+    row |= {"predicted_high": 0.07, "true": 0.05, "predicted": 0.06, "headroom": 0.2}
+    frame = pd.DataFrame([row | {"arm": f"g{size}", "recall": 0.0} for size in range(1, 12)])
+    fig = viz.worth(frame)
+    assert len(fig.data) == 11
+    assert list(fig.data[0].text) == [""]
+    assert "nan" not in theme.alt_text(fig)
 
 
 @pytest.mark.parametrize("name", ["stability", "legality", "worth"])
