@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -71,8 +72,7 @@ def history_vectors(batch: Batch, vectors: Tensor) -> Tensor:
         vectors: (n + 1, d), row 0 zeros for the padding.
     """
     items = torch.cat((batch.short.item, batch.positive.item), dim=1)  # (B, T)
-    count = (items > 0).sum(1, keepdim=True).clamp(min=1)
-    return vectors[items].sum(1) / count
+    return F.embedding_bag(items, vectors, mode="mean", padding_idx=0)
 
 
 def successes(recommender: Recommender, examples: Examples) -> NDArray[np.bool_]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import TracebackType
 
 import torch
 
@@ -54,11 +53,6 @@ class Ahead:
         self._queue: deque[Future[Made]] = deque()
         self._first = 0  # the step of the queue's first batch
 
-    @property
-    def ready(self) -> int:
-        """How many of the next batches are made."""
-        return sum(future.done() for future in self._queue)
-
     def __call__(self, step: int) -> Batch:
         if not self._queue or step != self._first:
             self._forget()
@@ -94,12 +88,7 @@ class Ahead:
     def __enter__(self) -> Ahead:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

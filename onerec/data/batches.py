@@ -9,6 +9,7 @@ the gap to the target, whose time is not known when a recommendation is made.
 """
 
 import copy
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -278,22 +279,25 @@ class EpochSampler:
         self.skip = skip
         self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
         self.age, self.length = age, length
-        self._cached: tuple[int, Ints] | None = None
+        self._orders: dict[int, Ints] = {}  # of the last two epochs, which threads may ask for
+        self._lock = threading.Lock()
 
     def order(self, epoch: int) -> Ints:
         """The permutation (n,) of an epoch."""
-        cached = self._cached  # threads may ask for different epochs
-        if cached is None or cached[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            if self.age is None:
-                order = rng.permutation(self.n)
-                if self.length is not None:
-                    head = -epoch * self.n % self.batch_size
-                    order = by_length(order, self.length, head, self.batch_size, rng)
-            else:
-                order = np.argsort(self.age + MIXING * rng.random(self.n), kind="stable")
-            cached = self._cached = (epoch, order)
-        return cached[1]
+        with self._lock:
+            if epoch not in self._orders:
+                self._orders = dict([*self._orders.items(), (epoch, self._drawn(epoch))][-2:])
+            return self._orders[epoch]
+
+    def _drawn(self, epoch: int) -> Ints:
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.age is not None:
+            return np.argsort(self.age + MIXING * rng.random(self.n), kind="stable")
+        order = rng.permutation(self.n)
+        if self.length is None:
+            return order
+        head = -epoch * self.n % self.batch_size
+        return by_length(order, self.length, head, self.batch_size, rng)
 
     def __call__(self, step: int) -> Ints:
         begin = self.skip + step * self.batch_size

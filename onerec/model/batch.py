@@ -35,17 +35,15 @@ class Events:
 
     def rows(self, rows: slice) -> Self:
         """Some of the users, as views."""
-        return type(self)(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return self.mapped(lambda column: column[rows])
 
     def picked(self, places: Tensor) -> Self:
         """The events at flat places (P,) of the grid (B, T): every column is (P, ...)."""
-        columns = (getattr(self, name).flatten(0, 1) for name in self.__dataclass_fields__)
-        return type(self)(*(column.index_select(0, places) for column in columns))
+        return self.mapped(lambda column: column.flatten(0, 1).index_select(0, places))
 
     def kept(self, mask: Tensor) -> Self:
         """What mask (B, T) hides is padding."""
-        columns = (getattr(self, name) for name in self.__dataclass_fields__)
-        return type(self)(*(c * mask.view(*mask.shape, *(1,) * (c.ndim - 2)) for c in columns))
+        return self.mapped(lambda c: c * mask.view(*mask.shape, *(1,) * (c.ndim - 2)))
 
     def thinned(self, share: float) -> Self:
         """The events, of which that share is hidden at random by torch's global stream."""
@@ -109,14 +107,7 @@ class Batch:
 
     def rows(self, rows: slice) -> Batch:
         """Some of the contexts, as views."""
-        return replace(
-            self,
-            static=self.static[rows],
-            short=self.short.rows(rows),
-            positive=self.positive.rows(rows),
-            target=self.target[rows],
-            lifelong=None if self.lifelong is None else self.lifelong.rows(rows),
-        )
+        return self.mapped(lambda tensor: tensor[rows])
 
     def split(self, parts: int) -> list[Batch]:
         """The contexts in so many neighbouring parts, as even as can be, as views."""

@@ -371,31 +371,21 @@ class OneRec(nn.Module):
         if past is None:
             hidden = self.decode(codes, memory)[:, :, -1]
         else:
-            x: Tensor | None = None
+            x: Tensor = self.begin
             for index, block in enumerate(self.decoder):
                 state = memory.keys_values[index], memory.attendable, past[index] if level else []
-                own = cast(DecoderBlock, block)
-                x, after = (
-                    self._first_step(own, level, codes, *state)
-                    if x is None
-                    else own.step(x, *state)
-                )
+                step = cast(DecoderBlock, block).step
+                x, after = step(x, *state) if index else self._first_step(level, codes, *state)
                 present.append(after)
             hidden = self.decoder_norm(x)
         with torch.autocast(hidden.device.type, enabled=False):
             return self.logits(level, hidden.float()), present
 
     def _first_step(
-        self,
-        block: DecoderBlock,
-        level: int,
-        codes: Tensor,
-        memory: KeyValue,
-        mask: Tensor,
-        past: list[KeyValue],
+        self, level: int, codes: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The first block's step, per code where there are far fewer codes than sequences."""
-        state = memory, mask, past
+        block, state = cast(DecoderBlock, self.decoder[0]), (memory, mask, past)
         if not level:
             return block.step(self.begin.expand(*codes.shape[:2], -1), *state)
         code, rows = codes[..., -1], self.codes.rows()[level - 1]

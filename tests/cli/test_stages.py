@@ -12,6 +12,7 @@ import pytest
 import toy_home
 
 from onerec.run_files import read_json
+from onerec.runs import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"train.steps": "3", "baselines.names": "popularity"}
@@ -112,6 +113,7 @@ def test_a_run_of_another_dataset_or_recipe_is_refused(
     check_refused(cli("run", "--run", "first", "--dataset", "other", *same), "dataset.name = toy")
     changed = toy_home.set_options({"seed": "9"})
     check_refused(cli("run", "--run", "first", "--dataset", "toy", *changed), "seed = 0", "9")
+    assert open_run("first", finished).recipe()["recipe"]["seed"] == 0  # nothing was changed
 
 
 def test_a_damaged_checkpoint_is_named_at_serving(
@@ -121,6 +123,7 @@ def test_a_damaged_checkpoint_is_named_at_serving(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     answer = cli("recommend", "--run", "first", "--user", "u00")
     check_refused(answer, "checkpoint-000030.safetensors", "damaged")
+    assert path.exists()  # it is named, not taken away
 
 
 def test_recipes_are_listed_with_every_setting(cli: Any, home: Path) -> None:

@@ -26,6 +26,7 @@ def test_without_its_files_the_app_says_where_it_comes_from(
 ) -> None:
     monkeypatch.setattr(tools, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     check_refused(cli("app"), "main.py", "comes with the repository")
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_app_is_streamlit_on_its_own_port(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

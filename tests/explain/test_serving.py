@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from onerec.data.dataset import open_dataset
+from onerec.data.split import make_split
 from onerec.explain import dataset, serving
 from onerec.runs import Run
 
@@ -56,11 +58,9 @@ def test_temporal_history_ends_at_one_cut_for_all(run: Run, tmp_path: Path) -> N
 
 def test_leave_one_out_history_agrees_with_the_split_that_trained(run: Run, tmp_path: Path) -> None:
     """The shown history must be the one that the model was given: one rule, read twice."""
-    split = pytest.importorskip("onerec.data.split")
-    data = pytest.importorskip("onerec.data.dataset")
-    opened = data.open_dataset(run.home / "datasets" / "toy")
+    opened = open_dataset(run.home / "datasets" / "toy")
     for rule in ("leave_one_out", "temporal"):
-        cut = split.make_split(opened, rule)
+        cut = make_split(opened, rule)
         for part in ("valid", "test"):
             copy = with_rule(run, tmp_path / f"{rule}-{part}", rule, part)
             cases = getattr(cut, part)

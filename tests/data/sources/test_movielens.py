@@ -59,16 +59,16 @@ def test_100k(tmp_path: Path) -> None:
 
 
 def test_1m(tmp_path: Path) -> None:
-    check(
-        make(
-            tmp_path,
-            {
-                "ratings.dat": rows("::"),
-                "movies.dat": "10::Amélie (2001)::Comedy|Romance\n20::X (1)::Drama\n",
-                "users.dat": "1::F::1::10::48067\n2::M::56::16::70072\n",
-            },
-        )
+    dataset = make(
+        tmp_path,
+        {
+            "ratings.dat": rows("::"),
+            "movies.dat": "10::Amélie (2001)::Comedy|Romance\n20::X (1)::Drama\n",
+            "users.dat": "1::F::1::10::48067\n2::M::56::16::70072\n",
+        },
     )
+    check(dataset)
+    assert sorted(dataset.users["gender"]) == ["F", "M"]
 
 
 def test_25m_and_32m(tmp_path: Path) -> None:
