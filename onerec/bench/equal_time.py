@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onerec.common import generator
-from onerec.loop import loop
+from onerec.loop import Trainee, loop
 from onerec.model.batch import Batch
 from onerec.model.routers import competition_schedule
 from onerec.pipeline.pretrain import Pretraining
@@ -54,8 +55,24 @@ def measure(
 
     `base` is a median, and the others that times the median of their ratio to it within a turn.
     """
+    with base.batches() as batches, competition.batches() as others:
+        trainees = base.trainee(batches), competition.trainee(others)
+        seconds = _turns(base, competition, trainees, turns, clock)
+    each = float(np.median(seconds[:, 0]))
+    alone, competing = np.median(seconds[:, 1:] / seconds[:, :1], axis=0).tolist()
+    return EqualTime(each, each * alone, each * competing, competing_layers(competition))
+
+
+def _turns(
+    base: Pretraining,
+    competition: Pretraining,
+    trainees: tuple[Trainee[Batch], Trainee[Batch]],
+    turns: int,
+    clock: Callable[[], float],
+) -> NDArray[np.float64]:
+    """Seconds (turns, 3) of a step of the base, of a competition's alone, and of one competing."""
     device, total, steps = base.session.device, WARM_UP + turns, base.config.steps
-    model, plain, trainee = competition.model, base.trainee(), competition.trainee()
+    model, (plain, trainee) = competition.model, trainees
     one = torch.arange(len(model.mixtures())) == 0
     plain = replace(plain, batch=_spread(plain.batch, 1, total, steps))
     trainee = replace(
@@ -77,10 +94,7 @@ def measure(
             begun = now()
             next(results)
             taken.append(now() - begun)
-    seconds = np.reshape(taken, (total, 3))[WARM_UP:]
-    each = float(np.median(seconds[:, 0]))
-    alone, competing = np.median(seconds[:, 1:] / seconds[:, :1], axis=0).tolist()
-    return EqualTime(each, each * alone, each * competing, competing_layers(competition))
+    return np.reshape(np.array(taken), (total, 3))[WARM_UP:]
 
 
 def _spread(

@@ -106,13 +106,14 @@ def new_training(run: Run, setting: Setting) -> Pretraining:
 
 def train(training: Pretraining) -> Iterator[StepResult]:
     """From the first step to the last, with nothing between two steps."""
-    return loop(
-        training.trainee(),
-        steps=training.config.steps,
-        clip=training.optim.clip,
-        seed=training.setting.recipe.seed,
-        device=training.session.device,
-    )
+    with training.batches() as batches:
+        yield from loop(
+            training.trainee(batches),
+            steps=training.config.steps,
+            clip=training.optim.clip,
+            seed=training.setting.recipe.seed,
+            device=training.session.device,
+        )
 
 
 def watch(results: Iterable[StepResult], steps: int, name: str) -> list[float]:

@@ -1,7 +1,6 @@
 """Steps in equal time: by hand, with a clock that is made up, and by the schedule."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import toy_routers
@@ -55,14 +54,16 @@ def test_the_three_of_a_turn_have_one_batch_and_turns_are_spread_over_the_traini
     asked = []
     both = trainings(made)
     for number, training in enumerate(both):
-        trainee = training.trainee()
+        made_of = training.trainee
 
-        def batch(step, number=number, batches=trainee.batch):
-            asked.append((number, step))
-            return batches(step)
+        def trainee(batches, number=number, made_of=made_of):
+            def batch(step):
+                asked.append((number, step))
+                return batches(step)
 
-        watched = replace(trainee, batch=batch)
-        training.trainee = lambda watched=watched: watched
+            return made_of(batch)
+
+        training.trainee = trainee
     equal_time.measure(*both, turns=3)  # and five before: eight turns in forty steps
     expected = [[(0, step), (1, step), (1, step)] for step in range(0, 40, 5)]
     assert asked == [each for turn in expected for each in turn]

@@ -85,10 +85,11 @@ def test_the_bank_is_of_contexts_that_were_answered_and_of_training_alone(made):
 
 def test_batches_are_those_of_pretraining_without_event_dropout(made):
     training = trained(made)
-    samples, plain = roma.Samples(training), training.trainee().batch
+    samples = roma.Samples(training)
     batch = samples.batches(training.config.steps)(2)
-    assert batch.batch.target.equal(plain(2).target)
-    assert batch.batch.short.item.equal(plain(2).short.item)
+    with training.batches() as plain:
+        assert batch.batch.target.equal(plain(2).target)
+        assert batch.batch.short.item.equal(plain(2).short.item)
     expected = roma.history_vectors(batch.batch, samples.vectors)
     assert batch.embedding.equal(expected)
     log = training.setting.split.log
