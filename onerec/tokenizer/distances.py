@@ -1,0 +1,61 @@
+"""Which centroid is nearest to each row, and how far: the dense pass of k-means.
+
+Distances are computed for a chunk of rows at a time, so an (n, k) matrix never exists.
+
+Shapes: n vectors, d dimensions, k centroids, c rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Columns at a time of `lowest` on a CPU."""
+
+
+def chunk_rows(x: Tensor, columns: int) -> int:
+    """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
+    entries = 2**26 if x.is_cuda else 2**21
+    return max(1, entries // max(columns, x.shape[1]))
+
+
+def nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """Label (n,) and squared distance (n,) float32 of each row to its nearest centroid.
+
+    The label comes from |c|^2 - 2 x.c, one matrix product; the distance from the difference itself,
+    so that it is 0 where a row lies on its centroid.
+    """
+    lengths = centroids.square().sum(1)  # (k,)
+    labels, distances = [], []
+    for part in torch.split(x, chunk or chunk_rows(x, len(centroids))):
+        rows = part.float()  # (c, d)
+        own = lowest(torch.addmm(lengths, rows, centroids.T, alpha=-2))  # (c, k) -> (c,)
+        labels.append(own)
+        distances.append((rows - centroids[own]).square().sum(1))
+    return torch.cat(labels), torch.cat(distances)
+
+
+def lowest(scores: Tensor) -> Tensor:
+    """The column of each row's least value, the first of equals: (c, k) -> (c,) int64.
+
+    `argmin` on a CPU goes value by value, the minimum alone by vectors: so the minimum of each
+    block of columns comes first, and `argmin` reads one block per row.
+    """
+    columns = scores.shape[1]
+    if scores.device.type != "cpu" or columns % BLOCK or columns == BLOCK:
+        return scores.argmin(1)
+    blocks = scores.view(len(scores), -1, BLOCK)  # (c, k / BLOCK, BLOCK)
+    block = blocks.amin(2).argmin(1)  # (c,)
+    within: Tensor = blocks[torch.arange(len(scores)), block]  # (c, BLOCK)
+    return block * BLOCK + within.argmin(1)
+
+
+def inertia_of(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
+    """Sum of the squared distances of x (n, d) to the centroids of its labels (n,)."""
+    rows = chunk_rows(x, x.shape[1])
+    parts = [
+        (part.float() - centroids[own]).square().sum(dtype=torch.float64)
+        for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
+    ]
+    return float(torch.stack(parts).sum())
