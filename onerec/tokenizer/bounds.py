@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onerec.tokenizer import distances
+
 LEAST_CENTROIDS = 256
 """Below so many a dense pass is about as fast."""
 GROUP, MOST_GROUPS = 64, 32
@@ -60,10 +62,10 @@ class GroupBounds:
         moved = (centroids - self.centroids).norm(dim=1) * (1 + MARGIN)  # (k,)
         self.lower -= moved[self.members].amax(1, keepdim=True)
         self.centroids = centroids
-        self.books = centroids[self.members]  # (G, g, d)
-        self.lengths = self.books.square().sum(2)  # (G, g)
+        books = centroids[self.members]  # (G, g, d)
+        self.twice, self.lengths = -2 * books, books.square().sum(2)  # (G, g, d), (G, g)
         count = max(1, ENTRIES // self.x.shape[1])
-        distances = [
+        squared = [
             self._chunk(rows.float(), labels, lower)
             for rows, labels, lower in zip(
                 torch.split(self.x, count),
@@ -72,7 +74,7 @@ class GroupBounds:
                 strict=True,
             )
         ]
-        return self.labels.clone(), torch.cat(distances)
+        return self.labels.clone(), torch.cat(squared)
 
     def _chunk(self, x: Tensor, labels: Tensor, lower: Tensor) -> Tensor:
         """Squared distances (c,) of x (c, d); labels (c,) and lower (G, c) change in place."""
@@ -80,18 +82,21 @@ class GroupBounds:
         norm = x.square().sum(1)
         open_to = lower < squared.sqrt() * (1 + MARGIN)  # (G, c)
         whole = int(open_to.sum()) > WHOLE * open_to.numel()
-        least = self._all(x, norm, labels) if whole else self._some(x, norm, labels, open_to)
+        scores = self._all(x, labels) if whole else None  # (c, G, g)
+        if scores is not None:
+            least = scores.amin(2).T + norm  # (G, c)
+        else:
+            least = self._some(x, norm, labels, open_to)
         value, group = least.min(0)  # (c,)
         who = torch.nonzero(value < squared)[:, 0]  # rows that change
-        home = self.group_of[labels[who]]
-        own = squared[who]
-        for g in range(len(self.members)):
-            here = torch.nonzero(group[who] == g)[:, 0]
-            rows = who[here]
-            scores = self._scores(g, x[rows], labels[rows])
-            column = scores.argmin(1, keepdim=True)
-            least[g, rows] = scores.scatter_(1, column, math.inf).amin(1) + norm[rows]
-            labels[rows] = self.members[g][column[:, 0]]
+        home, own = self.group_of[labels[who]], squared[who]
+        if scores is not None:
+            self._take(group[who], who, scores[who, group[who]], norm, labels, least)
+        else:
+            for g in range(len(self.members)):
+                rows = who[group[who] == g]
+                found = self._scores(g, x[rows], labels[rows])
+                self._take(torch.full_like(rows, g), rows, found, norm, labels, least)
         least[home, who] = torch.minimum(least[home, who], own)  # the centroid that was left
         error = MARGIN * (norm + self.lengths.max())
         bound = (least - error).clamp_(min=0).sqrt_()  # infinite where nothing was computed
@@ -99,23 +104,40 @@ class GroupBounds:
         squared[who] = (x[who] - self.centroids[labels[who]]).square().sum(1)
         return squared
 
+    def _take(
+        self,
+        group: Tensor,
+        rows: Tensor,
+        scores: Tensor,
+        norm: Tensor,
+        labels: Tensor,
+        least: Tensor,
+    ) -> None:
+        """Rows (m,) go to the lowest of the scores (m, g) of a group (m,); its next stays least."""
+        column = scores.argmin(1, keepdim=True)
+        least[group, rows] = scores.scatter_(1, column, math.inf).amin(1) + norm[rows]
+        labels[rows] = self.members[group, column[:, 0]]
+
     def _some(self, x: Tensor, norm: Tensor, labels: Tensor, open_to: Tensor) -> Tensor:
         """The least squared distance to each group less the own centroid (G, c), or infinity."""
         least = torch.full(open_to.shape, math.inf)
         for g, concerned in enumerate(open_to):
             rows = torch.nonzero(concerned)[:, 0]  # (m,)
-            scores = self._scores(g, x.index_select(0, rows), labels[rows])
-            least[g, rows] = scores.amin(1) + norm[rows]
+            if len(rows):
+                scores = self._scores(g, x.index_select(0, rows), labels[rows])
+                least[g, rows] = scores.amin(1) + norm[rows]
         return least
 
-    def _all(self, x: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        """`_some` of all groups."""
-        groups = range(len(self.members))
-        return torch.stack([self._scores(g, x, labels).amin(1) for g in groups]) + norm
+    def _all(self, x: Tensor, labels: Tensor) -> Tensor:
+        """|c|^2 - 2 x.c for all centroids (c, G, g); infinite for a row's own."""
+        scores = distances.scores(self.lengths.flatten(), x, self.twice.flatten(0, 1))
+        scores = scores.view(len(x), *self.members.shape)
+        scores[torch.arange(len(x)), self.group_of[labels], self.column[labels]] = math.inf
+        return scores
 
     def _scores(self, g: int, x: Tensor, labels: Tensor) -> Tensor:
-        """|c|^2 - 2 x.c for the centroids of a group (m, g); infinite for a row's own centroid."""
-        scores = torch.addmm(self.lengths[g], x, self.books[g].T, alpha=-2)
+        """`_all` for the centroids of one group (m, g)."""
+        scores = distances.scores(self.lengths[g], x, self.twice[g])
         mine = torch.nonzero(self.group_of[labels] == g)[:, 0]
         scores[mine, self.column[labels[mine]]] = math.inf
         return scores

@@ -176,14 +176,14 @@ def test_half_precision_is_read_in_pieces() -> None:
 def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of all rows with all centroids: the largest one has the rows of a chunk."""
     seen: list[int] = []
-    product = torch.addmm
+    product = distances_module.scores
     monkeypatch.setattr(distances_module, "chunk_rows", lambda x, columns: 64)
 
-    def watched(*args: Tensor, **more: float) -> Tensor:
-        seen.append(len(args[1]))
-        return product(*args, **more)
+    def watched(lengths: Tensor, rows: Tensor, twice: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return product(lengths, rows, twice)
 
-    monkeypatch.setattr(torch, "addmm", watched)
+    monkeypatch.setattr(distances_module, "scores", watched)
     kmeans(blobs(1200, 5, 6), 6, generator=generator())
     assert max(seen) == 64
 
