@@ -29,7 +29,9 @@ GROUP, MOST_GROUPS = 64, 32
 """Centroids of a group, more where groups would be too many: G n numbers are kept."""
 ENTRIES = 2**20
 """Numbers of x in a chunk of rows: what a cache holds beside its scores."""
-WHOLE = 0.4
+SCORES = 2**20
+"""Scores at a time where a chunk is computed whole."""
+WHOLE = 0.6
 """A chunk is computed whole where more of its bounds than this share do not hold; measured."""
 MARGIN = 4e-6
 """Relative error that the bounds allow squared distances in float32, by |x|^2 + |c|^2: products of
@@ -82,6 +84,10 @@ class GroupBounds:
         norm = x.square().sum(1)
         open_to = lower < squared.sqrt() * (1 + MARGIN)  # (G, c)
         whole = int(open_to.sum()) > WHOLE * open_to.numel()
+        few = max(1, SCORES // len(self.centroids))
+        if whole and len(x) > few:
+            parts = torch.split(x, few), torch.split(labels, few), torch.split(lower, few, dim=1)
+            return torch.cat([self._chunk(*part) for part in zip(*parts, strict=True)])
         scores = self._all(x, labels) if whole else None  # (c, G, g)
         if scores is not None:
             least = scores.amin(2).T + norm  # (G, c)
@@ -136,8 +142,8 @@ class GroupBounds:
         return scores
 
     def _scores(self, g: int, x: Tensor, labels: Tensor) -> Tensor:
-        """`_all` for the centroids of one group (m, g)."""
-        scores = distances.scores(self.lengths[g], x, self.twice[g])
+        """`_all` for the centroids of one group (m, g); m is new each time, so not by oneDNN."""
+        scores = torch.addmm(self.lengths[g], x, self.twice[g].T)
         mine = torch.nonzero(self.group_of[labels] == g)[:, 0]
         scores[mine, self.column[labels[mine]]] = math.inf
         return scores

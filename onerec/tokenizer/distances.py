@@ -18,7 +18,7 @@ ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and not torch.cpu._is_am
 
 def chunk_rows(x: Tensor, columns: int) -> int:
     """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
-    entries = 2**26 if x.is_cuda else 2**21
+    entries = 2**26 if x.is_cuda else 2**20
     return max(1, entries // max(columns, x.shape[1]))
 
 
@@ -39,7 +39,10 @@ def nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Ten
 
 
 def scores(lengths: Tensor, x: Tensor, twice: Tensor) -> Tensor:
-    """|c|^2 - 2 x.c: lengths (k,), x (c, d) float32, twice = -2 c (k, d) -> (c, k)."""
+    """|c|^2 - 2 x.c: lengths (k,), x (c, d) float32, twice = -2 c (k, d) -> (c, k).
+
+    For shapes that come again: oneDNN makes a plan for each, which costs some milliseconds.
+    """
     if ONEDNN and x.device.type == "cpu" and not (x.requires_grad or twice.requires_grad):
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, twice, lengths, "none", [], "")
         return found
