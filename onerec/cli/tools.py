@@ -96,3 +96,23 @@ _benchmark("generate", "Constrained beam search beside transformers' T5.")
 _benchmark("train", "Training speed of a recipe, and the share of the hardware that it uses.")
 _benchmark("world", "The built-in world beside KuaiRand's logs.")
 _benchmark("rl", "A policy step: users a second, and the share of rollout, reward and update.")
+_benchmark("kmeans", "Our k-means beside faiss and scikit-learn: time and inertia.")
+
+
+@bench.command("tokenizer")
+def tokenizer_command(
+    vectors: Annotated[
+        Path | None, typer.Option(help="A .npy file (items, width), quantised at 3 x 256.")
+    ] = None,
+    world: Annotated[int, typer.Option(help="Items of the world, 3 x 1024; 0: none.")] = 100_000,
+    seeds: Annotated[int, typer.Option(help="Held-out items and starts.")] = 3,
+    target: OutFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """RQ-Kmeans, balanced, RQ-VAE, random and faiss: loss, use, entropy; the paper's claims."""
+    result = importlib.import_module("onerec.bench.tokenizer").run(
+        vectors=vectors, world=world, seeds=seeds
+    )
+    if target is not None:
+        importlib.import_module("onerec.bench.generate").write(result, target)
+    print_json(result) if as_json else out.print_json(data=result)

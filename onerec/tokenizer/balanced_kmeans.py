@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from onerec.errors import RecipeError
+from onerec.tokenizer.distances import chunk_rows, inertia_of
 from onerec.tokenizer.kmeans import (
     KMeansResult,
     check_vectors,
-    chunk_rows,
     cluster_sums,
     greedy_seeds,
-    inertia_of,
     permutation,
 )
 

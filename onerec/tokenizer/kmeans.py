@@ -1,8 +1,8 @@
 """k-means on any device, in bounded memory.
 
-Lloyd's iterations from a greedy k-means++ start. Distances are computed for a chunk of rows at a
-time, so an (n, k) matrix never exists; sums are in float64 and in a fixed order, so a seed gives
-the same centroids again on the same device. Left out: mini-batches; `stream_kmeans` reads
+Lloyd's iterations from a greedy k-means++ start. An (n, k) matrix of distances never exists, and on
+a CPU most of them are not computed (`bounds`); sums are in float64 and in a fixed order, so a seed
+gives the same centroids again on the same device. Left out: mini-batches; `stream_kmeans` reads
 more rows than memory holds and `balanced_kmeans` makes clusters of one size.
 
 Shapes: n vectors, d dimensions, k clusters.
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer.bounds import GroupBounds, worth_bounds
+from onerec.tokenizer.distances import chunk_rows, inertia_of, nearest
 
 INITS = ("k-means++", "random")
 SEED_ROWS_PER_CLUSTER, SEED_ROWS = 64, 2**17
@@ -60,11 +62,28 @@ def kmeans(
         centroids = x[permutation(len(x), generator, x.device)[:k]].float()
     else:
         centroids = greedy_seeds(x, k, generator)
-    repaired, made, before = 0, 0, math.inf
+    return lloyd(x, centroids, iterations=iterations, generator=generator, tolerance=tolerance)
+
+
+def lloyd(
+    x: Tensor,
+    centroids: Tensor,
+    *,
+    iterations: int,
+    generator: torch.Generator,
+    tolerance: float = 1e-6,
+) -> KMeansResult:
+    """`kmeans` of x (n, d) from the given centroids (k, d); x and centroids are not checked."""
+    k, repaired, made, before = len(centroids), 0, 0, math.inf
     old_labels: Tensor | None = None
+    bounds: GroupBounds | None = None
     for _ in range(iterations):
         made += 1
-        labels, distances = nearest(x, centroids)
+        if old_labels is None or not worth_bounds(x, k):
+            labels, distances = nearest(x, centroids)
+        else:
+            bounds = bounds or GroupBounds(x, centroids, old_labels)
+            labels, distances = bounds.step(centroids)
         sums, counts = cluster_sums(x, labels, k)
         full = counts > 0
         centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
@@ -116,38 +135,6 @@ def check_init(init: str) -> None:
     """Refuse a start that is not one of `INITS`."""
     if init not in INITS:
         raise RecipeError(f"k-means init {init!r} is unknown; choose one of {', '.join(INITS)}")
-
-
-def chunk_rows(x: Tensor, columns: int) -> int:
-    """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
-    entries = 2**26 if x.is_cuda else 2**21
-    return max(1, entries // max(columns, x.shape[1]))
-
-
-def inertia_of(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
-    """Sum of the squared distances of x (n, d) to the centroids of its labels (n,)."""
-    rows = chunk_rows(x, x.shape[1])
-    parts = [
-        (part.float() - centroids[own]).square().sum(dtype=torch.float64)
-        for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
-    ]
-    return float(torch.stack(parts).sum())
-
-
-def nearest(x: Tensor, centroids: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """Label (n,) and squared distance (n,) float32 of each row to its nearest centroid.
-
-    The label comes from |c|^2 - 2 x.c, one matrix product; the distance from the difference itself,
-    so that it is 0 where a row lies on its centroid.
-    """
-    lengths = centroids.square().sum(1)  # (k,)
-    labels, distances = [], []
-    for part in torch.split(x, chunk or chunk_rows(x, len(centroids))):
-        rows = part.float()  # (c, d)
-        own = torch.addmm(lengths, rows, centroids.T, alpha=-2).argmin(1)  # (c, k) -> (c,)
-        labels.append(own)
-        distances.append((rows - centroids[own]).square().sum(1))
-    return torch.cat(labels), torch.cat(distances)
 
 
 def _first_of_equal(centroids: Tensor) -> Tensor:

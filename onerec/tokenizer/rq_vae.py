@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from onerec.errors import RecipeError, RunError
 from onerec.loop import StepResult, Trainee, loop
-from onerec.tokenizer.kmeans import assign
+from onerec.tokenizer.kmeans import assign, check_vectors
 from onerec.tokenizer.rq_kmeans import (
     ROWS,
     RQKmeans,
@@ -40,7 +40,8 @@ class RQVAEConfig:
     """Shape and training. `batch_size` 0 takes all rows in each step.
 
     `restart_every`: after so many steps a code that no row took in them moves to what is left of a
-    row at its level; not in the last quarter of the training.
+    row at its level; not in the last quarter of the training. `warm_up` steps of plain autoencoding
+    come before the codebooks, which then start from what the encoder has learned; ours.
     """
 
     levels: int = 3
@@ -52,9 +53,12 @@ class RQVAEConfig:
     batch_size: int = 256
     learning_rate: float = 1e-3
     restart_every: int = 50
+    warm_up: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.warm_up < 0:
+            raise RecipeError(f"tokenizer warm_up is {self.warm_up}; it must be at least 0")
         for name in ("levels", "codebook_size", "latent_dim", "steps", "restart_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(
@@ -69,7 +73,7 @@ class RQVAENetwork(nn.Module):
 
     def __init__(self, config: RQVAEConfig, dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.plain = config, False
         widths = (dim, *config.hidden, config.latent_dim)
         shape = (config.levels, config.codebook_size)
         self.encoder, self.decoder = _mlp(widths), _mlp(widths[::-1])
@@ -87,8 +91,15 @@ class RQVAENetwork(nn.Module):
                 parameter.copy_(drawn * (2 / parameter.shape[1]) ** 0.5)
 
     def loss(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """`rq_vae_loss` of x (B, d) with its three parts; notes which codes were taken."""
+        """`rq_vae_loss` of x (B, d) with its three parts; notes which codes were taken.
+
+        Where `plain`, the codebooks stay out: the autoencoder's loss alone.
+        """
         latent = self.encoder(x)  # (B, E)
+        if self.plain:
+            plain = (x - self.decoder(latent)).square().sum(1).mean()
+            zero = plain.new_zeros(())
+            return plain, {"reconstruction": plain, "codebook": zero, "commitment": zero}
         quantised, codes, codebook, commitment = quantise(latent, self.codebooks)
         self.used[torch.arange(len(self.used), device=x.device), codes] = True
         said = self.decoder(straight_through(latent, quantised))
@@ -170,19 +181,30 @@ class RQVAE:
     def training(self, x: Tensor) -> Iterator[StepResult]:
         """`fit` step by step, for a caller that tells how far it is; same result."""
         config, x = self.config, x.detach().float()
+        check_vectors(x, config.codebook_size, 1, "random")  # before a warm-up, not after
         generator = torch.Generator().manual_seed(config.seed)
         network = RQVAENetwork(config, x.shape[1])
         network.init_weights(generator)
         self._network = network.to(x.device)
-        self._start(x, generator)
+        network.plain = config.warm_up > 0
+        if not network.plain:
+            self._start(x, generator)
         restarts = torch.zeros(config.levels, dtype=torch.int64)
         batch = _Batches(x, config)
         optimizer = _adamw(network, config.learning_rate)
 
         def restart(step: int) -> None:
-            if step and step % config.restart_every == 0:
+            step -= config.warm_up
+            if network.plain and step == 0:
+                network.plain = False
+                self._start(x, generator)
+            if step > 0 and step % config.restart_every == 0:
                 if step <= 0.75 * config.steps:
-                    restarts.add_(restart_dead_codes(network, optimizer, batch(step), generator))
+                    restarts.add_(
+                        restart_dead_codes(
+                            network, optimizer, batch(config.warm_up + step), generator
+                        )
+                    )
                 network.used.zero_()
 
         trainee = Trainee(
@@ -193,13 +215,14 @@ class RQVAE:
             learning_rate=lambda step: config.learning_rate,
             before_step=restart,
         )
-        yield from loop(trainee, steps=config.steps, clip=CLIP, seed=config.seed)
+        steps = config.warm_up + config.steps
+        yield from loop(trainee, steps=steps, clip=CLIP, seed=config.seed)
         network.eval()
         self.repaired = tuple(restarts.tolist())
 
     @torch.no_grad()
     def _start(self, x: Tensor, generator: torch.Generator) -> None:
-        """Codebooks from residual k-means of what the untrained encoder says of the rows."""
+        """Codebooks from residual k-means of what the encoder, as it is, says of the rows."""
         config = self.config
         order = torch.randperm(len(x), generator=generator)[:START_ROWS].sort().values
         start = RQKmeans(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer.distances import nearest
 from onerec.tokenizer.kmeans import (
     SEED_ROWS,
     SEED_ROWS_PER_CLUSTER,
@@ -25,7 +26,6 @@ from onerec.tokenizer.kmeans import (
     check_init,
     cluster_sums,
     greedy_seeds,
-    nearest,
 )
 
 REPAIRS = 256

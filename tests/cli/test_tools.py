@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +58,21 @@ def test_a_benchmark_prints_what_it_measured(
     assert json.loads(target.read_text()) == answer
 
 
-@pytest.mark.parametrize("name", ["generate", "world"])
+def test_the_tokenizers_benchmark_takes_a_file(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = importlib.import_module("onerec.bench.tokenizer")
+    small = {"vector_size": module.Size(levels=2, codes=4), "kinds": ("rq_kmeans", "random")}
+    monkeypatch.setattr(module, "run", functools.partial(module.run, **small, threads=1))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ["--vectors", tmp_path / "x.npy", "--world", 0, "--seeds", 2, "--json"]
+    answer = cli("bench", "tokenizer", *words).json()
+    assert answer["vectors"]["rq_kmeans"]["utilisation"][0]["mean"] == 1
+    assert answer["seeds"] == 2
+    assert "world" not in answer
+
+
+@pytest.mark.parametrize("name", ["generate", "world", "kmeans", "tokenizer"])
 def test_every_benchmark_runs_without_arguments(name: str) -> None:
     run = importlib.import_module(f"onerec.bench.{name}").run
     required = [p for p in inspect.signature(run).parameters.values() if p.default is p.empty]

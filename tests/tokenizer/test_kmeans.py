@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer import distances as distances_module
 from onerec.tokenizer import kmeans as module
-from onerec.tokenizer.kmeans import assign, kmeans
+from onerec.tokenizer.kmeans import assign, kmeans, lloyd
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -175,14 +176,14 @@ def test_half_precision_is_read_in_pieces() -> None:
 def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No product of all rows with all centroids: the largest one has the rows of a chunk."""
     seen: list[int] = []
-    product = torch.addmm
-    monkeypatch.setattr(module, "chunk_rows", lambda x, columns: 64)
+    product = distances_module.scores
+    monkeypatch.setattr(distances_module, "chunk_rows", lambda x, columns: 64)
 
-    def watched(*args: Tensor, **more: float) -> Tensor:
-        seen.append(len(args[1]))
-        return product(*args, **more)
+    def watched(lengths: Tensor, rows: Tensor, twice: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return product(lengths, rows, twice)
 
-    monkeypatch.setattr(torch, "addmm", watched)
+    monkeypatch.setattr(distances_module, "scores", watched)
     kmeans(blobs(1200, 5, 6), 6, generator=generator())
     assert max(seen) == 64
 
@@ -210,6 +211,18 @@ def test_close_to_scikit_learn() -> None:
     ours = min(kmeans(x, 20, generator=generator(seed)).inertia for seed in range(3))
     theirs = cluster.KMeans(20, n_init=3, random_state=0, max_iter=25).fit(x.numpy()).inertia_
     assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_bounds_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 256 clusters most distances are not computed; without, all are."""
+    x, start = blobs(4_000, 5, 400), generator(4)
+    centroids = x[torch.randperm(len(x), generator=start)[:256]]
+    found = []
+    for bounded in (True, False):
+        monkeypatch.setattr(module, "worth_bounds", lambda x, k, b=bounded: b)
+        found.append(lloyd(x, centroids, iterations=12, generator=generator(), tolerance=0))
+    assert found[0].labels.equal(found[1].labels)
+    assert found[0].inertia == pytest.approx(found[1].inertia, rel=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,5 +1,7 @@
 """RQ-VAE: its loss and gradients by hand in float64, then what training must do."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -199,6 +201,37 @@ def test_restarts_bring_codes_back_that_training_alone_leaves_dead(
 
     assert used(1000) == 1
     assert used(10) >= 6
+
+
+def test_a_warm_up_trains_the_autoencoder_alone_and_then_starts_the_codebooks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, seen = mixture(), []
+    config = RQVAEConfig(**{**vars(SMALL), "steps": 3, "warm_up": 40})
+    tokenizer = RQVAE(config)
+    start = RQVAE._start
+
+    def watched(self: RQVAE, *args: Any) -> None:
+        assert not self.codebooks.any()  # not a step has reached them
+        start(self, *args)
+        seen.append(len(losses))
+
+    monkeypatch.setattr(RQVAE, "_start", watched)
+    losses: list[float] = []
+    for result in tokenizer.training(x):
+        losses += [float(result.values["codebook"])]
+    assert seen == [40]
+    assert losses[:40] == [0.0] * 40
+    assert min(losses[40:]) > 0
+    assert len(losses) == 43
+    assert tokenizer.codebooks.any(-1).all()
+    cold = RQVAE(RQVAEConfig(**{**vars(SMALL), "steps": 3})).fit(x)
+    left = [
+        float((x - q.inverse_transform(q.transform(x))).square().sum()) for q in (tokenizer, cold)
+    ]
+    assert left[0] < 0.8 * left[1]
+    with pytest.raises(RecipeError, match="warm_up is -1"):
+        RQVAEConfig(warm_up=-1)
 
 
 def test_state_goes_round(fitted: RQVAE) -> None:

@@ -1,0 +1,155 @@
+"""The benchmark of the paper's claims measures what it says, on made-up items."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from onerec.bench import tokenizer
+from onerec.bench.tokenizer import Size, claims, compare, measure, until_flat
+from onerec.errors import DataError, OneRecError
+
+SMALL = Size(levels=2, codes=8, steps=4, most_steps=16)
+WITHOUT_VAE = ("rq_kmeans", "balanced_rq_kmeans", "random", "faiss")
+
+
+def items(n: int = 200, d: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    centres = 5 * torch.randn(4, d, generator=generator)
+    return centres.repeat(n // 4, 1) + torch.randn(n, d, generator=generator)
+
+
+def test_every_kind_has_the_keys_and_the_ranks_are_right() -> None:
+    told = compare(items(), replace(SMALL, most_steps=4), seeds=2)
+    keys = {"reconstruction_loss", "held_out_loss", "utilisation", "entropy_nats"}
+    for kind in ("rq_kmeans", "balanced_rq_kmeans", "rq_vae", "rq_vae_wide", "random"):
+        assert set(told[kind]) >= keys | {"collision_rate", "fit_seconds"}
+        assert len(told[kind]["utilisation"]) == 2
+    loss = {kind: told[kind]["reconstruction_loss"]["mean"] for kind in tokenizer.VAES}
+    assert told["rq_kmeans"]["reconstruction_loss"]["mean"] < min(loss.values())
+    assert (
+        told["rq_kmeans"]["held_out_loss"]["mean"]
+        > told["rq_kmeans"]["reconstruction_loss"]["mean"]
+    )
+    assert (
+        told["random"]["reconstruction_loss"]["mean"]
+        > told["rq_kmeans"]["reconstruction_loss"]["mean"]
+    )
+    balanced = [level["mean"] for level in told["balanced_rq_kmeans"]["entropy_nats"]]
+    assert balanced == pytest.approx([math.log(8)] * 2, abs=1e-3)
+    assert told["claims"]["utilisation_is_1"]["holds"]
+    assert "claims" in told
+    json.dumps(told)
+
+
+def test_random_codebooks_are_rows_of_what_was_left() -> None:
+    x = items()
+    made, codes = tokenizer.fitted("random", x, SMALL, seed=3)
+    first = made.codebooks[0]
+    assert all((x == row).all(1).any() for row in first)
+    left = x - first[codes[:, 0]]
+    assert all(torch.isclose(left, row, atol=1e-6).all(1).any() for row in made.codebooks[1])
+
+
+def test_faiss_finds_what_ours_finds_from_the_same_start() -> None:
+    pytest.importorskip("faiss")
+    ours, theirs = (measure(kind, items(), SMALL, 0) for kind in ("rq_kmeans", "faiss"))
+    assert theirs["reconstruction_loss"] == pytest.approx(ours["reconstruction_loss"], rel=0.03)
+
+
+def test_without_faiss_the_key_is_absent_and_the_output_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokenizer, "has_faiss", lambda: False)
+    told = compare(items(), SMALL, 1, WITHOUT_VAE)
+    assert "faiss" not in told
+    assert "pip install" in told["faiss_is_absent"]
+    assert "claims" not in told  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("losses", "steps", "flat"),
+    [([0.5, 0.4, 0.397], 16, True), ([0.5, 0.4, 0.3], 16, False), ([0.5, 0.5], 8, True)],
+)
+def test_steps_double_until_the_held_out_loss_is_flat(
+    losses: list[float], steps: int, flat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fake(kind: str, x: Any, size: Size, seed: int) -> dict[str, float]:
+        asked.append(size.steps)
+        return {"held_out_loss": losses[len(asked) - 1]}
+
+    monkeypatch.setattr(tokenizer, "measure", fake)
+    found, size, was_flat = until_flat("rq_vae", items(), SMALL, 0)
+    assert (size.steps, was_flat) == (steps, flat)
+    assert asked == [4, 8, 16][: len(losses)]
+    assert found["held_out_loss"] == losses[-1]
+
+
+def one(loss: float, used: float, entropy: float) -> dict[str, Any]:
+    return {
+        "reconstruction_loss": loss,
+        "held_out_loss": loss,
+        "utilisation": [1.0, used],
+        "entropy_nats": [entropy, entropy],
+    }
+
+
+def test_claims_by_hand() -> None:
+    """The rival is the VAE that is better on held-out items; differences go by seed."""
+    found = {
+        "rq_kmeans": [one(0.30, 1.0, 1.8), one(0.33, 1.0, 1.8)],
+        "rq_vae": [one(0.60, 1.0, 1.9), one(0.66, 1.0, 1.9)],
+        "rq_vae_wide": [one(0.50, 0.9, 2.0), one(0.55, 0.9, 2.0)],
+    }
+    told = claims(found, codes=8)
+    assert told["rival"] == "rq_vae_wide"
+    change = told["loss_lower_by_a_quarter"]
+    assert change["relative_difference"]["held_out_loss"]["mean"] == pytest.approx(-0.4)
+    assert change["holds"]
+    assert told["utilisation_is_1"]["holds"]
+    assert told["utilisation_is_1"]["difference"][1]["mean"] == pytest.approx(0.1)
+    assert not told["entropy_is_higher"]["holds"]
+    assert told["entropy_is_higher"]["difference"][0]["mean"] == pytest.approx(-0.2)
+    found["rq_kmeans"] = [one(0.40, 1.0, 2.1), one(0.44, 0.99, 2.1)]
+    told = claims(found, codes=8)
+    assert not told["loss_lower_by_a_quarter"]["holds"]  # lower by a fifth
+    assert not told["utilisation_is_1"]["holds"]
+    assert told["entropy_is_higher"]["holds"]
+
+
+def test_world_vectors_are_those_of_the_tokenizer_stage() -> None:
+    x = tokenizer.world_vectors(500)
+    assert x.shape == (500, 32)
+    torch.testing.assert_close(x.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+    assert float(x.norm(dim=1).mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "x.npy", tmp_path / "tokenizer.json"
+    np.save(file, items(400).numpy().repeat(2, axis=0))
+    words = ["--world", "0", "--seeds", "1", "--kinds", "rq_kmeans", "random"]
+    tokenizer.main(["--vectors", str(file), *words, "--threads", "1", "--out", str(out)])
+    assert "rq_kmeans" in capsys.readouterr().out
+    told = json.loads(out.read_text())
+    assert told["vectors"]["setting"] == {"items": 800, "dim": 6, "levels": 3, "codes": 256}
+    assert told["vectors"]["rq_kmeans"]["collision_rate"]["mean"] > 0.5  # every item is there twice
+
+
+def test_says_what_cannot_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(OneRecError, match="nothing to measure"):
+        tokenizer.run(world=0)
+    with pytest.raises(DataError, match=r"gone\.npy"):
+        tokenizer.read_vectors(tmp_path / "gone.npy")
+    np.save(tmp_path / "flat.npy", np.zeros(3))
+    with pytest.raises(DataError, match="holds no matrix"):
+        tokenizer.read_vectors(tmp_path / "flat.npy")
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(DataError, match=r"give a \.npy file"):
+        tokenizer.read_vectors(tmp_path / "text.npy")

@@ -1,0 +1,124 @@
+"""Bounds spare distances and change no label: each step against all distances in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from onerec.tokenizer import bounds as module
+from onerec.tokenizer.bounds import GroupBounds, worth_bounds
+from onerec.tokenizer.distances import nearest
+from onerec.tokenizer.kmeans import cluster_sums
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def topics(n: int = 3_000, d: int = 9) -> Tensor:
+    centres = torch.randn(100, d, generator=generator())
+    return centres.repeat(n // 100, 1) + 0.3 * torch.randn(n, d, generator=generator(1))
+
+
+def moved(x: Tensor, centroids: Tensor, labels: Tensor) -> Tensor:
+    sums, counts = cluster_sums(x, labels, len(centroids))
+    means = (sums / counts.clamp(min=1)[:, None]).float()
+    return torch.where((counts > 0)[:, None], means, centroids)
+
+
+def check(x: Tensor, centroids: Tensor, found: tuple[Tensor, Tensor]) -> None:
+    """The label is a nearest centroid to within rounding, the distance that to it."""
+    distances = (x.double()[:, None] - centroids.double()).square().sum(-1)
+    labels, squared = found
+    own = distances.gather(1, labels[:, None])[:, 0]
+    scale = x.double().square().sum(1).max()
+    assert float((own - distances.amin(1)).max()) <= 1e-6 * float(scale)
+    torch.testing.assert_close(squared.double(), own, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("whole", [-1.0, 0.6, 1.0])  # always, where it pays, never
+def test_every_step_finds_the_nearest(
+    offset: float, whole: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far from the origin squared distances are poor in float32: bounds must leave room for it."""
+    monkeypatch.setattr(module, "ENTRIES", 9 * 700)  # chunks that do not divide the rows
+    monkeypatch.setattr(module, "WHOLE", whole)
+    x = topics() + offset
+    centroids = x[:256].clone()
+    labels, _ = nearest(x, centroids)
+    bounds = GroupBounds(x, centroids, labels)
+    for step in range(9):
+        centroids = moved(x, centroids, labels)
+        if step == 4:  # a repaired cluster jumps
+            centroids[7] = x[2_500]
+        labels, distances = bounds.step(centroids)
+        check(x, centroids, (labels, distances))
+    assert labels.equal(nearest(x, centroids)[0])
+
+
+def test_a_start_from_any_labels() -> None:
+    x = topics(600)
+    centroids = x[:256].clone()
+    bounds = GroupBounds(x, centroids, torch.zeros(600, dtype=torch.int64))
+    check(x, centroids, bounds.step(centroids))
+
+
+def test_most_distances_are_spared_once_centroids_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = topics()
+    centroids = x[:256].clone()
+    labels, _ = nearest(x, centroids)
+    bounds = GroupBounds(x, centroids, labels)
+    scored: list[int] = []
+    product = module.distances.scores
+
+    def watched(lengths: Tensor, rows: Tensor, twice: Tensor) -> Tensor:
+        scored.append(len(rows) * len(twice))
+        return product(lengths, rows, twice)
+
+    group = GroupBounds._scores
+
+    def watched_group(self: GroupBounds, g: int, rows: Tensor, labels: Tensor) -> Tensor:
+        found = group(self, g, rows, labels)
+        scored.append(found.numel())
+        return found
+
+    monkeypatch.setattr(module.distances, "scores", watched)
+    monkeypatch.setattr(GroupBounds, "_scores", watched_group)
+    shares = []
+    for _ in range(12):
+        centroids = moved(x, centroids, labels)
+        scored.clear()
+        labels, _ = bounds.step(centroids)
+        shares.append(sum(scored) / (len(x) * 256))
+    assert shares[0] >= 1
+    assert shares[-1] < 0.1
+
+
+def test_equal_centroids_keep_the_own_one() -> None:
+    x = topics(600)
+    centroids = x[:128].repeat(2, 1)
+    labels, _ = nearest(x, centroids)
+    check(x, centroids, GroupBounds(x, centroids, labels).step(centroids))
+
+
+@pytest.mark.parametrize(("k", "shape"), [(256, (4, 64)), (64, (1, 64)), (4096, (32, 128))])
+def test_groups_are_of_one_size_and_hold_all(k: int, shape: tuple[int, int]) -> None:
+    groups = module._groups(torch.randn(k, 3, generator=generator()))
+    assert groups.shape == shape
+    assert sorted(groups.flatten().tolist()) == list(range(k))
+
+
+def test_groups_are_neighbourhoods() -> None:
+    centres = 50 * torch.randn(4, 5, generator=generator())
+    order = torch.randperm(256, generator=generator(2))
+    centroids = (centres.repeat(64, 1) + torch.randn(256, 5, generator=generator(1)))[order]
+    groups = module._groups(centroids)
+    assert all(len((order[group] % 4).unique()) == 1 for group in groups)
+
+
+def test_where_bounds_are_worth_it() -> None:
+    x = torch.zeros(2, 2)
+    assert worth_bounds(x, 256)
+    assert not worth_bounds(x, 128)
+    assert not worth_bounds(x, 300)  # not in whole groups
+    assert not worth_bounds(torch.empty(2, 2, device="meta"), 256)

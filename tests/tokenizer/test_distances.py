@@ -1,0 +1,28 @@
+"""The dense pass: the nearest centroid against all distances, and the first of equals."""
+
+import pytest
+import torch
+
+from onerec.tokenizer.distances import BLOCK, inertia_of, lowest, nearest
+
+
+def test_inertia_by_hand() -> None:
+    x, centroids = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]])
+    assert inertia_of(x, centroids, torch.tensor([0, 1])) == 1 + 16
+
+
+@pytest.mark.parametrize("columns", [1, 7, BLOCK, 2 * BLOCK, 5 * BLOCK, 5 * BLOCK + 1])
+def test_lowest_is_argmin_with_the_first_of_equals(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(20, (300, columns), generator=generator).float()  # many ties
+    first = [min(range(columns), key=lambda c: (row[c], c)) for row in scores.tolist()]
+    assert lowest(scores).tolist() == first
+
+
+def test_nearest_equals_all_distances_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, centroids = torch.randn(500, 7, generator=generator), torch.randn(128, 7)
+    distances = (x.double()[:, None] - centroids.double()).square().sum(-1)
+    labels, squared = nearest(x, centroids, chunk=99)
+    assert labels.equal(distances.argmin(1))
+    torch.testing.assert_close(squared.double(), distances.amin(1), rtol=1e-5, atol=1e-6)
