@@ -20,6 +20,7 @@ from torch import Tensor
 from onerec.assembly import Setting
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.data.features import item_seconds
+from onerec.data.log import neighbours
 from onerec.data.snapshots import Snapshots, make_snapshots, snapshot_events
 from onerec.errors import RunError
 from onerec.runs import Run
@@ -96,14 +97,7 @@ def _key(setting: Setting, vectors: NDArray[np.float32]) -> str:
 
 def _parts(offsets: NDArray[np.int64]) -> list[slice]:
     """Neighbouring users whose snapshots have at most `PART` events, at least one user each."""
-    ends = np.cumsum(snapshot_events(offsets))
-    parts, first = [], 0
-    while first < len(ends):
-        before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + PART, side="right")))
-        parts.append(slice(first, last))
-        first = last
-    return parts
+    return neighbours(snapshot_events(offsets), PART)
 
 
 def _digest(tensors: dict[str, Tensor], key: str, users: slice) -> Tensor:

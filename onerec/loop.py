@@ -48,6 +48,27 @@ class Parallel(Protocol[BatchT]):
     def clip(self, limit: float) -> Tensor: ...
 
 
+class EpochRows:
+    """`size` of n rows at a step, each once per epoch in an order of its own; all where n is less.
+
+    What is left over at the end of an epoch is left out. The rows (size,) int64 are a pure function
+    of (seed, step).
+    """
+
+    def __init__(self, n: int, size: int, seed: int) -> None:
+        self.n, self.size, self.seed = n, min(size, n), seed
+        self._order: tuple[int, Tensor] = (-1, torch.arange(n))
+
+    def __call__(self, step: int) -> Tensor:
+        if self.size == self.n:
+            return torch.arange(self.n)
+        epoch, place = divmod(step, self.n // self.size)
+        if epoch != self._order[0]:
+            generator = torch.Generator().manual_seed(self.seed * _STEP_SEED + epoch)
+            self._order = epoch, torch.randperm(self.n, generator=generator)
+        return self._order[1][place * self.size : (place + 1) * self.size]
+
+
 @dataclass
 class Trainee(Generic[BatchT]):
     """What a loop trains: parameters, their optimiser, the loss and the batch of a given step.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onerec.errors import RunError
-from onerec.loop import Trainee, loop
+from onerec.loop import EpochRows, Trainee, loop
 
 
 def _regression(seed: int = 0, dropout: float = 0.0) -> Trainee[tuple[Tensor, Tensor]]:
@@ -170,3 +170,14 @@ def test_a_batch_may_be_worked_out_by_something_else_and_clipped_there() -> None
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
         assert one.values == pytest.approx(other.values, rel=1e-5)
     assert limits == [1.0] * 5
+
+
+def test_epoch_rows_are_every_row_once_in_an_order_of_the_seed_and_the_epoch() -> None:
+    rows = EpochRows(10, 4, seed=3)
+    first = torch.cat([rows(0), rows(1)])  # two rows of the epoch are left over
+    assert len(set(first.tolist())) == 8
+    assert not torch.equal(torch.cat([rows(2), rows(3)]), first)
+    assert torch.equal(rows(1), first[4:])  # a step that is asked for again
+    assert torch.equal(EpochRows(10, 4, seed=3)(1), first[4:])
+    assert not torch.equal(EpochRows(10, 4, seed=4)(1), first[4:])
+    assert EpochRows(3, 4, seed=0)(7).tolist() == [0, 1, 2]

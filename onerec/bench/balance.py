@@ -20,7 +20,7 @@ from torch import Tensor
 from onerec.common import autocast, evaluating
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.model.batch import Batch
-from onerec.model.moe import Recorded, load_balance
+from onerec.model.moe import load_balance
 from onerec.model.onerec import OneRec
 from onerec.pipeline.pretrain import Pretraining
 
@@ -37,20 +37,11 @@ def loads(model: OneRec, batches: Iterable[Batch]) -> Tensor:
             with evaluating(model), autocast(batch.target.device):
                 model(batch)
             rows = [
-                _load(record.pop(), mixture.experts)
-                for record, mixture in zip(records, mixtures, strict=True)
+                mixture.tokens_per_expert(passed.expert.flatten(0, -2), passed.counted)
+                for passed, mixture in zip((r.pop() for r in records), mixtures, strict=True)
             ]
-            found.append(torch.stack(rows).cpu())
+            found.append(torch.stack(rows).cpu().double())
     return torch.stack(found)
-
-
-def _load(passed: Recorded, experts: int) -> Tensor:
-    expert = passed.expert.flatten(0, -2)  # (T, k)
-    one = torch.ones(len(expert), dtype=torch.float64, device=expert.device)
-    if passed.counted is not None:
-        one = passed.counted.flatten().double()
-    weight = one[:, None].expand(expert.shape).flatten()
-    return torch.bincount(expert.flatten(), weight, minlength=experts)
 
 
 def balance(found: Tensor) -> dict[str, Any]:

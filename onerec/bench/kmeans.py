@@ -79,7 +79,7 @@ def faiss(x: Tensor, start: Tensor, iterations: int) -> Tensor:
         max_points_per_centroid=len(x),  # all of them: no sample
     )
     made.train(x.numpy(), init_centroids=start.numpy())
-    return torch.from_numpy(made.centroids.reshape(start.shape).copy())
+    return torch.from_numpy(np.array(made.centroids).reshape(start.shape))
 
 
 def faiss_with_labels(x: Tensor, start: Tensor, iterations: int) -> Tensor:

@@ -21,6 +21,18 @@ from onerec.errors import DataError
 Array = npt.NDArray[Any]
 
 
+def neighbours(counts: Array, limit: int) -> list[slice]:
+    """Neighbouring users whose `counts` (U,) add up to at most `limit`, at least one user each."""
+    ends = np.cumsum(counts)
+    parts, first = [], 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        parts.append(slice(first, last))
+        first = last
+    return parts
+
+
 @dataclass(frozen=True)
 class Interactions:
     """The log in columns. Rows of user u are `offsets[u]:offsets[u + 1]`, oldest first.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onerec.data.batches import Features
-from onerec.data.log import Interactions, user_offsets
+from onerec.data.log import Interactions, neighbours, user_offsets
 from onerec.data.split import Split
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RunError
@@ -109,15 +109,16 @@ class LogShards:
         if found is not None:
             return found
         _clear(folder)
-        ranges = list(user_ranges(split))
+        ranges = user_ranges(split)
         shards = []
         try:
-            for number, (first, last) in enumerate(ranges):
+            for number, users in enumerate(ranges):
                 path = folder / f"shard-{number:05d}.parquet"
-                columns = shard_columns(split, features, first, last)
+                columns = shard_columns(split, features, users)
                 write_parquet(path, columns)
-                rows, size = len(columns["user"]), path.stat().st_size
-                shards.append(Shard(path.name, first, last, rows, _examples(columns), size))
+                rows = len(columns["user"])
+                examples, size = _examples(columns), path.stat().st_size
+                shards.append(Shard(path.name, users.start, users.stop, rows, examples, size))
                 tell(number + 1, len(ranges))
             said = [dataclasses.asdict(shard) for shard in shards]
             write_json(folder / INDEX, {"fingerprint": fingerprint, "shards": said})
@@ -178,23 +179,15 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def user_ranges(split: Split) -> Iterator[tuple[int, int]]:
+def user_ranges(split: Split) -> list[slice]:
     """Neighbouring users with at most `ROWS` training rows, at least one user each."""
-    ends = np.cumsum(split.train_end - split.log.offsets[:-1])
-    first = 0
-    while first < len(ends):
-        before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + ROWS, side="right")))
-        yield first, last
-        first = last
+    return neighbours(split.train_end - split.log.offsets[:-1], ROWS)
 
 
-def shard_columns(
-    split: Split, features: Features, first: int, last: int
-) -> dict[str, NDArray[Any]]:
-    """The training rows of the users `first` to `last` - 1, as a shard has them."""
+def shard_columns(split: Split, features: Features, users: slice) -> dict[str, NDArray[Any]]:
+    """The training rows of neighbouring users, as a shard has them."""
     log, event = split.log, features.event
-    start, lengths = log.offsets[first:last], (split.train_end - log.offsets[:-1])[first:last]
+    start, lengths = log.offsets[:-1][users], (split.train_end - log.offsets[:-1])[users]
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     rows = np.repeat(start, lengths) + place
     columns = {"user": log.user[rows], "item": log.item[rows]}

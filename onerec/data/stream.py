@@ -2,10 +2,12 @@
 
 Which to choose: `TrainingBatches` keeps the whole log on the device, 40 to 60 bytes an event, and
 cuts a batch there by gathers, which costs a GPU next to nothing while it fits. `ShardBatches` keeps
-at most `KEPT` pools of shards in the CPU's memory, about 100 bytes a row, and cuts batches there;
-`onerec.data.ahead` makes them before they are asked for and sends them over. The device then waits
-only where a step takes less than a batch takes a core to cut, divided by the workers: for small
-models on fast cards. `onerec.bench.train` says by `data_wait` whether it does.
+at most `KEPT` pools of shards in the CPU's memory, about 100 bytes a row, and cuts batches there.
+What it spares is the device's memory: a run's evaluation and routing record read histories from the
+log's tables, which stay on the CPU. `onerec.data.ahead` makes batches before they are asked for and
+sends them over. The device then waits only where a step takes less than a batch takes a core to
+cut, divided by the workers: for small models on fast cards. `onerec.bench.train` says by
+`data_wait` whether it does.
 
 In an epoch the shards come in an order drawn anew, `POOLED` at a time, and the examples of such a
 pool are shuffled together. That is less than a shuffle of all, since the users of a pool are seen

@@ -114,7 +114,7 @@ class MixtureOfExperts(nn.Module):
                 self.losses = self.router.losses(routing, counted)
             y = self._routed(tokens, routing)
         if self.training:
-            self.load += self._tokens_per_expert(routing.expert, counted)
+            self.load += self.tokens_per_expert(routing.expert, counted)
         if self._recorded is not None:
             shape = (*x.shape[:-1], -1)
             expert, weight = routing.expert.view(shape), routing.weight.view(shape)
@@ -126,7 +126,7 @@ class MixtureOfExperts(nn.Module):
         """Each token (T, D) through its k experts alone -> (T, D)."""
         order = routing.expert.flatten().argsort(stable=True)  # (T k,) by expert
         token = order // routing.expert.shape[1]  # (T k,) source row
-        ends = self._tokens_per_expert(routing.expert).long().cumsum(0)
+        ends = self.tokens_per_expert(routing.expert).long().cumsum(0)
         rows = tokens[token]  # (T k, D)
         if tokens.is_cuda and torch.is_autocast_enabled("cuda"):
             y = self.grouped(rows.to(torch.get_autocast_dtype("cuda")), ends)
@@ -163,7 +163,7 @@ class MixtureOfExperts(nn.Module):
         return torch.cat(outputs)
 
     @torch.no_grad()
-    def _tokens_per_expert(self, expert: Tensor, counted: Tensor | None = None) -> Tensor:
+    def tokens_per_expert(self, expert: Tensor, counted: Tensor | None = None) -> Tensor:
         """expert (T, k), counted (...) of T tokens or None for all -> load (E,) float32."""
         one = torch.ones(len(expert), dtype=self.load.dtype, device=self.load.device)
         if counted is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from onerec.errors import RecipeError, RunError
-from onerec.loop import StepResult, Trainee, loop
+from onerec.loop import EpochRows, StepResult, Trainee, loop
 from onerec.tokenizer.kmeans import assign, check_vectors
 from onerec.tokenizer.rq_kmeans import (
     ROWS,
@@ -190,8 +190,11 @@ class RQVAE:
         if not network.plain:
             self._start(x, generator)
         restarts = torch.zeros(config.levels, dtype=torch.int64)
-        batch = _Batches(x, config)
+        rows = EpochRows(len(x), config.batch_size or len(x), config.seed)
         optimizer = _adamw(network, config.learning_rate)
+
+        def batch(step: int) -> Tensor:
+            return x if rows.size == len(x) else x[rows(step).to(x.device)]
 
         def restart(step: int) -> None:
             step -= config.warm_up
@@ -316,24 +319,6 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-class _Batches:
-    """Rows of step s: a permutation per epoch, cut; all rows where `batch_size` is 0 or enough."""
-
-    def __init__(self, x: Tensor, config: RQVAEConfig) -> None:
-        self.x, self.config = x, config
-        size = config.batch_size or len(x)
-        self.size = min(size, len(x))
-
-    def __call__(self, step: int) -> Tensor:
-        if self.size == len(self.x):
-            return self.x
-        per_epoch = len(self.x) // self.size
-        epoch, place = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.x), generator=generator)
-        return self.x[order[place * self.size : (place + 1) * self.size].to(self.x.device)]
 
 
 def _adamw(network: RQVAENetwork, learning_rate: float) -> torch.optim.AdamW:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onerec.errors import DataError, RecipeError
-from onerec.loop import StepResult, Trainee, loop
+from onerec.loop import EpochRows, StepResult, Trainee, loop
 from onerec.model.captioner import PADDING, CaptionModel
 from onerec.model.item_qformer import ItemQFormer, check_content, content_rows, flat_vectors
 from onerec.tokenizer.content import Precomputed
@@ -38,7 +38,6 @@ from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 LOWEST_TEMPERATURE = 0.01
 """A learned temperature stays above it (CLIP's bound, arXiv 2103.00020)."""
-_EPOCH_SEED = 1_000_003
 
 Ints = NDArray[np.int64]
 
@@ -254,12 +253,13 @@ class _Batches:
                 raise DataError(
                     f"none of {n} items has a caption to learn from; set caption_weight=0"
                 )
-        self.draw_pairs = _Draw(np.arange(len(self.pairs)), config.batch_size, config.seed)
-        self.draw_told = _Draw(told, config.caption_batch, config.seed)
+        self.draw_pairs = EpochRows(len(self.pairs), config.batch_size, config.seed)
+        self.told = told
+        self.draw_told = EpochRows(len(told), config.caption_batch, config.seed)
 
     def __call__(self, step: int) -> AlignmentBatch:
-        items = self.pairs[self.draw_pairs(step)]  # (B, 2)
-        told = self.draw_told(step)  # (C,)
+        items = self.pairs[self.draw_pairs(step).numpy()]  # (B, 2)
+        told = self.told[self.draw_told(step).numpy()]  # (C,)
         rows, place = np.unique(np.concatenate([items.ravel(), told]), return_inverse=True)
         captions = self.captions[told]
         length = int((captions != PADDING).sum(axis=1).max(initial=0))
@@ -275,23 +275,6 @@ class _Batches:
 
     def _moved(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-
-class _Draw:
-    """`size` of some rows at a step, each once per pass over them; all where they are few."""
-
-    def __init__(self, rows: Ints, size: int, seed: int) -> None:
-        self.rows, self.size, self.seed = rows, min(size, len(rows)), seed
-        self.order: tuple[int, Ints] = (-1, rows)
-
-    def __call__(self, step: int) -> Ints:
-        if self.size == len(self.rows):
-            return self.rows
-        epoch, place = divmod(step, len(self.rows) // self.size)
-        if epoch != self.order[0]:
-            generator = torch.Generator().manual_seed(self.seed * _EPOCH_SEED + epoch)
-            self.order = epoch, torch.randperm(len(self.rows), generator=generator).numpy()
-        return self.rows[self.order[1][place * self.size : (place + 1) * self.size]]
 
 
 def _checked_pairs(pairs: Ints | None, n: int) -> Ints:
