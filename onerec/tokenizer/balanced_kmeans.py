@@ -25,8 +25,7 @@ from onerec.tokenizer.kmeans import (
     KMeansResult,
     check_vectors,
     cluster_sums,
-    greedy_seeds,
-    permutation,
+    start,
 )
 
 ASSIGNMENTS = ("transport", "greedy")
@@ -62,10 +61,7 @@ def balanced_kmeans(
         raise RecipeError(
             f"balanced assignment {assignment!r} is unknown; choose {' or '.join(ASSIGNMENTS)}"
         )
-    if init == "random":
-        centroids = x[permutation(len(x), generator, x.device)[:k]].float()
-    else:
-        centroids = greedy_seeds(x, k, generator)
+    centroids = start(x, k, generator, init)
     prices = torch.zeros(k, device=x.device)
     best: tuple[float, Tensor, Tensor] | None = None
     old, before, made = None, math.inf, 0

@@ -21,9 +21,11 @@ from onerec.errors import DataError, RecipeError
 from onerec.tokenizer.bounds import GroupBounds, worth_bounds
 from onerec.tokenizer.distances import chunk_rows, inertia_of, nearest
 
-INITS = ("k-means++", "random")
+INITS = ("k-means++", "k-means||", "random")
 SEED_ROWS_PER_CLUSTER, SEED_ROWS = 64, 2**17
 """The k-means++ start looks for seeds among so many random rows per cluster and in all; ours."""
+ROUNDS = 64
+"""The k-means|| start draws its seeds in so many rounds; ours."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,7 @@ def kmeans(
         ValueError: x is not a matrix, or k or iterations is below 1.
     """
     check_vectors(x, k, iterations, init)
-    if init == "random":
-        centroids = x[permutation(len(x), generator, x.device)[:k]].float()
-    else:
-        centroids = greedy_seeds(x, k, generator)
+    centroids = start(x, k, generator, init)
     return lloyd(x, centroids, iterations=iterations, generator=generator, tolerance=tolerance)
 
 
@@ -73,14 +72,18 @@ def lloyd(
     generator: torch.Generator,
     tolerance: float = 1e-6,
 ) -> KMeansResult:
-    """`kmeans` of x (n, d) from the given centroids (k, d); x and centroids are not checked."""
+    """`kmeans` of x (n, d) from the given centroids (k, d); x and centroids are not checked.
+
+    On a GPU the iterations take their products in TF32, whose rounding can give a row that lies
+    between two centroids to either; the labels and the inertia at the end are float32's.
+    """
     k, repaired, made, before = len(centroids), 0, 0, math.inf
     old_labels: Tensor | None = None
     bounds: GroupBounds | None = None
     for _ in range(iterations):
         made += 1
         if old_labels is None or not worth_bounds(x, k):
-            labels, distances = nearest(x, centroids)
+            labels, distances = nearest(x, centroids, rounded=True)
         else:
             bounds = bounds or GroupBounds(x, centroids, old_labels)
             labels, distances = bounds.step(centroids)
@@ -184,22 +187,56 @@ def permutation(n: int, generator: torch.Generator, device: torch.device) -> Ten
     return torch.randperm(n, generator=generator, device=generator.device).to(device)
 
 
+def start(x: Tensor, k: int, generator: torch.Generator, init: str) -> Tensor:
+    """The first centroids (k, d) float32 by one of `INITS`."""
+    if init == "random":
+        return x[permutation(len(x), generator, x.device)[:k]].float()
+    seeds = greedy_seeds if init == "k-means++" else parallel_seeds
+    return seeds(x, k, generator)
+
+
 def greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++ (Arthur & Vassilvitskii 2007, §5): (k, d) seeds.
 
     Each step draws 2 + ln k rows by their squared distance to the nearest seed and keeps the one
     that lowers the sum of these distances most.
     """
-    m = min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))  # or all rows where there are fewer
-    rows = x[permutation(len(x), generator, x.device)[:m]].float()  # (m, d)
+    rows = _seed_rows(x, k, generator)  # (m, d)
     lengths = rows.square().sum(1)
     tries = 2 + int(math.log(k))
     chosen = torch.zeros(k, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0
-    nearest = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
+    apart = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
     for i in range(1, k):
-        candidate = _draw(nearest, tries, generator)  # (t,)
+        candidate = _draw(apart, tries, generator)  # (t,)
         to = lengths + lengths[candidate, None] - 2 * rows[candidate] @ rows.T  # (t, m)
-        best = candidate[torch.minimum(to, nearest).sum(1).argmin()]
+        best = candidate[torch.minimum(to, apart).sum(1).argmin()]
         chosen[i] = best
-        nearest = torch.minimum(nearest, (rows - rows[best]).square().sum(1))
+        apart = torch.minimum(apart, (rows - rows[best]).square().sum(1))
     return rows[chosen]
+
+
+def parallel_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means|| (Bahmani et al., arXiv 1203.6402): (k, d) seeds, k / `ROUNDS` of them at a time.
+
+    Those of a round are drawn at once by their squared distance to the nearest seed of the rounds
+    before, and are the seeds: the paper draws more and clusters them again. Made for GPUs, where
+    one seed at a time is thousands of small kernels.
+    """
+    rows = _seed_rows(x, k, generator)  # (m, d)
+    chosen = torch.zeros(1, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0
+    apart = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
+    while len(chosen) < k:
+        wanted = min(math.ceil(k / ROUNDS), k - len(chosen), int((apart > 0).sum()))
+        if wanted == 0:  # no more distinct rows
+            return rows[chosen[torch.arange(k, device=x.device).clamp(max=len(chosen) - 1)]]
+        drawn = torch.unique(_draw(apart, wanted, generator))
+        chosen = torch.cat((chosen, drawn))
+        apart = torch.minimum(apart, nearest(rows, rows[drawn], rounded=True)[1])
+        apart[drawn] = 0.0
+    return rows[chosen]
+
+
+def _seed_rows(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The random rows (m, d) float32 among which seeds are looked for."""
+    m = min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))  # or all rows where there are fewer
+    return x[permutation(len(x), generator, x.device)[:m]].float()

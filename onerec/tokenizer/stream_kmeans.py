@@ -25,7 +25,7 @@ from onerec.tokenizer.kmeans import (
     assign,
     check_init,
     cluster_sums,
-    greedy_seeds,
+    start,
 )
 
 REPAIRS = 256
@@ -105,7 +105,7 @@ def _start(pieces: Pieces, k: int, generator: torch.Generator, init: str) -> tup
         )
     if init == "random":
         return sample.rows[:k].clone(), count
-    return greedy_seeds(sample.rows, k, generator), count
+    return start(sample.rows, k, generator, init), count
 
 
 def _same_length(pieces: Pieces, rows: int) -> Iterator[Tensor]:

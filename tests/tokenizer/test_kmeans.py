@@ -23,7 +23,7 @@ def blobs(n: int = 300, d: int = 5, k: int = 6, seed: int = 0) -> Tensor:
     return centres.repeat(n // k, 1) + 0.1 * torch.randn(n, d, generator=generator(seed + 1))
 
 
-@pytest.mark.parametrize("init", ["k-means++", "random"])
+@pytest.mark.parametrize("init", module.INITS)
 def test_two_pairs_by_hand(init: str) -> None:
     x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 4.0]])
     result = kmeans(x, 2, generator=generator(3), init=init)
@@ -38,6 +38,28 @@ def test_as_many_clusters_as_rows() -> None:
     result = kmeans(x, 30, generator=generator())
     assert result.inertia == 0
     assert sorted(result.labels.tolist()) == list(range(30))
+
+
+def test_seeds_of_a_round_lie_far_from_those_before() -> None:
+    """40 far blobs, 64 seeds one at a time: k-means|| finds them as k-means++ does, random not."""
+    x = blobs(4_000, 8, 40)
+    found = {
+        init: len(assign(module.start(x, 64, generator(1), init), blobs(40, 8, 40)).unique())
+        for init in module.INITS
+    }
+    assert found["k-means||"] == found["k-means++"] == 40 > found["random"]
+
+
+def test_seeds_drawn_in_rounds_end_near_those_drawn_one_by_one() -> None:
+    """256 seeds in 64 rounds of 4, on rows without clusters."""
+    x = torch.randn(6_000, 8, generator=generator())
+    ends = {
+        init: kmeans(x, 256, generator=generator(2), init=init).inertia for init in module.INITS
+    }
+    assert ends["k-means||"] < 1.02 * ends["k-means++"]
+    first, again = (module.parallel_seeds(x, 256, generator(2)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(first.unique(dim=0)) == 256
 
 
 def test_assign_equals_all_distances_in_float64() -> None:
@@ -158,9 +180,10 @@ def test_constant_data_is_one_cluster_at_no_distance() -> None:
     assert result.centroids[0].equal(torch.full((3,), 0.1))
 
 
-def test_fewer_distinct_rows_than_clusters() -> None:
+@pytest.mark.parametrize("init", module.INITS)
+def test_fewer_distinct_rows_than_clusters(init: str) -> None:
     x = torch.randn(3, 6, generator=generator()).repeat(20, 1)
-    result = kmeans(x, 8, generator=generator())
+    result = kmeans(x, 8, generator=generator(), init=init)
     assert result.inertia == 0
     assert len(result.labels.unique()) == 3
     assert result.labels.equal(assign(x, result.centroids))
@@ -195,7 +218,8 @@ def test_says_what_cannot_be_clustered() -> None:
     ):
         kmeans(x, 31, generator=generator())
     with pytest.raises(
-        RecipeError, match=r"init 'kmeans' is unknown; choose one of k-means\+\+, random"
+        RecipeError,
+        match=r"init 'kmeans' is unknown; choose one of k-means\+\+, .*random",
     ):
         kmeans(x, 3, generator=generator(), init="kmeans")
     x[17, 1] = math.nan

@@ -33,7 +33,7 @@ def test_equals_kmeans_in_memory_from_the_same_start(
 ) -> None:
     x = randn(300, 5)
     for where in (in_memory, module):
-        monkeypatch.setattr(where, "greedy_seeds", lambda rows, k, g: x[:k].clone())
+        monkeypatch.setattr(where, "start", lambda rows, k, g, init: x[:k].clone())
     streamed = kmeans_stream(cut(x, size), 9, generator=generator())
     whole = kmeans(x, 9, generator=generator())
     torch.testing.assert_close(streamed.centroids, whole.centroids, rtol=0, atol=1e-6)
@@ -55,7 +55,7 @@ def test_the_cut_into_pieces_does_not_matter(init: str) -> None:
 def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four starts on one point: three are empty after the first pass."""
     x = 10 * randn(4, 2).repeat(20, 1) + 0.1 * randn(80, 2, 1)
-    monkeypatch.setattr(module, "greedy_seeds", lambda rows, k, g: x[:1].repeat(k, 1))
+    monkeypatch.setattr(module, "start", lambda rows, k, g, init: x[:1].repeat(k, 1))
     found = [kmeans_stream(cut(x, size), 4, generator=generator()) for size in (7, 80)]
     assert found[0].repaired >= 3
     assert len(in_memory.assign(x, found[0].centroids).unique()) == 4
@@ -102,7 +102,7 @@ def test_each_level_streams_what_the_levels_before_left(monkeypatch: pytest.Monk
     """From the first rows as the start of every level, streaming is `fit` itself."""
     x, config = randn(400, 5), RQKmeansConfig(levels=3, codebook_size=8)
     for where in (in_memory, module):
-        monkeypatch.setattr(where, "greedy_seeds", lambda rows, k, g: rows[:k].clone())
+        monkeypatch.setattr(where, "start", lambda rows, k, g, init: rows[:k].clone())
     # A sample's rows are shuffled: the first piece's own order is needed to start alike.
     monkeypatch.setattr(module, "_Sample", _InOrder)
     streamed = RQKmeans(config).fit_stream(lambda: (part.numpy() for part in x.split(77)))
