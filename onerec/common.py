@@ -85,11 +85,16 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 def one_core_each(workers: int) -> ThreadPoolExecutor:
     """Threads whose operations stay on one thread each; the caller's number is left as it is."""
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "onerec", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(workers, "onerec", _one_core)
     all_here = threading.Barrier(workers)
     list(pool.map(lambda _: all_here.wait(), range(workers)))
     torch.set_num_threads(before)  # new threads take over the number that was set last
     return pool
+
+
+def _one_core() -> None:
+    torch.get_num_threads()  # a thread's first question takes over the process's number: ask now
+    torch.set_num_threads(1)
 
 
 def keep_memory() -> None:
@@ -111,6 +116,28 @@ def keep_memory() -> None:
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator; the same seed gives the same stream on the same kind of device."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def tensor_cores() -> Iterator[None]:
+    """Inside, a GPU's float32 products are TF32: 10 bits of mantissa, several times as fast."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def in_float32(x: torch.Tensor) -> Iterator[None]:
+    """Inside, products of float32 stay so; where autocast was on, a GPU may round them to TF32."""
+    rounded = x.is_cuda and torch.is_autocast_enabled("cuda")
+    with (
+        torch.autocast(x.device.type, enabled=False),
+        tensor_cores() if rounded else contextlib.nullcontext(),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from onerec import common
 from onerec.common import (
     autocast,
     cores,
@@ -73,12 +74,19 @@ def test_cores_are_those_asked_for_or_those_of_the_process(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_work_is_spread_in_order_and_each_thread_has_one_core(workers: int) -> None:
+def test_work_is_spread_in_order_and_each_thread_has_one_core(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "_pool", common.one_core_each)  # threads that are new
     before = torch.get_num_threads()
-    seen = spread(lambda item: (item, torch.get_num_threads()), range(5), workers)
+    try:
+        torch.set_num_threads(3)
+        seen = spread(lambda item: (item, torch.get_num_threads()), range(5), workers)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
     assert [item for item, _ in seen] == [0, 1, 2, 3, 4]
-    assert {threads for _, threads in seen} == {before if workers == 1 else 1}
-    assert torch.get_num_threads() == before
+    assert {threads for _, threads in seen} == {3 if workers == 1 else 1}
     with pytest.raises(ZeroDivisionError):
         spread(lambda item: 1 / item, [1, 0], workers)
 
