@@ -28,6 +28,7 @@ from onerec.model.onerec import Batch, Cache, Memory, OneRec
 from onerec.tokenizer.trie import Trie
 
 SMALLEST_PART, LARGEST_PART = 16, 64  # users that a thread searches at once on a CPU
+NOT_ASKED = ("cuda",)  # devices that are not asked on the way whether scores are equal
 
 
 class TraceLevel(NamedTuple):
@@ -120,7 +121,13 @@ def beam_search(
         with torch.no_grad():
             part = batch if rows == slice(None) else batch.rows(rows)
             left_out = None if exclude is None else exclude[rows]
-            return _search(model, part, trie, k, beam, left_out, constrained, trace, cache)
+            given = model, part, trie, k, beam, left_out, constrained, trace, cache
+            if part.target.device.type in NOT_ASKED:
+                undecided: list[Tensor] = []
+                found = _search(*given, undecided)
+                if not torch.stack(undecided).any():
+                    return found
+            return _search(*given)
 
     with evaluating(model):
         done = spread(search, parts, torch.get_num_threads())
@@ -163,8 +170,9 @@ def _search(
     constrained: bool,
     trace: bool,
     cache: bool,
+    undecided: list[Tensor] | None = None,
 ) -> Generated:
-    """`beam_search` of one part, with the model in evaluation mode."""
+    """`beam_search` of one part, with the model in evaluation mode; `undecided` as in `best`."""
     enough = k if exclude is None else k + exclude.shape[1]
     levels: list[TraceLevel] = []
     memory = model.encode(batch)
@@ -175,7 +183,7 @@ def _search(
         children = _children(logits, trie, level, beams.node)
         options = children if constrained else _all_codes(logits, trie, level, beams.node)
         last = level == model.levels - 1
-        beams, parent = _advance(beams, options, enough if last else beam)
+        beams, parent = _advance(beams, options, enough if last else beam, undecided)
         if cache and not last:
             past = _follow(present, parent)
         if trace:
@@ -209,10 +217,12 @@ def _all_codes(logits: Tensor, trie: Trie, level: int, node: Tensor) -> _Next:
     return _Next(code, child.long(), logits.log_softmax(-1))
 
 
-def _advance(beams: _Beams, options: _Next, keep: int) -> tuple[_Beams, Tensor]:
+def _advance(
+    beams: _Beams, options: _Next, keep: int, undecided: list[Tensor] | None
+) -> tuple[_Beams, Tensor]:
     """The best `keep` continuations and the rank of each one's parent (B, keep)."""
     width = options.code.shape[-1]  # C
-    score, pick = best((beams.score[..., None] + options.log_prob).flatten(1), keep)
+    score, pick = best((beams.score[..., None] + options.log_prob).flatten(1), keep, undecided)
     parent = pick // width
     dead = score.isneginf()
 
@@ -233,16 +243,19 @@ def _advance(beams: _Beams, options: _Next, keep: int) -> tuple[_Beams, Tensor]:
     ), parent
 
 
-def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def best(scores: Tensor, keep: int, undecided: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """The `keep` largest of each row (B, n), descending, equal ones by index; values and index.
 
-    `topk` may return any of the equal scores; only when that matters, a stable sort decides.
+    `topk` may return any of the equal scores; only when that matters, a stable sort decides. With a
+    list of `undecided` nothing is decided: whether it matters is added to the list, for later.
     """
     keep = min(keep, scores.shape[1])
     value, index = scores.topk(keep)
     edge = value[:, -1:]
-    undecided = ((scores >= edge).sum(1, keepdim=True) > keep) & edge.isfinite()
-    if undecided.any():
+    matters = (((scores >= edge).sum(1, keepdim=True) > keep) & edge.isfinite()).any()
+    if undecided is not None:
+        undecided.append(matters)
+    elif matters:
         value, index = scores.sort(descending=True, stable=True)
         return value[:, :keep], index[:, :keep]
     index = index.sort().values

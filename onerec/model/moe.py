@@ -94,6 +94,7 @@ class MixtureOfExperts(nn.Module):
         self.shared = SwiGLU(width, shared * hidden) if shared else None
         self.losses: Losses = {}  # auxiliary, of the last training pass
         self._recorded: list[Recorded] | None = None
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
         # tokens per expert: since the last update, and in the step before it
         self.register_buffer("load", torch.zeros(experts), persistent=False)
         self.register_buffer("last_load", torch.zeros(experts), persistent=False)
@@ -150,9 +151,23 @@ class MixtureOfExperts(nn.Module):
         Rows x (T k, D) are sorted by expert; `ends` (E,) int64 says where each expert's rows end.
         """
         offsets = ends.int()
-        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
+        gate_up, down = self._weights(x.dtype)
         gate, up = F.grouped_mm(x, gate_up, offs=offsets).chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate) * up, down, offs=offsets)
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """gate_up and down in a dtype; without gradients the copies are kept until they change.
+
+        Autocast keeps its casts of linear layers in the same way, but knows nothing of these.
+        """
+        weights = self.gate_up, self.down
+        if torch.is_grad_enabled():
+            self._kept = None
+            return weights[0].to(dtype), weights[1].to(dtype)
+        known = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
+        if self._kept is None or self._kept[0] != known:
+            self._kept = known, (weights[0].to(dtype), weights[1].to(dtype))
+        return self._kept[1]
 
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
         """As `grouped`, expert after expert, in any dtype."""

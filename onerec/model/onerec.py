@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onerec.common import in_float32
 from onerec.model import packing
 from onerec.model.layers import (
     DecoderBlock,
@@ -378,7 +379,7 @@ class OneRec(nn.Module):
                 x, after = step(x, *state) if index else self._first_step(level, codes, *state)
                 present.append(after)
             hidden = self.decoder_norm(x)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with in_float32(hidden):
             return self.logits(level, hidden.float()), present
 
     def _first_step(

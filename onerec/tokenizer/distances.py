@@ -8,10 +8,11 @@ Shapes: n vectors, d dimensions, k centroids, c rows of a chunk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from onerec.common import tensor_cores
 
 BLOCK = 64
 """Columns at a time of `lowest` on a CPU."""
@@ -43,17 +44,6 @@ def nearest(
             labels.append(own)
             distances.append((rows - centroids[own]).square().sum(1))
     return torch.cat(labels), torch.cat(distances)
-
-
-@contextlib.contextmanager
-def tensor_cores() -> Iterator[None]:
-    """Inside, a GPU's float32 products are TF32: 10 bits of mantissa, several times as fast."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def scores(lengths: Tensor, x: Tensor, twice: Tensor) -> Tensor:

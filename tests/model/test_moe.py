@@ -72,6 +72,25 @@ def test_the_grouped_kernel_gives_what_the_loop_gives():
     torch.testing.assert_close(grouped, loop, rtol=0.05, atol=0.05)
 
 
+def test_casts_are_kept_without_gradients_until_a_weight_changes():
+    mixture = make(experts=3, active=1)
+    with torch.no_grad():
+        first = mixture._weights(torch.bfloat16)
+        assert all(a is b for a, b in zip(mixture._weights(torch.bfloat16), first, strict=True))
+        mixture.down.mul_(2)
+        again = mixture._weights(torch.bfloat16)
+    torch.testing.assert_close(again[1], mixture.down.bfloat16(), rtol=0, atol=0)
+    optimizer = torch.optim.SGD([mixture.gate_up], lr=1.0, foreach=True)
+    mixture._weights(torch.bfloat16)[0].float().sum().backward()  # with gradients none is kept
+    assert mixture._kept is None
+    with torch.no_grad():
+        before = mixture._weights(torch.bfloat16)[0]
+    optimizer.step()
+    with torch.no_grad():
+        after = mixture._weights(torch.bfloat16)[0]
+    torch.testing.assert_close(after.float(), before.float() - 1, rtol=0.01, atol=0.02)
+
+
 def test_an_expert_without_tokens_is_no_error():
     mixture = make(active=1)
     mixture.router.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 0.0, 0.0]))
