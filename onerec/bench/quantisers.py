@@ -34,6 +34,7 @@ from onerec.errors import RunError
 from onerec.runs import Run, open_run
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeansConfig
 from onerec.tokenizer.nearest_free import LastLevel
+from onerec.tokenizer.quality import purity
 from onerec.tokenizer.quantiser import Quantiser, make_quantiser, quantiser_config
 from onerec.tokenizer.rq_kmeans import quantisation_report
 from onerec.tokenizer.semantic_ids import make_semantic_ids
@@ -73,13 +74,6 @@ def categories(column: Iterable[Any]) -> NDArray[np.int64] | None:
         if len(known) > 1:
             return numbers.astype(np.int64)
     return None
-
-
-def purity(codes: NDArray[np.int64], category: NDArray[np.int64]) -> float:
-    """The share of items whose category is the commonest among the items of their code."""
-    table = np.zeros((int(codes.max()) + 1, int(category.max()) + 1), dtype=np.int64)
-    np.add.at(table, (codes, category), 1)
-    return float(table.max(1).sum() / len(codes))
 
 
 def new_quantiser(kind: str, size: int, levels: int, steps: int, seed: int) -> Quantiser:

@@ -131,11 +131,14 @@ def beam_search(
 
     with evaluating(model):
         done = spread(search, parts, torch.get_num_threads())
-        if len(done) == 1:
-            return done[0]
+    return done[0] if len(done) == 1 else _joined(done)
+
+
+def _joined(parts: list[Generated]) -> Generated:
+    """The users of all parts, one after the other; without traces."""
 
     def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in done])
+        return torch.cat([getattr(part, name) for part in parts])
 
     return Generated(
         joined("items"),

@@ -1,0 +1,73 @@
+"""Tokenizers side by side: what a kind changes, a part on a tiny world, and the ranks by hand."""
+
+import json
+
+import pytest
+import small_world
+
+from onerec.bench import arms, code_quality
+from onerec.bench.code_quality import KINDS, RECALL, SHUFFLED, foretells, kind_recipe
+from onerec.data.sources.world import make_world_dataset
+from onerec.data.tables import read_parquet
+from onerec.recipes import recipe
+from onerec.world import WorldConfig
+
+IDS = "tokenizer/semantic_ids.parquet"
+SETTINGS = small_world.SETTINGS | {"train.steps": "4", "evaluate.beam": "10"}
+
+
+def test_a_kind_changes_what_it_says() -> None:
+    base = recipe("tiny")
+    found = {kind: kind_recipe(base, kind, 3) for kind in KINDS}
+    assert all(one.seed == 3 and one.train == base.train for one in found.values())
+    assert found["balanced"].tokenizer.kind == "balanced"
+    assert found["half"].tokenizer.codebook_size * 2 == base.tokenizer.codebook_size
+    assert found["content"].content.behaviour_weight == 0 < found["content"].content.tokens_weight
+    assert found["consumed"].content.tokens_weight == 0 < found["consumed"].content.behaviour_weight
+    assert found[SHUFFLED] == found["rq_kmeans"]
+
+
+def test_ranks_by_hand() -> None:
+    def one(kind: str, seed: int, recall: float, **measures: float) -> dict:
+        return {"kind": kind, "seed": seed, RECALL: recall, "measures": measures}
+
+    parts = [one(kind, 0, r, good=r, bad=-r, same=1) for kind, r in {"a": 1, "b": 2}.items()]
+    parts += [one(kind, 1, r, good=-r, bad=-r, same=1) for kind, r in {"a": 1, "b": 2}.items()]
+    found = foretells(parts)
+    assert found["good"]["mean"] == pytest.approx((1 - 1) / 2)
+    assert found["bad"]["mean"] == -1
+    assert "same" not in found
+
+
+def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
+    make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
+    monkeypatch.setattr(
+        arms.subprocess, "run", lambda command, check: code_quality.main(command[3:])
+    )
+    monkeypatch.setattr(code_quality, "commit", lambda: "made here")
+    settings = [f"{name}={value}" for name, value in SETTINGS.items()]
+    out = tmp_path / "quality.json"
+    words = ["--home", str(tmp_path), "--dataset", "small", "--set", *settings]
+    words += ["--kinds", "rq_kmeans", SHUFFLED, "--seeds", "1", "--out", str(out)]
+    assert code_quality.main(words) == 0
+    told = json.loads(out.read_text())
+    plain, dealt = (told["kinds"][kind] for kind in ("rq_kmeans", SHUFFLED))
+    for name in ("reconstruction", "entropy", "alone"):
+        assert plain[name] == dealt[name]
+    for name in ("neighbours_1", "purity_1"):
+        assert plain[name]["mean"] > 0.1 > abs(dealt[name]["mean"])
+    assert "shuffled" in capsys.readouterr().out
+    first, second = (
+        read_parquet(tmp_path / "runs" / f"codes_small_tiny_{kind}_0" / IDS)
+        for kind in ("rq_kmeans", SHUFFLED)
+    )
+    assert (first["item_id"] == second["item_id"]).all()
+    codes = ["code_1", "code_2", "code_3", "leaf_size"]
+    assert not first[codes].equals(second[codes])
+    rows = [sorted(map(tuple, one[codes].to_numpy().tolist())) for one in (first, second)]
+    assert rows[0] == rows[1]
+
+
+def test_an_unknown_kind_is_named(tmp_path, capsys) -> None:
+    assert code_quality.main(["--kinds", "rq_kmean", "--out", str(tmp_path / "a.json")]) == 2
+    assert "rq_kmeans" in capsys.readouterr().err
