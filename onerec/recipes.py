@@ -189,7 +189,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 # Settings with a closed set of values, the smallest of the numeric ones, and the largest of what
 # is built one by one.
 _CHOICES = {
-    "content.text": ("hashed", "sentence", "none"),
+    "content.text": ("hashed", "sentence", "minicpm", "none"),
+    "content.pooling": ("mean", "qformer"),
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
     "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
@@ -212,6 +213,9 @@ _AT_LEAST = {
     "tokenizer.steps": 1,
     "content.text_dim": 2,
     "content.behaviour_dim": 2,
+    "content.steps": 1,
+    "content.contrastive_weight": 0,
+    "content.caption_weight": 0,
     "model.width": 8,
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
@@ -311,7 +315,12 @@ def _check_together(config: Recipe) -> None:
             f"align.users={config.align.users} is above train.batch_size="
             f"{config.train.batch_size}: groups are drawn for contexts of the batch"
         )
-    model = config.model
+    content, model = config.content, config.model
+    if content.pooling == "qformer" and content.contrastive_weight + content.caption_weight == 0:
+        raise RecipeError(
+            "content.pooling=qformer needs content.contrastive_weight or content.caption_weight "
+            "above 0: with neither there is nothing to learn"
+        )
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")
     if model.experts and model.active_experts > model.experts:

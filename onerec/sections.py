@@ -12,16 +12,29 @@ from onerec.model.sizes import ContextConfig
 class ContentConfig:
     """What an item is to the tokenizer: text vectors, content tokens and co-consumption, joined.
 
-    `text` is hashed, sentence, or none; `tokens` uses the dataset's own content tokens where it has
-    them. A weight of 0 leaves the part out.
+    `text` is hashed, sentence, minicpm, or none, and `model` the name or folder of the model of the
+    second or third, empty for its default; `tokens` uses the dataset's own content tokens where it
+    has them, `images` reads covers and frames. A weight of 0 leaves the part out.
+
+    `pooling` makes one vector of an item's tokens: mean, or qformer (V1 section 2.1), which learns
+    for `steps` to bring items of a pair together and to tell captions, each by its weight; a weight
+    of 0 turns that off. `captioner` is the causal language model of transformers that tells them,
+    empty for a small one of ours.
     """
 
     text: str = "hashed"
+    model: str = ""
     text_dim: int = 64
     text_weight: float = 1.0
     tokens_weight: float = 1.0
+    images: bool = False
     behaviour_dim: int = 64
     behaviour_weight: float = 1.0
+    pooling: str = "mean"
+    steps: int = 1_000
+    contrastive_weight: float = 1.0
+    caption_weight: float = 1.0
+    captioner: str = ""
 
 
 @dataclass(frozen=True)
