@@ -66,6 +66,20 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"tokenizer.kind": "rqvae"}, r"'rq_vae'\?\): needs rq_kmeans, balanced, rq_vae"),
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
+        ("tiny", {"content.pooling": "qfomer"}, "did you mean 'qformer'"),
+        ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),
+        ("tiny", {"content.steps": "0"}, "content.steps=0: needs at least 1"),
+        ("tiny", {"content.caption_weight": "-1"}, "content.caption_weight=-1.0: needs at least 0"),
+        ("tiny", {"content.images": "maybe"}, "needs true or false"),
+        (
+            "tiny",
+            {
+                "content.pooling": "qformer",
+                "content.contrastive_weight": "0",
+                "content.caption_weight": "0",
+            },
+            "with neither there is nothing to learn",
+        ),
         ("tiny", {"routing.router": "sofmax"}, "did you mean 'softmax'"),
         ("tiny", {"router": "softmax"}, "did you mean 'routing.router'"),
         ("tiny", {"routing.shared_experts": "-1"}, "needs at least 0"),
@@ -96,8 +110,9 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 def test_the_number_of_knobs_is_a_budget() -> None:
     """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
-    the lifelong pathway 4, quantisers 2."""
-    assert len(setting_names()) <= 93
+    the lifelong pathway 4, quantisers 2, content 7: which pooling, its steps and its two losses
+    (each can be off), who tells captions, whether images are read, and which model reads."""
+    assert len(setting_names()) <= 100
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:
@@ -112,6 +127,17 @@ def test_a_recipe_from_before_there_were_kinds_loads_unchanged() -> None:
     values = to_dict(recipe("tiny"))
     del values["context"], values["model"]["kind"], values["model"]["expert_blocks"]
     assert from_dict(values) == recipe("tiny")
+
+
+def test_a_recipe_from_before_content_could_be_aligned_takes_the_mean() -> None:
+    values = to_dict(recipe("tiny"))
+    for name in ("model", "images", "pooling", "steps", "contrastive_weight", "caption_weight"):
+        del values["content"][name]
+    del values["content"]["captioner"]
+    assert from_dict(values) == recipe("tiny")
+    for name in RECIPES:
+        content = recipe(name).content
+        assert (content.pooling, content.images, content.model) == ("mean", False, "")
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:

@@ -10,6 +10,7 @@ Legend: n items, N_M tokens of an item, d their width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -138,7 +139,8 @@ class _Parts:
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: cannot be written ({error}); free some disk space") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def gather(self, items: Array, encoder: ContentEncoder) -> tuple[Precomputed, Array]:
         """Content and images read of items (n,), given by place; parts may differ in N_M."""

@@ -3,9 +3,9 @@
 An adapter on transformers (extra `multimodal`), which has MiniCPM-V from version 4.6 on; the
 paper's 8B checkpoints come with program code of their own, which is not run here. Each item is one
 sequence: its images, then its texts by name. Its tokens are the language model's last states,
-averaged in stretches to at most `limit`: the paper keeps N_M = 1,280, which half a gigabyte of
-memory holds for 200 items of 1,024 numbers; 128 are ours. How 4,096 numbers become d_t = 512 it
-does not say; here the QFormer's projection does that.
+averaged in stretches to at most `limit`: the paper keeps N_M = 1,280; 128 are ours, and take a
+quarter of a megabyte of an item at 1,024 numbers each. How states become d_t = 512 wide it does not
+say; here the QFormer's projection does that. The model's own processor needs torchvision.
 
 Shapes: B items, S positions of a sequence, d width of the language model.
 """
@@ -73,14 +73,15 @@ class MiniCPMV:
     ) -> list[Floats]:
         """The last states of each item's sequence, (S, d) without padding."""
         model, processor = self._load()
-        images = [list(content.images[i]) for i in rows]
+        images = [image for i in rows for image in content.images[i]]
+        mark = processor.image_token
+        said = [texts[i].replace(mark, " ") or NO_TEXT for i in rows]
         inputs = processor(
-            text=[processor.image_token * len(content.images[i]) + (texts[i] or NO_TEXT)
-                  for i in rows],
-            images=images if any(images) else None,
+            text=[mark * len(content.images[i]) + one for i, one in zip(rows, said, strict=True)],
+            images=images or None,
             padding=True,
             return_tensors="pt",
-        ).to(self._device)  # fmt: skip
+        ).to(self._device)
         states = model(**inputs, use_cache=False).last_hidden_state.float().cpu()
         there = inputs["attention_mask"].bool().cpu()
         return [one[mask].numpy() for one, mask in zip(states, there, strict=True)]
