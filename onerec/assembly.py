@@ -259,8 +259,7 @@ def trained_item_qformer(run: Run) -> ItemQFormer:
     said = next((dict(part["qformer"]) for part in parts if "qformer" in part), None)
     if said is None:
         raise RunError(
-            f"run {run.name!r} has no trained QFormer; start a run with "
-            "`--set content.pooling=qformer`"
+            f"run {run.name!r} has no trained QFormer; start a run with `--set qformer.steps=1000`"
         )
     model = ItemQFormer(
         ItemQFormerConfig(**{k: v for k, v in said.items() if k != "dim"}), said["dim"]

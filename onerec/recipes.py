@@ -190,7 +190,6 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 # is built one by one.
 _CHOICES = {
     "content.text": ("hashed", "sentence", "minicpm", "none"),
-    "content.pooling": ("mean", "qformer"),
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
     "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
@@ -213,9 +212,9 @@ _AT_LEAST = {
     "tokenizer.steps": 1,
     "content.text_dim": 2,
     "content.behaviour_dim": 2,
-    "content.steps": 1,
-    "content.contrastive_weight": 0,
-    "content.caption_weight": 0,
+    "qformer.steps": 0,
+    "qformer.contrastive_weight": 0,
+    "qformer.caption_weight": 0,
     "model.width": 8,
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
@@ -315,11 +314,11 @@ def _check_together(config: Recipe) -> None:
             f"align.users={config.align.users} is above train.batch_size="
             f"{config.train.batch_size}: groups are drawn for contexts of the batch"
         )
-    content, model = config.content, config.model
-    if content.pooling == "qformer" and content.contrastive_weight + content.caption_weight == 0:
+    model, qformer = config.model, config.qformer
+    if qformer.steps and qformer.contrastive_weight + qformer.caption_weight == 0:
         raise RecipeError(
-            "content.pooling=qformer needs content.contrastive_weight or content.caption_weight "
-            "above 0: with neither there is nothing to learn"
+            f"qformer.steps={qformer.steps} needs qformer.contrastive_weight or "
+            "qformer.caption_weight above 0: with neither there is nothing to learn"
         )
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")

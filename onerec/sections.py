@@ -15,11 +15,6 @@ class ContentConfig:
     `text` is hashed, sentence, minicpm, or none, and `model` the name or folder of the model of the
     second or third, empty for its default; `tokens` uses the dataset's own content tokens where it
     has them, `images` reads covers and frames. A weight of 0 leaves the part out.
-
-    `pooling` makes one vector of an item's tokens: mean, or qformer (V1 section 2.1), which learns
-    for `steps` to bring items of a pair together and to tell captions, each by its weight; a weight
-    of 0 turns that off. `captioner` is the causal language model of transformers that tells them,
-    empty for a small one of ours.
     """
 
     text: str = "hashed"
@@ -30,8 +25,18 @@ class ContentConfig:
     images: bool = False
     behaviour_dim: int = 64
     behaviour_weight: float = 1.0
-    pooling: str = "mean"
-    steps: int = 1_000
+
+
+@dataclass(frozen=True)
+class PoolingConfig:
+    """How an item's content tokens become one vector: by a QFormer; with `steps` 0 by their mean.
+
+    The QFormer (V1 section 2.1) learns for `steps` to bring items of a pair together and to tell
+    captions, each by its weight; a weight of 0 turns that off. `captioner` is the causal language
+    model of transformers that tells them, empty for a small one of ours.
+    """
+
+    steps: int = 0
     contrastive_weight: float = 1.0
     caption_weight: float = 1.0
     captioner: str = ""
@@ -235,6 +240,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"
     content: ContentConfig = field(default_factory=ContentConfig)
+    qformer: PoolingConfig = field(default_factory=PoolingConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -66,17 +66,16 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"tokenizer.kind": "rqvae"}, r"'rq_vae'\?\): needs rq_kmeans, balanced, rq_vae"),
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
-        ("tiny", {"content.pooling": "qfomer"}, "did you mean 'qformer'"),
         ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),
-        ("tiny", {"content.steps": "0"}, "content.steps=0: needs at least 1"),
-        ("tiny", {"content.caption_weight": "-1"}, "content.caption_weight=-1.0: needs at least 0"),
+        ("tiny", {"qformer.steps": "-1"}, "qformer.steps=-1: needs at least 0"),
+        ("tiny", {"qformer.caption_weight": "-1"}, "qformer.caption_weight=-1.0: needs at least 0"),
         ("tiny", {"content.images": "maybe"}, "needs true or false"),
         (
             "tiny",
             {
-                "content.pooling": "qformer",
-                "content.contrastive_weight": "0",
-                "content.caption_weight": "0",
+                "qformer.steps": "10",
+                "qformer.contrastive_weight": "0",
+                "qformer.caption_weight": "0",
             },
             "with neither there is nothing to learn",
         ),
@@ -110,9 +109,9 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 def test_the_number_of_knobs_is_a_budget() -> None:
     """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
-    the lifelong pathway 4, quantisers 2, content 7: which pooling, its steps and its two losses
-    (each can be off), who tells captions, whether images are read, and which model reads."""
-    assert len(setting_names()) <= 100
+    the lifelong pathway 4, quantisers 2, content 6: whether images are read and which
+    model reads, steps of the QFormer (0 is the mean), its two losses, who tells captions."""
+    assert len(setting_names()) <= 99
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:
@@ -131,13 +130,11 @@ def test_a_recipe_from_before_there_were_kinds_loads_unchanged() -> None:
 
 def test_a_recipe_from_before_content_could_be_aligned_takes_the_mean() -> None:
     values = to_dict(recipe("tiny"))
-    for name in ("model", "images", "pooling", "steps", "contrastive_weight", "caption_weight"):
-        del values["content"][name]
-    del values["content"]["captioner"]
+    del values["content"]["model"], values["content"]["images"], values["qformer"]
     assert from_dict(values) == recipe("tiny")
     for name in RECIPES:
-        content = recipe(name).content
-        assert (content.pooling, content.images, content.model) == ("mean", False, "")
+        made = recipe(name)
+        assert (made.qformer.steps, made.content.images, made.content.model) == (0, False, "")
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:

@@ -31,7 +31,7 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise RecipeError(
             "a language model needs the package transformers; `pip install onerec[multimodal]`, "
-            "or leave content.captioner empty"
+            "or leave qformer.captioner empty"
         ) from error
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(name)
@@ -39,7 +39,7 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     except (ImportError, OSError, ValueError) as error:
         raise RecipeError(
             f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
-            "set content.captioner to the folder of one, or leave it empty"
+            "set qformer.captioner to the folder of one, or leave it empty"
         ) from error
     return model.eval().requires_grad_(False), tokenizer
 

@@ -1,8 +1,8 @@
 """What is quantised: an item's content tokens made one vector, beside its training co-consumption.
 
 Tokens are the dataset's own, else an encoder's of the items' texts; images come beside them. With
-`content.pooling=mean` each source is averaged, as the quickest thing that works; with `qformer` the
-paper's queries read all tokens, trained on pairs of items and on captions (`item_alignment`).
+`qformer.steps=0` each source is averaged, as the quickest thing that works; else the paper's
+queries read all tokens, trained on pairs of items and on captions (`item_alignment`).
 Everything is fitted on `split.fit_items` and on training rows alone.
 """
 
@@ -90,7 +90,7 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
         parts.append((vectors, weight))
         names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
 
-    if content.pooling == "qformer":
+    if setting.recipe.qformer.steps:
         sources = _sources(setting, watch)
         if sources:
             joined = join_tokens([source.content for source in sources])
@@ -168,12 +168,12 @@ def _text_tokens(setting: Setting, watch: Watch) -> _Tokens | None:
         return _encoded("MiniCPM-V", setting, mini, weight, watch)
     if content.text == "sentence":
         sentences = SentenceEmbeddings(content.model or MINILM)
-        if content.pooling == "qformer":
+        if setting.recipe.qformer.steps:
             return _encoded(name, setting, TextTokens(sentences), weight, watch)
         return _Tokens(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
     hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
     hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
-    if content.pooling == "qformer":
+    if setting.recipe.qformer.steps:
         reader = ItemReader(setting.dataset)
         read = encode_items(TextTokens(hashed), reader)  # fitted on this log: no cache
         return _Tokens(name, read.content, weight, {"columns": reader.columns})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,56 +93,90 @@ def align_content(
         DataError: no item has content, or there is nothing to learn from.
         RecipeError: a language model that cannot be loaded.
     """
-    begun, recipe = time.perf_counter(), setting.recipe
+    begun = time.perf_counter()
     readable = content.mask.any(axis=1)
     fit = readable & setting.split.fit_items
     if not fit.any():
         raise DataError(
             f"none of {len(fit)} items has a content token to learn from; "
-            "set content.pooling=mean, or give the items texts, images or tokens"
+            "set qformer.steps=0, or give the items texts, images or tokens"
         )
-    rows = np.flatnonzero(readable)
-    some = content if readable.all() else content.take(rows)
     tell("pairs of items")
-    pairs = training_pairs(setting.split, generator(recipe.seed))
-    held = held_out(pairs, fit, recipe.seed)
-    taught = _among(np.concatenate([pairs.item_to_item, pairs.user_to_item]), fit & ~held)
-    place = np.cumsum(readable) - 1
-    qformer = ItemQFormer(qformer_config(content.dim), content.dim)
-    config = AlignmentConfig(
-        contrastive_weight=recipe.content.contrastive_weight,
-        caption_weight=recipe.content.caption_weight,
-        steps=recipe.content.steps,
-        seed=recipe.seed,
-    )
-    told = _captioner(setting, fit & ~held, qformer) if config.caption_weight > 0 else None
-    aligner = ItemAligner(qformer, None if told is None else told.model, config)
-    aligner.init_weights(generator(recipe.seed))
-    captions = None if told is None else told.captions[rows]
-    losses: list[dict[str, float]] = []
-    may = (fit & ~held)[rows]
-    for result in align_items(aligner, some, place[taught], captions, may, device):
-        losses.append({"loss": result.loss, **result.values})
-        step(result, config.steps)
+    pairs = training_pairs(setting.split, generator(setting.recipe.seed))
+    held = held_out(pairs, fit, setting.recipe.seed)
+    training = _Training(setting, content, pairs, fit & ~held, device)
+    for result in training.steps():
+        step(result, training.config.steps)
         if result.step % SHOWN == 0:
-            tell(f"QFormer: step {result.step:,} of {config.steps:,}")
-    vectors = np.zeros((len(fit), qformer.queries.numel()), dtype=np.float32)
-    vectors[rows] = item_vectors(qformer, some)
+            tell(f"QFormer: step {result.step:,} of {training.config.steps:,}")
+    vectors = np.zeros((len(fit), training.qformer.queries.numel()), dtype=np.float32)
+    vectors[readable] = item_vectors(training.qformer, training.content)
     vectors[~readable] = vectors[fit].mean(axis=0)
-    report = {
-        "qformer": {**dataclasses.asdict(qformer.config), "dim": content.dim},
-        "steps": config.steps,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "pairs": {**pairs.counts, "taught": len(taught)},
-        "contrastive_weight": config.contrastive_weight,
-        "caption_weight": config.caption_weight,
-        "captioner": None if told is None else told.name,
-        "first_losses": _mean(losses[:SHOWN]),
-        "last_losses": _mean(losses[-SHOWN:]),
+    report = training.report() | {
         "retrieval": _retrieval(content, vectors, pairs, held, fit),
         "items_without_content": int((~readable).sum()),
+        "seconds": round(time.perf_counter() - begun, 1),
     }
-    return AlignedContent(vectors, qformer, report)
+    return AlignedContent(vectors, training.qformer, report)
+
+
+class _Training:
+    """The QFormer, what it reads and what it is taught: `taught` (n,) are the items it may learn.
+
+    Items without content are left out: among those it reads, an item has the number `place`.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        content: Precomputed,
+        pairs: ItemPairs,
+        taught: Flags,
+        device: torch.device,
+    ) -> None:
+        recipe, readable = setting.recipe, content.mask.any(axis=1)
+        self.device, self.counts = device, pairs.counts
+        self.config = AlignmentConfig(
+            contrastive_weight=recipe.qformer.contrastive_weight,
+            caption_weight=recipe.qformer.caption_weight,
+            steps=recipe.qformer.steps,
+            seed=recipe.seed,
+        )
+        rows, place = np.flatnonzero(readable), np.cumsum(readable) - 1
+        self.content = content if readable.all() else content.take(rows)
+        self.taught = taught[rows]
+        both = np.concatenate([pairs.item_to_item, pairs.user_to_item])
+        self.pairs = place[_among(both, taught)]
+        self.qformer = ItemQFormer(qformer_config(content.dim), content.dim)
+        told = None
+        if self.config.caption_weight > 0:
+            told = _captioner(setting, taught, self.qformer)
+        self.captions = None if told is None else told.captions[rows]
+        self.captioner = None if told is None else told.name
+        self.aligner = ItemAligner(self.qformer, None if told is None else told.model, self.config)
+        self.aligner.init_weights(generator(recipe.seed))
+        self.losses: list[dict[str, float]] = []
+
+    def steps(self) -> Iterator[StepResult]:
+        """Train, and remember the losses."""
+        for result in align_items(
+            self.aligner, self.content, self.pairs, self.captions, self.taught, self.device
+        ):
+            self.losses.append({"loss": result.loss, **result.values})
+            yield result
+
+    def report(self) -> dict[str, Any]:
+        """What was done, and the losses at both ends."""
+        return {
+            "qformer": {**dataclasses.asdict(self.qformer.config), "dim": self.qformer.dim},
+            "steps": self.config.steps,
+            "pairs": {**self.counts, "taught": len(self.pairs)},
+            "contrastive_weight": self.config.contrastive_weight,
+            "caption_weight": self.config.caption_weight,
+            "captioner": self.captioner,
+            "first_losses": _mean(self.losses[:SHOWN]),
+            "last_losses": _mean(self.losses[-SHOWN:]),
+        }
 
 
 def held_out(pairs: ItemPairs, fit: Flags, seed: int) -> Flags:
@@ -166,9 +200,9 @@ def _captioner(setting: Setting, fit: Flags, qformer: ItemQFormer) -> _Told:
     if not any(texts):
         raise DataError(
             f"the items of {setting.dataset.name!r} have no text to tell; "
-            "set content.caption_weight=0"
+            "set qformer.caption_weight=0"
         )
-    config, named = qformer.config, setting.recipe.content.captioner
+    config, named = qformer.config, setting.recipe.qformer.captioner
     if named:
         model, tokenizer = load_language_model(named)
         captions = caption_tokens(tokenizer, texts, CAPTION)
@@ -178,7 +212,7 @@ def _captioner(setting: Setting, fit: Flags, qformer: ItemQFormer) -> _Told:
     if not (captions[fit] != PADDING).any():
         raise DataError(
             f"no two items of {setting.dataset.name!r} share a word, so no caption can be learned; "
-            "set content.caption_weight=0"
+            "set qformer.caption_weight=0"
         )
     size = CaptionerConfig()
     own = Captioner(size, (config.queries, config.width), len(words), CAPTION)

@@ -15,7 +15,7 @@ from onerec.pipeline import content as module
 from onerec.pipeline.content import Watch, content_vectors
 from onerec.tokenizer.content import ItemContent, Precomputed, stack_states
 
-ALIGNED = {"content.pooling": "qformer", "content.steps": "6"}
+ALIGNED = {"qformer.steps": "6"}
 
 
 def make_setting(home: Path, changes: dict[str, str] | None = None, name: str = "toy") -> Setting:
@@ -215,7 +215,7 @@ def test_another_sentence_model_is_asked_for_by_its_name(
             return np.array([[[len(text), len(self.name)]] for text in texts], dtype=np.float32)
 
     monkeypatch.setattr(module, "SentenceEmbeddings", Named)
-    changes = {"content.text": "sentence", "content.model": "chinese", "content.steps": "1"}
+    changes = {"content.text": "sentence", "content.model": "chinese"}
     made = content_vectors(make_setting(home, changes))
     assert made.parts[0] == {
         "part": "sentence text", "dim": 2, "weight": 1.0, "columns": ["title", "tags"],

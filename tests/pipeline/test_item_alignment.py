@@ -27,8 +27,7 @@ N = toy_home.ITEMS
 
 
 def make_setting(home: Path, **changes: str) -> Setting:
-    wanted = {"content.pooling": "qformer", "content.steps": "3"}
-    wanted |= {f"content.{name}": value for name, value in changes.items()}
+    wanted = {"qformer.steps": "3"} | {f"qformer.{key}": value for key, value in changes.items()}
     return Setting.of(toy_home.make_recipe(wanted), open_dataset("toy", home))
 
 

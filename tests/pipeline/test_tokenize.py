@@ -196,7 +196,7 @@ def test_each_policy_is_counted(home: Path) -> None:
     assert len(ids[["code_1", "code_2", "code_3"]].drop_duplicates()) == toy_home.ITEMS
 
 
-ALIGNED = {"content.pooling": "qformer", "content.steps": "24"}
+ALIGNED = {"qformer.steps": "24"}
 
 
 def test_a_qformer_is_trained_saved_and_told_of(home: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_stage_that_was_stopped_begins_anew_and_ends_alike(home: Path) -> None
 
 
 def test_a_run_without_a_qformer_says_so(trained: Path) -> None:
-    with pytest.raises(RunError, match=r"'first' has no trained QFormer.*content\.pooling"):
+    with pytest.raises(RunError, match=r"'first' has no trained QFormer.*qformer\.steps"):
         trained_item_qformer(open_run("first", trained))
 
 
