@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.model.sizes import ITEM_QFORMER_HEADS as HEADS
 from onerec.model.sizes import ExpertBlocks, expert_blocks
 from onerec.paper_recipes import PAPER_RECIPES
 from onerec.sections import (
@@ -213,6 +214,7 @@ _AT_LEAST = {
     "content.text_dim": 2,
     "content.behaviour_dim": 2,
     "qformer.steps": 0,
+    "qformer.width": 0,
     "qformer.contrastive_weight": 0,
     "qformer.caption_weight": 0,
     "model.width": 8,
@@ -320,6 +322,8 @@ def _check_together(config: Recipe) -> None:
             f"qformer.steps={qformer.steps} needs qformer.contrastive_weight or "
             "qformer.caption_weight above 0: with neither there is nothing to learn"
         )
+    if qformer.width % HEADS:
+        raise RecipeError(f"qformer.width={qformer.width}: needs a multiple of {HEADS}")
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")
     if model.experts and model.active_experts > model.experts:

@@ -33,10 +33,13 @@ class PoolingConfig:
 
     The QFormer (V1 section 2.1) learns for `steps` to bring items of a pair together and to tell
     captions, each by its weight; a weight of 0 turns that off. `captioner` is the causal language
-    model of transformers that tells them, empty for a small one of ours.
+    model of transformers that tells them, empty for a small one of ours. `width` of its queries is
+    the size of it all (a vector has four times as many numbers); 0 is that of the tokens, as in the
+    paper, but at most 512: 64 suits a CPU.
     """
 
     steps: int = 0
+    width: int = 0
     contrastive_weight: float = 1.0
     caption_weight: float = 1.0
     captioner: str = ""

@@ -67,6 +67,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
         ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),
+        ("tiny", {"qformer.width": "20"}, "qformer.width=20: needs a multiple of 8"),
         ("tiny", {"qformer.steps": "-1"}, "qformer.steps=-1: needs at least 0"),
         ("tiny", {"qformer.caption_weight": "-1"}, "qformer.caption_weight=-1.0: needs at least 0"),
         ("tiny", {"content.images": "maybe"}, "needs true or false"),
@@ -109,9 +110,10 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 def test_the_number_of_knobs_is_a_budget() -> None:
     """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
-    the lifelong pathway 4, quantisers 2, content 6: whether images are read and which
-    model reads, steps of the QFormer (0 is the mean), its two losses, who tells captions."""
-    assert len(setting_names()) <= 99
+    the lifelong pathway 4, quantisers 2, content 7: whether images are read and which
+    model reads, steps of the QFormer (0 is the mean), its width, which decides whether a CPU can
+    train it, its two losses, and who tells captions."""
+    assert len(setting_names()) <= 100
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:

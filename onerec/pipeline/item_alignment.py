@@ -10,6 +10,7 @@ Legend: n items, P pairs.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from onerec.model.captioner import (
 )
 from onerec.model.item_qformer import ItemQFormer, ItemQFormerConfig, item_vectors
 from onerec.model.language_model import caption_tokens, load_language_model
+from onerec.model.sizes import ITEM_QFORMER_HEADS
 from onerec.tokenizer.content import Precomputed, join_vectors, mean_pool
 from onerec.tokenizer.retrieval import partner_recall
 from onerec.tokenizer.vocabulary import Vocabulary
@@ -70,10 +72,12 @@ class _Told:
     name: str
 
 
-def qformer_config(dim: int) -> ItemQFormerConfig:
-    """Queries as wide as the tokens, as in the paper, within bounds and a multiple of the heads."""
-    width = min(WIDEST, max(NARROWEST, 8 * -(-dim // 8)))
-    return ItemQFormerConfig(width=width)
+def qformer_config(dim: int, width: int = 0) -> ItemQFormerConfig:
+    """Queries of a width or, as in the paper, of that of the tokens, within bounds."""
+    heads = ITEM_QFORMER_HEADS
+    return ItemQFormerConfig(
+        width=width or min(WIDEST, max(NARROWEST, heads * math.ceil(dim / heads)))
+    )
 
 
 def align_content(
@@ -147,7 +151,7 @@ class _Training:
         self.taught = taught[rows]
         both = np.concatenate([pairs.item_to_item, pairs.user_to_item])
         self.pairs = place[_among(both, taught)]
-        self.qformer = ItemQFormer(qformer_config(content.dim), content.dim)
+        self.qformer = ItemQFormer(qformer_config(content.dim, recipe.qformer.width), content.dim)
         told = None
         if self.config.caption_weight > 0:
             told = _captioner(setting, taught, self.qformer)

@@ -66,6 +66,7 @@ def test_queries_are_as_wide_as_the_tokens_within_bounds() -> None:
     assert [qformer_config(dim).width for dim in (5, 64, 384, 385, 4_096)] == [
         64, 64, 384, 392, 512,
     ]  # fmt: skip
+    assert qformer_config(512, 16).width == 16
     assert (qformer_config(512).queries, qformer_config(512).blocks) == (4, 4)
 
 
