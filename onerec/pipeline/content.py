@@ -65,7 +65,7 @@ class ContentVectors:
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class TokenSource:
     """Content tokens of one source: its name in the report, its weight, and what else to say."""
 
     name: str
@@ -91,7 +91,7 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
         names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
 
     if setting.recipe.qformer.steps:
-        sources = _sources(setting, watch)
+        sources = token_sources(setting, watch)
         if sources:
             joined = join_tokens([source.content for source in sources])
             aligned = align_content(setting, joined, watch.device, watch.tell, watch.step)
@@ -99,7 +99,7 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             said = [{"part": one.name, "dim": one.content.dim, **one.more} for one in sources]
             add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
     else:
-        for one in _sources(setting, watch):
+        for one in token_sources(setting, watch):
             add(one.name, _pooled(setting, one), one.weight, one.more)
     if content.behaviour_weight > 0:
         add(CO_CONSUMPTION, _co_consumption(setting), content.behaviour_weight, {})
@@ -123,13 +123,13 @@ def _co_consumption(setting: Setting) -> Vectors:
     )
 
 
-def _sources(setting: Setting, watch: Watch) -> list[_Tokens]:
+def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
     """Tokens of all sources that the recipe names and the dataset has."""
     content, found = setting.recipe.content, []
     own = _own_tokens(setting) if content.tokens_weight > 0 else None
     reads_images = content.text == "minicpm"
     if own is not None:
-        found.append(_Tokens("content tokens", own, content.tokens_weight))
+        found.append(TokenSource("content tokens", own, content.tokens_weight))
         reads_images = False
     elif content.text != "none" and content.text_weight > 0:
         text = _text_tokens(setting, watch)
@@ -156,7 +156,7 @@ def _own_tokens(setting: Setting) -> Precomputed | None:
     return Precomputed(own.tokens, own.mask, "the dataset's own")
 
 
-def _text_tokens(setting: Setting, watch: Watch) -> _Tokens | None:
+def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
     """What items say. Averaged, a text is its encoder's one vector; None where none has a word."""
     content, fit = setting.recipe.content, setting.split.fit_items
     texts, columns = item_texts(setting.dataset.items)
@@ -170,14 +170,14 @@ def _text_tokens(setting: Setting, watch: Watch) -> _Tokens | None:
         sentences = SentenceEmbeddings(content.model or MINILM)
         if setting.recipe.qformer.steps:
             return _encoded(name, setting, TextTokens(sentences), weight, watch)
-        return _Tokens(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
+        return TokenSource(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
     hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
     hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
     if setting.recipe.qformer.steps:
         reader = ItemReader(setting.dataset)
         read = encode_items(TextTokens(hashed), reader)  # fitted on this log: no cache
-        return _Tokens(name, read.content, weight, {"columns": reader.columns})
-    return _Tokens(name, _whole(hashed.encode(texts)), weight, {"columns": columns})
+        return TokenSource(name, read.content, weight, {"columns": reader.columns})
+    return TokenSource(name, _whole(hashed.encode(texts)), weight, {"columns": columns})
 
 
 def _whole(vectors: Vectors) -> Precomputed:
@@ -192,7 +192,7 @@ def _encoded(
     weight: float,
     watch: Watch,
     texts: bool = True,
-) -> _Tokens:
+) -> TokenSource:
     """Tokens by an encoder that is worth a cache."""
     images = setting.recipe.content.images
     reader = ItemReader(setting.dataset, pixels=encoder.pixels if images else 0, texts=texts)
@@ -207,7 +207,7 @@ def _encoded(
         more["columns"] = reader.columns
     if reader.pixels:
         more["images"] = _images_read(reader, encoded)
-    return _Tokens(name, encoded.content, weight, more)
+    return TokenSource(name, encoded.content, weight, more)
 
 
 def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
     return told
 
 
-def _pooled(setting: Setting, source: _Tokens) -> Vectors:
+def _pooled(setting: Setting, source: TokenSource) -> Vectors:
     """The mean of an item's tokens (n, d); without a token, that of the items which have some.
 
     The dataset's own tokens and texts are as they always were: zeros for none.

@@ -86,12 +86,14 @@ def align_content(
     device: torch.device,
     tell: Callable[[str], None],
     step: Callable[[StepResult, int], None],
+    residual: bool = False,
 ) -> AlignedContent:
     """Train on `split.fit_items` and training rows, and read all items.
 
     Args:
         tell: hears what is being done, and may raise to stop.
         step: hears of each step, and of how many.
+        residual: whether the QFormer has the connection that the paper does not print.
 
     Raises:
         DataError: no item has content, or there is nothing to learn from.
@@ -108,7 +110,7 @@ def align_content(
     tell("pairs of items")
     pairs = training_pairs(setting.split, generator(setting.recipe.seed))
     held = held_out(pairs, fit, setting.recipe.seed)
-    training = _Training(setting, content, pairs, fit & ~held, device)
+    training = _Training(setting, content, pairs, fit & ~held, device, residual)
     for result in training.steps():
         step(result, training.config.steps)
         if result.step % SHOWN == 0:
@@ -137,6 +139,7 @@ class _Training:
         pairs: ItemPairs,
         taught: Flags,
         device: torch.device,
+        residual: bool,
     ) -> None:
         recipe, readable = setting.recipe, content.mask.any(axis=1)
         self.device, self.counts = device, pairs.counts
@@ -151,7 +154,9 @@ class _Training:
         self.taught = taught[rows]
         both = np.concatenate([pairs.item_to_item, pairs.user_to_item])
         self.pairs = place[_among(both, taught)]
-        self.qformer = ItemQFormer(qformer_config(content.dim, recipe.qformer.width), content.dim)
+        shape = qformer_config(content.dim, recipe.qformer.width)
+        shape = dataclasses.replace(shape, residual=residual)
+        self.qformer = ItemQFormer(shape, content.dim)
         told = None
         if self.config.caption_weight > 0:
             told = _captioner(setting, taught, self.qformer)
@@ -236,12 +241,20 @@ def _retrieval(
     asked = asked[fit[asked[:, 1]]]
     if not len(asked):
         return None
-    mean = join_vectors([(mean_pool(content.tokens, content.mask), 1.0)], fit)
-    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     return {
         "k": NEAREST,
         "held_out_items": int(held.sum()),
-        "before": round(float(partner_recall(mean, asked, NEAREST, fit).mean()), 5),
+        "before": round(
+            float(partner_recall(mean_vectors(content, fit), asked, NEAREST, fit).mean()), 5
+        ),
         "after": round(float(partner_recall(vectors, asked, NEAREST, fit).mean()), 5),
         "by_chance": round(min(1.0, NEAREST / max(1, int(fit.sum()) - 1)), 5),
     }
+
+
+def mean_vectors(content: Precomputed, fit: Flags) -> NDArray[np.float32]:
+    """What the QFormer is measured against (n, d): means of the tokens less that of the items in
+    `fit`, of length 1; zeros for an item without a token."""
+    mean = join_vectors([(mean_pool(content.tokens, content.mask), 1.0)], fit)
+    mean[~content.mask.any(axis=1)] = 0.0
+    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
