@@ -148,12 +148,16 @@ def compare(
     sources = token_sources(setting, Watch(device))
     content = join_tokens([source.content for source in sources])
     encoding = time.perf_counter() - begun if any(one.more for one in sources) else 0.0
-    there = content.mask.any(axis=1)
-    if not there.all():
-        raise DataError(f"{int((~there).sum())} items of {setting.dataset.name!r} have no content")
+    silent = int((~content.mask.any(axis=1)).sum())
+    if silent:
+        raise DataError(
+            f"{silent} items of {setting.dataset.name!r} have no content; name another --text, or "
+            "import the dataset without them"
+        )
     recalls: dict[str, list[float]] = {arm: [] for arm in arms}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    counts, speeds = [], {}
+    counts: list[dict[str, int]] = []
+    speeds: dict[str, float] = {}
     for seed in range(seeds):
         held = Held.of(setting, seed)
         counts.append({"items": len(np.unique(held.pairs[:, 0])), "pairs": len(held.pairs)})
@@ -164,7 +168,9 @@ def compare(
             recalls[arm].append(float(partner_recall(vectors, held.pairs, NEAREST).mean()))
             if model is not None and not speeds:
                 speeds = speed(content, model, encoding)
-    told = {arm: {"recall@10": interval(recalls[arm]), "by_seed": recalls[arm]} for arm in arms}
+    told: dict[str, dict[str, Any]] = {
+        arm: {"recall@10": interval(recalls[arm]), "by_seed": recalls[arm]} for arm in arms
+    }
     for arm in arms:
         if MEAN in arms and arm != MEAN:
             pairs = zip(recalls[arm], recalls[MEAN], strict=True)
@@ -177,7 +183,7 @@ def compare(
         "versions": {"torch": torch.__version__},
         "setting": _settings(setting, content, seeds),
         "held_out": counts,
-        "chance": round(NEAREST / (len(there) - 1), 5),
+        "chance": round(NEAREST / (setting.dataset.n_items - 1), 5),
         "arms": told,
         "items_per_second": speeds,
     }

@@ -257,4 +257,5 @@ def mean_vectors(content: Precomputed, fit: Flags) -> NDArray[np.float32]:
     `fit`, of length 1; zeros for an item without a token."""
     mean = join_vectors([(mean_pool(content.tokens, content.mask), 1.0)], fit)
     mean[~content.mask.any(axis=1)] = 0.0
-    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    return mean
