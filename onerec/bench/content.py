@@ -207,7 +207,7 @@ def _settings(setting: Setting, content: Precomputed, seeds: int) -> dict[str, A
 
 def table(result: dict[str, Any]) -> str:
     """The comparison for people, a line per arm."""
-    lines = [f"{'arm':<22}{'recall@10':>10}{'interval':>20}{'over the mean':>24}{'seconds':>9}"]
+    lines = [f"{'arm':<22}{'recall@10':>10}{'interval':>20}{'over the mean':>28}{'seconds':>9}"]
     for arm, told in result["arms"].items():
         recall, over = told["recall@10"], told.get("over_mean")
         by = (
@@ -216,7 +216,7 @@ def table(result: dict[str, Any]) -> str:
             else f"{over['mean']:+.4f} [{over['low']:+.4f}, {over['high']:+.4f}]"
         )
         within = f"[{recall['low']:.4f}, {recall['high']:.4f}]"
-        lines.append(f"{arm:<22}{recall['mean']:>10.4f}{within:>20}{by:>24}{told['seconds']:>9.1f}")
+        lines.append(f"{arm:<22}{recall['mean']:>10.4f}{within:>20}{by:>28}{told['seconds']:>9.1f}")
     speeds = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["items_per_second"].items())
     return "\n".join([*lines, f"by chance {result['chance']:.4f}", f"items a second: {speeds}"])
 
