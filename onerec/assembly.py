@@ -20,6 +20,7 @@ from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.snapshots import Snapshots
 from onerec.data.split import Split, make_split
 from onerec.errors import RunError
+from onerec.model.item_qformer import ItemQFormer, ItemQFormerConfig
 from onerec.model.lazy import LazyConfig, LazyDecoder
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.model.qformer import QFormerConfig
@@ -246,6 +247,25 @@ def trained_quantiser(run: Run) -> Quantiser:
     config = tokenizer_config(recipe, report["codebook_size"])
     state = load_tensors(run.path / "tokenizer" / "codebooks.safetensors")
     return load_quantiser(recipe.tokenizer.kind, config, state)
+
+
+def trained_item_qformer(run: Run) -> ItemQFormer:
+    """The QFormer of a run: it makes vectors of the content tokens of new items.
+
+    Raises:
+        RunError: the run's tokenizer has none, or its file is damaged.
+    """
+    parts = (run.report() or {}).get("content", []) if run.is_done("tokenize") else []
+    said = next((dict(part["qformer"]) for part in parts if "qformer" in part), None)
+    if said is None:
+        raise RunError(
+            f"run {run.name!r} has no trained QFormer; start a run with `--set qformer.steps=1000`"
+        )
+    model = ItemQFormer(
+        ItemQFormerConfig(**{k: v for k, v in said.items() if k != "dim"}), said["dim"]
+    )
+    model.load_state_dict(load_tensors(run.path / "tokenizer" / "qformer.safetensors"))
+    return model.eval()
 
 
 def make_trie(ids: SemanticIds, popularity: NDArray[np.int64]) -> Trie:

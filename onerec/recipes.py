@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from onerec.errors import RecipeError
+from onerec.model.sizes import ITEM_QFORMER_HEADS as HEADS
 from onerec.model.sizes import ExpertBlocks, expert_blocks
 from onerec.paper_recipes import PAPER_RECIPES
 from onerec.sections import (
@@ -189,7 +190,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 # Settings with a closed set of values, the smallest of the numeric ones, and the largest of what
 # is built one by one.
 _CHOICES = {
-    "content.text": ("hashed", "sentence", "none"),
+    "content.text": ("hashed", "sentence", "minicpm", "none"),
     "tokenizer.init": ("k-means++", "random"),
     "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
     "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
@@ -212,6 +213,10 @@ _AT_LEAST = {
     "tokenizer.steps": 1,
     "content.text_dim": 2,
     "content.behaviour_dim": 2,
+    "qformer.steps": 0,
+    "qformer.width": 0,
+    "qformer.contrastive_weight": 0,
+    "qformer.caption_weight": 0,
     "model.width": 8,
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
@@ -311,7 +316,14 @@ def _check_together(config: Recipe) -> None:
             f"align.users={config.align.users} is above train.batch_size="
             f"{config.train.batch_size}: groups are drawn for contexts of the batch"
         )
-    model = config.model
+    model, qformer = config.model, config.qformer
+    if qformer.steps and qformer.contrastive_weight + qformer.caption_weight == 0:
+        raise RecipeError(
+            f"qformer.steps={qformer.steps} needs qformer.contrastive_weight or "
+            "qformer.caption_weight above 0: with neither there is nothing to learn"
+        )
+    if qformer.width % HEADS:
+        raise RecipeError(f"qformer.width={qformer.width}: needs a multiple of {HEADS}")
     if model.width % model.heads:
         raise RecipeError(f"model.width={model.width} is no multiple of model.heads={model.heads}")
     if model.experts and model.active_experts > model.experts:

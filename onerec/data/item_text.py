@@ -9,12 +9,19 @@ import numpy as np
 import pandas as pd
 
 _FIRST = ("title", "caption", "tags", "category", "brand")
-_NEVER = ("item", "item_id", "image", "author_id", "duration_ms", "published_at")
+_NO_CATEGORY = ("item", "item_id", "image", "frames", "published_at")
+_NEVER = (*_NO_CATEGORY, "author_id", "duration_ms")
 _SENTENCE = 25  # mean characters from which an unknown text column counts as prose
 
 
 def item_texts(items: pd.DataFrame) -> tuple[list[str], list[str]]:
     """One text per row of `items`, and the names of the columns used (`name=` for categories)."""
+    parts = text_columns(items)
+    return _join(list(parts.values()), len(items)), list(parts)
+
+
+def text_columns(items: pd.DataFrame) -> dict[str, list[str]]:
+    """The text of each column used, "" where a row has none; `name=` for categories."""
     columns = [name for name in _FIRST if name in items.columns and items[name].notna().any()]
     columns += [
         str(name)
@@ -23,19 +30,14 @@ def item_texts(items: pd.DataFrame) -> tuple[list[str], list[str]]:
     ]
     prose = [name for name in columns if name not in ("tags", "category")]
     if prose or any(_has_letters(items[name]) for name in columns):
-        parts = [items[name].map(_words) for name in columns]
-        return _join(parts, len(items)), columns
-    names = [
-        str(name)
-        for name in items.columns
-        if name not in ("item", "item_id", "image", "published_at")
-    ]
-    names = [name for name in names if 1 < _as_text(items[name]).nunique() < len(items)]
-    parts = [
-        _as_text(items[name]).map(lambda v, n=name: "" if v == "" else f"{n}={v.replace(' ', '_')}")
-        for name in names
-    ]
-    return _join(parts, len(items)), [f"{name}=" for name in names]
+        return {name: items[name].map(_words).tolist() for name in columns}
+    names = [str(name) for name in items.columns if name not in _NO_CATEGORY]
+    texts = {name: _as_text(items[name]).tolist() for name in names}
+    return {
+        f"{name}=": [f"{name}={value.replace(' ', '_')}" if value else "" for value in column]
+        for name, column in texts.items()
+        if 1 < len(set(column)) < len(items)
+    }
 
 
 def _words(value: object) -> str:
@@ -64,7 +66,7 @@ def _is_prose(column: pd.Series) -> bool:
     return bool(text.str.len().mean() >= _SENTENCE and text.nunique() > len(text) // 2)
 
 
-def _join(parts: list[pd.Series], n: int) -> list[str]:
+def _join(parts: list[list[str]], n: int) -> list[str]:
     if not parts:
         return [""] * n
     return [" ".join(filter(None, row)) for row in zip(*parts, strict=True)]

@@ -24,6 +24,7 @@ from onerec.common import evaluating
 from onerec.errors import DataError, RecipeError
 from onerec.model.layers import CrossAttention, Linear, RMSNorm
 from onerec.model.qformer import QFormerBlock
+from onerec.model.sizes import ITEM_QFORMER_HEADS
 from onerec.tokenizer.content import Precomputed
 
 AT_A_TIME = 2**23
@@ -37,7 +38,7 @@ class ItemQFormerConfig:
     queries: int = 4
     blocks: int = 4
     width: int = 512
-    heads: int = 8
+    heads: int = ITEM_QFORMER_HEADS
     dropout: float = 0.0
     residual: bool = False
 

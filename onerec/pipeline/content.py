@@ -1,0 +1,244 @@
+"""What is quantised: an item's content tokens made one vector, beside its training co-consumption.
+
+Tokens are the dataset's own, else an encoder's of the items' texts; images come beside them. With
+`qformer.steps=0` each source is averaged, as the quickest thing that works; else the paper's
+queries read all tokens, trained on pairs of items and on captions (`item_alignment`).
+Everything is fitted on `split.fit_items` and on training rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onerec.assembly import Setting
+from onerec.common import generator
+from onerec.data.content_cache import Encoded, encode_items
+from onerec.data.item_content import ItemReader
+from onerec.data.item_text import item_texts
+from onerec.errors import DataError, RecipeError
+from onerec.loop import StepResult
+from onerec.model.item_qformer import ItemQFormer
+from onerec.pipeline.item_alignment import align_content
+from onerec.tokenizer.co_consumption import CO_CONSUMPTION, co_consumption_vectors
+from onerec.tokenizer.content import (
+    ContentEncoder,
+    Precomputed,
+    join_tokens,
+    join_vectors,
+    mean_pool,
+    not_finite,
+)
+from onerec.tokenizer.image_encoders import EfficientNetLite
+from onerec.tokenizer.mini_cpm import MINI_CPM_V, MiniCPMV
+from onerec.tokenizer.text_encoders import MINILM, HashedNgrams, SentenceEmbeddings, TextTokens
+
+CACHE = "cache/content"  # of the home that runs and datasets stand in
+QFORMER = "QFormer"
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where to work, where encoded items are kept (None: nowhere), and who hears of it."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    cache: Path | None = None
+    tell: Callable[[str], None] = lambda message: None
+    step: Callable[[StepResult, int], None] = lambda result, of: None
+
+
+@dataclass(frozen=True)
+class ContentVectors:
+    """Vectors (n, d), the parts that they were joined from, and the QFormer where one read them."""
+
+    vectors: Vectors
+    parts: list[dict[str, Any]]
+    qformer: ItemQFormer | None = None
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Content tokens of one source: its name in the report, its weight, and what else to say."""
+
+    name: str
+    content: Precomputed
+    weight: float
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVectors:
+    """Read or encode what items are, and make it one vector each.
+
+    Raises:
+        RecipeError: nothing is left to quantise, or a package or model that is not there.
+        DataError: content that cannot be used; the item is named.
+    """
+    watch, content = watch or Watch(), setting.recipe.content
+    parts: list[tuple[Vectors, float]] = []
+    names: list[dict[str, Any]] = []
+    qformer = None
+
+    def add(name: str, vectors: Vectors, weight: float, more: dict[str, Any]) -> None:
+        parts.append((vectors, weight))
+        names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
+
+    if setting.recipe.qformer.steps:
+        sources = token_sources(setting, watch)
+        if sources:
+            joined = join_tokens([source.content for source in sources])
+            aligned = align_content(setting, joined, watch.device, watch.tell, watch.step)
+            qformer = aligned.qformer
+            said = [{"part": one.name, "dim": one.content.dim, **one.more} for one in sources]
+            add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
+    else:
+        for one in token_sources(setting, watch):
+            add(one.name, _pooled(setting, one), one.weight, one.more)
+    if content.behaviour_weight > 0:
+        add(CO_CONSUMPTION, _co_consumption(setting), content.behaviour_weight, {})
+    if not parts:
+        raise RecipeError(
+            "items have no content: every weight under `content` is 0 or the items hold no text; "
+            "set content.behaviour_weight=1 or give the items a title, tags or content tokens"
+        )
+    vectors = join_vectors(parts, fit=setting.split.fit_items)
+    return ContentVectors(vectors, names, qformer)
+
+
+def _co_consumption(setting: Setting) -> Vectors:
+    log = setting.split.train_log()
+    return co_consumption_vectors(
+        log.user[log.positive],
+        log.item[log.positive],
+        setting.dataset.n_items,
+        setting.recipe.content.behaviour_dim,
+        generator(setting.recipe.seed),
+    )
+
+
+def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
+    """Tokens of all sources that the recipe names and the dataset has."""
+    content, found = setting.recipe.content, []
+    own = _own_tokens(setting) if content.tokens_weight > 0 else None
+    reads_images = content.text == "minicpm"
+    if own is not None:
+        found.append(TokenSource("content tokens", own, content.tokens_weight))
+        reads_images = False
+    elif content.text != "none" and content.text_weight > 0:
+        text = _text_tokens(setting, watch)
+        found += [] if text is None else [text]
+    if content.images and not reads_images:
+        weight = content.tokens_weight or content.text_weight
+        encoder = EfficientNetLite(device=str(watch.device))
+        found.append(_encoded("images", setting, encoder, weight, watch, texts=False))
+    return found
+
+
+def _own_tokens(setting: Setting) -> Precomputed | None:
+    """The tokens that came with the dataset."""
+    own = setting.dataset.content()
+    if own is None:
+        return None
+    bad = not_finite(own.tokens, own.mask)
+    if bad is not None:
+        item = setting.dataset.items["item_id"].iloc[bad]
+        raise DataError(
+            f"{setting.dataset.path / 'content.safetensors'}: a content token of item {item} is "
+            "not finite; mend it or mask it out, or set content.tokens_weight=0"
+        )
+    return Precomputed(own.tokens, own.mask, "the dataset's own")
+
+
+def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
+    """What items say. Averaged, a text is its encoder's one vector; None where none has a word."""
+    content, fit = setting.recipe.content, setting.split.fit_items
+    texts, columns = item_texts(setting.dataset.items)
+    if not any(texts) and not (content.text == "minicpm" and content.images):
+        return None
+    name, weight = f"{content.text} text", content.text_weight
+    if content.text == "minicpm":
+        mini = MiniCPMV(content.model or MINI_CPM_V, device=str(watch.device))
+        return _encoded("MiniCPM-V", setting, mini, weight, watch)
+    if content.text == "sentence":
+        sentences = SentenceEmbeddings(content.model or MINILM)
+        if setting.recipe.qformer.steps:
+            return _encoded(name, setting, TextTokens(sentences), weight, watch)
+        return TokenSource(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
+    hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
+    hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
+    if setting.recipe.qformer.steps:
+        reader = ItemReader(setting.dataset)
+        read = encode_items(TextTokens(hashed), reader)  # fitted on this log: no cache
+        return TokenSource(name, read.content, weight, {"columns": reader.columns})
+    return TokenSource(name, _whole(hashed.encode(texts)), weight, {"columns": columns})
+
+
+def _whole(vectors: Vectors) -> Precomputed:
+    """One vector of each text, (n, 1, d), as it is: zeros for a text without a word."""
+    return Precomputed(vectors, np.ones(vectors.shape[:2], dtype=bool))
+
+
+def _encoded(
+    name: str,
+    setting: Setting,
+    encoder: ContentEncoder,
+    weight: float,
+    watch: Watch,
+    texts: bool = True,
+) -> TokenSource:
+    """Tokens by an encoder that is worth a cache."""
+    images = setting.recipe.content.images
+    reader = ItemReader(setting.dataset, pixels=encoder.pixels if images else 0, texts=texts)
+
+    def tell(done: int, of: int) -> None:
+        watch.tell(f"{name}: {done:,} of {of:,} items encoded")
+
+    encoded = encode_items(encoder, reader, watch.cache, tell)
+    more: dict[str, Any] = {"encoder": encoder.name}
+    more |= {"encoded": encoded.encoded, "from_cache": encoded.found}
+    if reader.columns:
+        more["columns"] = reader.columns
+    if reader.pixels:
+        more["images"] = _images_read(reader, encoded)
+    return TokenSource(name, encoded.content, weight, more)
+
+
+def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
+    """How many images there are and were left out; refuses where none can be read."""
+    asked = np.array([len(paths) for paths in reader.paths])
+    lost = np.flatnonzero(encoded.images < asked)
+    told: dict[str, Any] = {
+        "read": int(encoded.images.sum()),
+        "left_out": int((asked - encoded.images).sum()),
+        "items_without": int((encoded.images == 0).sum()),
+    }
+    if len(lost):
+        item = reader.dataset.items["item_id"].iloc[lost[0]]
+        told["first_left_out"] = f"item {item}: {reader.paths[lost[0]][0]}"
+    if not told["read"]:
+        raise DataError(
+            f"none of {told['left_out']} images can be read (the first is of "
+            f"{told['first_left_out']}); set content.images=false"
+        )
+    return told
+
+
+def _pooled(setting: Setting, source: TokenSource) -> Vectors:
+    """The mean of an item's tokens (n, d); without a token, that of the items which have some.
+
+    The dataset's own tokens and texts are as they always were: zeros for none.
+    """
+    content = source.content
+    vectors = mean_pool(content.tokens, content.mask)
+    there = content.mask.any(axis=1)
+    known = there & setting.split.fit_items
+    if "encoder" in source.more and known.any():
+        vectors[~there] = vectors[known].mean(axis=0)
+    return vectors

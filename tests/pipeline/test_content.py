@@ -1,0 +1,223 @@
+"""Content vectors: what they are made of, what may enter them, and what cannot be used."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_home
+
+from onerec.assembly import Setting
+from onerec.data.dataset import Content, dataset_path, open_dataset, write_dataset
+from onerec.data.sources.world import png
+from onerec.errors import DataError, RecipeError
+from onerec.pipeline import content as module
+from onerec.pipeline.content import Watch, content_vectors
+from onerec.tokenizer.content import ItemContent, Precomputed, stack_states
+
+ALIGNED = {"qformer.steps": "6"}
+
+
+def make_setting(home: Path, changes: dict[str, str] | None = None, name: str = "toy") -> Setting:
+    return Setting.of(toy_home.make_recipe(changes), open_dataset(name, home))
+
+
+def make_rich(home: Path, changes: dict[str, str] | None = None, bad: int = -1) -> Setting:
+    """A dataset with content tokens; that of row `bad` is not a number."""
+    log, items, users = toy_home.tables()
+    random = np.random.default_rng(0)
+    tokens = random.normal(size=(toy_home.ITEMS, 3, 5)).astype(np.float32)
+    if bad >= 0:
+        tokens[bad, 1, 2] = np.nan
+    mask = np.ones((toy_home.ITEMS, 3), dtype=bool)
+    content = Content(tokens, mask, np.arange(3), ("caption", "cover", "frame"))
+    write_dataset(
+        dataset_path("rich", home), "rich", log, items, users, source="toy", content=content
+    )
+    return make_setting(home, changes, "rich")
+
+
+class Light:
+    """Stands for an image encoder: one token, the brightness of the picture."""
+
+    name, dim, pixels = "light", 2, 4
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    def encode(self, content: ItemContent) -> Precomputed:
+        states = [
+            [np.full((1, 2), image.mean(), dtype=np.float32) for image in images]
+            for images in content.images
+        ]
+        return stack_states(states, self.dim, self.name)
+
+
+@pytest.fixture
+def pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures of all items but the last three: 27 has none, 28 a damaged one, 29 an empty file."""
+    pytest.importorskip("PIL")
+    monkeypatch.setattr(module, "EfficientNetLite", Light)
+    folder = home / "datasets" / "toy" / "images"
+    folder.mkdir()
+    for row in range(27):
+        (folder / f"{row}.png").write_bytes(png(np.full((4, 4, 3), row, dtype=np.uint8)))
+    (folder / "28.png").write_bytes(b"no picture")
+    (folder / "29.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, ALIGNED], ids=["mean", "qformer"])
+def test_items_outside_fit_items_do_not_move_the_vectors_of_the_others(
+    home: Path, changes: dict[str, str]
+) -> None:
+    """Words of items that only appear after the cut are changed: no other vector moves."""
+    setting = make_setting(home, changes)
+    fit = setting.split.fit_items.copy()
+    fit[[3, 17]] = False
+    held_out = np.flatnonzero(~fit)
+
+    def vectors(words: str) -> np.ndarray:
+        dataset = open_dataset("toy", home)
+        dataset.items.loc[held_out, "title"] = words
+        split = replace(setting.split, fit_items=fit)
+        return content_vectors(replace(setting, dataset=dataset, split=split)).vectors
+
+    plain, strange = vectors("cooking part 3"), vectors("zebra quartz xylophone jubilee")
+    assert np.array_equal(plain[fit], strange[fit])
+    assert not np.array_equal(plain[held_out], strange[held_out])
+
+
+@pytest.mark.parametrize("changes", [{}, ALIGNED], ids=["mean", "qformer"])
+def test_no_event_after_the_training_rows_enters_the_vectors(
+    home: Path, changes: dict[str, str]
+) -> None:
+    setting = make_setting(home, changes)
+    log = setting.split.log
+    before = content_vectors(setting).vectors
+    later = np.flatnonzero(~setting.split.train)
+    log.item[later] = (log.item[later] + 11) % toy_home.ITEMS
+    assert np.array_equal(content_vectors(setting).vectors, before)
+
+
+def test_content_tokens_of_the_dataset_stand_in_for_text(home: Path) -> None:
+    rich = make_rich(home)
+    made = content_vectors(rich)
+    assert made.parts[0]["part"] == "content tokens"
+    assert made.vectors.shape == (toy_home.ITEMS, 5 + 8)
+    no_tokens = replace(rich, recipe=toy_home.make_recipe({"content.tokens_weight": "0"}))
+    assert content_vectors(no_tokens).parts[0]["part"] == "hashed text"
+
+
+def test_items_without_any_content_are_refused(home: Path) -> None:
+    silent = {"content.text": "none", "content.behaviour_weight": "0"}
+    with pytest.raises(RecipeError, match=r"items have no content.*content\.behaviour_weight=1"):
+        content_vectors(make_setting(home, silent))
+
+
+@pytest.mark.usefixtures("pictures")
+def test_images_stand_beside_texts_and_what_cannot_be_read_is_counted(home: Path) -> None:
+    setting = make_setting(home, {"content.images": "true", "content.behaviour_weight": "0"})
+    told: list[str] = []
+    made = content_vectors(setting, Watch(cache=home / "cache", tell=told.append))
+    text, images = made.parts
+    assert (text["part"], images["part"], images["dim"]) == ("hashed text", "images", 2)
+    assert images["images"] == {
+        "read": 27,
+        "left_out": 2,
+        "items_without": 3,
+        "first_left_out": f"item {setting.dataset.items['item_id'].iloc[28]}: "
+        f"{setting.dataset.path / 'images' / '28.png'}",
+    }
+    assert told == ["images: 30 of 30 items encoded"]
+    light = made.vectors[:, 8]
+    assert np.all(np.diff(light[:27]) > 0)
+    np.testing.assert_allclose(light[27:], 0, atol=1e-6)  # the mean of all the others
+    again = content_vectors(setting, Watch(cache=home / "cache", tell=told.append))
+    assert np.array_equal(again.vectors, made.vectors)
+    assert len(told) == 1
+    assert (again.parts[1]["encoded"], again.parts[1]["from_cache"]) == (0, 30)
+    assert again.parts[1]["images"] == images["images"]
+
+
+def test_pictures_none_of_which_can_be_read_are_refused(home: Path, pictures: Path) -> None:
+    for row in range(27):
+        (pictures / f"{row}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"none of 29 images can be read .*item i\d+: .*0\.png"):
+        content_vectors(make_setting(home, {"content.images": "true"}))
+
+
+@pytest.mark.usefixtures("pictures")
+def test_the_qformer_reads_texts_and_images_of_an_item_together(home: Path) -> None:
+    changes = {**ALIGNED, "content.images": "true", "content.behaviour_weight": "0"}
+    made = content_vectors(make_setting(home, changes))
+    (part,) = made.parts
+    assert part["part"] == "QFormer"
+    assert [one["part"] for one in part["reads"]] == ["hashed text", "images"]
+    assert made.qformer is not None
+    assert made.qformer.dim == 8 + 2
+    assert made.vectors.shape == (toy_home.ITEMS, 4 * 64)
+    assert np.linalg.matrix_rank(made.vectors, tol=1e-3) > 3
+
+
+def test_the_datasets_own_tokens_are_what_the_qformer_reads(home: Path) -> None:
+    made = content_vectors(make_rich(home, ALIGNED))
+    assert made.parts[0]["part"] == "QFormer"
+    assert made.parts[0]["reads"] == [{"part": "content tokens", "dim": 5}]
+
+
+def test_a_token_that_is_not_a_number_is_named_by_its_item(home: Path) -> None:
+    setting = make_rich(home, bad=4)
+    bad = [
+        str(name)
+        for name, tokens in zip(
+            setting.dataset.items["item_id"], setting.dataset.content().tokens, strict=True
+        )
+        if np.isnan(tokens).any()
+    ]
+    assert len(bad) == 1
+    with pytest.raises(DataError, match=f"content token of item {bad[0]} is not finite"):
+        content_vectors(setting)
+
+
+def test_items_without_text_take_the_mean_and_are_counted(home: Path) -> None:
+    setting = make_setting(home, {**ALIGNED, "content.behaviour_weight": "0"})
+    items = setting.dataset.items
+    items.loc[[2, 9], "title"] = ""
+    for row in (2, 9):
+        items.at[row, "tags"] = []
+    made = content_vectors(setting)
+    assert made.parts[0]["items_without_content"] == 2
+    np.testing.assert_allclose(made.vectors[[2, 9]], 0, atol=1e-6)
+    assert np.abs(made.vectors[3]).max() > 0.01
+
+
+def test_a_dataset_without_a_word_has_nothing_to_align(home: Path) -> None:
+    setting = make_setting(home, ALIGNED)
+    bare = replace(setting.dataset)
+    bare.__dict__["items"] = setting.dataset.items[["item", "item_id"]]
+    setting = replace(setting, dataset=bare)
+    assert [part["part"] for part in content_vectors(setting).parts] == [
+        "co-consumption of training positives"
+    ]
+
+
+def test_another_sentence_model_is_asked_for_by_its_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named:
+        dim = 2
+
+        def __init__(self, model: str) -> None:
+            self.name = model
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.array([[[len(text), len(self.name)]] for text in texts], dtype=np.float32)
+
+    monkeypatch.setattr(module, "SentenceEmbeddings", Named)
+    changes = {"content.text": "sentence", "content.model": "chinese"}
+    made = content_vectors(make_setting(home, changes))
+    assert made.parts[0] == {
+        "part": "sentence text", "dim": 2, "weight": 1.0, "columns": ["title", "tags"],
+    }  # fmt: skip
+    assert np.abs(made.vectors[:, 0]).max() > 0
