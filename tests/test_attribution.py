@@ -27,8 +27,12 @@ SHORT, POSITIVE = torch.tensor([1, 2, 3, 4]), torch.tensor([0, 2, 4, -1, -1, -1]
 
 
 def doubled(model):
-    """The model in float64, its item table too."""
+    """The model in float64, its item table too, with biases that are not 0."""
     model = model.double()
+    stream = toy.stream()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(0.0, 0.3, generator=stream)
     model.items.content = model.items.content.double()
     return model
 
