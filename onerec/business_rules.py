@@ -120,8 +120,9 @@ def widened(
         search: (rows (b,) of the users, R) -> the R best items of those users.
         users: B.
         limit: more than so many items are never asked for.
-        authors, most: see `Rules`; `authors` on the device.
+        authors, most: see `Rules`.
     """
+    authors = None if authors is None else authors.to(device)
     rows, ask = torch.arange(users, device=device), k
     whole = _chosen(search(rows, ask), k, authors, most)
     while ask < limit:

@@ -38,6 +38,8 @@ LAYERS = (
         "lifelong",
         "attribution",
         "business_rules",
+        "lists",
+        "prompts",
         "recommend",
         "explanation",
         "rollouts",

@@ -205,14 +205,17 @@ def places(
 
 
 def static_codes(dataset: Dataset, features: UserFeatures, given: Mapping[str, Any]) -> Ints:
-    """The static features (F,) of somebody who is no user: what is not given is unknown (0).
+    """The static features (F,) of somebody who is no user.
 
-    A text must be a value that some user has; a number takes the bin of the user nearest to it.
+    What is not given is unknown (0) where it is of some users, so that the model has learned what
+    that means, and else what is commonest. A text must be a value that some user has; a number
+    takes the bin of the user nearest to it.
 
     Raises:
         DataError: a column that is no feature, or a value that no user has.
     """
-    codes = np.zeros(len(features.names), dtype=np.int64)
+    columns = [np.bincount(column) for column in features.codes.T]
+    codes = np.array([0 if count[0] else count.argmax() for count in columns], dtype=np.int64)
     for name, value in given.items():
         if name not in features.names:
             known = ", ".join(features.names) or "none"

@@ -6,8 +6,9 @@ Source: diverse beam search, arXiv 1610.02424, with its Hamming diversity at the
 (ours): the first code is an item's coarse kind, and items of another kind is what is asked for. The
 beam is split into groups. At the first level they choose one after the other, and a code costs
 `penalty` nats for each beam of an earlier group that holds it. From there on each group is a beam
-search of its own. The groups then take turns in naming their best item that has not been named; the
-k items so found are ranked by the model's own log-probability, in which no penalty is left.
+search of its own, in which its beams keep what they have paid. The groups then take turns in naming
+their best item that has not been named; the k items so found are ranked by the model's own
+log-probability, in which no penalty is left.
 
 One group is `beam_search`. With a large penalty no two groups begin with the same code while there
 are codes enough. It decodes without the cache, as `onerec.model.trace` does: three short passes.
@@ -65,38 +66,42 @@ def diverse_beam_search(
         codes = torch.zeros(users, 1, 0, dtype=torch.int64, device=device)
         parts = torch.zeros(users, 1, 0, device=device)  # log p of each code
         node = torch.zeros(users, 1, dtype=torch.int64, device=device)
-        score = parts.new_zeros(users, 1)
+        paid = parts.new_zeros(users, 1)  # the penalty of each beam
         for level in range(model.levels):
             logits, _ = model.decode_step(level, codes.clamp(min=0), memory)
             code, child = trie.continuations(level, node)  # (B, G K, C)
             log_prob = logits.gather(-1, code.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
-            options = score[..., None] + log_prob.masked_fill(child < 0, -torch.inf)
+            log_prob = log_prob.masked_fill(child < 0, -torch.inf)
+            keep = own if level < model.levels - 1 else ranks
             if level:
-                keep = own if level < model.levels - 1 else ranks
+                options = (parts.sum(-1) - paid)[..., None] + log_prob
                 pick = _apart(options, groups, keep)  # (B, G keep) into (G K) C
             else:
-                keep = own if model.levels > 1 else ranks
-                pick = _in_turn(options[:, 0], groups, keep, penalty)
+                pick, costs = _in_turn(log_prob[:, 0], groups, keep, penalty)
             parent = pick // code.shape[-1]
-            score = options.flatten(1).gather(1, pick)
-            dead = score.isneginf()
-            node = child.flatten(1).gather(1, pick).masked_fill(dead, -1)
+            paid = paid.gather(1, parent) if level else costs
+            step = log_prob.flatten(1).gather(1, pick)
+            node = child.flatten(1).gather(1, pick)  # -1 where there is no such child
+            dead = node < 0
             code = code.flatten(1).gather(1, pick).masked_fill(dead, -1)
             codes = torch.cat((_rows(codes, parent), code[..., None]), dim=-1)
-            step = log_prob.flatten(1).gather(1, pick)
             parts = torch.cat((_rows(parts, parent), step[..., None]), dim=-1)
-    return _ranked(trie, codes, parts, score, node, k, groups, ranks, exclude)
+    return _ranked(trie, codes, parts, node, k, groups, ranks, exclude)
 
 
-def _in_turn(options: Tensor, groups: int, keep: int, penalty: float) -> Tensor:
-    """The first codes of each group, one group after the other: (B, C) -> (B, G keep) places."""
+def _in_turn(options: Tensor, groups: int, keep: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """The first codes of each group, one group after the other, and what each of them costs.
+
+    (B, C) -> places in C and nats, (B, G keep) both.
+    """
     held = torch.zeros_like(options)  # how many beams of earlier groups hold each code
-    picks = []
+    picks, costs = [], []
     for _ in range(groups):
         value, pick = best(options - penalty * held, keep)
+        costs.append(penalty * held.gather(1, pick))
         held = held.scatter_add(1, pick, value.isfinite().to(held.dtype))
         picks.append(pick)
-    return torch.cat(picks, dim=1)
+    return torch.cat(picks, dim=1), torch.cat(costs, dim=1)
 
 
 def _apart(options: Tensor, groups: int, keep: int) -> Tensor:
@@ -116,7 +121,6 @@ def _ranked(
     trie: Trie,
     codes: Tensor,
     parts: Tensor,
-    score: Tensor,
     node: Tensor,
     k: int,
     groups: int,
@@ -136,7 +140,7 @@ def _ranked(
         usable &= ~(item[..., None] + 1 == exclude[:, None]).any(-1)
     turn = (~usable).byte().argsort(dim=1, stable=True)[:, :k]
     item, of, usable = (table.gather(1, turn) for table in (item, of, usable))
-    own = score.gather(1, of).masked_fill(~usable, -torch.inf)
+    own = parts.sum(-1).gather(1, of).masked_fill(~usable, -torch.inf)
     own, order = own.sort(dim=1, descending=True, stable=True)
     item, of, usable = (table.gather(1, order) for table in (item, of, usable))
     absent = ~usable[..., None]

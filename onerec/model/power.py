@@ -27,8 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from onerec.errors import DataError
 from onerec.model.onerec import Batch, OneRec
-from onerec.model.sample import Samples, draw
+from onerec.model.sample import Samples, draw, sample
 from onerec.model.trace import TreeLevel, beam_tree
 from onerec.tokenizer.trie import Trie
 
@@ -84,6 +85,54 @@ def power_distribution(
     missed = torch.stack([_bound(level, alpha) for level in levels]).logsumexp(0)  # (B,)
     lost = torch.sigmoid(missed - total[:, 0])  # missed / (missed + found)
     return PowerDistribution(items, last.codes, last.scores, weight - total, lost)
+
+
+def drawn(
+    model: OneRec,
+    batch: Batch,
+    trie: Trie | None,
+    *,
+    group: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    power: float | None = None,
+    beam: int | None = None,
+) -> tuple[Samples, float]:
+    """Legal draws of one user by either way, and the share that a beam may have missed.
+
+    `power` None draws code by code, see `onerec.model.sample`; a number draws from p^power. No trie
+    is one without an item: nothing can be drawn.
+
+    Raises:
+        DataError: both ways at once, or numbers that neither takes.
+    """
+    if power is not None and (temperature, top_k, top_p) != (1.0, 0, 1.0):
+        raise DataError("power takes the place of temperature, top_k and top_p: give one of them")
+    if trie is None:
+        none = torch.zeros(batch.size, 0, device=batch.target.device)
+        codes = none.long()[..., None].expand(-1, -1, model.levels)
+        return Samples(none.long(), codes, none, none), 0.0
+    try:
+        if power is None:
+            found = sample(
+                model,
+                batch,
+                trie,
+                group=group,
+                generator=generator,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            )
+            return found, 0.0
+        if group < 1:
+            raise ValueError(f"group={group} must be at least 1")
+        chances = power_distribution(model, batch, trie, alpha=power, beam=beam)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return chances.sample(group, generator), float(chances.lost.max())
 
 
 def _bound(level: TreeLevel, alpha: float) -> Tensor:

@@ -1,6 +1,6 @@
 """An untouched history gives the log's own batch; an edited one gives what the edit says."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -144,7 +144,9 @@ def test_static_features_of_somebody_new(setting):
             static_codes(dataset, features, {"city": city}).tolist()
             == features.codes[user].tolist()
         )
-    assert static_codes(dataset, features, {}).tolist() == [0]
+    assert static_codes(dataset, features, {}).tolist() == [1]  # known of all: the commonest
+    some = replace(features, codes=np.array([[0], [2], [2]]))
+    assert static_codes(dataset, some, {}).tolist() == [0]
     with pytest.raises(DataError, match="no user has city='west'; there are north, south"):
         static_codes(dataset, features, {"city": "west"})
     with pytest.raises(DataError, match="'age' is no user feature of dataset 'toy'; it has city"):

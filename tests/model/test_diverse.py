@@ -80,3 +80,15 @@ def test_what_cannot_be_asked_is_refused(wrong):
     settings = {"k": 2, "beam": 4, "groups": 2, "penalty": 1.0} | wrong
     with pytest.raises(ValueError, match="must be at least 1"):
         diverse_beam_search(toy.make_model(), toy.make_batch(), TRIE, **settings)
+
+
+def test_beams_keep_what_they_have_paid():
+    """Two groups of two beams, 5 first codes: the second group names an item of its own codes,
+    also where a paid beam of the first group's code would lead to a better one."""
+    model, batch = toy.make_model(), toy.make_batch()
+    order = beam_search(model, batch, TRIE, k=1, beam=5, trace=True).trace[0].codes[..., 0]
+    found = diverse_beam_search(model, batch, TRIE, k=2, beam=4, groups=2, penalty=1e6)
+    for user in range(3):
+        firsts = set(found.codes[user, :, 0].tolist())
+        assert len(firsts & set(order[user, :2].tolist())) == 1
+        assert len(firsts & set(order[user, 2:4].tolist())) == 1
