@@ -33,12 +33,8 @@ def test_the_batch_of_a_users_history_is_that_of_the_log(recommender: Recommende
 
 def test_a_lifelong_history_is_clustered_as_that_of_the_log(tmp_path: Path) -> None:
     toy_home.make_dataset(tmp_path, shortest=24)
-    run(
-        "long",
-        toy_home.make_recipe({**toy_home.LIFELONG, "train.steps": "2"}),
-        "toy",
-        home=tmp_path,
-    )
+    recipe = toy_home.make_recipe({**toy_home.LIFELONG, "train.steps": "2"})
+    run_stage("pretrain", "long", recipe=recipe, dataset="toy", home=tmp_path)
     recommender = Recommender.load("long", tmp_path, device="cpu")
     prompts, log = recommender.prompts, recommender.setting.split.log
     index = recommender.setting.dataset.user_index(["u08", "u01"])
