@@ -154,7 +154,7 @@ def _has_child(prefix: Prefix, rows: Mapping[Prefix, Row]) -> bool:
 
 
 def _ends(row: Row, depth: int) -> bool:
-    return row["state"] != "kept" or row["level"] == depth
+    return bool(row["state"] != "kept" or row["level"] == depth)
 
 
 def _words(row: Row, titles: Mapping[int, str]) -> str:

@@ -5,6 +5,7 @@ Takes the tables of `onerec.explanation.explain`; events carry a column `title` 
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -159,8 +160,8 @@ def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         return theme.nothing("No codes.", AGAIN, "steps")
     chosen = frame[frame["chosen"]]
     hardest = chosen.sort_values("probability", kind="stable").iloc[0]
-    share = theme.percent(float(hardest["probability"]), 1)
-    product = float(chosen["probability"].prod())
+    share = theme.percent(float(chosen["probability"].min()), 1)
+    product = float(np.prod(chosen["probability"].to_numpy()))
     fig = theme.figure(
         title=f"Level {hardest['level']} decides: its code had {share}, place {hardest['rank']} "
         "among all codes",
