@@ -28,10 +28,11 @@ def compare(run: Run, who: Who) -> None:
         return
     name, second, second_run = other
     recommend_live.load(second)
-    width = live_model.usualrecommend_live.width_of(who)
-    first_list, second_list = (live_model.lists(one, recommend_live.K, width) for one in (who, second))
+    width = live_model.usual_beam(who)
+    k = recommend_live.K
+    first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))
     shared = set(first_list["item"]) & set(second_list["item"])
-    st.markdown(f"**{len(shared)} of {recommend_live.K} items are in both lists**")
+    st.markdown(f"**{len(shared)} of {k} items are in both lists**")
     own = cache.read(serving.users, run).set_index("user")["user_id"][who.user]
     here = f"User {own}" if what == "Another user" else f"{run.name}"
     for column, title, one, listed, of in zip(

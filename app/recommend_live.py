@@ -77,7 +77,7 @@ def titles_of(run: Run, items: list[int]) -> list[str]:
 
 def width_of(who: Who) -> int:
     """The beam of the slider; the recipe's at first."""
-    usual = min(live_model.usualwidth_of(who), WIDEST)
+    usual = min(live_model.usual_beam(who), WIDEST)
     st.session_state.setdefault("page_widgets", []).append("recommend_beam")
     value = st.slider(
         "Beam: prefixes kept at each level", 1, WIDEST, usual, key="recommend_beam",
@@ -98,7 +98,7 @@ def _edit_note(run: Run, who: Who) -> None:
 def why(view: selection.Selection, run: Run, who: Who) -> None:
     """Influence of events, deletion curves, codes with their rivals, experts, neighbours."""
     _edit_note(run, who)
-    listed = live_model.lists(who, K, live_model.usualwidth_of(who))
+    listed = live_model.lists(who, K, live_model.usual_beam(who))
     items = listed["item"].tolist()
     titles = dict(zip(items, titles_of(run, items), strict=True))
     if view.item is not None and view.item not in titles:  # any item can be asked about
@@ -107,7 +107,7 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     if item is None:
         st.info("There is no item to explain.", icon=":material/hourglass_empty:")
         return
-    found = live_model.explanation(who, item, live_model.usualwidth_of(who))
+    found = live_model.explanation(who, item, live_model.usual_beam(who))
     title = titles[item]
     st.header("Which events made it so?")
     named = found.events.assign(title=titles_of(run, found.events["item"].tolist()))
@@ -143,7 +143,7 @@ def _codes(run: Run, who: Who, found: object, title: str) -> None:
     ]
     st.caption(
         "✓ is the item's code, ✗ a code that no item has after these. In the beam of "
-        f"{live_model.usualwidth_of(who)} the item stood at " + ", ".join(words) + "."
+        f"{live_model.usual_beam(who)} the item stood at " + ", ".join(words) + "."
     )
     _belongings(figure, found.codes, "steps", run, who,
                 f"explain(recommender, history, {found.item}).codes")  # fmt: skip
