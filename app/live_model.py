@@ -24,6 +24,7 @@ from onerec.runs import Run
 
 KEPT = 2  # models in memory; two can be compared
 BEFORE = "before alignment"
+_LOADED: set[tuple[str, str, str | None]] = set()  # of this server, those let go of included
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ def usual_beam(who: Who) -> int:
     return beam
 
 
+def loaded(who: Who) -> bool:
+    """Whether somebody has had it loaded already."""
+    return (who.path, who.stamp, who.stage) in _LOADED
+
+
 def load(who: Who) -> None:
     """Make sure that the model is in memory.
 
@@ -131,6 +137,7 @@ def load(who: Who) -> None:
         RunError: the run is not trained, damaged, or its dataset has changed.
     """
     _live(who.path, who.stamp, who.stage)
+    _LOADED.add((who.path, who.stamp, who.stage))
 
 
 def _ask(name: str, who: Who, settings: dict[str, Any], answer: Callable[[Any, Any], Any]) -> Any:

@@ -32,7 +32,7 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
     """Whose list is looked at, once the model is in memory; before that a button, and the end."""
     who = Who.of(run, user, selection.raw("edit") or "")
     asked = st.session_state.setdefault(ASKED, set())
-    if run.name not in asked:
+    if str(run.path) not in asked and not live_model.loaded(who):
         size = live_model.weights(run)
         st.info(
             "What follows asks the model itself. It is loaded on demand, stays in memory for "
@@ -41,7 +41,7 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
             icon=":material/memory:", title="The model is not loaded yet",
         )  # fmt: skip
         st.button("Load the model", type="primary", icon=":material/play_arrow:",
-                  key="load_model", on_click=asked.add, args=(run.name,))  # fmt: skip
+                  key="load_model", on_click=asked.add, args=(str(run.path),))  # fmt: skip
         st.stop()
     load(who)
     for notice in edited(run, who).notices:

@@ -45,6 +45,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
         height=110 + ROW * len(set(slots.values())),
         key="beam_tree",
     )
+    _leaders(fig, rows, slots, depth)
     for state in LOOK:
         _branches(fig, rows, slots, state, titles, depth)
     ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
@@ -147,6 +148,20 @@ def _branches(
         hovertemplate="codes %{customdata[1]}<br>%{customdata[2]}<extra>" + name + "</extra>",
         cliponaxis=False,
     )
+
+
+def _leaders(
+    fig: go.Figure, rows: Mapping[Prefix, Row], slots: Mapping[Prefix, float], depth: int
+) -> None:
+    """Thin lines from ends that lie further left to their words."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for prefix in rows:
+        if len(prefix) < depth and not _has_child(prefix, rows):
+            x += [len(prefix), depth + 0.12, None]
+            y += [slots[prefix], slots[prefix], None]
+    line = {"color": theme.GRID, "width": 1}
+    fig.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
 def _has_child(prefix: Prefix, rows: Mapping[Prefix, Row]) -> bool:

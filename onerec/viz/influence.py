@@ -19,21 +19,28 @@ NAMES = {
     "random": "at random",
     "recent": "newest first",
 }
+HEADS = {
+    "leave_one_out": "<b>leave<br>one out</b><br>(truth)<br>nats",
+    "attention": "attention<br>share",
+    "gradient": "input ×<br>gradient<br>nats",
+}
 UNITS = {"leave_one_out": "nats", "attention": "share", "gradient": "nats"}
 
 
 def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> go.Figure:
-    """The events that count most, by leave-one-out, beside attention and gradient.
+    """The events that speak most for and most against an item, `top` in all, by leave-one-out,
+    beside attention and gradient.
 
     customdata[0] of a bar is the event's item.
     """
     seen = events[events["read"]] if len(events) else events
     if seen.empty:
         return theme.nothing("No event that the model could see.", AGAIN, "influence")
-    order = seen["leave_one_out"].abs().sort_values(ascending=False, kind="stable").index[:top]
-    rows = seen.loc[order].sort_values("leave_one_out", ascending=False)
+    ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
+    ends = np.r_[: top - top // 2, len(ranked) - top // 2 : len(ranked)]
+    rows = ranked if len(ranked) <= top else ranked.iloc[ends]
     labels = [
-        f"#{r['event'] + 1} {theme.short(str(r['title']), 20)}" for r in rows.to_dict("records")
+        f"#{r['event'] + 1} {theme.short(str(r['title']), 16)}" for r in rows.to_dict("records")
     ]
     fig = theme.figure(
         title=_finding(seen, title),
@@ -42,7 +49,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
             f"{r['title']} {r['leave_one_out']:+.2f} nats" for r in rows.to_dict("records")
         ),
         how=_how(seen),
-        height=150 + 28 * len(rows),
+        height=170 + 28 * len(rows),
         key="influence",
         legend=False,
     )
@@ -61,23 +68,25 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
             customdata=rows[["item", "title"]],
             hovertemplate="%{customdata[1]}: %{x:+.3f} " + unit + f"<extra>{NAMES[method]}</extra>",
         )
-        name = NAMES[method].replace(" (", "<br>(")
+        end = float(values.iloc[int(values.abs().to_numpy().argmax())])
         start, width = (place - 1) * 0.345, 0.31
         fig.update_layout(
             {
                 f"xaxis{axis}": {
                     "domain": [start, start + width],
                     "anchor": "y",
-                    "title": {"text": f"{name}<br>{unit}", "standoff": 8, "font": {"size": 12}},
+                    "title": {"text": HEADS[method], "standoff": 8, "font": {"size": 12}},
                     "zeroline": True,
                     "zerolinecolor": theme.GREY,
                     "gridcolor": theme.GRID,
-                    "nticks": 4,
-                    "automargin": True,
+                    "tickvals": [0, end],
+                    "ticktext": ["0", f"{end:.2g}"],
+                    "tickangle": 0,
                 }
             }
         )
     fig.update_yaxes(autorange="reversed")
+    fig.update_layout(margin_b=110, margin_r=8)
     return fig
 
 

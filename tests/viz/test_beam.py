@@ -56,7 +56,7 @@ def test_states_differ_by_mark_and_line_and_not_by_colour_alone() -> None:
     fig = beam.beam_tree(FRAME, TITLES)
     marks = {t.name: t.marker.symbol for t in fig.data if t.mode == "markers+text"}
     assert len(marks) == len(set(marks.values())) == 3
-    lines = [t.line.dash for t in fig.data if t.mode == "lines"]
+    lines = [t.line.dash for t in fig.data if t.mode == "lines" and t.line.dash]
     assert len(set(lines)) == 3
     kept = next(t for t in fig.data if t.name == "kept")
     items = [row[0] for row in kept.customdata]

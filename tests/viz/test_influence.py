@@ -52,13 +52,14 @@ def test_influence_names_the_event_that_counts_and_what_attention_thinks() -> No
     assert list(fig.data[0].y) == ["#2 soup", "#4 bread", "#5 song", "#3 goal"]
     assert fig.data[1].x.tolist() == [0.1, 0.2, 0.05, 0.4]
     assert [row[0] for row in fig.data[0].customdata] == [31, 33, 34, 32]
-    assert "the truth" in fig.layout.xaxis.title.text
+    assert "(truth)" in fig.layout.xaxis.title.text
     assert list(fig.data[0].marker.pattern.shape) == ["", "", "", "/"]  # not by colour alone
 
 
-def test_unread_events_are_left_out_and_the_most_important_kept() -> None:
-    fig = draw.influence(EVENTS, top=2)
-    assert list(fig.data[0].y) == ["#2 soup", "#3 goal"]
+def test_unread_events_are_left_out_and_both_ends_are_kept() -> None:
+    assert list(draw.influence(EVENTS, top=2).data[0].y) == ["#2 soup", "#3 goal"]
+    three = draw.influence(EVENTS, top=3)
+    assert list(three.data[0].y) == ["#2 soup", "#4 bread", "#3 goal"]
 
 
 def test_agreement_is_a_rank_correlation() -> None:
