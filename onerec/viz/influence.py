@@ -37,8 +37,8 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
     if seen.empty:
         return theme.nothing("No event that the model could see.", AGAIN, "influence")
     ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
-    ends = np.r_[: top - top // 2, len(ranked) - top // 2 : len(ranked)]
-    rows = ranked if len(ranked) <= top else ranked.iloc[ends]
+    ends = [ranked.head(top - top // 2), ranked.tail(top // 2)]
+    rows = ranked if len(ranked) <= top else pd.concat(ends)
     labels = [
         f"#{r['event'] + 1} {theme.short(str(r['title']), 16)}" for r in rows.to_dict("records")
     ]
