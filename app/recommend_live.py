@@ -5,6 +5,8 @@ The history is the selected user's with the edits of the URL; every view here wo
 
 from __future__ import annotations
 
+import time
+
 import cache
 import edits
 import links
@@ -25,6 +27,7 @@ from onerec.viz import theme
 
 K = 10
 WIDEST = 100  # of the beam's slider
+SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch holds the server
 ASKED = "live_model_of"  # runs whose model was asked for in this session
 
 
@@ -52,6 +55,8 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
 def load(who: Who) -> None:
     try:
         with st.spinner("Loading the model: a few seconds the first time"):
+            if not live_model.loaded(who):
+                time.sleep(SHOWN)
             live_model.load(who)
     except OneRecError as error:
         widgets.mistake(error)

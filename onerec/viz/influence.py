@@ -69,7 +69,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
             hovertemplate="%{customdata[1]}: %{x:+.3f} " + unit + f"<extra>{NAMES[method]}</extra>",
         )
         end = float(values.iloc[int(values.abs().to_numpy().argmax())])
-        start, width = (place - 1) * 0.345, 0.31
+        start, width = (place - 1) * 0.365, 0.27
         fig.update_layout(
             {
                 f"xaxis{axis}": {
@@ -82,6 +82,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
                     "tickvals": [0, end],
                     "ticktext": ["0", f"{end:.2g}"],
                     "tickangle": 0,
+                    "tickfont": {"size": 11},
                 }
             }
         )

@@ -26,6 +26,7 @@ def opened(page: Page, server: Server, view: str) -> Page:
     if button.count():
         button.click()
         expect(button).to_have_count(0, timeout=60_000)
+        expect(page.get_by_test_id("stSpinner")).to_have_count(0, timeout=60_000)
         settled(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
     return page
@@ -47,7 +48,7 @@ def test_edit_a_history_and_take_it_back(page: Page, real_server: Server) -> Non
     expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
     remove = page.get_by_role("button", name="Remove")
     expect(remove).to_be_disabled()
-    table = page.get_by_test_id("stDataFrame").first
+    table = page.locator("[class*=st-key-edit_rows]").get_by_test_id("stDataFrame")
     table.click(position={"x": 18, "y": 52})  # the box of the newest event
     expect(remove).to_be_enabled()
     remove.click()
