@@ -53,42 +53,49 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
         key="influence",
         legend=False,
     )
-    for place, (method, unit) in enumerate(UNITS.items(), start=1):
-        axis = "" if place == 1 else str(place)
-        values = rows[method]
-        fig.add_bar(
-            x=values,
-            y=labels,
-            orientation="h",
-            xaxis=f"x{axis}",
-            marker={
-                "color": [theme.BLUE if value >= 0 else theme.ORANGE for value in values],
-                "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
-            },
-            customdata=rows[["item", "title"]],
-            hovertemplate="%{customdata[1]}: %{x:+.3f} " + unit + f"<extra>{NAMES[method]}</extra>",
-        )
-        end = float(values.iloc[int(values.abs().to_numpy().argmax())])
-        start, width = (place - 1) * 0.365, 0.27
-        fig.update_layout(
-            {
-                f"xaxis{axis}": {
-                    "domain": [start, start + width],
-                    "anchor": "y",
-                    "title": {"text": HEADS[method], "standoff": 8, "font": {"size": 12}},
-                    "zeroline": True,
-                    "zerolinecolor": theme.GREY,
-                    "gridcolor": theme.GRID,
-                    "tickvals": [0, end],
-                    "ticktext": ["0", f"{end:.2g}"],
-                    "tickangle": 0,
-                    "tickfont": {"size": 11},
-                }
-            }
-        )
+    for place, method in enumerate(UNITS):
+        _panel(fig, rows, labels, method, place)
     fig.update_yaxes(autorange="reversed")
     fig.update_layout(margin_b=110, margin_r=8)
     return fig
+
+
+def _panel(fig: go.Figure, rows: pd.DataFrame, labels: list[str], method: str, place: int) -> None:
+    """The bars of one method, in a column of their own with a scale of their own."""
+    axis = "" if place == 0 else str(place + 1)
+    values = rows[method]
+    fig.add_bar(
+        x=values,
+        y=labels,
+        orientation="h",
+        xaxis=f"x{axis}",
+        marker={
+            "color": [theme.BLUE if value >= 0 else theme.ORANGE for value in values],
+            "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
+        },
+        customdata=rows[["item", "title"]],
+        hovertemplate="%{customdata[1]}: %{x:+.3f} "
+        + UNITS[method]
+        + f"<extra>{NAMES[method]}</extra>",
+    )
+    end = float(values.iloc[int(values.abs().to_numpy().argmax())])
+    start, width = place * 0.365, 0.27
+    fig.update_layout(
+        {
+            f"xaxis{axis}": {
+                "domain": [start, start + width],
+                "anchor": "y",
+                "title": {"text": HEADS[method], "standoff": 8, "font": {"size": 12}},
+                "zeroline": True,
+                "zerolinecolor": theme.GREY,
+                "gridcolor": theme.GRID,
+                "tickvals": [0, end],
+                "ticktext": ["0", f"{end:.2g}"],
+                "tickangle": 0,
+                "tickfont": {"size": 11},
+            }
+        }
+    )
 
 
 def agreement(events: pd.DataFrame, method: str) -> float:
