@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from onerec.data.batches import Contexts, Features, table_bytes
 from onerec.data.dataset import Dataset, open_dataset
 from onerec.data.snapshots import Snapshots
 from onerec.data.split import Split, make_split
-from onerec.errors import RunError
+from onerec.errors import DataError, RunError
 from onerec.model.item_qformer import ItemQFormer, ItemQFormerConfig
 from onerec.model.lazy import LazyConfig, LazyDecoder
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
@@ -34,7 +35,7 @@ from onerec.tokenizer.quantiser import (
     load_quantiser,
     quantiser_config,
 )
-from onerec.tokenizer.semantic_ids import SemanticIds
+from onerec.tokenizer.semantic_ids import SemanticIds, with_codes
 from onerec.tokenizer.trie import Trie
 
 TABLES_SHARE = 0.25  # of a GPU's memory that a log's tables may take; ours: training needs the rest
@@ -266,6 +267,36 @@ def trained_item_qformer(run: Run) -> ItemQFormer:
     )
     model.load_state_dict(load_tensors(run.path / "tokenizer" / "qformer.safetensors"))
     return model.eval()
+
+
+def with_new_items(
+    ids: SemanticIds,
+    known: pd.Series,
+    items: pd.DataFrame,
+    vectors: NDArray[np.float32],
+    quantiser: Quantiser,
+) -> SemanticIds:
+    """The ids with those of new items behind them, as the fitted quantiser codes their content.
+
+    Args:
+        known: (n,) the items' own ids so far.
+        items: a row for each new item, with its `item_id`.
+        vectors: (m, d) their content, made as those of the tokenizer were.
+
+    Raises:
+        DataError: ids that are taken or twice there, vectors of another width or number, or codes
+            that the collision policy does not allow.
+    """
+    there, new = set(known.astype(str)), items["item_id"].astype(str)
+    if taken := [item for item in new if item in there] or new[new.duplicated()].tolist():
+        raise DataError(f"item {taken[0]!r} is there already; new items need ids of their own")
+    width = quantiser.decode(quantiser.codebooks[0, :1]).shape[1]
+    if vectors.shape != (len(items), width):
+        raise DataError(
+            f"vectors {vectors.shape} must be ({len(items)}, {width}): one for each new item, made "
+            "as those of the tokenizer were"
+        )
+    return with_codes(ids, quantiser.transform(torch.from_numpy(vectors)))
 
 
 def make_trie(ids: SemanticIds, popularity: NDArray[np.int64]) -> Trie:

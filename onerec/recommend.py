@@ -1,11 +1,19 @@
 """From a finished run to recommendations.
 
-`Recommender.load(run).recommend(users, k)` is what evaluation, the command line, the app and
-notebooks call; there is no second way to make a list.
+    recommender = Recommender.load(run)
+    recommender.recommend(users, k)                          # from all that they did
+    recommender.recommend_for(["i3", "i7"], k)               # from a history typed by hand
+    recommender.recommend_for([], k, features={"city": "north"}, rules=Rules(per_author=1))
+    recommender.sample_for(["i3", "i7"], 20, power=4.0, seed=0)
+    recommender.with_items(items, vectors)                   # new items, without training
+
+It is what evaluation, the command line, the app and notebooks call; there is no second way to make
+a list. Frames carry in `attrs["notes"]` a line for each thing that could not be done as asked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +28,39 @@ from onerec.assembly import (
     make_trie,
     setting_of,
     trained_model,
+    trained_quantiser,
+    with_new_items,
 )
-from onerec.common import autocast, evaluating, pick_device, spread
-from onerec.data.batches import case_batches
+from onerec.business_rules import WIDEST, Rules, restricted, shortfalls, widened
+from onerec.common import autocast, evaluating, generator, pick_device, spread
+from onerec.data.batches import Contexts, case_batches
+from onerec.data.histories import History
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.lifelong import with_lifelong
+from onerec.lists import Lists, nothing_for, stacked
+from onerec.model.batch import Batch
+from onerec.model.diverse import diverse_beam_search
 from onerec.model.generate import Generated, beam_search
 from onerec.model.onerec import OneRec
+from onerec.model.power import drawn
+from onerec.prompts import Prompts
 from onerec.runs import Run, open_run
+from onerec.tokenizer.quantiser import Quantiser
 from onerec.tokenizer.semantic_ids import SemanticIds
 from onerec.tokenizer.trie import Trie
 
 BATCH = 256  # users generated for at once; lists do not depend on it
 
-
-@dataclass(frozen=True)
-class Lists:
-    """Generated lists of M users: items (M, k), -1 where fewer are legal; scores (M, k) are
-    unmasked log-probabilities of the whole code, code_log_probs (M, k, L) those of each level."""
-
-    items: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    code_log_probs: NDArray[np.float32]
-    legal: NDArray[np.bool_]
-
-    def take(self, rows: NDArray[Any]) -> "Lists":
-        """The lists of some of the users."""
-        return Lists(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+Asked = History | Sequence[object]  # a history, or the ids of its items, oldest first
 
 
 class Recommender:
-    """A trained model with all that it needs to answer for a user of its dataset."""
+    """A trained model with all that it needs to answer for a user of its dataset.
+
+    `items` is the catalogue, row i being item i. A caller that has the `contexts` of the setting
+    on the device already hands them over; they are large and need not be built twice.
+    """
 
     def __init__(
         self,
@@ -60,14 +69,16 @@ class Recommender:
         popularity: NDArray[np.int64],
         model: OneRec,
         device: torch.device,
+        contexts: Contexts | None = None,
+        run: Run | None = None,
     ) -> None:
         missing = setting.recipe.history.lifelong_length and setting.snapshots is None
         assert not missing, "the model reads lifelong histories: see onerec.lifelong.with_lifelong"
-        self.setting, self.ids, self.device = setting, ids, device
-        self.popularity = popularity
+        self.setting, self.ids, self.device, self.run = setting, ids, device, run
+        self.popularity, self.model = popularity, model.to(device)
         self.trie: Trie = make_trie(ids, popularity).to(device)
-        self.model = model.to(device)
-        self.contexts = setting.contexts(device)
+        self.contexts = setting.contexts(device) if contexts is None else contexts
+        self.added: pd.DataFrame | None = None  # items that the model was not trained with
 
     @classmethod
     def load(
@@ -82,25 +93,165 @@ class Recommender:
         setting = setting_of(run, home)
         ids, popularity = load_semantic_ids(run)
         model, chosen = trained_model(run, setting, ids), pick_device(device)
-        return cls(with_lifelong(setting, run, chosen), ids, popularity, model, chosen)
+        return cls(with_lifelong(setting, run, chosen), ids, popularity, model, chosen, run=run)
 
-    def recommend(self, users: Sequence[object], k: int = 10) -> pd.DataFrame:
+    @property
+    def items(self) -> pd.DataFrame:
+        """The catalogue with the items that were added."""
+        known = self.setting.dataset.items
+        return known if self.added is None else pd.concat([known, self.added], ignore_index=True)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Histories that stand in no log, and what the model reads of them."""
+        return Prompts(self.setting, self.device, self.run, self.added)
+
+    # ---------------------------------------------------------------------- lists
+
+    def recommend(
+        self,
+        users: Sequence[object],
+        k: int = 10,
+        *,
+        rules: Rules | None = None,
+        workers: int = 1,
+    ) -> pd.DataFrame:
         """Lists for users by their own ids, from everything they have done.
 
         Returns:
             A frame [user_id, rank, item_id, item, score, lp_1..lp_L], best first for each user.
 
         Raises:
-            DataError: an id that the dataset does not hold.
+            DataError: an id that the dataset does not hold, or a rule that makes no sense.
         """
-        if k < 1:
-            raise DataError(f"k={k}: ask for at least one item")
+        _at_least_one(k=k)
         index = self.setting.dataset.user_index(users)
         offsets = self.setting.split.log.offsets
         none = np.zeros(len(index) + 1, dtype=np.int64)
         cases = Cases(index, offsets[index + 1], none, none[:0])
-        lists = self.lists(cases, k)
-        item_ids = self.setting.dataset.items["item_id"].to_numpy()
+        return self.frame(users, self.lists(cases, k, rules=rules, workers=workers), k)
+
+    def recommend_for(
+        self,
+        history: Asked,
+        k: int = 10,
+        *,
+        user: object | None = None,
+        features: Mapping[str, Any] | None = None,
+        rules: Rules | None = None,
+        beam: int | None = None,
+        groups: int = 1,
+        penalty: float = 1.0,
+    ) -> pd.DataFrame:
+        """A list for a history typed by hand, or edited; columns as `recommend` without user_id.
+
+        Args:
+            history: ids of items, oldest first, or a `History`. None at all: a user who is new.
+            user, features: whose static features; see `typed`.
+            beam: the recipe's unless given, and at least k.
+            groups, penalty: of diverse beams; one group is plain beam search, penalty at least 0.
+
+        Raises:
+            DataError: an item or feature that the dataset does not hold, or a rule without sense.
+        """
+        _at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
+        one = self._history(history, user, features)
+        lists = self.lists_for([one], k, rules=rules, beam=beam, groups=groups, penalty=penalty)
+        frame = self.frame(["typed"], lists, k).drop(columns="user_id")
+        frame.attrs["notes"] = [*self.prompts.unread(one), *frame.attrs["notes"]]
+        return frame
+
+    def sample_for(
+        self,
+        history: Asked,
+        n: int = 10,
+        *,
+        user: object | None = None,
+        features: Mapping[str, Any] | None = None,
+        rules: Rules | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        power: float | None = None,
+        beam: int | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """`n` items drawn for a history, with replacement.
+
+        With `power` items are drawn from p^power, exactly where `beam` is None; temperature, top_k
+        and top_p act code by code and belong to the other way of drawing.
+
+        Returns:
+            A frame [draw, item_id, item, score, drawn]: the model's log-probability, and that with
+            which the item was drawn. `attrs["lost"]` bounds what p^power a beam has missed.
+
+        Raises:
+            DataError: as `recommend_for`, or settings that cannot be drawn with.
+        """
+        one = self._history(history, user, features)
+        trie, _ = self._ruled(rules, [])
+        if rules is not None and (rules.per_author or not rules.seen):
+            raise DataError(
+                "rules seen=False and per_author are for lists: draws do not know of one another"
+            )
+        with autocast(self.device):
+            found, lost = drawn(
+                self.model,
+                self.prompts.batch([one]),
+                trie,
+                group=n,
+                generator=generator(seed, self.device),
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                power=power,
+                beam=beam,
+            )
+        items = found.items[0].cpu().numpy()
+        columns: dict[str, object] = {"draw": np.arange(1, len(items) + 1)}
+        columns |= {"item_id": self.items["item_id"].to_numpy()[items], "item": items}
+        columns |= {"score": found.model[0].cpu().numpy(), "drawn": found.drawn[0].cpu().numpy()}
+        frame = pd.DataFrame(columns)
+        notes = [] if len(frame) else ["the rules leave no item"]
+        frame.attrs |= {"lost": lost, "notes": [*self.prompts.unread(one), *notes]}
+        return frame
+
+    def with_items(
+        self, items: pd.DataFrame, vectors: NDArray[np.float32], quantiser: Quantiser | None = None
+    ) -> "Recommender":
+        """A recommender that may also recommend new items; nothing is trained.
+
+        The saved quantiser gives them codes, and they join the trie: as new leaves, or behind the
+        items that have such a code already, since nobody has taken them yet. The model was never
+        shown them, so they come up as far as their codes are likely, and no history may hold them.
+
+        Args:
+            items: a row each with `item_id`, and of other columns of the catalogue what is known.
+            vectors: (m, d) content, made as `run.vectors()` were.
+            quantiser: None takes that of the run.
+
+        Raises:
+            DataError: ids that are taken or twice there, vectors of another width or number, or
+                codes that the collision policy does not allow.
+        """
+        if quantiser is None:
+            if self.run is None:
+                raise DataError("new items need the quantiser of a run on disk, or one given")
+            quantiser = trained_quantiser(self.run)
+        same = copy.copy(self)
+        vars(same).pop("prompts", None)  # they know which items were added
+        same.ids = with_new_items(self.ids, self.items["item_id"], items, vectors, quantiser)
+        nobody = np.zeros(len(items), dtype=np.int64)
+        same.popularity = np.concatenate([self.popularity, nobody])
+        same.trie = make_trie(same.ids, same.popularity).to(self.device)
+        first = len(self.ids.codes)
+        numbered = items.assign(item=np.arange(first, first + len(items)))
+        same.added = numbered if self.added is None else pd.concat([self.added, numbered])
+        return same
+
+    def frame(self, users: Sequence[object], lists: Lists, k: int) -> pd.DataFrame:
+        """Lists of users as rows; `attrs["notes"]` says whose are shorter than k."""
+        item_ids = self.items["item_id"].to_numpy()
         row, place = np.nonzero(lists.items >= 0)
         items = lists.items[row, place]
         columns: dict[str, object] = {
@@ -112,7 +263,9 @@ class Recommender:
         }
         for level in range(lists.code_log_probs.shape[2]):
             columns[f"lp_{level + 1}"] = lists.code_log_probs[row, place, level]
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns)
+        frame.attrs["notes"] = shortfalls(users, (lists.items >= 0).sum(1), k)
+        return frame
 
     def lists(
         self,
@@ -121,6 +274,7 @@ class Recommender:
         *,
         constrained: bool = True,
         beam: int | None = None,
+        rules: Rules | None = None,
         workers: int = 1,
     ) -> Lists:
         """Lists for evaluation cases; `constrained=False` generates without the trie.
@@ -128,24 +282,104 @@ class Recommender:
         `beam` is the recipe's unless given, and at least k. `workers` threads share the batches on
         a CPU; the lists do not depend on their number.
         """
-        evaluate = self.setting.recipe.evaluate
+        trie, _ = self._ruled(rules, [])
+        hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
 
         def generate(part: tuple[slice, torch.Tensor, torch.Tensor]) -> Generated:
             _, user, end = part
-            with autocast(self.device):
-                return beam_search(
-                    self.model,
-                    self.contexts.batch(user, end),
-                    self.trie,
-                    k=k,
-                    beam=max(k, evaluate.beam if beam is None else beam),
-                    constrained=constrained,
-                    exclude=self.seen(user, end) if evaluate.filter_seen else None,
-                )
+            seen, batch = self.seen(user, end) if hidden else None, self.contexts.batch(user, end)
+            if rules is not None:
+                return self._by_rules(batch, k, trie, seen, rules, beam)
+            return self._search(batch, k, self.trie, seen, beam, constrained=constrained)
 
         with evaluating(self.model):
             parts = spread(generate, case_batches(self.contexts, cases, BATCH), workers)
-        return _stack(parts, k, len(self.ids.sizes))
+        return stacked(parts, k, len(self.ids.sizes))
+
+    def lists_for(
+        self,
+        histories: Sequence[History],
+        k: int,
+        *,
+        rules: Rules | None = None,
+        beam: int | None = None,
+        groups: int = 1,
+        penalty: float = 1.0,
+    ) -> Lists:
+        """Lists for histories that need not be anybody's; see `recommend_for`."""
+        rules = rules or Rules()
+        trie, seen = self._ruled(rules, histories)
+        if not histories:
+            return stacked([], k, len(self.ids.sizes))
+        batch, diverse = self.prompts.batch(histories), (groups, penalty)
+        found = self._by_rules(batch, k, trie, seen, rules, beam, diverse)
+        return stacked([found], k, len(self.ids.sizes))
+
+    def _history(
+        self, asked: Asked, user: object | None, features: Mapping[str, Any] | None
+    ) -> History:
+        if isinstance(asked, History):
+            return asked
+        return self.prompts.typed(asked, user=user, features=features)
+
+    def _ruled(
+        self, rules: Rules | None, histories: Sequence[History]
+    ) -> tuple[Trie | None, torch.Tensor | None]:
+        """The trie that rules leave, None where nothing is left, and seen items (B, X)."""
+        trie: Trie | None = self.trie
+        if rules is not None and (rules.exclude or rules.without):
+            trie = restricted(self.trie, self.ids.codes, rules.allowed(self.items))
+        hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
+        if not (hidden and any(map(len, histories))):
+            return trie, None
+        seen = [torch.from_numpy(np.unique(one.item) + 1) for one in histories]
+        return trie, torch.nn.utils.rnn.pad_sequence(seen, batch_first=True).to(self.device)
+
+    def _by_rules(
+        self,
+        batch: Batch,
+        k: int,
+        trie: Trie | None,
+        seen: torch.Tensor | None,
+        rules: Rules,
+        beam: int | None = None,
+        diverse: tuple[int, float] = (1, 0.0),
+    ) -> Generated:
+        """The first k items that rules leave, by a search that widens until they are there."""
+        if trie is None:
+            return nothing_for(batch.size, k, len(self.ids.sizes), self.device)
+        authors = rules.authors(self.items)
+        plain = seen is None and authors is None and trie is self.trie
+        limit = k if plain else max(k, min(trie.n_items, WIDEST))
+
+        def search(rows: torch.Tensor, count: int) -> Generated:
+            part = batch if len(rows) == batch.size else batch.mapped(lambda table: table[rows])
+            left_out = None if seen is None else seen[rows]
+            return self._search(part, count, trie, left_out, beam, diverse)
+
+        most = rules.per_author
+        return widened(search, batch.size, k, limit, authors, most, self.device)
+
+    def _search(
+        self,
+        batch: Batch,
+        k: int,
+        trie: Trie,
+        seen: torch.Tensor | None,
+        beam: int | None,
+        diverse: tuple[int, float] = (1, 0.0),
+        *,
+        constrained: bool = True,
+    ) -> Generated:
+        wide = max(k, self.setting.recipe.evaluate.beam if beam is None else beam)
+        asked = self.model, batch, trie
+        with autocast(self.device):
+            if diverse[0] > 1:
+                groups, penalty = diverse
+                return diverse_beam_search(
+                    *asked, k=k, beam=wide, groups=groups, penalty=penalty, exclude=seen
+                )
+            return beam_search(*asked, k=k, beam=wide, constrained=constrained, exclude=seen)
 
     def seen(self, user: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Items (as item + 1) of each user's history, padded with 0: (B, X)."""
@@ -158,17 +392,8 @@ class Recommender:
         return torch.from_numpy(np.where(inside, seen, 0)).to(self.device)
 
 
-def _stack(parts: list[Generated], k: int, levels: int) -> Lists:
-    if not parts:
-        return Lists(
-            np.zeros((0, k), dtype=np.int64),
-            np.zeros((0, k), dtype=np.float32),
-            np.zeros((0, k, levels), dtype=np.float32),
-            np.zeros((0, k), dtype=np.bool_),
-        )
-    return Lists(
-        torch.cat([part.items for part in parts]).cpu().numpy(),
-        torch.cat([part.scores for part in parts]).float().cpu().numpy(),
-        torch.cat([part.code_log_probs for part in parts]).float().cpu().numpy(),
-        torch.cat([part.legal for part in parts]).cpu().numpy(),
-    )
+def _at_least_one(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            what = "ask for at least one item" if name == "k" else "must be at least 1"
+            raise DataError(f"{name}={value}: {what}")

@@ -4,15 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy_home
 
+from onerec.business_rules import Rules
 from onerec.common import evaluating
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
 from onerec.recommend import Recommender
-from onerec.runs import open_run
+from onerec.runs import Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,239 @@ def test_a_run_may_be_given_by_name_path_or_itself(trained: Path) -> None:
     assert Recommender.load(str(run.path)).recommend(["u05"], k=3).equals(expected)
     with pytest.raises(RunError, match=r"no run 'frist' .*did you mean 'first'"):
         Recommender.load("frist", trained)
+
+
+# ------------------------------------------------------------------- typed and edited histories
+
+
+def test_a_users_own_history_typed_in_gives_his_own_list(recommender: Recommender) -> None:
+    for user in ("u00", "u08", "u39"):
+        expected = recommender.recommend([user], k=6).drop(columns="user_id")
+        found = recommender.recommend_for(recommender.prompts.history(user), k=6)
+        pd.testing.assert_frame_equal(found, expected, atol=1e-5)
+
+
+def test_a_typed_history_moves_the_list(recommender: Recommender) -> None:
+    cooking = recommender.recommend_for(["i03", "i04", "i05"], k=5)
+    football = recommender.recommend_for(["i13", "i14", "i15"], k=5)
+    assert list(cooking.columns) == ["rank", "item_id", "item", "score", "lp_1", "lp_2"]
+    assert cooking["item_id"].tolist() != football["item_id"].tolist()
+    assert cooking.attrs["notes"] == []
+    same = recommender.recommend_for(["i03", "i04", "i05"], k=5)
+    assert same.equals(cooking)
+
+
+def test_a_user_who_is_new_gets_a_list_from_static_features_alone(recommender: Recommender) -> None:
+    north = recommender.recommend_for([], k=5, features={"city": "north"})
+    south = recommender.recommend_for([], k=5, features={"city": "south"})
+    assert len(north) == len(south) == 5
+    assert not np.allclose(north["score"], south["score"])
+    alike = recommender.recommend_for([], k=5, user="u00")  # u00 lives in the north
+    assert np.allclose(alike["score"], north["score"])
+
+
+def test_an_unknown_item_user_or_feature_is_named(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="'i99' is no item of dataset 'toy'"):
+        recommender.recommend_for(["i03", "i99"])
+    with pytest.raises(DataError, match="'nobody' is no user of dataset 'toy'"):
+        recommender.recommend_for([], user="nobody")
+    with pytest.raises(DataError, match="no user has city='west'"):
+        recommender.recommend_for([], features={"city": "west"})
+    with pytest.raises(DataError, match="beam=0: must be at least 1"):
+        recommender.recommend_for(["i03"], beam=0)
+    with pytest.raises(DataError, match="k=0: ask for at least one item"):
+        recommender.recommend_for(["i03"], k=0)
+
+
+def test_a_history_of_100_000_events_is_read_at_its_end_and_counted(
+    recommender: Recommender,
+) -> None:
+    items = [f"i{n % 30:02d}" for n in range(100_000)]
+    found = recommender.recommend_for(items, k=4)
+    (note,) = found.attrs["notes"]
+    assert note.startswith("99,992 of 100,000 events are older than what this model reads")
+    assert "newest 5 and 8 positive ones" in note
+    end = recommender.recommend_for(items[-8:], k=4)
+    assert found["item"].tolist() == end["item"].tolist()
+    hidden = recommender.recommend_for(items, k=4, rules=Rules(seen=False))
+    assert len(hidden) == 0
+
+
+def test_a_beam_wider_than_the_catalogue_and_k_above_the_beam(recommender: Recommender) -> None:
+    everything = recommender.recommend_for(["i03"], k=toy_home.ITEMS + 5, beam=10_000)
+    assert sorted(everything["item"]) == list(range(toy_home.ITEMS))
+    assert everything.attrs["notes"] == [
+        "user typed: 30 of 35 items; there are no more, or the rules leave none"
+    ]
+    assert len(recommender.recommend_for(["i03"], k=12, beam=2)) == 12
+
+
+def number(item_id: object) -> int:
+    """i07 -> 7: its shelf is 7 // 10, its author a7 % 7; the dense index is another number."""
+    return int(str(item_id)[1:])
+
+
+def test_rules_leave_out_what_they_say(recommender: Recommender) -> None:
+    history = ["i03", "i04", "i05"]
+    whole = recommender.recommend_for(history, k=30, beam=30)
+    ranked = [number(item) for item in whole["item_id"]]
+
+    def items(**rules: object) -> list[int]:
+        found = recommender.recommend_for(history, k=6, beam=30, rules=Rules(**rules))
+        return [number(item) for item in found["item_id"]]
+
+    assert items() == ranked[:6]
+    assert items(seen=False) == [i for i in ranked if i not in (3, 4, 5)][:6]
+    assert items(exclude=[f"i{ranked[0]:02d}"]) == ranked[1:7]
+    assert items(without={"tags": ["cooking"]}) == [i for i in ranked if i >= 10][:6]
+    one_each: dict[int, int] = {}
+    for item in ranked:
+        one_each.setdefault(item % 7, item)
+    assert items(per_author=1) == list(one_each.values())[:6]
+
+
+def test_rules_hold_for_users_of_the_dataset_too(recommender: Recommender) -> None:
+    users = ["u00", "u08"]
+    frame = recommender.recommend(users, k=6, rules=Rules(per_author=1, seen=False))
+    log = recommender.setting.split.log
+    for user, rows in frame.groupby("user_id"):
+        index = recommender.setting.dataset.user_index([user])[0]
+        seen = set(log.item[log.offsets[index] : log.offsets[index + 1]].tolist())
+        assert not seen & set(rows["item"])
+        authors = [number(item) % 7 for item in rows["item_id"]]
+        assert len(set(authors)) == len(authors) == 6
+    narrow = recommender.recommend(users, k=7, rules=Rules(without={"tags": ["cooking"]}))
+    assert (narrow["item_id"].map(number) >= toy_home.PER_SHELF).all()
+    assert narrow.attrs["notes"] == []
+
+
+def test_a_filter_that_leaves_nothing_says_so(recommender: Recommender) -> None:
+    shelves = {"tags": list(toy_home.SHELVES)}
+    found = recommender.recommend_for(["i03"], k=4, rules=Rules(without=shelves))
+    assert len(found) == 0
+    assert found.attrs["notes"] == [
+        "user typed: 0 of 4 items; there are no more, or the rules leave none"
+    ]
+    assert "lp_2" in found.columns
+    users = recommender.recommend(["u00", "u01"], k=4, rules=Rules(without=shelves))
+    assert len(users.attrs["notes"]) == 2
+    drawn = recommender.sample_for(["i03"], 5, rules=Rules(without=shelves))
+    assert len(drawn) == 0
+    assert drawn.attrs["notes"] == ["the rules leave no item"]
+
+
+def test_a_filter_that_leaves_few_gives_what_there_is(recommender: Recommender) -> None:
+    some = recommender.recommend_for(
+        ["i03"], k=9, rules=Rules(without={"tags": ["cooking", "football", "part1", "part2"]})
+    )
+    left = [n for n in range(20, 30) if n not in (21, 22)]
+    assert sorted(some["item_id"].map(number)) == left
+    assert some.attrs["notes"][0].startswith("user typed: 8 of 9 items")
+
+
+# ----------------------------------------------------------------------------- other decodings
+
+
+def test_groups_of_beams_begin_with_other_codes(recommender: Recommender) -> None:
+    plain = recommender.recommend_for(["i03", "i04"], k=6)
+    diverse = recommender.recommend_for(["i03", "i04"], k=6, groups=3, penalty=100.0)
+    first = recommender.ids.codes[:, 0]
+    assert len(set(first[diverse["item"]])) > len(set(first[plain["item"]]))
+    assert diverse["score"].is_monotonic_decreasing
+    assert recommender.recommend_for(["i03", "i04"], k=6, groups=1).equals(plain)
+
+
+def test_draws_are_reproducible_and_follow_their_settings(recommender: Recommender) -> None:
+    history = ["i03", "i04"]
+    draws = recommender.sample_for(history, 300, seed=1)
+    assert draws.equals(recommender.sample_for(history, 300, seed=1))
+    assert not draws.equals(recommender.sample_for(history, 300, seed=2))
+    assert draws["item"].nunique() > 5
+    assert list(draws.columns) == ["draw", "item_id", "item", "score", "drawn"]
+    greedy = recommender.sample_for(history, 20, top_k=1)
+    assert greedy["item"].nunique() == 1
+    sharp = recommender.sample_for(history, 300, power=6.0, seed=1)
+    assert sharp["score"].mean() > draws["score"].mean()
+    assert sharp.attrs["lost"] == 0.0
+    narrow = recommender.sample_for(history, 300, power=6.0, beam=2, seed=1)
+    assert 0 < narrow.attrs["lost"] < 1
+
+
+def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
+    for settings, words in (
+        ({"power": 2.0, "top_k": 5}, "power takes the place of temperature"),
+        ({"power": 0.5}, "alpha=0.5"),
+        ({"temperature": 0.0}, "temperature=0.0 above 0"),
+        ({"top_p": 2.0}, "top_p=2.0"),
+        ({"n": 0}, "group=0 must be at least 1"),
+        ({"n": 0, "power": 2.0}, "group=0 must be at least 1"),
+        ({"rules": Rules(per_author=1)}, "are for lists"),
+    ):
+        with pytest.raises(DataError, match=words):
+            recommender.sample_for(["i03"], **settings)
+
+
+# ----------------------------------------------------------------------------------- new items
+
+
+def with_new(recommender: Recommender, run: Run) -> tuple[Recommender, pd.DataFrame]:
+    """Two new items with the content of i04 and i17."""
+    vectors = run.vectors()
+    assert vectors is not None
+    items = pd.DataFrame({"item_id": ["new4", "new17"], "author_id": ["a9", "a9"]})
+    like = recommender.setting.dataset.item_index(["i04", "i17"])
+    return recommender.with_items(items, vectors[like]), items
+
+
+def test_new_items_join_the_trie_without_training(recommender: Recommender, trained: Path) -> None:
+    richer, _ = with_new(recommender, open_run("first", trained))
+    assert richer.trie.n_items == toy_home.ITEMS + 2
+    like = recommender.setting.dataset.item_index(["i04", "i17"])
+    assert richer.ids.codes[-2:].tolist() == richer.ids.codes[like].tolist()
+    found = richer.recommend_for(["i03", "i04"], k=40)
+    before = recommender.recommend_for(["i03", "i04"], k=40)
+    assert set(found["item_id"]) - set(before["item_id"]) == {"new4", "new17"}
+    score = dict(zip(found["item_id"], found["score"], strict=True))
+    assert score["new4"] == pytest.approx(score["i04"], abs=1e-5)
+    rank = dict(zip(found["item_id"], found["rank"], strict=True))
+    assert rank["new4"] > rank["i04"]  # behind those who were taken before
+    old = found[~found["item_id"].isin(["new4", "new17"])]
+    assert old["item_id"].tolist() == before["item_id"].tolist()
+    assert recommender.trie.n_items == toy_home.ITEMS  # the first one is as it was
+
+
+def test_rules_know_new_items(recommender: Recommender, trained: Path) -> None:
+    richer, _ = with_new(recommender, open_run("first", trained))
+    found = richer.recommend_for(["i03"], k=40, rules=Rules(exclude=["new4"], per_author=1))
+    assert "new4" not in set(found["item_id"])
+    assert (found["item_id"] == "new17").sum() == 1
+    assert len(found) == 8  # seven authors and a9
+
+
+def test_new_items_can_be_added_twice_but_not_read(recommender: Recommender, trained: Path) -> None:
+    run = open_run("first", trained)
+    richer, items = with_new(recommender, run)
+    vectors = run.vectors()
+    again = richer.with_items(pd.DataFrame({"item_id": ["newer"]}), vectors[[9]])
+    assert again.items["item_id"].tolist()[-3:] == ["new4", "new17", "newer"]
+    assert again.items["item"].tolist() == list(range(toy_home.ITEMS + 3))
+    with pytest.raises(DataError, match="item 'newer' was added after training"):
+        again.recommend_for(["i03", "newer"])
+    with pytest.raises(DataError, match="item 'new4' is there already"):
+        richer.with_items(items, vectors[[4, 17]])
+    with pytest.raises(DataError, match=r"vectors \(1, 3\) must be \(1, 16\)"):
+        richer.with_items(pd.DataFrame({"item_id": ["x"]}), np.zeros((1, 3), dtype=np.float32))
+    parts = recommender.setting, recommender.ids, recommender.popularity, recommender.model
+    bare = Recommender(*parts, recommender.device, recommender.contexts)
+    with pytest.raises(DataError, match="need the quantiser"):
+        bare.with_items(pd.DataFrame({"item_id": ["x"]}), vectors[[0]])
+
+
+def test_contexts_that_are_there_are_not_built_again(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(recommender.setting), "contexts", None)
+    parts = recommender.setting, recommender.ids, recommender.popularity, recommender.model
+    same = Recommender(*parts, recommender.device, recommender.contexts)
+    assert same.contexts is recommender.contexts
+    assert same.recommend(["u00"], k=3)["item"].tolist()

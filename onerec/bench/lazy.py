@@ -31,7 +31,7 @@ from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.count import Cardinalities, Counter
-from onerec.data.batches import TrainingBatches, case_batches, training_examples
+from onerec.data.batches import Contexts, TrainingBatches, case_batches, training_examples
 from onerec.loop import Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import OneRec
@@ -83,11 +83,13 @@ def train(run: Run, setting: Setting) -> dict[str, Any]:
     model, popularity, seconds = fit(run, setting)
     ids, _ = load_semantic_ids(run)
     cases, device = setting.split.valid, pick_device(setting.recipe.device)
-    lists = Recommender(setting, ids, popularity, model, device).lists(cases, RANKS).items
+    contexts = setting.contexts(device)
+    recommender = Recommender(setting, ids, popularity, model, device, contexts)
+    lists = recommender.lists(cases, RANKS).items
     recall = recall_at_k(lists, cases.target_offsets, cases.target_items, RANKS).mean()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "loss": round(valid_loss(model, setting), 5),
+        "loss": round(valid_loss(model, setting, contexts), 5),
         "recall@10": round(float(recall), 5),
         "seconds": round(seconds, 2),
     }
@@ -127,11 +129,14 @@ def fit(run: Run, setting: Setting) -> tuple[OneRec, NDArray[np.int64], float]:
 
 
 @torch.no_grad()
-def valid_loss(model: OneRec, setting: Setting) -> float:
-    """Mean loss of a code in nats over the valid cases' first M targets, without dropout."""
+def valid_loss(model: OneRec, setting: Setting, contexts: Contexts | None = None) -> float:
+    """Mean loss of a code in nats over the valid cases' first M targets, without dropout.
+
+    `contexts` on the model's device are made anew where they are not given.
+    """
     cases, most = setting.split.valid, setting.recipe.train.targets
     device = next(model.parameters()).device
-    contexts, total, count = setting.contexts(device), 0.0, 0
+    contexts, total, count = contexts or setting.contexts(device), 0.0, 0
     lengths = np.diff(cases.target_offsets)
     target = np.zeros((len(cases), most), dtype=np.int64)
     for place in range(most):

@@ -2,12 +2,13 @@
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table
+from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table, say
 from onerec.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -90,12 +91,21 @@ def recommend_command(
     run: RunName,
     user: Annotated[list[str] | None, typer.Option(help="A user's id; may be repeated.")] = None,
     k: Annotated[int, typer.Option(help="Items per user.")] = 10,
+    everyone: Annotated[bool, typer.Option("--all", help="All users, into --out.")] = False,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Parquet file for --all; goes on after a stop.")
+    ] = None,
     recipe: RecipeName = None,
     dataset: DatasetName = None,
     settings: Settings = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Recommend for one user, or write recommendations.parquet for the test users."""
+    """Recommend for one user, for all, or write recommendations.parquet for the test users."""
+    if everyone or out_file is not None:
+        if not everyone or out_file is None or user:
+            raise RecipeError("--all and --out FILE go together, without --user")
+        _recommend_all(run, out_file, k, as_json)
+        return
     if not user:
         _run_stages("recommend", run, recipe, dataset, settings, as_json)
         return
@@ -103,14 +113,31 @@ def recommend_command(
 
     recommender = Recommender.load(run)
     frame = recommender.recommend(user, k)
+    notes = frame.attrs["notes"]
     items = recommender.setting.dataset.items
     name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
     frame.insert(4, "title", items[name].astype("string").fillna("")[frame["item"]].to_numpy())
     if as_json:
-        print_json({"recommendations": json.loads(frame.to_json(orient="records"))})
+        rows = json.loads(frame.to_json(orient="records"))
+        print_json({"recommendations": rows, "notes": notes})
         return
     for user_id, rows in frame.groupby("user_id", sort=False):
         print_table(f"user {user_id}", rows[["rank", "item_id", "title", "score"]])
+    for note in notes:
+        err.print(note, highlight=False)
+
+
+def _recommend_all(run: str, path: Path, k: int, as_json: bool) -> None:
+    """All users' lists into a file, with progress."""
+    from onerec.pipeline.everyone import recommend_all
+
+    with Bars(quiet=as_json) as bars:
+        written = recommend_all(
+            run, path, k=k, tell=lambda done, of: bars.report("recommend", done, of, {})
+        )
+    resumed = f", {written.before:,} of them from an earlier call" if written.before else ""
+    text = f"{written.rows:,} rows for {written.users:,} users{resumed}: {written.path}"
+    say(text, {**vars(written), "path": str(written.path)}, as_json)
 
 
 def _run_stages(

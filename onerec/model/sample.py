@@ -2,9 +2,9 @@
 
 The context is encoded once; the group is folded into the decoder as beams are. Two
 log-probabilities stay apart. `drawn` is that with which the sampler really chose the item, after
-temperature, top-p and, where it follows the trie, renormalisation over legal codes: the old
+temperature, top-k, top-p and, where it follows the trie, renormalisation over legal codes: the old
 probability of a ratio. `model` is the model's own, over all N codes at temperature 1. With
-temperature 1, top-p 1 and no trie they are equal.
+temperature 1, no cut and no trie they are equal.
 
 A beam is no sample: its items are distinct and carry no probability of having been drawn.
 
@@ -49,6 +49,7 @@ def sample(
     group: int,
     generator: torch.Generator,
     temperature: float = 1.0,
+    top_k: int = 0,
     top_p: float = 1.0,
     constrained: bool = True,
 ) -> Samples:
@@ -61,16 +62,17 @@ def sample(
         group: G.
         generator: on the model's device; the same seed draws the same items.
         temperature: divides the logits.
-        top_p: keep the most probable codes of a level that together reach this; at least one.
+        top_k: keep so many of the most probable codes of a level; 0 keeps all.
+        top_p: of those, keep the most probable that together reach this; at least one.
         constrained: draw legal codes alone.
 
     Raises:
-        ValueError: group below 1, temperature not above 0, or top_p outside (0, 1].
+        ValueError: group below 1, temperature not above 0, top_k below 0, or top_p outside (0, 1].
     """
-    if group < 1 or temperature <= 0 or not 0 < top_p <= 1:
+    if group < 1 or temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"group={group} must be at least 1, temperature={temperature} above 0, "
-            f"top_p={top_p} in (0, 1]"
+            f"top_k={top_k} at least 0, top_p={top_p} in (0, 1]"
         )
     with evaluating(model):
         memory = model.encode(batch)
@@ -84,7 +86,9 @@ def sample(
             chances = logits / temperature
             if constrained:
                 chances = chances.masked_fill(~trie.legal(level, node), -torch.inf)
-            chances = nucleus(chances.log_softmax(-1), top_p).expand(-1, group, -1)
+            chances = nucleus(most_probable(chances.log_softmax(-1), top_k), top_p).expand(
+                -1, group, -1
+            )
             code = draw(chances, generator)  # (B, G)
             drawn = drawn + _of(chances, code)
             own = own + _of(logits.log_softmax(-1).expand(-1, group, -1), code)
@@ -115,6 +119,18 @@ def sequence_log_probs(
             node = trie.step(level, node, code).long()
         parts.append(_of(logits.log_softmax(-1), code))
     return torch.stack(parts, dim=-1)
+
+
+def most_probable(log_prob: Tensor, count: int) -> Tensor:
+    """Keep the `count` most probable codes, of equal ones the lower, renormalised: (..., N).
+
+    0 keeps all.
+    """
+    if not 0 < count < log_prob.shape[-1]:
+        return log_prob
+    index = log_prob.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    kept = torch.zeros_like(log_prob, dtype=torch.bool).scatter_(-1, index, True)
+    return log_prob.masked_fill(~kept, -torch.inf).log_softmax(-1)
 
 
 def nucleus(log_prob: Tensor, top_p: float) -> Tensor:

@@ -28,6 +28,7 @@ from onerec.data.split import Cases
 from onerec.evaluate import RANKS
 from onerec.evaluate import evaluate as measure
 from onerec.lifelong import with_lifelong
+from onerec.lists import Lists as GeneratedLists
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import (
     BEFORE,
@@ -43,7 +44,6 @@ from onerec.pipeline.rivals import (
     train_rival,
 )
 from onerec.pipeline.session import Session
-from onerec.recommend import Lists as GeneratedLists
 from onerec.recommend import Recommender
 from onerec.rewards import FUSED, RewardModel
 from onerec.runs import Run

@@ -185,7 +185,8 @@ class Pretraining:
 
     def recommender(self) -> Recommender:
         """Lists from the model as it is now."""
-        return Recommender(self.setting, self.ids, self.popularity, self.model, self.session.device)
+        made = self.setting, self.ids, self.popularity, self.model, self.session.device
+        return Recommender(*made, contexts=self.contexts)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """recall@10 on a fixed sample of valid users."""

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from onerec.checkpoint import load_tensors
 from onerec.data.split import Cases
 from onerec.data.tables import write_parquet
+from onerec.lists import Lists
 from onerec.pipeline.evaluate import generated
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.rivals import LISTED, cases_of
 from onerec.pipeline.session import Session
-from onerec.recommend import Lists, Recommender
+from onerec.recommend import Recommender
 
 STAGE = "recommend"
 

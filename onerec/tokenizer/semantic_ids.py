@@ -106,6 +106,39 @@ def make_semantic_ids(
     return SemanticIds(table, levels, policy, report)
 
 
+def with_codes(ids: SemanticIds, codes: Tensor | np.ndarray) -> SemanticIds:
+    """The ids with those of new items behind them; nobody who has an id gets another one.
+
+    codes (m, L) come from the quantiser. Under `share` and `nearest_free` a new item may share an
+    id. Under `extra_level` it takes the first number that is free behind its codes.
+
+    Raises:
+        DataError: under `none` an id that is taken; under `extra_level` more items on an id than
+            the last level has codes. The tokenizer has to be fitted again.
+        ValueError: a code outside its level, or another number of levels.
+    """
+    new = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
+    new, table = np.ascontiguousarray(new, dtype=np.int64), ids.codes
+    again = "fit the tokenizer again (`onerec tokenize`) on all items"
+    if ids.policy == "extra_level":
+        both = np.concatenate([table[:, :-1], new])
+        group = group_rows(both, ids.sizes[:-1])
+        rank = _rank_in_group(group, np.bincount(group))[len(table) :]
+        if rank.size and rank.max() >= ids.sizes[-1]:
+            raise DataError(
+                f"{int(rank.max()) + 1} items on one semantic id, and its last level has "
+                f"{ids.sizes[-1]} codes; {again}"
+            )
+        new = np.column_stack([new, rank])
+    both = np.concatenate([table, new])
+    group = group_rows(both, ids.sizes)
+    if ids.policy == "none" and len(np.unique(group)) < len(group):
+        raise DataError(
+            f"a new item has a semantic id that is taken, and policy 'none' forbids it; {again}"
+        )
+    return SemanticIds(both, ids.sizes, ids.policy, ids.report)
+
+
 def _before(policy: str, group: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     """What the report says of the quantiser's codes, and after it of a policy that keeps them."""
     sharing = counts[group] > 1

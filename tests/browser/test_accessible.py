@@ -36,6 +36,7 @@ VIEWS = (
     "ecpo",
     "rl_steps",
     "recommend",
+    "recommend?recommend_view=Edit",
     "runs",
     "runs?runs_view=Curves",
     "runs?runs_view=Settings",

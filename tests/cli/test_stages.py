@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import toy_home
 
@@ -54,6 +55,38 @@ def test_recommend_for_users_by_id(cli: Any, check_refused: Any, finished: Path)
     check_refused(cli(*command, "nobody"), "'nobody' is no user of dataset 'toy'")
     check_refused(cli(*command, "u07", "--k", "0"), "k=0")
     check_refused(cli("recommend", "--run", "frist", "--user", "u07"), "did you mean 'first'?")
+
+
+def test_recommend_for_all_users_into_a_file(
+    cli: Any, check_refused: Any, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "lists.parquet"
+    command = ("recommend", "--run", "first", "--all", "--out", out, "--k", "3")
+    answer = cli(*command, "--json").json()
+    assert (answer["users"], answer["rows"], answer["path"]) == (40, 120, str(out))
+    assert len(pd.read_parquet(out)) == 120
+    assert "120 rows for 40 users" in cli(*command).out
+    check_refused(cli("recommend", "--run", "first", "--all"), "--all and --out FILE go together")
+    check_refused(cli("recommend", "--run", "first", "--out", out), "go together")
+    check_refused(cli(*command, "--user", "u07"), "without --user")
+    check_refused(cli(*command[:-1], "0"), "k=0")
+
+
+def test_a_list_that_is_too_short_says_so(cli: Any, finished: Path) -> None:
+    answer = cli("recommend", "--run", "first", "--user", "u07", "--k", "35")
+    assert "user u07: 30 of 35 items" in answer.err
+    rows = cli("recommend", "--run", "first", "--user", "u07", "--k", "35", "--json").json()
+    assert len(rows["recommendations"]) == 30
+    assert rows["notes"] == ["user u07: 30 of 35 items; there are no more, or the rules leave none"]
+
+
+def test_a_run_without_a_trained_model_says_what_to_do(
+    cli: Any, check_refused: Any, home: Path
+) -> None:
+    toy_home.make_dataset(home)
+    cli("tokenize", "--run", "half", "--dataset", "toy", *toy_home.set_options())
+    answer = cli("recommend", "--run", "half", "--user", "u00")
+    check_refused(answer, "run 'half' is not trained yet", "onerec pretrain --run half")
 
 
 @pytest.mark.parametrize(

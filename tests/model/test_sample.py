@@ -7,7 +7,8 @@ import torch
 import toy_model as toy
 
 from onerec.common import generator
-from onerec.model.sample import nucleus, sample, sequence_log_probs
+from onerec.model.generate import beam_search
+from onerec.model.sample import most_probable, nucleus, sample, sequence_log_probs
 from onerec.tokenizer.trie import Trie
 
 TRIE = Trie(toy.item_codes(), toy.SIZES, torch.arange(toy.N_ITEMS) * 7 % 11)
@@ -109,7 +110,9 @@ def test_nucleus_by_hand():
     assert nucleus(log_prob, 1.0) is log_prob
 
 
-@pytest.mark.parametrize("wrong", [{"group": 0}, {"temperature": 0.0}, {"top_p": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"group": 0}, {"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}]
+)
 def test_refusals(wrong):
     settings = {"group": 1, **wrong}
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -120,3 +123,21 @@ def test_the_model_comes_back_in_its_mode():
     model = toy.make_model().train()
     sample(model, toy.make_batch(), TRIE, group=1, generator=generator(0))
     assert model.training
+
+
+def test_top_k_keeps_the_most_probable_codes_of_each_level():
+    log_prob = torch.tensor([[0.1, 0.3, 0.3, 0.2, 0.1]]).log()
+    kept = most_probable(log_prob, 3)
+    torch.testing.assert_close(kept.exp(), torch.tensor([[0.0, 0.375, 0.375, 0.25, 0.0]]))
+    assert most_probable(log_prob, 1).exp().tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]]  # the lower
+    for everything in (0, 5, 9):
+        assert most_probable(log_prob, everything) is log_prob
+
+
+def test_one_code_of_each_level_is_the_greedy_item():
+    model, batch = toy.make_model(), toy.make_batch()
+    draws = sample(model, batch, TRIE, group=20, generator=generator(1), top_k=1)
+    greedy = beam_search(model, batch, TRIE, k=1, beam=1)
+    assert (draws.codes == greedy.codes).all()
+    torch.testing.assert_close(draws.drawn, torch.zeros(3, 20))
+    torch.testing.assert_close(draws.model, greedy.scores.expand(-1, 20))

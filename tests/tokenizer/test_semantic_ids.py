@@ -6,7 +6,7 @@ import torch
 
 from onerec.errors import DataError, RecipeError
 from onerec.tokenizer.nearest_free import LastLevel
-from onerec.tokenizer.semantic_ids import code_text, group_rows, make_semantic_ids
+from onerec.tokenizer.semantic_ids import code_text, group_rows, make_semantic_ids, with_codes
 
 # Items 0, 2 and 5 share an id, items 1 and 4 another; item 3 is alone.
 CODES = np.array([[1, 1], [0, 2], [1, 1], [0, 0], [0, 2], [1, 1]])
@@ -85,3 +85,31 @@ def test_groups_equal_numpy_unique_rows() -> None:
 def test_code_text() -> None:
     assert code_text((3, 17, 5)) == "3-17-5"
     assert code_text(CODES[1]) == "0-2"
+
+
+# ------------------------------------------------------------------------------ new items
+
+
+def test_new_items_share_and_nobody_moves() -> None:
+    ids = make_semantic_ids(CODES, (2, 3))
+    more = with_codes(ids, torch.tensor([[1, 1], [1, 2]]))
+    assert more.codes.tolist() == [*CODES.tolist(), [1, 1], [1, 2]]
+    assert (more.sizes, more.policy) == (ids.sizes, "share")
+
+
+def test_new_items_take_the_next_number_of_an_extra_level() -> None:
+    ids = make_semantic_ids(CODES, (2, 3), "extra_level")  # three numbers: 0, 1, 2
+    more = with_codes(ids, np.array([[0, 0], [0, 2], [0, 0], [1, 2]]))
+    assert more.codes[:6].tolist() == ids.codes.tolist()
+    assert more.codes[6:].tolist() == [[0, 0, 1], [0, 2, 2], [0, 0, 2], [1, 2, 0]]
+    with pytest.raises(DataError, match=r"4 items on one semantic id, and its last level has 3"):
+        with_codes(ids, np.array([[1, 1]]))
+
+
+def test_new_items_may_not_collide_where_nobody_may() -> None:
+    ids = make_semantic_ids(CODES[[0, 1, 3]], (2, 3), "none")
+    assert with_codes(ids, np.array([[1, 2]])).codes[-1].tolist() == [1, 2]
+    with pytest.raises(DataError, match="a new item has a semantic id that is taken"):
+        with_codes(ids, np.array([[1, 1]]))
+    with pytest.raises(ValueError, match="outside 0 to 2"):
+        with_codes(ids, np.array([[1, 3]]))

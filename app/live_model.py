@@ -1,0 +1,186 @@
+"""A run's model in the server's memory: what pages ask of it about any history.
+
+A model is loaded when somebody asks for it, at most `KEPT` at a time, on the CPU: a GPU belongs to
+training. Sessions share it, and it answers one after the other, since reading attention and experts
+off a model is a matter of the whole model. Answers are remembered by run, stamp and arguments.
+
+Torch is imported when a model is loaded, never by opening a page.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import edits
+import pandas as pd
+import streamlit as st
+
+from onerec.errors import OneRecError, RunError
+from onerec.runs import Run
+
+KEPT = 2  # models in memory; two can be compared
+BEFORE = "before alignment"
+_LOADED: set[tuple[str, str, str | None]] = set()  # of this server, those let go of included
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose list by which weights: a run's (as they were before alignment with stage pretrain),
+    for a user's history, with edits."""
+
+    path: str
+    stamp: str
+    user: int
+    edit: str = ""
+    stage: str | None = None
+
+    @classmethod
+    def of(cls, run: Run, user: int, edit: str = "", stage: str | None = None) -> Who:
+        return cls(str(run.path), run.stamp(), user, edit, stage)
+
+    def plain(self) -> Who:
+        """The same without edits."""
+        return replace(self, edit="")
+
+
+@dataclass
+class Live:
+    """A loaded model; whoever asks it holds the lock."""
+
+    recommender: Any
+    ends: dict[int, int]  # user -> row of the log before which his history ends
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def history(self, who: Who) -> Any:
+        """What the model is given: the history of the evaluated part, edited."""
+        prompts = self.recommender.prompts
+        log = self.recommender.setting.split.log
+        end = self.ends.get(who.user, int(log.offsets[who.user + 1]))
+        whole = prompts.before(who.user, end)
+        edited = edits.apply(who.edit, len(whole), log.n_items)
+        return whole.plus(edited.added, prompts.typical).take(edited.order)
+
+
+def weights(run: Run) -> int:
+    """Bytes of the weights that would be loaded, 0 where there are none."""
+    stages = ("align", "pretrain")
+    names = [(stage, (run.done(stage) or {}).get("checkpoint")) for stage in stages]
+    paths = [run.path / stage / str(name) for stage, name in names if name]
+    return paths[0].stat().st_size if paths and paths[0].is_file() else 0
+
+
+def lists(who: Who, k: int, beam: int, groups: int = 1, penalty: float = 1.0) -> pd.DataFrame:
+    """rank, item_id, item, score, lp_1 .. lp_L, and `attrs["notes"]`."""
+    settings = {"k": k, "beam": beam, "groups": groups, "penalty": penalty}
+    return _ask("lists", who, settings, lambda r, h: r.recommend_for(h, **settings))
+
+
+def draws(who: Who, n: int, temperature: float, power: float, seed: int) -> pd.DataFrame:
+    """item, drawn (times), share, score: what `n` draws gave, the most frequent first."""
+    sharp = {"power": power} if power > 1 else {"temperature": temperature}
+
+    def count(recommender: Any, history: Any) -> pd.DataFrame:
+        frame = recommender.sample_for(history, n, seed=seed, **sharp)
+        found = frame.groupby("item").agg(drawn=("draw", "size"), score=("score", "first"))
+        found = found.sort_values("drawn", ascending=False, kind="stable").reset_index()
+        return found.assign(share=found["drawn"] / n)
+
+    return _ask("draws", who, {"n": n, "seed": seed, **sharp}, count)
+
+
+def explanation(who: Who, item: int, beam: int) -> Any:
+    """An `onerec.explanation.Explanation`."""
+
+    def explain(recommender: Any, history: Any) -> Any:
+        from onerec.explanation import explain
+
+        return explain(recommender, history, item, beam=beam)
+
+    return _ask("explanation", who, {"item": item, "beam": beam}, explain)
+
+
+def tree(who: Who, k: int, beam: int) -> pd.DataFrame:
+    """The search as a table; see `onerec.explanation.tree`."""
+
+    def traced(recommender: Any, history: Any) -> pd.DataFrame:
+        from onerec.explanation import tree
+
+        return tree(recommender, history, k=k, beam=beam)
+
+    return _ask("tree", who, {"k": k, "beam": beam}, traced)
+
+
+def events(who: Who) -> pd.DataFrame:
+    """item, number (which event it was before editing, -1 for one put in) of a history."""
+    return _ask("events", who, {}, lambda r, h: pd.DataFrame({"item": h.item, "number": h.number}))
+
+
+def usual_beam(who: Who) -> int:
+    """The beam of the run's recipe."""
+    beam: int = _ask("beam", who.plain(), {}, lambda r, h: r.setting.recipe.evaluate.beam)
+    return beam
+
+
+def loaded(who: Who) -> bool:
+    """Whether somebody has had it loaded already."""
+    return (who.path, who.stamp, who.stage) in _LOADED
+
+
+def load(who: Who) -> None:
+    """Make sure that the model is in memory.
+
+    Raises:
+        RunError: the run is not trained, damaged, or its dataset has changed.
+    """
+    _live(who.path, who.stamp, who.stage)
+    _LOADED.add((who.path, who.stamp, who.stage))
+
+
+def _ask(name: str, who: Who, settings: dict[str, Any], answer: Callable[[Any, Any], Any]) -> Any:
+    """`answer(recommender, history)`, remembered."""
+
+    def asked() -> Any:
+        live = _live(who.path, who.stamp, who.stage)
+        with live.lock:
+            return answer(live.recommender, live.history(who))
+
+    return _remembered(name, who, tuple(sorted(settings.items())), asked)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _remembered(name: str, who: Who, settings: tuple[Any, ...], _asked: Callable[[], Any]) -> Any:
+    return _asked()
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def _live(path: str, stamp: str, stage: str | None) -> Live:
+    run = Run(Path(path))
+    try:
+        return _loaded(run, stage)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OneRecError):
+            raise
+        raise RunError(
+            f"the model of run {run.name!r} cannot be loaded ({type(error).__name__}: {error}); "
+            f"train it again with `onerec pretrain --run {run.name}`"
+        ) from error
+
+
+def _loaded(run: Run, stage: str | None) -> Live:
+    from onerec.assembly import load_semantic_ids, setting_of, trained_model
+    from onerec.common import pick_device
+    from onerec.lifelong import with_lifelong
+    from onerec.recommend import Recommender
+
+    device = pick_device("cpu")
+    setting = setting_of(run)
+    ids, popularity = load_semantic_ids(run)
+    model = trained_model(run, setting, ids, stage)
+    setting = with_lifelong(setting, run, device)
+    cases = getattr(setting.split, setting.recipe.evaluate.part)
+    ends = dict(zip(cases.user.tolist(), cases.end.tolist(), strict=True))
+    return Live(Recommender(setting, ids, popularity, model, device, run=run), ends)

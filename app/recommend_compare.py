@@ -1,0 +1,104 @@
+"""Two users, or two sets of weights, side by side."""
+
+from __future__ import annotations
+
+import math
+
+import cache
+import links
+import live_model
+import pandas as pd
+import places
+import recommend_live
+import recommend_parts
+import selection
+import streamlit as st
+import widgets
+from live_model import Who
+
+from onerec.explain import serving
+from onerec.runs import Run
+
+
+def compare(run: Run, who: Who) -> None:
+    """Two users, or two sets of weights, side by side."""
+    what = widgets.options("With", ("Another user", "Another model"), "recommend_with")
+    other = _other_user(run, who) if what == "Another user" else _other_model(run, who)
+    if other is None:
+        return
+    name, second, second_run = other
+    recommend_live.load(second)
+    width = live_model.usual_beam(who)
+    k = recommend_live.K
+    first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))
+    shared = set(first_list["item"]) & set(second_list["item"])
+    st.markdown(f"**{len(shared)} of {k} items are in both lists**")
+    own = cache.read(serving.users, run).set_index("user")["user_id"][who.user]
+    here = f"User {own}" if what == "Another user" else f"{run.name}"
+    for column, title, one, listed, of in zip(
+        st.columns(2), (here, name), (who, second), (first_list, second_list), (run, second_run),
+        strict=True,
+    ):  # fmt: skip
+        with column:
+            st.header(title)
+            table = pd.DataFrame(
+                {
+                    "rank": listed["rank"],
+                    "title": recommend_live.titles_of(of, listed["item"].tolist()),
+                    "probability": 100 * listed["score"].map(lambda s: math.exp(s)),
+                    "both": ["both" if item in shared else "" for item in listed["item"]],
+                }
+            )
+            st.dataframe(
+                table, hide_index=True, alt=f"List of {title}",
+                column_config={
+                    "rank": st.column_config.NumberColumn("#", width=40),
+                    "title": st.column_config.TextColumn("Title", width="medium"),
+                    "probability": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+                    "both": st.column_config.TextColumn("In both", width="small"),
+                },
+            )  # fmt: skip
+            if what == "Another user":
+                recommend_parts.past(
+                    cache.read(serving.history, of, one.user), alt=f"History of {title}"
+                )
+
+
+def _other_user(run: Run, who: Who) -> tuple[str, Who, Run] | None:
+    people = cache.read(serving.users, run)
+    people = people[people["user"] != who.user]
+    if people.empty:
+        st.info("There is no other user with a list.", icon=":material/person_off:")
+        return None
+    names = dict(zip(people["user_id"].astype(str), people["user"].tolist(), strict=True))
+    st.session_state.setdefault("page_widgets", []).append("recommend_other")
+    if selection.raw("recommend_other") not in names:
+        st.session_state["recommend_other"] = next(iter(names))
+    chosen = st.selectbox("User", list(names), key="recommend_other", bind="query-params")
+    return f"User {chosen}", Who.of(run, names[chosen]), run
+
+
+def _other_model(run: Run, who: Who) -> tuple[str, Who, Run] | None:
+    """Runs on the same dataset, and this one before it was aligned."""
+    choices: dict[str, tuple[Run, str | None]] = {}
+    if (run.done("align") or {}).get("checkpoint"):
+        choices[live_model.BEFORE] = (run, "pretrain")
+    same = run.recipe().get("dataset")
+    for name, info in places.run_infos().items():
+        other = Run(info.path)
+        alike = other.path != run.path and other.recipe().get("dataset") == same
+        if alike and other.is_done("pretrain"):
+            choices[name] = (other, None)
+    if not choices:
+        st.info(
+            "No other model was trained on this very dataset. Train one on the page **Train**.",
+            icon=":material/model_training:", title="Nothing to compare with",
+        )  # fmt: skip
+        links.to("train", "Train another", "play_arrow")
+        return None
+    st.session_state.setdefault("page_widgets", []).append("recommend_model")
+    if selection.raw("recommend_model") not in choices:
+        st.session_state["recommend_model"] = next(iter(choices))
+    chosen = st.selectbox("Model", list(choices), key="recommend_model", bind="query-params")
+    of, stage = choices[chosen]
+    return chosen, Who.of(of, who.user, who.edit, stage), of

@@ -1,0 +1,188 @@
+"""Edit a history and see the list move, or draw from the model instead of searching."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import cache
+import edits
+import live_model
+import pandas as pd
+import recommend_live
+import selection
+import streamlit as st
+import widgets
+from live_model import Who
+
+from onerec.explain import dataset as explain_dataset
+from onerec.runs import Run
+from onerec.viz import theme
+
+DRAWS = 400
+OFFERED = 5_000  # items of a catalogue that a list to choose from holds
+
+
+def edit(run: Run, who: Who) -> None:
+    """Change the history and see the list move."""
+    left, right = st.columns([4, 5])
+    with left:
+        _history(run, who)
+    with right:
+        st.header("The list by it")
+        how = widgets.options("Decode", ("Search", "Draw"), "recommend_decode")
+        if how == "Draw":
+            _draws(run, who)
+        else:
+            _lists(run, who)
+
+
+def _history(run: Run, who: Who) -> None:
+    """The edited history with its tools."""
+    st.header("The history")
+    frame = live_model.events(who)
+    frame = frame.assign(
+        place=range(1, len(frame) + 1),
+        title=recommend_live.titles_of(run, frame["item"].tolist()),
+        new=["+" if number < 0 else "" for number in frame["number"]],
+    )
+    newest = frame.iloc[::-1][["place", "title", "new"]].reset_index(drop=True)
+    chosen = st.dataframe(
+        newest, hide_index=True, height=330, key=f"edit_rows_{len(who.edit)}_{len(frame)}",
+        on_select="rerun", selection_mode="multi-row", alt="History to edit, newest first",
+        column_config={
+            "place": st.column_config.NumberColumn("#", width=40),
+            "title": st.column_config.TextColumn("Newest first", width="medium"),
+            "new": st.column_config.TextColumn("Added", width=50),
+        },
+    )  # fmt: skip
+    rows = [row for row in chosen["selection"]["rows"] if row < len(newest)]
+    at = [int(newest["place"][row]) for row in rows]
+    one = at[0] if len(at) == 1 else 0
+    hint = "Tick events, then take them out or move one."
+    st.caption(hint if len(frame) else "No event is left.")
+    with st.container(horizontal=True, gap="xsmall"):
+        _button("Remove", "remove", "delete", edits.removal(at), bool(at))
+        _button("Newer", "newer", "arrow_upward", [f"{one}>{one + 1}"], 0 < one < len(frame))
+        _button("Older", "older", "arrow_downward", [f"{one}>{one - 1}"], one > 1)
+    _adding(run)
+    with st.container(horizontal=True, gap="xsmall"):
+        st.button("Undo", key="edit_undo", icon=":material/undo:", disabled=not who.edit,
+                  on_click=_rewrite, args=(edits.less(who.edit),))  # fmt: skip
+        st.button("Reset", key="edit_reset", icon=":material/restart_alt:", disabled=not who.edit,
+                  on_click=_rewrite, args=("",))  # fmt: skip
+    st.session_state.setdefault("page_widgets", []).append("edit")
+    st.text_input(
+        "Edits", key="edit", bind="query-params", placeholder="none",
+        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
+        "the event at place 5 to place 1. They stand in the link.",
+    )  # fmt: skip
+
+
+def _button(label: str, key: str, icon: str, more: list[str], enabled: bool) -> None:
+    text = edits.more(selection.raw("edit") or "", *more)
+    st.button(label, key=f"edit_{key}", icon=f":material/{icon}:", disabled=not enabled,
+              on_click=_rewrite, args=(text,))  # fmt: skip
+
+
+def _rewrite(text: str) -> None:
+    st.session_state["edit"] = text
+
+
+def _adding(run: Run) -> None:
+    """A catalogue to choose from, or for a large one a field for an item's number."""
+    folder = run.dataset_folder
+    count = int(cache.read(explain_dataset.summary, folder)["items"]) if folder else 0
+    if not 0 < count <= OFFERED:
+        st.caption("Write +17 below to put item 17 behind the newest event.")
+        return
+    titles = recommend_live.titles_of(run, list(range(count)))
+
+    def add() -> None:
+        item = st.session_state["edit_add"]
+        if item is not None:
+            _rewrite(edits.more(selection.raw("edit") or "", f"+{item}"))
+            st.session_state["edit_add"] = None
+
+    st.selectbox(
+        "Add an item behind the newest", list(range(count)), index=None, key="edit_add",
+        format_func=lambda item: f"{titles[item]} ({item})", placeholder="Type a word of its title",
+        on_change=add,
+    )  # fmt: skip
+
+
+def _lists(run: Run, who: Who) -> None:
+    """The list for the edited history, and where its items stood before."""
+    width = recommend_live.width_of(who)
+    before = live_model.lists(who.plain(), recommend_live.K, width)
+    begun = time.perf_counter()
+    after = live_model.lists(who, recommend_live.K, width)
+    seconds = time.perf_counter() - begun
+    for note in after.attrs["notes"]:
+        st.caption(note)
+    places_before = dict(zip(before["item"], before["rank"], strict=True))
+    moved = [_moved(places_before.get(row["item"]), row["rank"])
+             for row in after.to_dict("records")]  # fmt: skip
+    stayed = len(set(before["item"]) & set(after["item"]))
+    changed = f"{stayed} of {len(after)} items were in the list before the edits"
+    st.markdown(f"**{changed}**" if who.edit else "**Edit the history and this list follows**")
+    table = pd.DataFrame(
+        {
+            "rank": after["rank"],
+            "title": recommend_live.titles_of(run, after["item"].tolist()),
+            "probability": 100 * after["score"].map(lambda score: math.exp(score)),
+            "moved": moved,
+        }
+    )
+    st.dataframe(
+        table, hide_index=True, key="edit_list", alt="Generated list for the edited history",
+        column_config={
+            "rank": st.column_config.NumberColumn("#", width=40),
+            "title": st.column_config.TextColumn("Title", width="medium"),
+            "probability": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+            "moved": st.column_config.TextColumn("Before", help="Its place before the edits"),
+        },
+    )  # fmt: skip
+    st.caption(f"Generated in {seconds:.2f} s (what was asked before is remembered).")
+
+
+def _moved(before: int | None, now: int) -> str:
+    if before is None:
+        return "new"
+    return "same" if before == now else f"{'▲' if before > now else '▼'} from {before}"
+
+
+def _draws(run: Run, who: Who) -> None:
+    """Items drawn instead of searched."""
+    kinds = ("Temperature", "Power")
+    kind = widgets.options("By", kinds, "recommend_draw")
+    st.session_state["page_widgets"] += ["recommend_temperature", "recommend_power"]
+    if kind == "Power":
+        power = st.slider("α: draw from p^α", 1.0, 8.0, 4.0, 0.5, key="recommend_power",
+                          bind="query-params")  # fmt: skip
+        temperature = 1.0
+    else:
+        power = 0.0
+        temperature = st.slider("Temperature of each code", 0.1, 2.0, 1.0, 0.1,
+                                key="recommend_temperature", bind="query-params")  # fmt: skip
+    frame = live_model.draws(who, DRAWS, float(temperature), float(power), seed=0)
+    top = frame.head(recommend_live.K)
+    first = theme.percent(float(top["share"].iloc[0]), 1) if len(top) else "0%"
+    st.markdown(f"**{len(frame)} different items in {DRAWS} draws; the first {first} of the time**")
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "title": recommend_live.titles_of(run, top["item"].tolist()),
+                "share": 100 * top["share"],
+                "p": 100 * top["score"].map(lambda score: math.exp(score)),
+            }
+        ),
+        hide_index=True, key="draw_list", alt="Items that were drawn most often",
+        column_config={
+            "title": st.column_config.TextColumn("Title", width="medium"),
+            "share": st.column_config.NumberColumn("Drawn", format="%.1f%%"),
+            "p": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+        },
+    )  # fmt: skip
+    st.caption("p^α sharpens whole items; a temperature sharpens each code by itself. Draws follow "
+               "the trie and are the same for the same settings (seed 0).")  # fmt: skip

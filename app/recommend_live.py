@@ -1,0 +1,212 @@
+"""What the page Recommend asks of the model itself: why an item, and the beam as a tree.
+
+The history is the selected user's with the edits of the URL; every view here works on it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import cache
+import edits
+import links
+import live_model
+import pandas as pd
+import recommend_parts
+import selection
+import streamlit as st
+import widgets
+from live_model import Who
+
+from onerec.errors import OneRecError
+from onerec.explain import dataset as explain_dataset
+from onerec.runs import Run
+from onerec.viz import beam as draw_beam
+from onerec.viz import influence as draw
+from onerec.viz import theme
+
+K = 10
+WIDEST = 100  # of the beam's slider
+SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch holds the server
+ASKED = "live_model_of"  # runs whose model was asked for in this session
+
+
+def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
+    """Whose list is looked at, once the model is in memory; before that a button, and the end."""
+    who = Who.of(run, user, selection.raw("edit") or "")
+    asked = st.session_state.setdefault(ASKED, set())
+    if str(run.path) not in asked and not live_model.loaded(who):
+        size = live_model.weights(run)
+        st.info(
+            "What follows asks the model itself. It is loaded on demand, stays in memory for "
+            "everybody who looks at this run, and answers in well under a second"
+            + (f" ({size / 1e6:,.1f} MB of weights)." if size else "."),
+            icon=":material/memory:", title="The model is not loaded yet",
+        )  # fmt: skip
+        st.button("Load the model", type="primary", icon=":material/play_arrow:",
+                  key="load_model", on_click=asked.add, args=(str(run.path),))  # fmt: skip
+        st.stop()
+    load(who)
+    for notice in edited(run, who).notices:
+        st.warning(notice, icon=":material/link_off:")
+    return who
+
+
+def load(who: Who) -> None:
+    try:
+        with st.spinner("Loading the model: a few seconds the first time"):
+            if not live_model.loaded(who):
+                time.sleep(SHOWN)
+            live_model.load(who)
+    except OneRecError as error:
+        widgets.mistake(error)
+        links.to("train", "Train or resume it", "play_arrow")
+        st.stop()
+
+
+def edited(run: Run, who: Who) -> edits.Edited:
+    """The edits of the URL, over the history as the model is given it."""
+    events = len(live_model.events(who.plain()))
+    folder = run.dataset_folder
+    items = cache.read(explain_dataset.summary, folder)["items"] if folder else 0
+    return edits.apply(who.edit, events, int(items))
+
+
+def titles_of(run: Run, items: list[int]) -> list[str]:
+    """What items are called."""
+    if run.dataset_folder is None or not items:
+        return [f"item {item}" for item in items]
+    found = cache.read(explain_dataset.item_texts, run.dataset_folder, tuple(items))
+    return [str(title) for title in found["title"]]
+
+
+def width_of(who: Who) -> int:
+    """The beam of the slider; the recipe's at first."""
+    usual = min(live_model.usual_beam(who), WIDEST)
+    st.session_state.setdefault("page_widgets", []).append("recommend_beam")
+    value = st.slider(
+        "Beam: prefixes kept at each level", 1, WIDEST, usual, key="recommend_beam",
+        bind="query-params",
+    )  # fmt: skip
+    return int(value)
+
+
+def _edit_note(run: Run, who: Who) -> None:
+    """Says that the history is an edited one, where it is."""
+    if edited(run, who).changed:
+        st.info("This is for the edited history (see **Edit**).", icon=":material/edit:")
+
+
+# ----------------------------------------------------------------------------------- why
+
+
+def why(view: selection.Selection, run: Run, who: Who) -> None:
+    """Influence of events, deletion curves, codes with their rivals, experts, neighbours."""
+    _edit_note(run, who)
+    listed = live_model.lists(who, K, live_model.usual_beam(who))
+    items = listed["item"].tolist()
+    titles = dict(zip(items, titles_of(run, items), strict=True))
+    if view.item is not None and view.item not in titles:  # any item can be asked about
+        titles[view.item] = titles_of(run, [view.item])[0]
+    item = recommend_parts.listed_item(view, titles, "live_item")
+    if item is None:
+        st.info("There is no item to explain.", icon=":material/hourglass_empty:")
+        return
+    found = live_model.explanation(who, item, live_model.usual_beam(who))
+    title = titles[item]
+    st.header("Which events made it so?")
+    named = found.events.assign(title=titles_of(run, found.events["item"].tolist()))
+    figure = draw.influence(named, title)
+    widgets.place(figure, key="influence")
+    st.caption(
+        "**Leave one out is the truth**: the model was run again without the event. Attention and "
+        "gradient are cheap guesses at it. To the left: without the event the item were likelier. "
+        f"The numbers count from the oldest event. The user's own features have "
+        f"{theme.percent(found.elsewhere['static'], 1)} of the attention."
+    )
+    _belongings(figure, named, "influence", run, who,
+                f"explain(recommender, history, {item}).events")  # fmt: skip
+    st.header("How well does each method find what matters?")
+    figure = draw.deletion(found.curves)
+    widgets.place(figure, key="deletion")
+    _belongings(figure, found.curves, "deletion", run, who,
+                f"explain(recommender, history, {item}).curves")  # fmt: skip
+    _codes(run, who, found, title)
+    st.header("What in the past is like it?")
+    recommend_parts.neighbours(run, who.user, item)
+
+
+def _codes(run: Run, who: Who, found: object, title: str) -> None:
+    """Code by code, its place in the beam, and the experts of its tokens."""
+    st.header("Code by code")
+    figure = draw.codes(found.codes, theme.short(title))
+    widgets.place(figure, key="steps")
+    chosen = found.codes[found.codes["chosen"]]
+    words = [
+        f"level {row['level']}: " + (f"place {row['beam']}" if row["beam"] else "fell out")
+        for row in chosen.to_dict("records")
+    ]
+    st.caption(
+        "✓ is the item's code, ✗ a code that no item has after these. In the beam of "
+        f"{live_model.usual_beam(who)} the item stood at " + ", ".join(words) + "."
+    )
+    _belongings(figure, found.codes, "steps", run, who,
+                f"explain(recommender, history, {found.item}).codes")  # fmt: skip
+    if found.experts.empty:
+        st.caption("The model is dense: its tokens took no experts.")
+        return
+    table = found.experts.assign(
+        expert=[f"{row['expert']} ({theme.percent(row['weight'])})"
+                for row in found.experts.to_dict("records")]
+    )  # fmt: skip
+    wide = table.pivot_table(index=["layer", "level"], columns="rank", values="expert",
+                             aggfunc="first").reset_index()  # fmt: skip
+    names = {rank: f"Expert {rank + 1}" for rank in wide.columns if isinstance(rank, int)}
+    wide = wide.rename(columns={"layer": "Layer", "level": "Token that writes level", **names})
+    widgets.table(wide, key="item_experts", title="The experts that the item's tokens took")
+
+
+# ---------------------------------------------------------------------------------- beam
+
+
+def beam(run: Run, who: Who) -> None:
+    """The search as a tree."""
+    _edit_note(run, who)
+    width = width_of(who)
+    frame = live_model.tree(who, K, width)
+    items = [int(item) for item in frame["item"] if item >= 0]
+    titles = dict(zip(items, titles_of(run, items), strict=True))
+    figure = draw_beam.beam_tree(frame, titles)
+
+    def pick(points: list[dict]) -> None:
+        item = int(points[0]["customdata"][0])
+        if item >= 0:
+            selection.choose(item=item)
+
+    widgets.place(figure, key="beam_tree", pick=pick)
+    st.caption(
+        "From left to right the model says one code after the other. Filled circles were kept; "
+        "open squares fell out of the beam; crosses lead to no item, so the trie takes them away. "
+        "Click the end of a branch to select its item, then look under **Why**."
+    )
+    shown = frame.assign(codes=["-".join(map(str, codes)) for codes in frame["codes"]])
+    _belongings(figure, shown, "beam_tree", run, who,
+                f"tree(recommender, history, k={K}, beam={width})")  # fmt: skip
+
+
+# --------------------------------------------------------------------------------- shared
+
+
+def _belongings(
+    figure: object, frame: pd.DataFrame, key: str, run: Run, who: Who, call: str
+) -> None:
+    """Table, formula and code of a figure that the model made."""
+    function = call.partition("(")[0]
+    cell = (
+        f"from onerec.explanation import {function}\n"
+        "from onerec.recommend import Recommender\n\n"
+        f'recommender = Recommender.load("{run.path}")\n'
+        f"user = recommender.setting.dataset.users['user_id'][{who.user}]\n"
+        "history = recommender.prompts.history(user)  # all that he did\n" + call
+    )
+    widgets.belongings(figure, frame, key=key, command=recommend_parts.again(run), cell=cell)

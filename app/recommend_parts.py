@@ -1,0 +1,153 @@
+"""What the page Recommend shows without a model: the saved lists of a user, and who he is."""
+
+from __future__ import annotations
+
+import cache
+import pandas as pd
+import places
+import selection
+import streamlit as st
+import widgets
+
+from onerec.explain import dataset as explain_dataset
+from onerec.explain import serving
+from onerec.runs import Run
+from onerec.viz import serving as draw
+from onerec.viz import theme
+
+
+def person(view: selection.Selection, run: Run) -> int:
+    """The selected user, or the first; with a table to choose another."""
+    people = cache.read(serving.users, run)
+    if people.empty:
+        again = places.command(f"recommend --run {run.name}", run)
+        st.info(f"This run kept no lists. Run its last stage again: `{again}`.",
+                icon=":material/playlist_remove:")  # fmt: skip
+        st.stop()
+    known = people["user"].tolist()
+    user = view.user if view.user in known else known[0]
+    if view.user is not None and view.user not in known:
+        st.warning(f"User {view.user} has no list in this run; {people['user_id'][0]} is shown.",
+                   icon=":material/link_off:")  # fmt: skip
+    row = people[people["user"] == user].iloc[0]
+
+    def pick_user() -> None:
+        rows = st.session_state["people"]["selection"]["rows"]
+        if rows:
+            selection.choose(user=known[rows[0]], item=None)
+
+    with st.expander(f"User **{row['user_id']}**: choose another", icon=":material/person_search:"):
+        st.dataframe(
+            people, hide_index=True, height=260, key="people", on_select=pick_user,
+            selection_mode="single-row", alt="Users that have lists, those with hits first",
+        )  # fmt: skip
+    return int(user)
+
+
+def numbers(run: Run, user: int) -> None:
+    """What was held out, and how much of it was found."""
+    people = cache.read(serving.users, run)
+    row = people[people["user"] == user].iloc[0]
+    with st.grid(3, min_column_width=140):
+        st.metric("Watched later (held out)", int(row["targets"]), border=True)
+        st.metric("Found by OneRec", int(row.get("hits_onerec", 0)), border=True)
+        st.metric("History shown", len(cache.read(serving.history, run, user)), border=True)
+
+
+def lists(view: selection.Selection, run: Run, user: int) -> None:
+    """History, generated list beside a baseline's, and what really came next."""
+    left, right = st.columns([4, 5])
+    with left:
+        history = cache.read(serving.history, run, user)
+        st.header("What the model saw")
+        covers(view, history.iloc[::-1])
+        past(history)
+    with right:
+        st.header("What it says next")
+        models = cache.read(serving.models, run)
+        covers(view, cache.read(serving.recommendations, run, user))
+        beside = cache.read(serving.side_by_side, run, user, tuple(models))
+        st.dataframe(
+            beside.set_index("rank"), alt="Generated list beside the baseline's",
+            column_config={
+                name: st.column_config.TextColumn(
+                    theme.sentence(theme.model_name(name)), width="medium"
+                )
+                for name in models
+            },
+        )  # fmt: skip
+    targets = cache.read(serving.targets, run, user)
+    if not targets.empty:
+        widgets.table(
+            targets.drop(columns=["part"]), key="targets", title="What really came next",
+            column_config={
+                "item": "Item", "item_id": "Id in the data", "title": "Title",
+                "found_by": st.column_config.TextColumn(
+                    "Found by", help="onerec #2: the second of OneRec's list. Empty: nobody did"
+                ),
+            },
+        )  # fmt: skip
+
+
+def past(history: pd.DataFrame, alt: str = "History of the user, newest first") -> None:
+    """A history, newest first."""
+    newest = history.iloc[::-1][["title", "behaviours", "time"]]
+    st.dataframe(
+        newest, hide_index=True, alt=alt,
+        column_config={
+            "title": st.column_config.TextColumn("Newest first", width="medium"),
+            "behaviours": st.column_config.TextColumn("What they did", width="small"),
+            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY"),
+        },
+    )  # fmt: skip
+
+
+def covers(view: selection.Selection, frame: pd.DataFrame, limit: int = 5) -> None:
+    """The first covers of a list, where the dataset has pictures."""
+    if not view.dataset or not cache.read(explain_dataset.summary, view.dataset)["has_images"]:
+        return
+    head = frame.head(limit)
+    paths = [cache.read(explain_dataset.cover, view.dataset, int(item)) for item in head["item"]]
+    with st.container(horizontal=True, gap="xsmall"):
+        for path, title in zip(paths, head["title"], strict=True):
+            if path:
+                st.image(str(path), width=64, alt=f"Cover of {title}")
+
+
+def sureness(run: Run, user: int) -> None:
+    """How sure the model was of each code of the saved list."""
+    st.header("How sure it was of each code")
+    widgets.show(
+        run, serving.code_log_probs, draw.code_log_probs,
+        key="code_scores", command=again(run), reading={"user": user},
+        say="The model says an item's code words one after the other. The shorter a bar, the surer "
+        "it was; its parts tell at which word it hesitated.",
+    )  # fmt: skip
+
+
+def listed_item(view: selection.Selection, titles: dict[int, str], key: str) -> int | None:
+    """One item of a list, the shared selection where it is in it."""
+    item = view.item if view.item in titles else next(iter(titles), None)
+    if item is None:
+        return None
+    st.session_state[key] = item  # follows the shared selection, and sets it
+    st.selectbox(
+        "Explain item", list(titles), format_func=titles.get, key=key,
+        on_change=lambda: selection.choose(item=st.session_state[key]),
+    )  # fmt: skip
+    return item
+
+
+def neighbours(run: Run, user: int, item: int) -> None:
+    """The items of the history nearest to one of the list."""
+    widgets.show(
+        run, serving.why, draw.why,
+        key="why", command=again(run), reading={"user": user, "item": item},
+        say="What in the history resembles this item most, and how many code words they share.",
+        empty="No item of the history lies near this one.",
+    )  # fmt: skip
+
+
+def again(run: Run) -> str:
+    """The command that makes the lists."""
+    return places.command(f"recommend --run {run.name} --json", run)

@@ -1,0 +1,176 @@
+"""What may stand in a list, whatever the model thinks of it: rules of the business.
+
+Rules that are the same for everybody (a category that is off, items that are gone) take leaves out
+of the trie, so the search never sees them. Rules that depend on the list or the user (seen items,
+at most so many of one author) choose among what the search finds, which is asked for more and with
+a wider beam until k items are there, the rules leave no more, or the beam is `WIDEST`.
+
+Scores stay the model's own. Shapes: B users, R ranks, n items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onerec.errors import DataError
+from onerec.model.generate import Generated
+from onerec.tokenizer.trie import Trie
+
+WIDEST = 4_096  # prefixes; ours: a beam of that width of one user takes about a second on a CPU
+WIDER = 4  # times as many items are asked for when a list came out too short
+
+Search = Callable[[Tensor, int], Generated]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All of them together; none by default.
+
+    `seen` False leaves out what is in the user's history. `exclude` are items by their own ids.
+    `without` are values of a column of items that are off, such as {"category": ["music"]}; of a
+    column of lists one such value is enough. `per_author` items of one author at most, 0 for no
+    limit; an item without an author counts for nobody.
+    """
+
+    seen: bool = True
+    exclude: Sequence[object] = ()
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    per_author: int = 0
+
+    def allowed(self, items: pd.DataFrame) -> NDArray[np.bool_]:
+        """(n,) bool: what is left of the catalogue for everybody.
+
+        Raises:
+            DataError: a column that the catalogue lacks, or an item that is not in it.
+        """
+        gone = {str(item) for item in self.exclude}
+        own = items["item_id"].astype(str)
+        if missing := gone - set(own):
+            raise DataError(f"rule exclude: there is no item {sorted(missing)[0]!r}")
+        allowed = ~own.isin(gone).to_numpy(dtype=bool)
+        for name, values in self.without.items():
+            off = {str(value) for value in values}
+            allowed &= ~column(items, name).map(lambda cell, off=off: _has(cell, off)).to_numpy(
+                dtype=bool
+            )
+        return allowed
+
+    def authors(self, items: pd.DataFrame) -> Tensor | None:
+        """(n,) a number for each author, -1 for none; None where there is no limit.
+
+        Raises:
+            DataError: a limit below 0, or no author_id in the catalogue.
+        """
+        if self.per_author < 0:
+            raise DataError(f"rule per_author={self.per_author}: must be at least 1, or 0 for none")
+        if not self.per_author:
+            return None
+        codes, _ = pd.factorize(column(items, "author_id"))
+        return torch.from_numpy(codes.astype(np.int64))
+
+
+def column(items: pd.DataFrame, name: str) -> pd.Series:
+    """A column of the catalogue that a rule names."""
+    if name not in items.columns:
+        known = ", ".join(str(one) for one in items.columns if one not in ("item", "item_id"))
+        raise DataError(f"rule on {name!r}: items have no such column; they have {known}")
+    return items[name]
+
+
+def _has(cell: object, off: set[str]) -> bool:
+    if isinstance(cell, list | tuple | np.ndarray):
+        return any(str(value) in off for value in cell)
+    return str(cell) in off
+
+
+def restricted(trie: Trie, codes: NDArray[np.int64], allowed: NDArray[np.bool_]) -> Trie | None:
+    """The trie of the allowed items (n,) alone, with their own numbers; None where none is left.
+
+    `codes` (n, L) are those of all items. The items of a leaf keep their order.
+    """
+    rows = torch.from_numpy(np.flatnonzero(allowed))
+    if not len(rows):
+        return None
+    place = torch.empty(len(trie.leaf_items), dtype=torch.int64)
+    place[trie.leaf_items.cpu()] = torch.arange(len(place))
+    smaller = Trie(torch.from_numpy(codes)[rows], trie.sizes, -place[rows])
+    smaller.leaf_items = rows[smaller.leaf_items]
+    return smaller.to(trie.leaf_items.device)
+
+
+def widened(
+    search: Search,
+    users: int,
+    k: int,
+    limit: int,
+    authors: Tensor | None = None,
+    most: int = 0,
+    device: torch.device | str = "cpu",
+) -> Generated:
+    """The first k items of each user that the rules leave.
+
+    Args:
+        search: (rows (b,) of the users, R) -> the R best items of those users.
+        users: B.
+        limit: more than so many items are never asked for.
+        authors, most: see `Rules`.
+    """
+    authors = None if authors is None else authors.to(device)
+    rows, ask = torch.arange(users, device=device), k
+    whole = _chosen(search(rows, ask), k, authors, most)
+    while ask < limit:
+        short = whole.items[:, -1] < 0
+        if not short.any():
+            break
+        rows, ask = short.nonzero()[:, 0], min(WIDER * ask, limit)
+        again = _chosen(search(rows, ask), k, authors, most)
+        for name in ("items", "scores", "codes", "code_log_probs", "legal"):
+            getattr(whole, name)[rows] = getattr(again, name)
+    return whole
+
+
+def _chosen(found: Generated, k: int, authors: Tensor | None, most: int) -> Generated:
+    """The first k of R ranks that exist and keep the limit per author."""
+    keep = found.items >= 0  # (B, R)
+    if authors is not None:
+        author = authors[found.items.clamp(min=0)].where(keep, -1)
+        keep = keep & ((rank_in_group(author) < most) | (author < 0))
+    order = (~keep).byte().argsort(dim=1, stable=True)[:, :k]
+    there = keep.gather(1, order)
+    of = order[..., None].expand(-1, -1, found.codes.shape[-1])
+    absent = ~there[..., None]
+    return Generated(
+        items=found.items.gather(1, order).masked_fill(~there, -1),
+        scores=found.scores.gather(1, order).masked_fill(~there, -torch.inf),
+        codes=found.codes.gather(1, of).masked_fill(absent, -1),
+        code_log_probs=found.code_log_probs.gather(1, of).masked_fill(absent, -torch.inf),
+        legal=there,
+    )
+
+
+def rank_in_group(group: Tensor) -> Tensor:
+    """How many of the same number stand before each in its row: (B, R) -> (B, R)."""
+    ordered, index = group.sort(dim=1, stable=True)
+    rank = torch.arange(group.shape[1], device=group.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(index).scatter_(1, index, rank)
+
+
+def shortfalls(users: Sequence[object], counts: NDArray[np.int64], k: int) -> list[str]:
+    """A line for each of a few users whose list is shorter than k, or one for all of them."""
+    short = np.flatnonzero(counts < k).tolist()
+    if len(short) > 3:
+        return [
+            f"{len(short):,} of {len(users):,} users have fewer than {k} items "
+            f"(the least: {counts[short].min()}): there are no more, or the rules leave none"
+        ]
+    return [
+        f"user {users[row]}: {counts[row]} of {k} items; there are no more, or the rules leave none"
+        for row in short
+    ]

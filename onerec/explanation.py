@@ -1,0 +1,205 @@
+"""Everything that can be said of one recommended item, as tables: `explain(recommender, ...)`.
+
+The numbers are those of `onerec.attribution`, `onerec.model.trace` and `onerec.model.recording`;
+here they get the names of events, items and experts. What is drawn of them is in `onerec.viz`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from onerec.attribution import (
+    Places,
+    attention,
+    deletion_curves,
+    gradient,
+    leave_one_out,
+    steps,
+)
+from onerec.common import evaluating
+from onerec.data.histories import History
+from onerec.errors import DataError
+from onerec.model.batch import Batch
+from onerec.model.recording import TargetRouting, decoder_mixtures, recording
+from onerec.model.trace import beam_tree, columns, places_in_beam
+from onerec.recommend import Recommender
+
+METHODS = ("leave_one_out", "attention", "gradient")  # the first is the truth
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an item was, or was not, generated for a history.
+
+    events: a row for each event, oldest first: event (its place in the history), item, item_id,
+        read (the model sees it), and for each of `METHODS` its influence, attention as a share,
+        the others in nats of the item's log-probability.
+    elsewhere: shares of the attention that no event has: `static` features and `lifelong` states.
+    curves: method (`METHODS`, random, recent), deleted, log_prob: what is left of it after the
+        events that a method names first are deleted.
+    codes: level, code, probability, chosen, legal, rank among all codes of the level, beam (the
+        place of the item's prefix in the beam, 0 where it fell out): for each level the chosen code
+        and the most probable others.
+    experts: layer, level, rank, expert, weight, of the tokens that write the item's codes; empty
+        for a dense model.
+    """
+
+    item: int
+    log_prob: float
+    events: pd.DataFrame
+    elsewhere: dict[str, float]
+    curves: pd.DataFrame
+    codes: pd.DataFrame
+    experts: pd.DataFrame
+
+
+def explain(
+    recommender: Recommender,
+    history: History,
+    item: int,
+    *,
+    beam: int | None = None,
+    few: int = 5,
+    most: int = 20,
+) -> Explanation:
+    """Explain one item (by its index) for one history.
+
+    Args:
+        beam: of the search in which the item's place is looked up; the recipe's unless given.
+        few: codes of each level beside the chosen one.
+        most: events that the deletion curves delete at most.
+
+    Raises:
+        DataError: there is no such item.
+    """
+    if not 0 <= item < len(recommender.ids.codes):
+        raise DataError(f"item {item}: the catalogue has 0 to {len(recommender.ids.codes) - 1}")
+    model, device = recommender.model, recommender.device
+    codes = torch.from_numpy(recommender.ids.codes[item]).to(device)
+    batch = recommender.prompts.batch([history])
+    places = _places(recommender, history, batch)
+    found = {
+        "leave_one_out": leave_one_out(model, batch, places, codes),
+        "attention": (looked := attention(model, batch, places, codes)).events,
+        "gradient": gradient(model, batch, places, codes),
+    }
+    totals = {name: value.mean(1) if name == "attention" else value.sum(1)
+              for name, value in found.items()}  # fmt: skip
+    curves = deletion_curves(model, batch, places, codes, totals, most=most)
+    events = pd.DataFrame(
+        {
+            "event": np.arange(len(history)),
+            "item": history.item,
+            "item_id": recommender.items["item_id"].astype(str).to_numpy()[history.item],
+            "read": places.seen(model)[: len(history)].numpy(),
+        }
+        | {name: _array(value)[: len(history)] for name, value in totals.items()}
+    )
+    rows = [
+        (name, deleted, float(value))
+        for name, curve in curves.items()
+        for deleted, value in enumerate(curve.tolist())
+    ]
+    table = _codes(recommender, batch, codes, beam, few)
+    return Explanation(
+        item=item,
+        log_prob=float(curves["recent"][0]),
+        events=events,
+        elsewhere={
+            "static": float(looked.static.mean()),
+            "lifelong": float(looked.lifelong.mean()),
+        },
+        curves=pd.DataFrame(rows, columns=["method", "deleted", "log_prob"]),
+        codes=table,
+        experts=_experts(recommender, batch, codes, item),
+    )
+
+
+def tree(
+    recommender: Recommender, history: History, *, k: int, beam: int, few: int = 3
+) -> pd.DataFrame:
+    """The search for a history as a table; see `onerec.model.trace.columns`.
+
+    Beside its columns: code, the last of the prefix; probability of the prefix; lost, on the best
+    pruned or illegal row of a level, the probability of all such prefixes together; item and
+    item_id of a leaf that was kept, -1 and empty elsewhere.
+    """
+    batch = recommender.prompts.batch([history])
+    _, levels = beam_tree(recommender.model, batch, recommender.trie, k=k, beam=beam, few=few)
+    frame = pd.DataFrame(columns(levels))
+    frame["code"] = [codes[-1] for codes in frame["codes"]]
+    frame["probability"] = np.exp(frame["log_prob"].astype(float))
+    frame["lost"] = np.nan
+    for depth, level in enumerate(levels, start=1):
+        for state in ("pruned", "illegal"):
+            first = (frame["level"] == depth) & (frame["state"] == state) & (frame["rank"] == 1)
+            frame.loc[first, "lost"] = float(getattr(level, f"{state}_probability")[0])
+    trie, last = recommender.trie, frame["level"].eq(len(levels)) & frame["state"].eq("kept")
+    frame["item"] = -1
+    if last.any():
+        leaf = trie.leaf_of(
+            torch.tensor(frame.loc[last, "codes"].tolist(), device=recommender.device)
+        )
+        frame.loc[last, "item"] = trie.leaf_items[trie.leaf_start[leaf]].cpu().numpy()
+    ids = recommender.items["item_id"].astype(str).to_numpy()
+    frame["item_id"] = [ids[item] if item >= 0 else "" for item in frame["item"]]
+    return frame
+
+
+def _places(recommender: Recommender, history: History, batch: Batch) -> Places:
+    """Where events stand; clusters of the lifelong pathway are units behind them."""
+    short, positive = recommender.prompts.places(history)
+    if batch.lifelong is None:
+        return Places(len(history), short, positive)
+    exists = batch.lifelong.item[0].cpu() > 0
+    clusters = torch.arange(len(exists)) + len(history)
+    long = torch.where(exists, clusters, -1)
+    return Places(len(history) + len(exists), short, positive, long)
+
+
+def _codes(
+    recommender: Recommender, batch: Batch, codes: Tensor, beam: int | None, few: int
+) -> pd.DataFrame:
+    """The chosen code of each level and the most probable others."""
+    found = steps(recommender.model, batch, recommender.trie, codes, few=few)
+    wide = recommender.setting.recipe.evaluate.beam if beam is None else beam
+    _, levels = beam_tree(recommender.model, batch, recommender.trie, k=wide, beam=wide, few=1)
+    kept = places_in_beam(levels, codes[None])[0].tolist()
+    rows = []
+    for level, chosen in enumerate(codes.tolist()):
+        own = (chosen, float(found.probability[level]), True, True, int(found.rank[level]))
+        rows.append((level + 1, *own, kept[level]))
+        others = zip(
+            found.code[level].tolist(),
+            found.alternative[level].tolist(),
+            found.legal[level].tolist(),
+            strict=True,
+        )
+        for rank, (code, probability, legal) in enumerate(others, start=1):
+            if code != chosen:
+                rows.append((level + 1, code, probability, False, legal, rank, -1))
+    names = ["level", "code", "probability", "chosen", "legal", "rank", "beam"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _experts(recommender: Recommender, batch: Batch, codes: Tensor, item: int) -> pd.DataFrame:
+    """Which experts the tokens of the item took; see `onerec.model.recording`."""
+    model, names = recommender.model, ["layer", "level", "rank", "expert", "weight"]
+    if not decoder_mixtures(model):
+        return pd.DataFrame(columns=names)
+    with evaluating(model):
+        memory = model.encode(batch)
+        with recording(model) as layers:
+            model.decode(codes[None, None, :-1], memory)
+    target = torch.tensor([[item + 1]])
+    table = pd.DataFrame(TargetRouting.of([passes[0] for passes in layers], target).columns())
+    table["layer"] = np.asarray(list(decoder_mixtures(model)))[table["layer"]]
+    return table[names]
+
+
+def _array(values: Tensor) -> np.ndarray:
+    array: np.ndarray = values.detach().float().cpu().numpy()
+    return array

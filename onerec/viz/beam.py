@@ -1,0 +1,217 @@
+"""The beam as a tree over the trie: what was kept, what fell out, what leads to no item.
+
+Takes the table of `onerec.explanation.tree`. States differ by mark, by line and by the words at the
+right edge, and only then by colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from onerec.viz import theme
+
+LOOK = {
+    "kept": (theme.BLUE, "solid", "circle", "kept"),
+    "pruned": (theme.GREY, "dash", "square-open", "fell out of the beam"),
+    "illegal": (theme.ORANGE, "dot", "x-thin-open", "leads to no item"),
+}
+ROW = 26  # pixels of a branch
+SMALL = 1e-3  # below it a probability is written as a power
+
+Prefix = tuple[int, ...]
+Row = dict[Any, Any]  # of the table
+
+
+def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> go.Figure:
+    """The first `top` leaves with all that leads to them, and the branches that did not.
+
+    customdata[0] of a leaf is its item.
+    """
+    if frame.empty:
+        return theme.nothing("No search yet.", "Generate a list first.", "beam_tree")
+    rows = _shown(frame, top)
+    slots = _slots(rows)
+    depth = max(map(len, rows))
+    fig = theme.figure(
+        title=_finding(frame),
+        alt="A tree of code prefixes, level by level. "
+        + "; ".join(_words(row, titles) for row in rows.values() if _ends(row, depth)),
+        how=_how(frame),
+        x="level",
+        height=110 + ROW * len(set(slots.values())),
+        key="beam_tree",
+    )
+    _leaders(fig, rows, slots, depth)
+    for state in LOOK:
+        _branches(fig, rows, slots, state, titles, depth)
+    ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
+    fig.update_yaxes(
+        tickvals=list(ends),
+        ticktext=[_words(row, titles) for row in ends.values()],
+        side="right",
+        showgrid=False,
+        range=[max(slots.values()) + 0.7, -0.7],
+    )
+    fig.update_xaxes(
+        tickvals=list(range(depth + 1)),
+        ticktext=["start", *(str(level) for level in range(1, depth + 1))],
+        range=[-0.15, depth + 0.12],
+    )
+    fig.update_layout(margin_l=16, margin_b=92)
+    return fig
+
+
+def _shown(frame: pd.DataFrame, top: int) -> dict[Prefix, Row]:
+    """Rows by prefix: the first leaves, what did not get through, and the ancestors of both."""
+    known = {tuple(row["codes"]): row for row in frame.to_dict("records")}
+    last = int(frame["level"].max())
+    chosen = [
+        prefix
+        for prefix, row in known.items()
+        if row["state"] != "kept" or (row["level"] == last and row["rank"] <= top)
+    ]
+    wanted = {prefix[:length] for prefix in chosen for length in range(1, len(prefix) + 1)}
+    return {prefix: row for prefix, row in known.items() if prefix in wanted}
+
+
+def _slots(rows: Mapping[Prefix, Row]) -> dict[Prefix, float]:
+    """The height of each prefix, the root () too: ends one below the other, parents between."""
+    order = {state: place for place, state in enumerate(LOOK)}
+    children: dict[Prefix, list[Prefix]] = {}
+    for prefix in rows:
+        children.setdefault(prefix[:-1], []).append(prefix)
+    slots: dict[Prefix, float] = {}
+
+    def place(prefix: Prefix) -> float:
+        below = sorted(
+            children.get(prefix, []),
+            key=lambda child: (order[rows[child]["state"]], -rows[child]["log_prob"]),
+        )
+        if below:
+            heights = [place(child) for child in below]
+            slots[prefix] = (heights[0] + heights[-1]) / 2
+        else:
+            slots[prefix] = float(next(ends))
+        return slots[prefix]
+
+    ends = iter(range(len(rows) + 1))
+    place(())
+    return slots
+
+
+def _branches(
+    fig: go.Figure,
+    rows: Mapping[Prefix, Row],
+    slots: Mapping[Prefix, float],
+    state: str,
+    titles: Mapping[int, str],
+    depth: int,
+) -> None:
+    """The lines and marks of one state."""
+    colour, dash, symbol, name = LOOK[state]
+    own = [prefix for prefix, row in rows.items() if row["state"] == state]
+    if not own:
+        return
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for prefix in own:
+        x += [len(prefix) - 1, len(prefix) - 0.5, len(prefix), None]
+        y += [slots[prefix[:-1]], slots[prefix], slots[prefix], None]
+    fig.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": colour, "dash": dash, "width": 1.5},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    inner = [_has_child(prefix, rows) for prefix in own]
+    fig.add_scatter(
+        x=[len(prefix) for prefix in own],
+        y=[slots[prefix] for prefix in own],
+        mode="markers+text",
+        name=name,
+        marker={
+            "color": colour,
+            "symbol": symbol,
+            "size": 9,
+            "line": {"width": 2, "color": colour},
+        },
+        text=[f"{p[-1]}" if has else "" for p, has in zip(own, inner, strict=True)],
+        textposition="top center",
+        textfont={"size": 11},
+        customdata=[[rows[p]["item"], "-".join(map(str, p)), _words(rows[p], titles)] for p in own],
+        hovertemplate="codes %{customdata[1]}<br>%{customdata[2]}<extra>" + name + "</extra>",
+        cliponaxis=False,
+    )
+
+
+def _leaders(
+    fig: go.Figure, rows: Mapping[Prefix, Row], slots: Mapping[Prefix, float], depth: int
+) -> None:
+    """Thin lines from ends that lie further left to their words."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for prefix in rows:
+        if len(prefix) < depth and not _has_child(prefix, rows):
+            x += [len(prefix), depth + 0.12, None]
+            y += [slots[prefix], slots[prefix], None]
+    line = {"color": theme.GRID, "width": 1}
+    fig.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+
+
+def _has_child(prefix: Prefix, rows: Mapping[Prefix, Row]) -> bool:
+    return any(other[:-1] == prefix for other in rows)
+
+
+def _ends(row: Row, depth: int) -> bool:
+    return bool(row["state"] != "kept" or row["level"] == depth)
+
+
+def _words(row: Row, titles: Mapping[int, str]) -> str:
+    """What stands at the end of a branch."""
+    chance = _chance(float(row["probability"]))
+    if row["state"] == "pruned":
+        return f"code {row['code']} fell out, {chance}"
+    if row["state"] == "illegal":
+        return f"code {row['code']} is no item, {chance}"
+    if row["item"] < 0:
+        return f"code {row['code']}, {chance}"
+    return f"{row['rank']}. {theme.short(titles.get(row['item'], row['item_id']), 24)}, {chance}"
+
+
+def _chance(value: float) -> str:
+    return theme.percent(value, 1) if value >= SMALL else f"{value:.0e}"
+
+
+def _finding(frame: pd.DataFrame) -> str:
+    kept = frame[(frame["level"] == frame["level"].max()) & (frame["state"] == "kept")]
+    found = float(kept["probability"].sum())
+    lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
+    text = f"The {len(kept)} leaves that the search kept have {_chance(found)} of the probability"
+    if lost.sum() > 0:
+        most = f"{_chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
+        text += f"; most of the rest, {most}"
+    return text
+
+
+def _how(frame: pd.DataFrame) -> str:
+    lines = []
+    for level, part in frame.groupby("level"):
+        kept = int((part["state"] == "kept").sum())
+        pruned, illegal = (
+            float(part.loc[part["state"] == state, "lost"].sum()) for state in ("pruned", "illegal")
+        )
+        lines.append(
+            f"level {level}: {kept} kept, {_chance(pruned)} pruned, {_chance(illegal)} illegal"
+        )
+    return (
+        "The number at a mark is a code; p(prefix) is the product of the probabilities of its "
+        "codes, over all codes, not only legal ones. At each level the most probable legal "
+        "prefixes are kept. " + "; ".join(lines) + ". What was kept at the end, pruned and illegal "
+        "add up to 1."
+    )

@@ -1,0 +1,209 @@
+"""Recommend: saved lists without a model; why, beam, edits and comparisons with one, on demand."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import live_model
+import pytest
+from streamlit.testing.v1 import AppTest
+
+APP = Path(__file__).resolve().parents[2] / "app"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def open_page(use_home: Callable[..., Path]) -> Open:
+    """The page by itself over a home, with what the URL asks for."""
+
+    def visit(home: Path, **query: str) -> AppTest:
+        use_home(home)
+        app = AppTest.from_file(str(APP / "app_pages" / "recommend.py"), default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.run()
+        assert not app.exception
+        return app
+
+    return visit
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.warning, app.info, app.error, app.markdown, app.caption, app.header)
+    return "\n".join(box.value for kind in kinds for box in kind)
+
+
+def live(open_page: Open, home: Path, view: str, **query: str) -> AppTest:
+    """A view that needs the model, with the model loaded."""
+    app = open_page(home, recommend_view=view, **query)
+    if any(button.key == "load_model" for button in app.button):
+        app.button(key="load_model").click().run()
+    assert not app.exception
+    return app
+
+
+def listed(app: AppTest, key: str = "edit_list") -> list[str]:
+    frame = next(each.value for each in app.dataframe if "probability" in each.value)
+    return frame["title"].tolist()
+
+
+def test_the_first_view_keeps_what_it_had(open_page: Open, finished: Path) -> None:
+    app = open_page(finished)
+    text = said(app)
+    for words in ("What the model saw", "What it says next", "What really came next"):
+        assert words in text
+    assert "How sure it was of each code" in text
+    assert app.selectbox(key="why_item").value is not None
+    assert next(metric.label for metric in app.metric) == "Watched later (held out)"
+
+
+def test_opening_the_page_imports_no_torch(finished: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'app');"
+        "from streamlit.testing.v1 import AppTest;"
+        "app = AppTest.from_file('app/app_pages/recommend.py', default_timeout=60).run();"
+        "assert not app.exception;"
+        "app.segmented_control(key='recommend_view').set_value('Beam').run();"
+        "assert app.button(key='load_model');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    env = {**os.environ, "ONEREC_HOME": str(finished), "ONEREC_DEMO": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=APP.parent, env=env, check=False)
+    assert done.returncode == 0
+
+
+def test_a_model_is_loaded_when_it_is_asked_for(
+    open_page: Open, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_model, "_LOADED", set())
+    app = open_page(trained, recommend_view="Beam")
+    assert "asks the model itself" in said(app)
+    assert not app.slider
+    app.button(key="load_model").click().run()
+    assert not app.exception
+    assert "leaves that the search kept" in said(app)
+    app.segmented_control(key="recommend_view").set_value("Why").run()
+    assert "Which events made it so?" in said(app)  # and not asked for a second time
+    again = open_page(trained, recommend_view="Beam")  # nor is the next visitor
+    assert "leaves that the search kept" in said(again)
+
+
+def test_a_run_without_a_model_says_what_to_do(open_page: Open, finished: Path) -> None:
+    app = live(open_page, finished, "Edit")
+    assert len(app.error) == 1
+    assert "Traceback" not in app.error[0].value
+
+
+def test_why_names_the_truth_and_its_rivals(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Why")
+    text = said(app)
+    assert "Leave one out is the truth" in text
+    assert "Deleting what" in text
+    assert "decides: its code had" in text
+    assert "The experts that the item's tokens took" in text
+    assert "In the beam of 10 the item stood at level 1: place" in text
+    assert "resembles this item most" in text
+    assert len(app.selectbox(key="live_item").options) == 10
+
+
+def test_any_item_can_be_asked_about(open_page: Open, trained: Path) -> None:
+    import duckdb
+
+    lists = trained / "runs" / "first" / "recommendations.parquet"
+    known = duckdb.sql(f"SELECT DISTINCT item FROM '{lists}' WHERE model = 'onerec'").fetchall()
+    item = next(n for n in range(30) if (n,) not in known) if len(known) < 30 else 29
+    app = live(open_page, trained, "Why", item=str(item))
+    assert app.selectbox(key="live_item").value == item
+
+
+def test_the_beam_follows_its_slider(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Beam", recommend_beam="3")
+    assert app.slider(key="recommend_beam").value == 3
+    assert "The 10 leaves" in said(app) or "leaves that the search kept" in said(app)
+    app.slider(key="recommend_beam").set_value(30).run()
+    assert not app.exception
+    assert "fell out at level 1" not in said(app)  # all 4 codes fit
+
+
+def test_without_edits_the_list_is_the_saved_one(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit")
+    saved = open_page(trained)
+    frame = next(each.value for each in saved.dataframe if "onerec" in each.value)
+    assert listed(app) == [str(title).removeprefix("✓ ") for title in frame["onerec"]]
+    assert "Edit the history and this list follows" in said(app)
+
+
+def test_an_edited_history_moves_the_list_and_undo_brings_it_back(
+    open_page: Open, trained: Path
+) -> None:
+    app = live(open_page, trained, "Edit")
+    before = listed(app)
+    app.text_input(key="edit").set_value("+3,+3,+3,+3,+3,-1").run()
+    assert not app.exception
+    after = listed(app)
+    assert after != before
+    assert "items were in the list before the edits" in said(app)
+    for _ in range(6):
+        app.button(key="edit_undo").click().run()
+    assert app.text_input(key="edit").value == ""
+    assert listed(app) == before
+    app.selectbox(key="edit_add").select_index(5).run()
+    assert app.text_input(key="edit").value == "+5"
+    app.button(key="edit_reset").click().run()
+    assert listed(app) == before
+
+
+def test_an_empty_history_is_a_user_who_is_new(open_page: Open, trained: Path) -> None:
+    edits = ",".join(["-1"] * 40)
+    app = live(open_page, trained, "Edit", edit=edits)
+    assert "No event is left." in said(app)
+    assert len(listed(app)) == 10
+    app.segmented_control(key="recommend_view").set_value("Why").run()
+    assert not app.exception
+
+
+def test_bad_edits_are_said_and_the_rest_is_followed(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", edit="+9999,hello,-1,99>1")
+    text = said(app)
+    assert "Edit “+9999”: items are 0 to 29" in text
+    assert "Edit “hello” is not understood" in text
+    assert "Edit “99>1”: places are 1 to" in text
+    assert len(listed(app)) == 10
+
+
+def test_edits_go_with_the_other_views(open_page: Open, trained: Path) -> None:
+    for view in ("Why", "Beam"):
+        app = live(open_page, trained, view, edit="-1")
+        assert "This is for the edited history" in said(app)
+
+
+def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", recommend_decode="Draw")
+    warm = said(app)
+    assert "different items in 400 draws" in warm
+    app.slider(key="recommend_temperature").set_value(0.1).run()
+    assert said(app) != warm
+    app.segmented_control(key="recommend_draw").set_value("Power").run()
+    assert not app.exception
+    assert app.slider(key="recommend_power").value == 4.0
+
+
+def test_two_users_side_by_side(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Compare")
+    assert "of 10 items are in both lists" in said(app)
+    assert len([each for each in app.dataframe if "probability" in each.value]) == 2
+    app.selectbox(key="recommend_other").select_index(3).run()
+    assert not app.exception
+
+
+def test_a_model_beside_itself_before_alignment(open_page: Open, aligned: Path) -> None:
+    app = live(open_page, aligned, "Compare", recommend_with="Another model")
+    assert app.selectbox(key="recommend_model").value == "before alignment"
+    assert "items are in both lists" in said(app)
+
+
+def test_nothing_to_compare_with_says_so(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Compare", recommend_with="Another model")
+    assert "No other model was trained on this very dataset" in said(app)

@@ -1,0 +1,77 @@
+"""All users in one file: what any other call says, whole after a kill, never of something else."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+import toy_home
+
+from onerec.data.tables import read_parquet
+from onerec.errors import DataError, RunError
+from onerec.pipeline import everyone
+from onerec.pipeline.everyone import recommend_all
+from onerec.recommend import Recommender
+
+
+def test_the_file_has_what_recommend_says(trained: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "lists.parquet", []
+    written = recommend_all(
+        "first", out, k=4, home=trained, part=7, tell=lambda *numbers: told.append(numbers)
+    )
+    assert (written.users, written.rows, written.before) == (toy_home.USERS, 4 * toy_home.USERS, 0)
+    assert told == [(done, 40) for done in (0, 7, 14, 21, 28, 35, 40)]
+    frame = read_parquet(out)
+    recommender = Recommender.load("first", trained, device="cpu")
+    users = recommender.setting.dataset.users["user_id"].tolist()
+    expected = recommender.recommend(users, k=4)
+    assert list(frame.columns) == list(expected.columns)
+    assert frame["user_id"].tolist() == expected["user_id"].tolist()
+    assert frame["item_id"].tolist() == expected["item_id"].tolist()
+    assert frame["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), abs=1e-5)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_killed_call_goes_on_with_the_next_part(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plain, made = tmp_path / "lists.parquet", tmp_path / "plain.parquet", []
+    recommend_all("first", plain, k=3, home=trained, part=9)
+    own = everyone._lists
+
+    def dies_at_the_third(recommender, start, stop, k):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(start)
+        return own(recommender, start, stop, k)
+
+    monkeypatch.setattr(everyone, "_lists", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all("first", out, k=3, home=trained, part=9)
+    assert not out.exists()
+    (tmp_path / "lists.parquet.parts" / "part-000001.parquet").write_bytes(b"cut off")
+    monkeypatch.setattr(everyone, "_lists", lambda *a: (made.append(a[1]), own(*a))[1])
+    written = recommend_all("first", out, k=3, home=trained, part=9)
+    assert made == [0, 9, 9, 18, 27, 36]  # the damaged one again, the whole one not
+    assert written.before == 9
+    assert read_parquet(out).equals(read_parquet(plain))
+
+
+def test_parts_of_another_call_are_not_taken(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lists.parquet"
+    folder = tmp_path / "lists.parquet.parts"
+    folder.mkdir()
+    (folder / "of.json").write_text('{"k": 99}')
+    duckdb.connect().execute(f"COPY (SELECT 1 AS x) TO '{folder}/part-000000.parquet'")
+    assert recommend_all("first", out, k=2, home=trained).before == 0
+    assert set(read_parquet(out)["rank"]) == {1, 2}
+
+
+def test_what_cannot_be_written_is_said_before_the_work(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere/lists\.parquet stands in a folder that is not"):
+        recommend_all("first", tmp_path / "nowhere" / "lists.parquet", home=trained)
+    with pytest.raises(DataError, match="is a folder; --out names the Parquet file"):
+        recommend_all("first", tmp_path, home=trained)
+    with pytest.raises(DataError, match="k=0"):
+        recommend_all("first", tmp_path / "x.parquet", k=0, home=trained)
+    with pytest.raises(RunError, match="no run 'frist'"):
+        recommend_all("frist", tmp_path / "x.parquet", home=trained)

@@ -1,0 +1,133 @@
+"""The tables of one item: the library's numbers with names, for both kinds of model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import toy_home
+
+from onerec.errors import DataError
+from onerec.explanation import METHODS, explain, tree
+from onerec.pipeline import run_stage
+from onerec.recommend import Recommender
+
+
+@pytest.fixture(scope="module")
+def recommender(trained: Path) -> Recommender:
+    return Recommender.load("first", trained, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lazy(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """A lazy decoder without experts that reads lifelong histories, hardly trained."""
+    home = tmp_path_factory.mktemp("lazy")
+    toy_home.make_dataset(home, shortest=24)
+    changes = {"model.kind": "lazy", "model.experts": "0", "train.steps": "2"}
+    recipe = toy_home.make_recipe({**toy_home.LIFELONG, **changes})
+    run_stage("pretrain", "lazy", recipe=recipe, dataset="toy", home=home)
+    return Recommender.load("lazy", home, device="cpu")
+
+
+def test_the_score_is_that_of_the_list(recommender: Recommender) -> None:
+    history = recommender.prompts.history("u08")
+    for row in recommender.recommend_for(history, k=3).to_dict("records"):
+        found = explain(recommender, history, row["item"])
+        assert found.log_prob == pytest.approx(row["score"], abs=1e-4)
+        chosen = found.codes[found.codes["chosen"]]
+        assert np.log(chosen["probability"]).to_numpy() == pytest.approx(
+            [row["lp_1"], row["lp_2"]], abs=1e-4
+        )
+        assert chosen["legal"].all()
+        assert chosen["code"].tolist() == recommender.ids.codes[row["item"]].tolist()
+
+
+def test_leave_one_out_equals_asking_without_the_event(recommender: Recommender) -> None:
+    """A short history, whose windows are not full: taking an event out is masking it."""
+    history = recommender.prompts.typed(["i03", "i04", "i12", "i05"])
+    item = int(recommender.recommend_for(history, k=1)["item"][0])
+    found = explain(recommender, history, item)
+    assert found.events["item_id"].tolist() == ["i03", "i04", "i12", "i05"]
+    assert found.events["read"].all()
+    for event in range(3):  # without the newest, the gaps of all others would be others
+        rest = history.take([place for place in range(4) if place != event])
+        without = recommender.recommend_for(rest, k=30, beam=30)
+        score = dict(zip(without["item"], without["score"], strict=True))[item]
+        effect = found.log_prob - score
+        assert found.events["leave_one_out"][event] == pytest.approx(effect, abs=1e-4)
+
+
+def test_events_that_are_too_old_are_named_and_have_no_influence(recommender: Recommender) -> None:
+    history = recommender.prompts.typed(["i03", "i04"] * 7)
+    found = explain(recommender, history, 0).events
+    assert found["read"].tolist() == [False] * 6 + [True] * 8
+    assert (found.loc[~found["read"], list(METHODS)] == 0).all().all()
+    assert (found.loc[found["read"], list(METHODS)] != 0).any(axis=1).all()
+
+
+def test_attention_adds_up_and_curves_begin_alike(recommender: Recommender) -> None:
+    found = explain(recommender, recommender.prompts.history("u08"), 3)
+    total = found.events["attention"].sum() + sum(found.elsewhere.values())
+    assert total == pytest.approx(1.0, abs=1e-5)
+    starts = found.curves[found.curves["deleted"] == 0]["log_prob"]
+    assert starts.to_numpy() == pytest.approx(found.log_prob, abs=1e-4)
+    assert set(found.curves["method"]) == {*METHODS, "random", "recent"}
+
+
+def test_experts_are_those_of_the_items_tokens(recommender: Recommender, lazy: Recommender) -> None:
+    found = explain(recommender, recommender.prompts.history("u08"), 3).experts
+    assert found["level"].tolist() == [level for _ in range(len(found) // 2) for level in (1, 2)]
+    assert (found["weight"] == 1).all()  # one active expert has all of the weight
+    dense = explain(lazy, lazy.prompts.history("u08"), 3)
+    assert dense.experts.empty
+
+
+def test_a_lazy_decoder_with_lifelong_clusters(lazy: Recommender) -> None:
+    history = lazy.prompts.history("u08")
+    found = explain(lazy, history, 3)
+    assert len(found.events) == len(history)
+    assert found.elsewhere["lifelong"] > 0
+    total = found.events["attention"].sum() + sum(found.elsewhere.values())
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_tree_ends_in_the_list(recommender: Recommender) -> None:
+    history = recommender.prompts.history("u08")
+    frame = tree(recommender, history, k=6, beam=3)
+    kept = frame[(frame["state"] == "kept") & (frame["level"] == 2)]
+    listed = recommender.recommend_for(history, k=6, beam=6)
+    leaves = kept["item"].tolist()
+    assert set(leaves[:2]) <= set(listed["item"])
+    assert (frame["item"] >= 0).sum() == len(kept)
+    ids = recommender.items["item_id"].tolist()
+    assert kept["item_id"].tolist() == [ids[item] for item in leaves]
+    assert np.allclose(np.log(frame["probability"]), frame["log_prob"])
+    lost = frame["lost"].sum() + kept["probability"].sum()
+    assert lost == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_place_in_the_beam_is_that_of_the_tree(recommender: Recommender) -> None:
+    history = recommender.prompts.history("u08")
+    frame = tree(recommender, history, k=3, beam=3)
+    kept = frame[frame["state"] == "kept"]
+    item = int(kept[kept["level"] == 2]["item"].iloc[1])
+    chosen = explain(recommender, history, item, beam=3).codes
+    chosen = chosen[chosen["chosen"]]
+    for level, place in zip(chosen["level"], chosen["beam"], strict=True):
+        prefix = tuple(recommender.ids.codes[item][:level])
+        row = kept[(kept["level"] == level) & (kept["codes"] == prefix)]
+        assert row["rank"].tolist() == [place]
+
+
+def test_an_item_of_nobody_is_refused(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="item 30: the catalogue has 0 to 29"):
+        explain(recommender, recommender.prompts.history("u08"), 30)
+
+
+def test_an_item_that_was_added_can_be_explained(recommender: Recommender) -> None:
+    vectors = recommender.run.vectors()
+    richer = recommender.with_items(pd.DataFrame({"item_id": ["new"]}), vectors[[4]])
+    history = richer.prompts.typed(["i03"])
+    old, new = explain(richer, history, 4), explain(richer, history, toy_home.ITEMS)
+    assert new.log_prob == pytest.approx(old.log_prob)
+    assert new.codes["code"].tolist() == old.codes["code"].tolist()

@@ -1,0 +1,35 @@
+"""Parts put together, and lists of nobody."""
+
+import numpy as np
+import torch
+
+from onerec.lists import nothing_for, stacked
+from onerec.model.generate import Generated
+
+
+def part(*items: list[int]) -> Generated:
+    item = torch.tensor(items)
+    codes = torch.stack([item % 3, item % 5], dim=-1)
+    return Generated(item, -item.float(), codes, codes.float(), item >= 0)
+
+
+def test_parts_follow_one_another() -> None:
+    lists = stacked([part([4, 2], [1, 0]), part([3, -1])], 2, 2)
+    assert lists.items.tolist() == [[4, 2], [1, 0], [3, -1]]
+    assert lists.legal.tolist() == [[True, True], [True, True], [True, False]]
+    assert lists.scores.dtype == np.float32
+    assert lists.code_log_probs.shape == (3, 2, 2)
+    assert lists.take(np.array([2, 0])).items.tolist() == [[3, -1], [4, 2]]
+
+
+def test_no_parts_are_no_lists() -> None:
+    lists = stacked([], 4, 3)
+    assert (lists.items.shape, lists.code_log_probs.shape) == ((0, 4), (0, 4, 3))
+
+
+def test_lists_without_an_item_have_a_row_for_each_user() -> None:
+    lists = stacked([nothing_for(3, 2, 4, torch.device("cpu"))], 2, 4)
+    assert (lists.items == -1).all()
+    assert np.isneginf(lists.scores).all()
+    assert lists.code_log_probs.shape == (3, 2, 4)
+    assert not lists.legal.any()

@@ -1,0 +1,85 @@
+"""The tree: where branches stand, how states are told apart, what it says."""
+
+import numpy as np
+import pandas as pd
+
+from onerec.viz import beam, theme
+
+# 2 codes kept at level 1; at level 2 three leaves kept, one pruned, one illegal.
+ROWS = [
+    (1, "kept", 1, (4,), 0.5, np.nan, -1),
+    (1, "kept", 2, (2,), 0.3, np.nan, -1),
+    (1, "pruned", 1, (7,), 0.15, 0.18, -1),
+    (1, "illegal", 1, (9,), 0.01, 0.02, -1),
+    (2, "kept", 1, (4, 1), 0.3, np.nan, 11),
+    (2, "kept", 2, (2, 5), 0.25, np.nan, 12),
+    (2, "kept", 3, (4, 3), 0.1, np.nan, 13),
+    (2, "pruned", 1, (4, 6), 0.05, 0.05, -1),
+    (2, "illegal", 1, (2, 8), 0.0005, 0.1, -1),
+]
+FRAME = pd.DataFrame(
+    ROWS, columns=["level", "state", "rank", "codes", "probability", "lost", "item"]
+).assign(
+    log_prob=lambda f: np.log(f["probability"]),
+    code=lambda f: [c[-1] for c in f["codes"]],
+    item_id=lambda f: [f"v{n}" if n >= 0 else "" for n in f["item"]],
+)
+TITLES = {11: "soup", 12: "goal", 13: "bread"}
+
+
+def test_it_says_what_was_kept_and_where_most_fell_out() -> None:
+    fig = beam.beam_tree(FRAME, TITLES)
+    assert theme.title(fig) == (
+        "The 3 leaves that the search kept have 65.0% of the probability; "
+        "most of the rest, 18.0%, fell out at level 1"
+    )
+    assert "level 2: 3 kept, 5.0% pruned, 10.0% illegal" in theme.how(fig)
+    assert "1. soup, 30.0%" in theme.alt_text(fig)
+
+
+def test_every_end_has_words_at_the_edge() -> None:
+    fig = beam.beam_tree(FRAME, TITLES)
+    words = list(fig.layout.yaxis.ticktext)
+    assert set(words) == {
+        "1. soup, 30.0%",
+        "2. goal, 25.0%",
+        "3. bread, 10.0%",
+        "code 6 fell out, 5.0%",
+        "code 7 fell out, 15.0%",
+        "code 8 is no item, 5e-04",
+        "code 9 is no item, 1.0%",
+    }
+    assert sorted(fig.layout.yaxis.tickvals) == list(range(7))
+
+
+def test_states_differ_by_mark_and_line_and_not_by_colour_alone() -> None:
+    fig = beam.beam_tree(FRAME, TITLES)
+    marks = {t.name: t.marker.symbol for t in fig.data if t.mode == "markers+text"}
+    assert len(marks) == len(set(marks.values())) == 3
+    lines = [t.line.dash for t in fig.data if t.mode == "lines" and t.line.dash]
+    assert len(set(lines)) == 3
+    kept = next(t for t in fig.data if t.name == "kept")
+    items = [row[0] for row in kept.customdata]
+    assert [item for item in items if item >= 0] == [11, 12, 13]
+
+
+def test_children_stand_beside_their_parents() -> None:
+    slots = beam._slots(beam._shown(FRAME, 8))
+    assert slots[(4, 1)] == 0
+    assert slots[(4, 3)] == 1
+    assert slots[(4, 6)] == 2
+    assert slots[(4,)] == 1
+    assert slots[(2,)] == (slots[(2, 5)] + slots[(2, 8)]) / 2
+    assert slots[(7,)] < slots[(9,)]
+
+
+def test_only_the_first_leaves_and_their_ancestors_are_drawn() -> None:
+    shown = beam._shown(FRAME, 1)
+    assert (4, 1) in shown
+    assert (2, 5) not in shown
+    assert (2,) in shown  # an illegal branch hangs there
+    assert (4, 3) not in shown
+
+
+def test_nothing_to_draw_says_what_to_do() -> None:
+    assert "Generate a list" in theme.how(beam.beam_tree(FRAME.head(0), {}))
