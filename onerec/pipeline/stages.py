@@ -24,6 +24,7 @@ from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.reward import reward
 from onerec.pipeline.rivals import cases_of, threads_for
+from onerec.pipeline.roma import refuse_unfinished
 from onerec.pipeline.session import Report, Session, Stopped, quiet
 from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
@@ -66,6 +67,7 @@ def run(
         OneRecError: whatever a stage cannot do with what it was given.
     """
     path = runs_home(home) / valid_name(name)
+    refuse_unfinished(Run(path))
     setting = _setting(path, recipe, dataset, home, report)
     processes = processes or Processes()
     device = processes.device(_refuse_early(setting, stages, processes))
