@@ -154,8 +154,9 @@ class MixtureOfExperts(nn.Module):
         gate, up = F.grouped_mm(x, gate_up, offs=offsets).chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate) * up, down, offs=offsets)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
-        """As `grouped`, expert after expert, in any dtype."""
+        """As `grouped`, expert after expert, in any dtype; never compiled: sizes are the data's."""
         outputs = []
         pieces = x.tensor_split(ends[:-1].cpu())
         for piece, gate_up, down in zip(pieces, self.gate_up, self.down, strict=True):

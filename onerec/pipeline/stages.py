@@ -30,6 +30,7 @@ from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, runs_home, valid_name
+from onerec.train.compiled import refuse_without_compiler
 from onerec.train.distributed import Processes
 
 STAGES: dict[str, Callable[[Session], None]] = {
@@ -159,7 +160,10 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         )
     codebook_size(setting)
     cases_of(setting)
-    return pick_device(setting.recipe.device)
+    device = pick_device(setting.recipe.device)
+    if setting.recipe.train.compile and "pretrain" in stages:
+        refuse_without_compiler(device)
+    return device
 
 
 def _refuse_untrainable(setting: Setting, processes: Processes) -> None:
