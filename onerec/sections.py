@@ -142,7 +142,8 @@ class TrainConfig:
 
     `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
     saves padding) or time (old examples first, as on a stream); auto takes time where the split is
-    temporal, else shuffled.
+    temporal, else shuffled. `compile` has torch.compile make the model's blocks faster for
+    pre-training, after a wait at its first steps; it needs a compiler.
     """
 
     steps: int = 1_000
@@ -155,6 +156,7 @@ class TrainConfig:
     evaluate_every: int = 250
     checkpoint_every: int = 250
     keep: str = "last"
+    compile: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@
     competition       CompeteSMoE, in as many steps
     competition_time  CompeteSMoE in the steps that take as long as those of loss_free
     ...+shared        with one shared expert beside the k, which adds to what is active
-    roma, roma_random, router_only    from loss_free's weights: see `onerec.bench.roma`
+    roma, roma_random, router_only    from loss_free's weights: see `onerec.pipeline.router_tuning`
 
 One part is one arm and seed, in a process of its own; parts that are there are not repeated. The
 tokenizer is fitted once, with the recipe's seed; a part's seed is that of weights and batches. The
@@ -44,8 +44,6 @@ from onerec.bench.dense import DenseSetting, sizes
 from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.lazy import valid_loss
 from onerec.bench.paired import interval
-from onerec.bench.roma import KINDS as ROMA
-from onerec.bench.roma import Tuning, post_train
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import pick_device, set_threads
 from onerec.errors import DataError, OneRecError, RecipeError
@@ -53,6 +51,8 @@ from onerec.loop import StepResult, loop
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.feeding import prepare_stream
 from onerec.pipeline.pretrain import Pretraining, device_name, next_token_order, sample_cases
+from onerec.pipeline.router_tuning import KINDS as ROMA
+from onerec.pipeline.router_tuning import Tuning, post_train
 from onerec.pipeline.session import Session
 from onerec.recipes import parse_overrides, recipe
 from onerec.run_writer import RunWriter

@@ -1,7 +1,7 @@
 """Training speed of a recipe, and the share of the hardware that it uses.
 
     python -m onerec.bench.train --json [--recipe small] [--steps 30] [--stream]
-                                 [--set KEY=VALUE ...]
+                                 [--compile] [--set KEY=VALUE ...]
 
 The recipe trains on the built-in world through the real path: its own iterator, loss, optimiser and
 loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
@@ -10,6 +10,10 @@ a second over the device's dense bfloat16 peak, null where no peak is known. `da
 share of the time that the loop waited for its batches: cut on the device from the log's tables, or
 with --stream made ahead from shards of the log. Beside it: parameters, peak memory, and the loss at
 the beginning and the end. `onerec.bench.train_peer` compares with T5.
+
+With --compile (or --set train.compile=true) the model's blocks are compiled. That happens in the
+steps before those that are timed, which took `warm_up_seconds`; `torch_compile` counts the graphs
+and what broke them, in all steps (null without).
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from onerec.pipeline.feeding import prepare_stream, training_batches
 from onerec.recipes import recipe
 from onerec.runs import Run
 from onerec.throughput import counts
+from onerec.train import compiled
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 from onerec.world import WorldConfig
 
@@ -95,7 +100,7 @@ def measure(
     contexts = setting.contexts(device, tables="cpu" if stream else None)
     with training_batches(setting, made, contexts, order="shuffled", stream=stream) as source:
         batches = Counted(source)
-        losses, seconds = _train(model, batches, setting, device, steps)
+        losses, seconds, warm_up = _train(model, batches, setting, device, steps)
     rate = steps * chosen.train.batch_size / seconds
     events, clusters, targets = batches.means(WARM_UP)
     counter = Counter(chosen, Cardinalities.of(model.vocabulary))
@@ -111,6 +116,8 @@ def measure(
         "samples_per_second": round(rate, 1),
         "flops_per_second": round(flops * rate),
         "mfu": None if used is None else round(used, 4),
+        "warm_up_seconds": round(warm_up, 2),
+        "torch_compile": graphs() if chosen.train.compile else None,
         "data_wait": round(sum(batches.waited[WARM_UP:]) / seconds, 4),
         "peak_memory_bytes": _peak_memory(device),
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
@@ -119,9 +126,12 @@ def measure(
 
 def _train(
     model: OneRec, batches: Counted, setting: Setting, device: torch.device, steps: int
-) -> tuple[list[float], float]:
-    """The loss of each step, and the seconds that those after `WARM_UP` took."""
+) -> tuple[list[float], float, float]:
+    """The loss of each step, and the seconds of those after `WARM_UP` and of those before."""
     chosen = setting.recipe
+    if chosen.train.compile:
+        compiled.refuse_without_compiler(device)
+        compiled.compile_blocks(model)
     optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
     trainee = Trainee(
         model=model,
@@ -131,11 +141,21 @@ def _train(
         learning_rate=cosine_schedule(optim, WARM_UP + steps),
         after_step=lambda: model.update_router_bias(chosen.model.balance_rate),
     )
-    losses, times = [], []
+    losses, times = [], [time.perf_counter()]
     for result in loop(trainee, steps=WARM_UP + steps, seed=chosen.seed, device=device):
         losses.append(result.loss)
         times.append(time.perf_counter())  # the loop has read the loss: the device is done
-    return losses, times[-1] - times[WARM_UP - 1]
+    return losses, times[-1] - times[WARM_UP], times[WARM_UP] - times[0]
+
+
+def graphs() -> dict[str, int]:
+    """What torch.compile has made in this process: graphs, and places where one was broken off."""
+    from torch._dynamo.utils import counters
+
+    return {
+        "graphs": int(counters["stats"]["unique_graphs"]),
+        "breaks": sum(counters["graph_break"].values()),
+    }
 
 
 class Counted:
@@ -184,9 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=WORLD.n_users, help="of the world")
     parser.add_argument("--history", type=float, default=WORLD.mean_history, help="events a user")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
+    parser.add_argument("--compile", action="store_true", help="as train.compile=true")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
     changes = dict(pair.split("=", 1) for pair in chosen.set)
+    changes |= {"train.compile": "true"} if chosen.compile else {}
     world = WorldConfig(n_items=chosen.items, n_users=chosen.users, mean_history=chosen.history)
     result = run(
         words=sys.argv[1:] if argv is None else argv,

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from onerec.cli import data, runs, stages, stream, tools
+from onerec.cli import data, roma, runs, stages, stream, tools
 from onerec.errors import OneRecError
 
 # Threads that wait for work must sleep: spinning beside another busy process (the app, a second
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(stages.app)
 app.add_typer(stream.app)
+app.add_typer(roma.app)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(tools.bench, name="bench")

@@ -95,10 +95,35 @@ def _benchmark(name: str, text: str) -> None:
 
 
 _benchmark("generate", "Constrained beam search beside transformers' T5.")
-_benchmark("train", "Training speed of a recipe, and the share of the hardware that it uses.")
 _benchmark("world", "The built-in world beside KuaiRand's logs.")
 _benchmark("rl", "A policy step: users a second, and the share of rollout, reward and update.")
 _benchmark("kmeans", "Our k-means beside faiss and scikit-learn: time and inertia.")
+
+
+@bench.command("train")
+def train_command(
+    recipe: Annotated[str, typer.Option(help="tiny, small, beauty, ...")] = "small",
+    steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 30,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the model's blocks (train.compile).")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
+    ] = None,
+    target: OutFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Training speed of a recipe, and the share of the hardware that it uses."""
+    from onerec.recipes import parse_overrides
+
+    changes = parse_overrides(settings or [])
+    changes |= {"train.compile": "true"} if compiled else {}
+    words = ["--recipe", recipe, "--steps", str(steps)]
+    words += ["--set", *(f"{key}={value}" for key, value in changes.items())] if changes else []
+    result = importlib.import_module("onerec.bench.train").run(
+        words=words, name=recipe, steps=steps, changes=changes, out=target
+    )
+    print_json(result) if as_json else out.print_json(data=result)
 
 
 @bench.command("tokenizer")

@@ -54,7 +54,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(width, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu or x.dtype != torch.float32:
+        if not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return super().forward(x)
         if torch.is_grad_enabled():
             normed: Tensor = _RMSNorm.apply(x, self.weight)  # type: ignore[no-untyped-call]
@@ -235,7 +235,7 @@ class SwiGLU(nn.Module):
 
 def gated(x: Tensor) -> Tensor:
     """silu(gate) * up: x (..., 2 F), gate and up side by side -> (..., F)."""
-    if not x.is_cpu or not torch.is_grad_enabled():
+    if not x.is_cpu or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
     y: Tensor = _Gated.apply(x)  # type: ignore[no-untyped-call]

@@ -162,15 +162,17 @@ class MixtureOfExperts(nn.Module):
         """
         weights = self.gate_up, self.down
         if torch.is_grad_enabled():
-            self._kept = None
+            if self._kept is not None:
+                self._kept = None
             return weights[0].to(dtype), weights[1].to(dtype)
         known = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
         if self._kept is None or self._kept[0] != known:
             self._kept = known, (weights[0].to(dtype), weights[1].to(dtype))
         return self._kept[1]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
-        """As `grouped`, expert after expert, in any dtype."""
+        """As `grouped`, expert after expert, in any dtype; never compiled: sizes are the data's."""
         outputs = []
         pieces = x.tensor_split(ends[:-1].cpu())
         for piece, gate_up, down in zip(pieces, self.gate_up, self.down, strict=True):

@@ -30,6 +30,7 @@ from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
 from onerec.shards import consolidate, load_checkpoint, prune_saved, save_shards, saved
 from onerec.throughput import Throughput
+from onerec.train.compiled import told_of_compiler
 from onerec.train.data_parallel import DataParallel
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
@@ -61,7 +62,7 @@ class Pretraining:
         self.model = self.setting.new_model(
             self.ids, session.run.codebooks(), session.run.vectors()
         ).to(session.device)
-        self.trained = self.processes.spread(self.model)
+        self.trained = self.processes.spread(self.model, self.config.compile)
         self.optim = OptimConfig(
             learning_rate=self.config.learning_rate,
             warmup_steps=min(self.config.warmup_steps, self.config.steps),
@@ -242,7 +243,7 @@ def pretrain(session: Session) -> None:
     training.resume()
     saved_at = training.start
     training.begun = time.perf_counter()
-    with training.batches() as batches:
+    with training.batches() as batches, told_of_compiler():
         for result in loop(
             training.trainee(batches),
             steps=config.steps,

@@ -123,7 +123,7 @@ def each_without(
     def measured(encoded: Memory | None) -> dict[str, Values]:
         ranked = recommender.lists(cases, RANKS, beam=BEAM, workers=workers).items
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS)
-        return {f"recall@{RANKS}": recall, "loss": _losses(model, batch, encoded)}
+        return {f"recall@{RANKS}": recall, "loss": next_token_losses(model, batch, encoded)}
 
     whole = measured(memory)
     spared = [
@@ -144,8 +144,8 @@ def each_without(
     return {**size, **means, "experts": experts}
 
 
-def _losses(model: OneRec, batch: Batch, memory: Memory | None) -> Values:
-    """The next-token loss of each context (B,) in nats."""
+def next_token_losses(model: OneRec, batch: Batch, memory: Memory | None = None) -> Values:
+    """The next-token loss of each context (B,) in nats; `memory` where it is encoded already."""
     device = batch.target.device
     with evaluating(model), autocast(device):
         memory = model.encode(batch) if memory is None else memory

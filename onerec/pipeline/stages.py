@@ -24,11 +24,13 @@ from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
 from onerec.pipeline.reward import reward
 from onerec.pipeline.rivals import cases_of, threads_for
+from onerec.pipeline.roma import refuse_unfinished
 from onerec.pipeline.session import Report, Session, Stopped, quiet
 from onerec.pipeline.tokenize import codebook_size, tokenize
 from onerec.recipes import Recipe, to_dict
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, runs_home, valid_name
+from onerec.train.compiled import refuse_without_compiler
 from onerec.train.distributed import Processes
 
 STAGES: dict[str, Callable[[Session], None]] = {
@@ -66,6 +68,7 @@ def run(
         OneRecError: whatever a stage cannot do with what it was given.
     """
     path = runs_home(home) / valid_name(name)
+    refuse_unfinished(Run(path))
     setting = _setting(path, recipe, dataset, home, report)
     processes = processes or Processes()
     device = processes.device(_refuse_early(setting, stages, processes))
@@ -157,7 +160,10 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         )
     codebook_size(setting)
     cases_of(setting)
-    return pick_device(setting.recipe.device)
+    device = pick_device(setting.recipe.device)
+    if setting.recipe.train.compile and "pretrain" in stages:
+        refuse_without_compiler(device)
+    return device
 
 
 def _refuse_untrainable(setting: Setting, processes: Processes) -> None:

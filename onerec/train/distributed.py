@@ -34,6 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 from onerec.errors import OneRecError, RecipeError, RunError
 from onerec.model.layers import DecoderBlock
 from onerec.model.onerec import OneRec
+from onerec.train.compiled import compile_blocks
 
 Word = Literal["join", "go", "stop", "end", "failed"]
 
@@ -221,24 +222,25 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def spread(self, model: OneRec) -> OneRec:
+    def spread(self, model: OneRec, compiled: bool = False) -> OneRec:
         """What this process trains: `model` itself with the first one's weights, or its shards.
 
         Under fsdp the first process keeps `model` whole beside its shards, to evaluate it; the
-        others' `model` becomes shards.
+        others' `model` becomes shards. What is trained is `compiled` before it is sharded.
         """
         if self.control is not None:
             for tensor in (*model.parameters(), *model.buffers()):
                 if tensor.numel():
                     dist.broadcast(tensor.data, 0)
-        if not self.sharded:
-            return model
         trained = model
-        if self.leads:
+        if self.sharded and self.leads:
             trained = copy.deepcopy(model, {id(model.items): model.items})
             for whole, part in zip(model.mixtures(), trained.mixtures(), strict=True):
                 whole.last_load = part.last_load
-        shard(trained)
+        if compiled:
+            compile_blocks(trained)
+        if self.sharded:
+            shard(trained)
         return trained
 
     def gather(self, trained: OneRec, model: OneRec) -> None:

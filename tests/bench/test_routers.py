@@ -11,9 +11,9 @@ import small_world
 from onerec.assembly import setting_of
 from onerec.bench import arms, equal_time, routers
 from onerec.bench.equal_time import EqualTime
-from onerec.bench.roma import Tuning
 from onerec.checkpoint import load_tensors
 from onerec.data.sources.world import make_world_dataset
+from onerec.pipeline.router_tuning import Tuning
 from onerec.world import WorldConfig
 
 STEPS = 6

@@ -50,6 +50,26 @@ def test_a_recipe_is_measured(tmp_path, stream, capsys, monkeypatch):
     assert found["loss"]["first"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
+def test_compiled_training_is_measured_beside_the_plain_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.compiled, "BACKEND", "aot_eager")
+    train.compiled._compiled.cache_clear()
+    world = ["--items", "500", "--users", "60", "--history", "20", "--steps", "1"]
+    changes = TINY | {"history.lifelong_length": "0", "model.experts": "0"}
+    words = ["--json", *world, "--set", *(f"{name}={value}" for name, value in changes.items())]
+    assert train.main(words) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert train.main([*words, "--compile"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert plain["torch_compile"] is None
+    assert found["torch_compile"]["graphs"] > 0
+    assert found["torch_compile"]["breaks"] == 0
+    assert found["loss"]["first"] == pytest.approx(plain["loss"]["first"], rel=1e-4)
+    assert found["warm_up_seconds"] > plain["warm_up_seconds"] > 0
+    train.compiled._compiled.cache_clear()
+
+
 def test_events_and_targets_that_exist_are_counted():
     batch = toy.make_batch(lengths=(4, 0, 2), targets=3)
     batch.target[0, 1:] = 0

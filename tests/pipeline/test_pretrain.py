@@ -28,7 +28,7 @@ from onerec.data import log_shards, stream
 from onerec.data.batches import TrainingBatches, training_examples
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
-from onerec.errors import DataError, RunError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.loop import StepResult
 from onerec.metrics import recall_at_k
 from onerec.model.routers import RouterConfig, competition_schedule
@@ -37,6 +37,7 @@ from onerec.pipeline.pretrain import _values, sample_cases
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 from onerec.throughput import counts
+from onerec.train import compiled
 
 LAST = f"checkpoint-{toy_home.STEPS:06d}.safetensors"
 
@@ -437,3 +438,33 @@ def test_a_lazy_models_loss_is_told_as_it_is_minimised_without_what_routers_add(
     step = StepResult(1, loss.item(), values, grad_norm=1.0, lr=0.1, seconds=1.0)
     told = _values(model, step)["loss"]
     assert told == pytest.approx(plain.item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
+def test_compiled_pretraining_leaves_the_checkpoints_of_the_plain_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    compiled._compiled.cache_clear()
+    short = {"train.steps": "4", "train.evaluate_every": "2", "train.checkpoint_every": "2"}
+    weights = {}
+    for name, wanted in (("plain", "false"), ("fast", "true")):
+        recipe = toy_home.make_recipe(short | {"train.compile": wanted})
+        run = run_stage("pretrain", name, recipe=recipe, dataset="toy", home=home)
+        weights[name] = load_file(run.path / "pretrain" / "checkpoint-000004.safetensors")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert weights["fast"].keys() == weights["plain"].keys()
+    for key, tensor in weights["plain"].items():
+        torch.testing.assert_close(weights["fast"][key], tensor, atol=2e-3, rtol=1e-2)
+    compiled._compiled.cache_clear()
+
+
+def test_a_compiler_that_is_missing_is_said_before_a_run_is_made(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    recipe = toy_home.make_recipe({"train.compile": "true"})
+    with pytest.raises(RecipeError, match="'no-such-compiler' is not found"):
+        run_stage("pretrain", "fast", recipe=recipe, dataset="toy", home=home)
+    assert not (home / "runs" / "fast").exists()

@@ -1,5 +1,7 @@
 """RoMA and its two controls on a trained model: routers alone move, the same steps for each.
 
+`pipeline.roma` makes a run of it, `bench.routers` compares.
+
     roma          neighbours nearest in content
     roma_random   neighbours drawn at random
     router_only   no manifold term: next-token loss alone
@@ -38,7 +40,17 @@ from onerec.model.onerec import Batch
 from onerec.pipeline.pretrain import Pretraining, next_token_order
 from onerec.recommend import Recommender
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
-from onerec.train.roma import RomaBatch, RomaConfig, collect, roma_loss, routers_only
+from onerec.train.roma import (
+    Bank,
+    RomaBatch,
+    RomaConfig,
+    collect,
+    find_neighbours,
+    gaussian_weights,
+    manifold_loss,
+    roma_loss,
+    routers_only,
+)
 
 KINDS = ("roma", "roma_random", "router_only")
 RANKS = 10
@@ -75,11 +87,11 @@ def history_vectors(batch: Batch, vectors: Tensor) -> Tensor:
     return F.embedding_bag(items, vectors, mode="mean", padding_idx=0)
 
 
-def successes(recommender: Recommender, examples: Examples) -> NDArray[np.bool_]:
+def successes(recommender: Recommender, examples: Examples, workers: int = 1) -> NDArray[np.bool_]:
     """Which targets (X, M) stand among the first `RANKS` items generated for their contexts."""
     none = np.zeros(len(examples) + 1, dtype=np.int64)
     cases = Cases(examples.user, examples.end, none, none[:0])
-    lists = recommender.lists(cases, RANKS).items  # (X, RANKS), -1 where fewer are legal
+    lists = recommender.lists(cases, RANKS, workers=workers).items  # (X, RANKS), -1 for none
     found = examples.target[:, :, None] - 1 == lists[:, None, :]
     right: NDArray[np.bool_] = found.any(-1) & (examples.target > 0)
     return right
@@ -96,7 +108,7 @@ class Samples:
         known = torch.from_numpy(vectors).to(self.device)
         self.vectors = torch.cat((torch.zeros_like(known[:1]), known))  # (n + 1, d)
 
-    def answered(self, limit: int, neighbours: int) -> list[RomaBatch]:
+    def answered(self, limit: int, neighbours: int, workers: int = 1) -> list[RomaBatch]:
         """Those of `limit` evenly spread contexts that the model answers, in batches.
 
         Raises:
@@ -104,7 +116,7 @@ class Samples:
         """
         total = len(self.examples)
         asked = _some(self.examples, np.arange(min(limit, total)) * total // min(limit, total))
-        right = successes(self.training.recommender(), asked)
+        right = successes(self.training.recommender(), asked, workers)
         rows = np.flatnonzero(right.any(1))
         others = len(rows) - np.bincount(asked.user[rows], minlength=1).max()
         if others < neighbours:
@@ -150,34 +162,63 @@ def _some(examples: Examples, rows: NDArray[np.int64]) -> Examples:
     return Examples(examples.user[rows], examples.end[rows], examples.target[rows])
 
 
-def post_train(training: Pretraining, kind: str, tuning: Tuning) -> Iterator[StepResult]:
-    """Tune the routers of `training.model` as it is now; yields after each step.
+class RouterTuning:
+    """One tuning of the routers of `training.model` as it is now, by one of `KINDS`.
 
     Raises:
         RunError: the model answers too few training contexts.
         ValueError: the model is one that RoMA cannot move, see `onerec.train.roma`.
     """
-    model, device = training.model, training.session.device
-    seed, config = training.setting.recipe.seed, tuning.config(kind)
-    samples, stream = Samples(training), generator(seed)
-    answered = samples.answered(tuning.bank, config.neighbours)
-    optim = OptimConfig(tuning.rate, warmup_steps=max(1, tuning.steps // 10))
-    with routers_only(model):
-        with autocast(device):
-            bank = collect(model, answered, config)
 
-        def loss(batch: RomaBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            return roma_loss(model, batch, bank, config, stream)
+    def __init__(self, training: Pretraining, kind: str, tuning: Tuning, workers: int = 1) -> None:
+        self.training, self.tuning = training, tuning
+        self.model, self.device = training.model, training.session.device
+        self.config, self.samples = tuning.config(kind), Samples(training)
+        self.asked = min(tuning.bank, len(self.samples.examples))
+        self.answered = self.samples.answered(tuning.bank, self.config.neighbours, workers)
+        with routers_only(self.model) as routers:
+            self.moving = sum(parameter.numel() for parameter in routers)
 
-        trainee = Trainee(
-            model=model,
-            optimizer=make_adamw(model, optim),
-            loss=loss,
-            batch=samples.batches(tuning.steps),
-            learning_rate=cosine_schedule(optim, tuning.steps),
-        )
-        for result in loop(trainee, steps=tuning.steps, clip=optim.clip, seed=seed, device=device):
-            yield result
-            if result.step % REFRESH == 0 and result.step < tuning.steps:
-                with autocast(device):
-                    bank = collect(model, answered, config)
+    def bank(self) -> Bank:
+        """The answered contexts as the model routes them now."""
+        with autocast(self.device):
+            return collect(self.model, self.answered, self.config)
+
+    def steps(self) -> Iterator[StepResult]:
+        """Tune; yields after each step. Once: the next call would begin where this one ends."""
+        seed, steps = self.training.setting.recipe.seed, self.tuning.steps
+        optim = OptimConfig(self.tuning.rate, warmup_steps=max(1, steps // 10))
+        stream = generator(seed)
+        with routers_only(self.model):
+            bank = self.bank()
+
+            def loss(batch: RomaBatch) -> tuple[Tensor, dict[str, Tensor]]:
+                return roma_loss(self.model, batch, bank, self.config, stream)
+
+            trainee = Trainee(
+                model=self.model,
+                optimizer=make_adamw(self.model, optim),
+                loss=loss,
+                batch=self.samples.batches(steps),
+                learning_rate=cosine_schedule(optim, steps),
+            )
+            for result in loop(
+                trainee, steps=steps, clip=optim.clip, seed=seed, device=self.device
+            ):
+                yield result
+                if result.step % REFRESH == 0 and result.step < steps:
+                    bank = self.bank()
+
+
+def post_train(training: Pretraining, kind: str, tuning: Tuning) -> Iterator[StepResult]:
+    """Tune the routers of `training.model`, see `RouterTuning`; yields after each step."""
+    yield from RouterTuning(training, kind, tuning).steps()
+
+
+def disagreement(bank: Bank, neighbours: int) -> float:
+    """How unlike neighbours route: the mean manifold loss of a bank's entries among themselves."""
+    index, distance = find_neighbours(
+        bank.embedding, bank.sample, bank.embedding, bank.sample, neighbours
+    )
+    weight = gaussian_weights(distance, bank.sigma).to(bank.routing)
+    return float(manifold_loss(bank.routing, bank.routing[index], weight).mean())

@@ -1,5 +1,6 @@
 """RoMA on a trained model: what succeeds, what is near, and that routers alone move."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 import toy_model as toy
 import toy_routers
 
-from onerec.bench import roma, routers
+from onerec.bench import routers
 from onerec.data.batches import Examples, training_examples
 from onerec.data.split import Cases
 from onerec.errors import RunError
 from onerec.metrics import recall_at_k
+from onerec.pipeline import router_tuning as roma
+from onerec.train.roma import Bank
 
 TUNING = roma.Tuning(steps=3, rate=0.05, bank=40)
 
@@ -60,7 +63,7 @@ def test_a_success_is_a_target_in_the_first_ten(made):
 
 def test_what_is_missing_on_either_side_is_no_success():
     lists = np.array([[3, -1, -1], [7, 8, 9]])
-    recommender = SimpleNamespace(lists=lambda cases, k: SimpleNamespace(items=lists))
+    recommender = SimpleNamespace(lists=lambda cases, k, workers: SimpleNamespace(items=lists))
     examples = Examples(np.zeros(2, int), np.ones(2, int), np.array([[4, 0], [0, 9]]))
     assert roma.successes(recommender, examples).tolist() == [[True, False], [False, True]]
 
@@ -125,3 +128,29 @@ def test_the_three_begin_alike_and_end_apart(made):
         losses[kind] = [result.values["next_token"] for result in results]
     assert len({values[0] for values in losses.values()}) == 1
     assert len({values[-1] for values in losses.values()}) == 3
+
+
+def test_disagreement_is_the_manifold_loss_of_the_bank_by_hand():
+    # three people in a row; each one's only neighbour is the nearest of the others
+    routing = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    bank = Bank(torch.tensor([[0.0], [1.0], [3.0]]), routing, torch.tensor([0, 1, 2]), 1.0)
+    # |r0 - r1|^2 = |r1 - r0|^2 = |r2 - r1|^2 = .5
+    assert roma.disagreement(bank, 1) == pytest.approx(0.5)
+    # of two neighbours the nearer weighs exp(-1/2) against exp(-9/2), exp(-1/2) against exp(-4/2),
+    # exp(-4/2) against exp(-9/2)
+    far = [1 / (1 + np.exp(4)), 1 / (1 + np.exp(1.5)), 1 / (1 + np.exp(2.5))]
+    expected = [(1 - far[0]) * 0.5 + far[0] * 2, 0.5, (1 - far[2]) * 0.5 + far[2] * 2]
+    assert roma.disagreement(bank, 2) == pytest.approx(np.mean(expected))
+
+
+def test_the_manifold_term_makes_neighbours_route_alike(made):
+    changes = {}
+    for kind in ("roma", "router_only"):
+        training = trained(made)
+        tuning = roma.RouterTuning(training, kind, replace(TUNING, steps=20, weight=20.0))
+        before = roma.disagreement(tuning.bank(), 3)
+        for _ in tuning.steps():
+            pass
+        changes[kind] = roma.disagreement(tuning.bank(), 3) / before - 1
+        assert tuning.moving == sum(one.router.weight.numel() for one in training.model.mixtures())
+    assert changes["roma"] < min(-0.1, changes["router_only"])
