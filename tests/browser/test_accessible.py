@@ -19,6 +19,8 @@ NOT_OURS = ("[data-testid=stFileUploaderDropzone]", "[data-testid=stMetric] svg"
 VIEWS = (
     "",
     "?results=Bars",
+    "playground?codes_steps=9&codes_point=4",
+    "playground?playground_view=Experts&experts_steps=50",
     "dataset",
     "dataset?dataset_view=One+user",
     "dataset?dataset_view=Columns",
