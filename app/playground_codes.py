@@ -34,11 +34,11 @@ def show() -> None:
         "same with **what is left**. Look at how the centroids wander to where the points are, and "
         "how little is left after two levels."
     )
-    left, right = st.columns([1, 2], gap="medium")
-    with left:
+    pictures, side = st.columns([2, 1], gap="medium")  # on a phone the pictures come first
+    with side:
         setting = _setting()
         _things_to_try()
-    with right:
+    with pictures:
         stepping.settled(TOY, setting)
         stepping.controls(TOY)
         stepping.live(TOY, _draw)
@@ -90,7 +90,7 @@ def _draw(state: Codes) -> None:
     _choose_point(state)
     if point is not None:
         _walk(state, point)
-    with st.grid(2, min_column_width=280) as grid:
+    with st.grid(2, min_column_width=240) as grid:
         for level in range(2, min(state.setting.levels, state.level + 1) + 1):
             with grid.cell():
                 _figure(draw.residual, state, toy_codes.levels(state), level=level, point=point)
@@ -101,7 +101,7 @@ def _draw(state: Codes) -> None:
 
 def _numbers(state: Codes) -> None:
     last = state.history[-1]
-    with st.grid(4, min_column_width=110):
+    with st.grid(4, min_column_width=125):
         st.metric("Step", state.step, border=True,
                   help="A step is one iteration, or the start of a level")  # fmt: skip
         st.metric("Level", f"{state.level} of {state.setting.levels}", border=True)
@@ -156,7 +156,7 @@ def _walk(state: Codes, point: int) -> None:
     walk = toy_codes.walk(state, point)
     left = walk["share_left"].iloc[-1]
     codes = " · ".join(str(code) for code in walk["code"])
-    title = f"Point {point} is said as {codes}; {left:.1%} of its squared length is left unsaid"
+    title = f"Point {point} is said as {codes}; {left:.2%} of its squared length is left unsaid"
     shown = walk[["level", "code", "centroid_x", "centroid_y", "norm_after", "share_left"]]
     widgets.table(
         shown.round(4), key="codes_walk", title=title,

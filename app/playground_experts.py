@@ -38,11 +38,11 @@ def show() -> None:
         "folds, so several are needed. Look at who gets the points: an expert that has a head "
         "start is trained more, becomes better, gets more. That is **collapse**."
     )
-    left, right = st.columns([1, 2], gap="medium")
-    with left:
+    pictures, side = st.columns([2, 1], gap="medium")  # on a phone the pictures come first
+    with side:
         setting, at_once = _setting()
         _things_to_try()
-    with right:
+    with pictures:
         stepping.settled(TOY, setting)
         stepping.controls(TOY, at_once)
         stepping.live(TOY, _draw, at_once)
@@ -92,7 +92,7 @@ def _draw(state: Experts) -> None:
     """The live part: numbers and pictures."""
     last = state.history[-1]
     loads = toy_experts.loads(state)
-    with st.grid(4, min_column_width=110):
+    with st.grid(4, min_column_width=125):
         st.metric("Step", f"{state.step:,}", border=True)
         st.metric("Loss", f"{last['loss']:.4f}", border=True,
                   help="Mean of (answer - target)² / 2")  # fmt: skip
@@ -101,7 +101,7 @@ def _draw(state: Experts) -> None:
         st.metric("Experts at work", f"{int((loads['points'] > 0).sum())} of {len(loads)}",
                   border=True)  # fmt: skip
     _figure(draw.regions, state, toy_experts.table(state))
-    with st.grid(2, min_column_width=280) as grid:
+    with st.grid(2, min_column_width=240) as grid:
         with grid.cell():
             _figure(draw.load, state, loads)
         with grid.cell():

@@ -238,6 +238,8 @@ def _draw_ways(fig: go.Figure, trail: tuple[Floats, ...]) -> None:
         x += [*way[:, 0], None]
         y += [*way[:, 1], None]
         sizes += [0] * (len(way) - 1) + [13 if moved else 0, 0]
+    rim = {"color": LIGHT, "width": 4}  # seen on both pages
+    fig.add_scatter(x=x, y=y, mode="lines", line=rim, hoverinfo="skip")
     fig.add_scatter(
         x=x,
         y=y,
@@ -253,12 +255,13 @@ def _draw_walk(fig: go.Figure, state: Codes, point: int) -> None:
     """Centroid by centroid towards one point; the rest, unsaid, is dotted."""
     said = toy_codes.walk(state, point)
     own = state.x[point]
-    look = {"color": DARK, "width": 4}
+    way = {"x": [0.0, *said["said_x"]], "y": [0.0, *said["said_y"]]}
+    rim = {"color": LIGHT, "width": 8}
+    fig.add_scatter(**way, mode="lines", line=rim, hoverinfo="skip")
     fig.add_scatter(
-        x=[0.0, *said["said_x"]],
-        y=[0.0, *said["said_y"]],
+        **way,
         mode="lines+markers",
-        line=look,
+        line={"color": DARK, "width": 4},
         marker={"size": 9, "color": LIGHT, "line": {"width": 2, "color": DARK}},
         hovertemplate="said so far: (%{x:.3f}, %{y:.3f})<extra></extra>",
     )

@@ -22,8 +22,10 @@ def regions(state: Experts) -> go.Figure:
     told = toy_experts.loads(state)
     idle = int((told["points"] == 0).sum())
     most = int(told["share"].argmax())
-    finding = f"Expert {most} answers {theme.percent(told['share'][most])} of the points"
-    finding += f"; {idle} of {len(told)} experts answer none" if idle else ""
+    share = theme.percent(told["share"][most])
+    finding = f"All {len(told)} experts answer; the busiest, expert {most}, {share} of the points"
+    if idle:
+        finding = f"Expert {most} answers {share} of the points; {idle} of {len(told)} answer none"
     fig = _square(
         title=finding,
         alt="A square in regions, one per expert: "
@@ -102,24 +104,20 @@ def load(state: Experts) -> go.Figure:
         legend=False,
     )
     fig.add_bar(
-        x=[f"expert {number}" for number in told["expert"]],
+        x=[
+            f"expert {r['expert']}<br>{theme.percent(r['share'])}"
+            + (f"<br>b = {r['bias']:+.2f}" if state.setting.balance else "")
+            for r in told.to_dict("records")
+        ],
         y=told["share"],
         marker={
             "color": list(theme.COLOURS[: len(told)]),
             "pattern": {"shape": list(theme.PATTERNS[: len(told)])},
         },
-        text=[
-            f"{theme.percent(r['share'])}, b = {r['bias']:+.2f}"
-            if state.setting.balance
-            else theme.percent(r["share"])
-            for r in told.to_dict("records")
-        ],
-        textposition="outside",
-        cliponaxis=False,
         hovertemplate="%{x}: %{y:.3f}<extra></extra>",
     )
     fig.add_hline(y=even, line={"color": theme.GREY, "dash": "dash", "width": 2})
-    fig.update_yaxes(range=[0, 1.12], tickformat=".0%")
+    fig.update_yaxes(range=[0, 1], tickformat=".0%")
     return fig
 
 

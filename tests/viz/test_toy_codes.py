@@ -33,8 +33,8 @@ def test_an_empty_code_is_named() -> None:
 def test_ways_are_drawn_where_the_centroids_have_been() -> None:
     before = len(viz.plane(begin(CodesSetting())).data)
     fig = viz.plane(after(CodesSetting(), 2))
-    assert len(fig.data) == before + 1
-    way = fig.data[2]
+    assert len(fig.data) == before + 2, "a way and its rim"
+    way = fig.data[3]
     assert way.x[:3] == tuple(book[0, 0] for book in after(CodesSetting(), 2).trail)
     assert way.x[3] is None
 
