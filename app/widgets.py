@@ -315,7 +315,7 @@ def _cell(
     )
     asked = "".join(f", {name}={value!r}" for name, value in reading.items())
     drawn = "".join(f", {name}={value!r}" for name, value in drawing.items())
-    star = "*" if read.__name__ in ("projection",) else ""
+    star = "*" if read.__name__ in ("projection", "umap") else ""
     return (
         f"{first}\nfrom onerec.explain import {module} as explain\n"
         f"from onerec.viz import {look} as viz\n\n"

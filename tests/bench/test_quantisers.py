@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from onerec.bench import quantisers
-from onerec.bench.quantisers import Items, compare, measure, purity, table
+from onerec.bench.quantisers import Items, compare, measure, table
 from onerec.errors import RunError
 from onerec.runs import Run
 
@@ -18,19 +18,6 @@ def made_up(n: int = 160, topics: int = 4) -> Items:
     centres = 5 * torch.randn(topics, 6, generator=generator)
     x = centres.repeat(n // topics, 1) + torch.randn(n, 6, generator=generator)
     return Items(x, np.arange(n) % topics)
-
-
-def test_purity_by_hand() -> None:
-    codes, category = np.array([0, 0, 0, 2, 2]), np.array([1, 1, 0, 3, 0])
-    assert purity(codes, category) == 3 / 5  # two of code 0, one of code 2
-
-
-def test_a_category_is_the_first_place_at_which_items_differ() -> None:
-    paths = [["Beauty", "Skin", "Face"], ["Beauty", "Hair"], ["Beauty"], None, ["Beauty", "Skin"]]
-    assert quantisers.categories(paths[:3] + paths[4:]).tolist() == [2, 1, 0, 2]
-    assert quantisers.categories(paths).tolist() == [1, 1, 1, 0, 1]
-    assert quantisers.categories([["Beauty"], ["Beauty"]]) is None
-    assert quantisers.categories([[], None]) is None
 
 
 def test_topics_far_apart_are_found_by_the_first_code() -> None:
