@@ -117,7 +117,8 @@ def side_by_side(view: selection.Selection, run: Run) -> None:
     st.caption(
         f"{known['items']:,} items of width {known['dim']}, {known['levels']} levels of "
         f"{known['size']} codes each, {known['seeds']} seed{'s' * (known['seeds'] > 1)}; the "
-        f"RQ-VAE learns for {known['steps']:,} steps."
+        f"RQ-VAE learns for {known['steps']:,} steps. Fitted on all items, where the run's own "
+        "tokenizer keeps to those that its split allows."
     )
     command = places.command(f"bench quantisers --run {run.name} --seeds {SEEDS}", run)
     widgets.show(
@@ -176,10 +177,11 @@ def _task(
     words = jobs.task_command(name, run.name, settings)
     if not job.busy:
         st.info(TASK_WORDS[name], icon=":material/hourglass_empty:", title="Not computed yet")
-        if job.state in ("failed", "interrupted"):
-            what = "failed" if job.state == "failed" else "ended before it was done"
-            st.error(job.message or "The process is gone without a word.",
-                     icon=":material/error:", title=f"The last computation {what}")  # fmt: skip
+        if job.state == "failed":
+            st.error(job.message, icon=":material/error:", title="The last one failed")
+        elif job.state == "interrupted":
+            st.warning(f"The process is gone without a word, at: {job.message or 'the start'}.",
+                       icon=":material/power_off:", title="The last one was ended")  # fmt: skip
     else:
         text = job.message or "The process is loading its libraries"
         st.progress(job.share if job.of else 0.0, text=text)

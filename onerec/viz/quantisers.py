@@ -38,10 +38,11 @@ def losses(frame: pd.DataFrame) -> go.Figure:
         return theme.nothing("No quantisers were compared yet.", MEASURE, "losses")
     best, held = (_least(frame, column) for column in ("loss", "held_out_loss"))
     seeds = int(frame["seeds"].max())
+    where = f"of the items it was fitted on, {held} of new ones"
+    if best == held:
+        where = "of the items it was fitted on and of new ones"
     fig = theme.figure(
-        title=f"{best} loses least of the items it was fitted on, {held} of new ones"
-        if best != held
-        else f"{best} loses least, of the items it was fitted on and of new ones",
+        title=f"{theme.sentence(best)} loses least {where}",
         alt="Bars of the relative reconstruction error: "
         + "; ".join(
             f"{NAMES[r['kind']]} fitted {r['loss']:.3f}, new {r['held_out_loss']:.3f}"
@@ -171,7 +172,7 @@ def purity(frame: pd.DataFrame) -> go.Figure:
 
 def _least(frame: pd.DataFrame, column: str) -> str:
     best = min(frame.to_dict("records"), key=lambda row: row[column])
-    return theme.sentence(NAMES[best["kind"]])
+    return NAMES[best["kind"]]
 
 
 def _with_ends(frame: pd.DataFrame, column: str) -> pd.DataFrame:
