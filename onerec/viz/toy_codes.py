@@ -215,7 +215,7 @@ def _draw_points(
             "symbol": ["circle" if code < 8 else "diamond" for code in codes],
             "line": {"width": 0.5, "color": LIGHT},
         },
-        customdata=np.column_stack([np.arange(len(x)), codes]),
+        customdata=np.column_stack([np.arange(len(x)), codes]).tolist(),  # lists come back as lists
         hovertemplate=name
         + " %{customdata[0]}"
         + ("" if grey else ", code %{customdata[1]}")

@@ -23,7 +23,7 @@ def number(page: Page, label: str, text: str | re.Pattern[str]) -> None:
 
 
 def press(page: Page, name: str) -> None:
-    page.get_by_test_id("stMain").get_by_role("button", name=name).click()
+    page.get_by_test_id("stMain").get_by_role("button", name=name, exact=True).click()
     settled(page)
 
 

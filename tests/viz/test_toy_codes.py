@@ -13,6 +13,7 @@ def test_dots_carry_their_number_and_centroids_theirs() -> None:
     state = after(CodesSetting(size=5), 3)
     fig = viz.plane(state)
     dots, discs = fig.data[viz.DOTS], fig.data[-1]
+    assert not isinstance(dots.customdata, np.ndarray), "a click would hand back {'0': 7}, not [7]"
     assert [row[0] for row in dots.customdata] == list(range(len(state.x)))
     assert [row[1] for row in dots.customdata] == state.codes[:, 0].tolist()
     assert list(discs.text) == ["0", "1", "2", "3", "4"]
