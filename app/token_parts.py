@@ -163,20 +163,22 @@ def _collisions(frame: pd.DataFrame) -> None:
 
 def task(view: selection.Selection, run: Run, name: str, settings: dict[str, Any]) -> None:
     """A computation that is not there yet: what it is, the start, and how far it is."""
-    busy = jobs.status(jobs.task_folder(run, name)).busy
-    st.fragment(_task, run_every=1.0 if busy else None)(view, run, name, settings, busy)
+    job = jobs.status(jobs.task_folder(run, name))
+    seen = (job.busy, job.step)
+    st.fragment(_task, run_every=1.0 if job.busy else None)(view, run, name, settings, seen)
 
 
 def _task(
-    view: selection.Selection, run: Run, name: str, settings: dict[str, Any], was_busy: bool
+    view: selection.Selection, run: Run, name: str, settings: dict[str, Any], seen: tuple[bool, int]
 ) -> None:
     folder = jobs.task_folder(run, name)
     job = jobs.status(folder)
-    if job.busy != was_busy:
+    if (job.busy, job.step) != seen:
         st.rerun()  # the whole page once more: start the clock, or show what there is now
     words = jobs.task_command(name, run.name, settings)
     if not job.busy:
-        st.info(TASK_WORDS[name], icon=":material/hourglass_empty:", title="Not computed yet")
+        title = "Not computed yet" if job.state == "new" else "Not finished"
+        st.info(TASK_WORDS[name], icon=":material/hourglass_empty:", title=title)
         if job.state == "failed":
             st.error(job.message, icon=":material/error:", title="The last one failed")
         elif job.state == "interrupted":

@@ -29,6 +29,8 @@ VIEWS = (
     "tokenizer?tokens_view=Tree&code=1",
     "tokenizer?tokens_view=Codebooks",
     "tokenizer?tokens_view=Shared+names",
+    "tokenizer?tokens_view=Quantisers",
+    "tokenizer?tokens_layout=UMAP",
     "train",
     "routing",
     "routing?routing_view=Lift",
