@@ -61,22 +61,7 @@ def regions(state: Experts) -> go.Figure:
         showscale=False,
         hoverinfo="skip",
     )
-    points = toy_experts.table(state)
-    points = points.assign(miss=(points["answer"] - points["target"]).abs())
-    for number in range(n):
-        part = points[points["expert"] == number]
-        fig.add_scatter(
-            x=part["x"],
-            y=part["y"],
-            mode="markers",
-            name=f"expert {number}",
-            marker={"size": 4 + 14 * part["miss"].clip(upper=1), "symbol": SYMBOLS[number]}
-            | {"opacity": 0.9}
-            | {"color": theme.COLOURS[number], "line": {"width": 0.5, "color": "#FFFFFF"}},
-            customdata=part[["target", "answer", "affinity"]],
-            hovertemplate=f"expert {number}, affinity %{{customdata[2]:.2f}}<br>target "
-            "%{customdata[0]:.2f}, answer %{customdata[1]:.2f}<extra></extra>",
-        )
+    _draw_points(fig, state)
     return fig
 
 
@@ -155,6 +140,25 @@ def course(state: Experts, most: int = 400) -> go.Figure:
         | {"tickmode": "auto", "nticks": 5}
     )
     return fig
+
+
+def _draw_points(fig: go.Figure, state: Experts) -> None:
+    points = toy_experts.table(state)
+    points = points.assign(miss=(points["answer"] - points["target"]).abs())
+    for number in range(state.setting.experts):
+        part = points[points["expert"] == number]
+        fig.add_scatter(
+            x=part["x"],
+            y=part["y"],
+            mode="markers",
+            name=f"expert {number}",
+            marker={"size": 4 + 14 * part["miss"].clip(upper=1), "symbol": SYMBOLS[number]}
+            | {"opacity": 0.9}
+            | {"color": theme.COLOURS[number], "line": {"width": 0.5, "color": "#FFFFFF"}},
+            customdata=part[["target", "answer", "affinity"]],
+            hovertemplate=f"expert {number}, affinity %{{customdata[2]:.2f}}<br>target "
+            "%{customdata[0]:.2f}, answer %{customdata[1]:.2f}<extra></extra>",
+        )
 
 
 def _square(**words: object) -> go.Figure:
