@@ -173,3 +173,10 @@ def test_a_demo_run_names_the_command_and_starts_nothing(
     assert not app.exception
     assert "`onerec map --run toy_run`" in said(app)
     assert not [button for button in app.button if button.key == "umap_start"]
+
+
+def test_a_comparison_with_too_few_seeds_can_be_gone_on_with(open_page: Open, toy_run: Run) -> None:
+    keep_comparison(toy_run, seeds=1)
+    app = open_page(tokens_view="Quantisers")
+    assert app.button(key="quantisers_start")
+    assert "1 seed;" in said(app), "what there is stands below"
