@@ -3,8 +3,9 @@
 The process writes the run folder and outlives this server, a reload and a second tab; the app
 only reads. `launch.json` in the run folder says what was started, so that the seconds before the
 trainer's first status, and a trainer that dies in them, have a state too. One training at a time.
-A stream of a run (`onerec stream`) is a job like a training: its folder reads like a run's.
-It leaves out what happens inside the process: that is `onerec run` and `onerec stream`.
+A stream of a run (`onerec stream`) is a job like a training: its folder reads like a run's. So does
+that of a task, a computation whose result is kept in the run's cache (`onerec map`).
+It leaves out what happens inside the process: that is the command's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from onerec.runs import Run, process_lives, read_json, valid_name, write_json
 BUSY = ("starting", "running", "paused", "stalled")
 STREAMS = "stream"  # the folder of a run that holds its streams
 STREAM = ", stream "  # between a run and its stream, where a busy one is named
+TASKS = {"umap": "the map", "quantisers": "the comparison of quantisers"}  # folders of the cache
 STARTING_LIMIT_SECONDS = 90.0  # importing the libraries on a cold disk takes up to this long
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; state is read from disk
@@ -84,14 +86,30 @@ def start_stream(run: Run, name: str, words: Sequence[str]) -> Run:
     return _start(run.home, run.path / STREAMS / valid_name(name), words)
 
 
+def task_command(task: str, run: str, settings: Mapping[str, object]) -> list[str]:
+    """The command that computes a task of `TASKS` for a run."""
+    words = [sys.executable, "-m", "onerec", *{"umap": ["map"]}.get(task, ["bench", task])]
+    words += ["--run", run]
+    for key, value in settings.items():
+        words += [f"--{key}", str(value)]
+    return words
+
+
+def task_folder(run: Run, task: str) -> Run:
+    """Where a task of a run says how far it is; `status` reads it."""
+    return Run(run.path / "cache" / task)
+
+
+def start_task(run: Run, task: str, words: Sequence[str]) -> Run:
+    """Start a task of a run; RunError while anything trains or computes."""
+    return _start(run.home, task_folder(run, task).path, words)
+
+
 def _start(home: Path, path: Path, words: Sequence[str]) -> Run:
     with _queue(home):
         holder = active(home)
         if holder is not None:
-            page = "Online" if STREAM in holder else "Train"
-            raise RunError(
-                f"run {holder} is training; one at a time: wait for it or stop it on page {page}"
-            )
+            raise RunError(f"run {holder} {_busy_words(holder)}")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "control.json", {"pause": False, "steps": 0, "stop": False})
         with (path / "log.txt").open("ab") as log:
@@ -114,6 +132,14 @@ def _start(home: Path, path: Path, words: Sequence[str]) -> Run:
             },
         )
     return Run(path)
+
+
+def _busy_words(holder: str) -> str:
+    """What `active` names is at, and where to go."""
+    if holder.endswith(tuple(TASKS.values())):
+        return "is being computed; one at a time: wait for it or end it on page Tokenizer"
+    page = "Online" if STREAM in holder else "Train"
+    return f"is training; one at a time: wait for it or stop it on page {page}"
 
 
 def resume(run: Run) -> Run:
@@ -146,13 +172,16 @@ def status(run: Run) -> Job:
 
 
 def active(home: Path) -> str | None:
-    """The run that is training under `home`, or the stream that is running, if any."""
+    """The run that is training under `home`, or the stream or the task that is running, if any."""
     for path in sorted((home / "runs").glob("*")):
         if path.is_dir() and status(Run(path)).busy:
             return path.name
         for stream in sorted((path / STREAMS).glob("[!.]*")):
             if stream.is_dir() and status(Run(stream)).busy:
                 return f"{path.name}{STREAM}{stream.name}"
+        for task, what in TASKS.items():
+            if status(task_folder(Run(path), task)).busy:
+                return f"{path.name}: {what}"
     return None
 
 

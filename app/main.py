@@ -17,6 +17,7 @@ PAGES = (
         "home",
         "The stages of a run, from raw logs to lists, with its numbers.",
     ),
+    ("playground", "Playground", "science", "Codes and experts in the plane, step by step."),
     (
         "dataset",
         "Dataset",

@@ -1,4 +1,4 @@
-"""Six stops through the app, each with one thing to look at; the stop stands in the URL."""
+"""Seven stops through the app, each with one thing to look at; the stop stands in the URL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import streamlit as st
 
 STOPS = (
     ("home", "A recommender as a line of stages. Every number on this picture is this run's."),
+    ("playground", "The idea in two dimensions: press Step and see where the centroids go."),
     ("dataset", "Few items get most of the attention: look at the popularity curve."),
     (
         "tokenizer",

@@ -60,6 +60,26 @@ def options(label: str, choices: Sequence[str], key: str, **settings: Any) -> st
     return chosen if chosen in choices else choices[0]
 
 
+def number(
+    label: str, key: str, least: float, greatest: float, usual: float, step: float, note: str = ""
+) -> Any:
+    """A slider that lives in the URL; what does not fit falls back and says so.
+
+    It gives an int where the four numbers are ints.
+    """
+    asked = st.query_params.get(key)
+    try:
+        fits = asked is None or least <= type(usual)(asked) <= greatest
+    except ValueError:
+        fits = False
+    if not fits:
+        st.warning(f"The link asks for {key} “{asked}”, which is not from {least} to {greatest}; "
+                   f"{usual} is shown.", icon=":material/link_off:")  # fmt: skip
+    st.session_state.setdefault("page_widgets", []).append(key)
+    return st.slider(label, least, greatest, usual, step, key=key, bind="query-params",
+                     help=note or None)  # fmt: skip
+
+
 def show(
     source: Run | Path,
     read: Callable[..., Any],
@@ -295,7 +315,7 @@ def _cell(
     )
     asked = "".join(f", {name}={value!r}" for name, value in reading.items())
     drawn = "".join(f", {name}={value!r}" for name, value in drawing.items())
-    star = "*" if read.__name__ in ("projection",) else ""
+    star = "*" if read.__name__ in ("projection", "umap") else ""
     return (
         f"{first}\nfrom onerec.explain import {module} as explain\n"
         f"from onerec.viz import {look} as viz\n\n"

@@ -35,29 +35,15 @@ def objectives() -> list[str]:
     return [KEYS[name] for name in chosen if name in KEYS] or ["ecpo"]
 
 
-def bound(label: str, key: str, least: float, greatest: float, usual: float, note: str) -> float:
-    """A slider that lives in the URL; what does not fit falls back and says so."""
-    asked = st.query_params.get(key)
-    try:
-        fits = asked is None or least <= float(asked) <= greatest
-    except ValueError:
-        fits = False
-    if not fits:
-        st.warning(f"The link asks for {key} “{asked}”, which is not from {least} to {greatest}; "
-                   f"{usual} is shown.", icon=":material/link_off:")  # fmt: skip
-    st.session_state["page_widgets"].append(key)
-    return st.slider(label, least, greatest, usual, 0.05, key=key, bind="query-params", help=note)
-
-
 with st.grid(2, min_column_width=300) as grid:
     with grid.cell():
         chosen = objectives()
         sign = SIGNS[widgets.options("Advantage of the item", list(SIGNS), "advantage")]
     with grid.cell():
-        epsilon = bound("ε, half-width of the clip", "epsilon", 0.05, 0.9, 0.2,
-                        "The papers print no value; .2 is PPO's")  # fmt: skip
-        delta = bound("δ, the early clip begins at 1+ε+δ", "delta", 0.0, 2.0, 0.1,
-                      "0.1 in the paper")  # fmt: skip
+        epsilon = widgets.number("ε, half-width of the clip", "epsilon", 0.05, 0.9, 0.2, 0.05,
+                                 "The papers print no value; .2 is PPO's")  # fmt: skip
+        delta = widgets.number("δ, the early clip begins at 1+ε+δ", "delta", 0.0, 2.0, 0.1, 0.05,
+                               "0.1 in the paper")  # fmt: skip
 probability = 1e-3
 if "gbpo" in chosen:
     probability = float(

@@ -57,6 +57,7 @@ widgets.belongings(
 )  # fmt: skip
 
 PAGES = (
+    ("playground", "The ideas, in small"),
     ("dataset", "The data"),
     ("tokenizer", "The code words"),
     ("train", "The training"),

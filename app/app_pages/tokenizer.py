@@ -5,13 +5,14 @@ import pandas as pd
 import places
 import selection
 import streamlit as st
+import token_parts
 import widgets
 
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens
 from onerec.viz import tokens as draw
 
-COLOURS = {"First code": "code_1", "Popularity": "popularity", "Items per name": "leaf_size"}
+VIEWS = ("Map", "Tree", "Codebooks", "Shared names", "Quantisers")
 WEIGHTS = {"Number of items": "items", "Popularity": "popularity"}
 
 view = widgets.head(
@@ -62,14 +63,9 @@ with st.grid(4, min_column_width=130):
     st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True)
     st.metric("Largest shared name", f"{facts['largest_leaf']:,}", border=True)
 
-part = widgets.options("Show", ("Map", "Tree", "Codebooks", "Shared names"), "tokens_view")
+part = widgets.options("Show", VIEWS, "tokens_view")
 if part == "Map":
-    colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
-    points = widgets.show(
-        run, tokens.projection, draw.projection,
-        key=f"map_{colour}", command=command, drawing={"colour": colour}, pick=pick_items,
-        lasso=True, say="Each dot is an item; dots that lie near each other have similar content.",
-    )  # fmt: skip
+    points = token_parts.the_map(view, run, pick_items)
     circled_table(points)
     if view.item is None:
         st.info(
@@ -107,17 +103,9 @@ elif part == "Tree":
         name = " · ".join(map(str, prefix))
         widgets.table(items, key="items_of_code", title=f"{len(items):,} items begin with {name}")
 elif part == "Codebooks":
-    grid = st.grid(2, min_column_width=340)
-    for read, figure, say in (
-        (tokens.levels, draw.utilisation, "A code that no item has is wasted."),
-        (tokens.levels, draw.entropy, "How evenly items spread over the codes of a level; the line "
-         "is a perfectly even spread."),
-        (tokens.levels, draw.residuals, "How much of what tells items apart is in the codes."),
-        (tokens.rank_frequency, draw.rank_frequency, "The codes of a level from the most to the "
-         "least used: the flatter the line, the more even the use."),
-    ):  # fmt: skip
-        with grid.cell():
-            widgets.show(run, read, figure, key=figure.__name__, command=command, say=say)
+    token_parts.codebooks(run, command)
+elif part == "Quantisers":
+    token_parts.side_by_side(view, run)
 else:
     widgets.show(run, tokens.leaf_sizes, draw.leaf_sizes, key="leaves", command=command)
     shared = cache.read(tokens.shared_leaves, run)

@@ -37,14 +37,14 @@ from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
-from onerec.bench.quantisers import categories
 from onerec.bench.routers import new_training, train, watch
 from onerec.common import generator, set_threads
 from onerec.data.pairs import training_pairs
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import OneRecError, RecipeError
 from onerec.pipeline import run as run_stages
-from onerec.pipeline.tokenize import content_vectors
+from onerec.pipeline.content import content_vectors
+from onerec.pipeline.quantisers import categories
 from onerec.recipes import parse_overrides, recipe
 from onerec.runs import Run
 from onerec.sections import Recipe

@@ -1,4 +1,4 @@
-"""`onerec app`, `onerec doctor` and `onerec bench`."""
+"""`onerec app`, `onerec doctor`, `onerec map` and `onerec bench`."""
 
 import importlib
 import importlib.metadata
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from onerec.cli.show import Bars, JsonFlag, out, print_json
+from onerec.cli.show import Bars, JsonFlag, out, print_json, print_table, say
 from onerec.errors import OneRecError
 
 app = typer.Typer()
@@ -43,6 +43,28 @@ def demo_command(
     with Bars(quiet=False) as bars:
         made = make_demo(folder, bars.report)
     out.print(f"demo: {made.path}")
+
+
+@app.command("map")
+def map_command(
+    run: Annotated[str, typer.Option("--run", help="A run whose tokenizer is done.")],
+    neighbours: Annotated[int, typer.Option(help="Of UMAP.")] = 15,
+    min_dist: Annotated[float, typer.Option(help="Least distance of points, 0 to 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the map.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Lay a run's items out by UMAP, for the page Tokenizer; it takes a minute."""
+    from onerec.explain.item_map import MapConfig
+    from onerec.pipeline.item_map import make_map
+
+    try:
+        config = MapConfig(neighbours, min_dist, seed)
+    except ValueError as error:
+        raise OneRecError(str(error)) from None
+    with Bars(quiet=as_json) as bars:
+        facts = make_map(run, config=config, report=bars.report)
+    said = f"of an item's ten nearest, {facts['kept']:.0%} stay on the map"
+    say(f"{said} (principal components: {facts['kept_pca']:.0%})", facts, as_json)
 
 
 @app.command("doctor")
@@ -143,3 +165,27 @@ def tokenizer_command(
     if target is not None:
         importlib.import_module("onerec.bench.generate").write(result, target)
     print_json(result) if as_json else out.print_json(data=result)
+
+
+@bench.command("quantisers")
+def quantisers_command(
+    run: Annotated[str, typer.Option("--run", help="A run whose tokenizer is done.")],
+    seeds: Annotated[int, typer.Option(help="Fits of each kind.")] = 3,
+    steps: Annotated[int | None, typer.Option(help="Of the RQ-VAE; default the run's.")] = None,
+    target: OutFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """RQ-Kmeans, balanced, RQ-VAE and codes by lot on a run's items, kept for page Tokenizer."""
+    from onerec.explain.quantisers import compared
+    from onerec.pipeline.quantisers import compare_quantisers
+    from onerec.runs import open_run
+
+    with Bars(quiet=as_json) as bars:
+        result = compare_quantisers(run, seeds=seeds, steps=steps, report=bars.report)
+    if target is not None:
+        importlib.import_module("onerec.bench.generate").write(result, target)
+    if as_json:
+        print_json(result)
+        return
+    told = compared(open_run(run))
+    print_table("means over the seeds", told[["kind", "loss", "held_out_loss", "share_sharing"]])

@@ -67,6 +67,17 @@ def rank_frequency(run: Run) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[columns] if frames else empty(columns)
 
 
+def dead_codes(run: Run) -> pd.DataFrame:
+    """A row a level with codes that no item has: level, dead (how many), of, codes (as text)."""
+    ids, rows = run.semantic_ids(), []
+    for row in levels(run).to_dict("records"):
+        used = set(ids[f"code_{row['level']}"])
+        dead = [code for code in range(int(row["size"])) if code not in used]
+        if dead:
+            rows.append((row["level"], len(dead), int(row["size"]), ", ".join(map(str, dead))))
+    return pd.DataFrame(rows, columns=["level", "dead", "of", "codes"])
+
+
 def collisions(run: Run) -> dict[str, Any]:
     """How many items share their code with another, and by which policy that is handled."""
     report = run.report()

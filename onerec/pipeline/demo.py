@@ -9,6 +9,8 @@ from pathlib import Path
 
 from onerec.checkpoint import checkpoints, load_tensors, save_tensors
 from onerec.data.sources.world import make_world_dataset
+from onerec.pipeline.item_map import make_map
+from onerec.pipeline.quantisers import compare_quantisers
 from onerec.pipeline.session import Report, quiet
 from onerec.pipeline.stages import run
 from onerec.recipes import recipe
@@ -46,6 +48,8 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
         make_world_dataset(DATASET, world, work, covers=True)
         settings = recipe("tiny", SETTINGS)
         run(RUN, settings, DATASET, home=work, report=report)
+        make_map(RUN, work, report=report)
+        compare_quantisers(RUN, work, report=report)
         _strip(Run(work / "runs" / RUN))
         size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         assert size <= SIZE_LIMIT, f"the demo has {size >> 20} MiB, the limit is 10"
@@ -58,6 +62,9 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
 
 def _strip(finished: Run) -> None:
     """Keep the chosen checkpoints' weights alone, and no lists but those on show."""
+    for folder in finished.path.glob("cache/*"):
+        if folder.is_dir():  # what a process was at: its result stands beside it
+            shutil.rmtree(folder)
     for stage in ("pretrain", "reward", "align"):
         _strip_stage(finished.path / stage, (finished.done(stage) or {}).get("checkpoint", ""))
     for lists in (finished.path / "baselines").glob("*.safetensors"):

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from onerec.viz import theme
 
 TOKENIZE = "Make them with: onerec tokenize --run NAME --recipe RECIPE --dataset DATASET"
+MAP = "Make it with: onerec map --run NAME"
 WEBGL_FROM = 2000  # points; below, SVG is sharper and needs no graphics context
 MAP_GROUPS = 7  # the most frequent first codes get a colour and a symbol each, the rest is grey
 COLOURINGS = ("code_1", "popularity", "leaf_size")
@@ -27,8 +28,7 @@ def projection(
     """The map of the items. customdata[0] of a point is its item."""
     if points.empty:
         return theme.nothing("There is no map yet.", TOKENIZE, "projection")
-    if colour not in COLOURINGS:
-        raise ValueError(f"colour={colour!r}: choose one of {', '.join(COLOURINGS)}")
+    _check_colour(colour)
     both = sum(shares)
     fig = theme.figure(
         title=f"{len(points):,} items; the two axes hold {theme.percent(both)} of the variance of "
@@ -43,6 +43,43 @@ def projection(
         height=520,
         key=f"map-{colour}",
     )
+    _colour(fig, points, colour)
+    return fig
+
+
+def umap(
+    points: pd.DataFrame,
+    facts: dict[str, Any],
+    colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
+) -> go.Figure:
+    """The map that UMAP made (`onerec.explain.item_map.umap`). customdata[0] is a point's item."""
+    if points.empty:
+        return theme.nothing("There is no such map yet.", MAP, "umap")
+    _check_colour(colour)
+    kept, pca = theme.percent(facts["kept"]), theme.percent(facts["kept_pca"])
+    fig = theme.figure(
+        title=f"{len(points):,} items; {kept} of an item's ten nearest are among its ten nearest "
+        f"here, {pca} on the map of principal components",
+        alt=f"A scatter of {len(points):,} items, laid out by UMAP from their content vectors, "
+        f"coloured by {colour.replace('_', ' ')}.",
+        how=f"UMAP of the vectors that were quantised: {facts['neighbours']} neighbours, least "
+        f"distance {facts['min_dist']:g}, seed {facts['seed']}. It keeps who is near whom; sizes "
+        "of groups and distances between them mean little. Neighbours kept: "
+        f"{facts['kept']:.4f}, by principal components {facts['kept_pca']:.4f}.",
+        height=520,
+        key=f"umap-{colour}",
+    )
+    _colour(fig, points, colour)
+    return fig
+
+
+def _check_colour(colour: str) -> None:
+    if colour not in COLOURINGS:
+        raise ValueError(f"colour={colour!r}: choose one of {', '.join(COLOURINGS)}")
+
+
+def _colour(fig: go.Figure, points: pd.DataFrame, colour: str) -> None:
+    """The points, by first code or on a logarithmic scale of a count."""
     if colour == "code_1":
         for name, part, look in _map_groups(points):
             _add_points(fig, part, name, look)
@@ -61,7 +98,6 @@ def projection(
         fig.update_layout(showlegend=False)
     fig.update_xaxes(showticklabels=False)
     fig.update_yaxes(showticklabels=False, scaleanchor="x")
-    return fig
 
 
 def _map_groups(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:

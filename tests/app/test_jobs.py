@@ -199,3 +199,32 @@ def test_a_stream_that_a_terminal_began_is_resumed_from_its_recipe(
     jobs.resume(stream)
     command = jobs.stream_command("one", "mine", {"arm": "all", "rounds": 7})
     assert begun == [(tmp_path / "runs" / "one", "mine", command)]
+
+
+def test_a_task_is_a_job_of_its_run_that_bars_a_training_meanwhile(started: Run) -> None:
+    map_words = jobs.task_command("umap", "one", {"seed": 3})
+    assert jobs.command_line(map_words) == "onerec map --run one --seed 3"
+    with pytest.raises(RunError, match="run one is training"):
+        jobs.start_task(started, "umap", words(started.home, "one"))
+    jobs.kill(started)
+    asleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    folder = jobs.start_task(started, "umap", asleep)
+    assert folder.path == started.path / "cache" / "umap"
+    assert jobs.status(folder).state == "starting"
+    assert jobs.active(started.home) == "one: the map"
+    try:
+        with pytest.raises(RunError, match=r"run one: the map is being computed.*page Tokenizer"):
+            jobs.start(started.home, "two", words(started.home, "two"))
+    finally:
+        jobs.kill(folder)
+    assert jobs.active(started.home) is None
+
+
+def test_a_task_that_dies_at_once_has_failed_with_its_last_words(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "one")
+    run.path.mkdir(parents=True)
+    folder = jobs.start_task(
+        run, "quantisers", [sys.executable, "-c", "raise SystemExit('no room')"]
+    )
+    until(lambda: jobs.status(folder).state == "failed")
+    assert jobs.status(folder).message == "no room"

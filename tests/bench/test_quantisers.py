@@ -20,14 +20,6 @@ def made_up(n: int = 160, topics: int = 4) -> Items:
     return Items(x, np.arange(n) % topics)
 
 
-def test_a_category_is_the_first_place_at_which_items_differ() -> None:
-    paths = [["Beauty", "Skin", "Face"], ["Beauty", "Hair"], ["Beauty"], None, ["Beauty", "Skin"]]
-    assert quantisers.categories(paths[:3] + paths[4:]).tolist() == [2, 1, 0, 2]
-    assert quantisers.categories(paths).tolist() == [1, 1, 1, 0, 1]
-    assert quantisers.categories([["Beauty"], ["Beauty"]]) is None
-    assert quantisers.categories([[], None]) is None
-
-
 def test_topics_far_apart_are_found_by_the_first_code() -> None:
     one = measure(made_up(), "rq_kmeans", 4, 2, 1, seed=0)
     assert one["purity"] == 1

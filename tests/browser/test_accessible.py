@@ -19,6 +19,8 @@ NOT_OURS = ("[data-testid=stFileUploaderDropzone]", "[data-testid=stMetric] svg"
 VIEWS = (
     "",
     "?results=Bars",
+    "playground?codes_steps=9&codes_point=4",
+    "playground?playground_view=Experts&experts_steps=50",
     "dataset",
     "dataset?dataset_view=One+user",
     "dataset?dataset_view=Columns",
@@ -27,6 +29,8 @@ VIEWS = (
     "tokenizer?tokens_view=Tree&code=1",
     "tokenizer?tokens_view=Codebooks",
     "tokenizer?tokens_view=Shared+names",
+    "tokenizer?tokens_view=Quantisers",
+    "tokenizer?tokens_layout=UMAP",
     "train",
     "routing",
     "routing?routing_view=Lift",

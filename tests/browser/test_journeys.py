@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
 PAGES = (
     *("", "dataset", "tokenizer", "train", "routing", "rewards", "ecpo", "rl_steps"),
-    *("recommend", "online", "runs"),
+    *("recommend", "online", "runs", "playground"),
 )
 
 

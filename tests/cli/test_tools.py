@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,33 @@ def test_every_benchmark_runs_without_arguments(name: str) -> None:
     run = importlib.import_module(f"onerec.bench.{name}").run
     required = [p for p in inspect.signature(run).parameters.values() if p.default is p.empty]
     assert required == []
+
+
+def test_the_map_is_made_kept_and_told(
+    cli: Any, check_refused: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(trained, tmp_path / "home")
+    monkeypatch.setenv("ONEREC_HOME", str(home))
+    made = importlib.import_module("onerec.pipeline.item_map")
+    monkeypatch.setattr(made, "_places", lambda x, config: x[:, :2])  # UMAP compiles for a minute
+    facts = cli("map", "--run", "first", "--seed", "2", "--json").json()
+    assert facts["seed"] == 2
+    kept = json.loads(next((home / "runs" / "first" / "cache").glob("umap-*.json")).read_text())
+    assert kept == facts
+    assert "ten nearest" in cli("map", "--run", "first", "--seed", "2").out
+    check_refused(cli("map", "--run", "first", "--neighbours", "1"), "neighbours=1")
+    check_refused(cli("map", "--run", "gone"), "no run 'gone'")
+
+
+def test_quantisers_are_compared_on_a_run_and_kept(
+    cli: Any, check_refused: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(trained, tmp_path / "home")
+    monkeypatch.setenv("ONEREC_HOME", str(home))
+    words = ("bench", "quantisers", "--run", "first", "--seeds", "1", "--steps", "3")
+    result = cli(*words, "--out", tmp_path / "out.json", "--json").json()
+    assert [row["kind"] for row in result["rows"]] == ["rq_kmeans", "balanced", "rq_vae", "random"]
+    assert json.loads((tmp_path / "out.json").read_text()) == result
+    assert json.loads((home / "runs/first/cache/quantisers.json").read_text()) == result
+    assert "rq_vae" in cli(*words).out
+    check_refused(cli("bench", "quantisers", "--run", "first", "--seeds", "0"), "seeds=0")

@@ -160,3 +160,12 @@ def test_before_the_tokenizer_everything_is_empty(tmp_path: Path) -> None:
     assert tokens.items_of_code(run, (1,)).empty
     assert tokens.codes_of(run, 0) == ()
     assert tokens.collisions(run) == {}
+
+
+def test_dead_codes_are_listed_by_level(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tokens.dead_codes(run).empty, "all are in use"
+    ids = run.semantic_ids()
+    kept = ids[~ids["code_2"].isin([1, 3])]
+    monkeypatch.setattr(Run, "semantic_ids", lambda self: kept)
+    frame = tokens.dead_codes(run)
+    assert frame[frame["level"] == 2].to_numpy().tolist() == [[2, 2, 4, "1, 3"]]

@@ -2,7 +2,10 @@
 
 import pytest
 
-from onerec.viz.code_space import MAP_GROUPS, WEBGL_FROM, shared_words
+from onerec.explain import tokens
+from onerec.runs import Run
+from onerec.viz import theme
+from onerec.viz.code_space import MAP_GROUPS, WEBGL_FROM, shared_words, umap
 from onerec.viz.theme import COLOURS, SYMBOLS
 
 
@@ -16,3 +19,15 @@ def test_shared_codes_in_words(codes: int, words: str) -> None:
 def test_no_group_of_the_map_shares_colour_and_symbol_with_another() -> None:
     assert len(set(zip(COLOURS, SYMBOLS, strict=True))) >= MAP_GROUPS + 1
     assert WEBGL_FROM < 20_000
+
+
+def test_the_map_of_umap_says_what_it_keeps(run: Run) -> None:
+    points, _ = tokens.projection(run)
+    facts = {"neighbours": 15, "min_dist": 0.1, "seed": 0, "kept": 0.35, "kept_pca": 0.07}
+    fig = umap(points, facts)
+    assert "35% of an item's ten nearest" in theme.title(fig)
+    assert "7% on the map of principal components" in theme.title(fig)
+    assert sum(len(trace.x) for trace in fig.data) == len(points)
+    assert "onerec map" in theme.how(umap(points.head(0), {}))
+    with pytest.raises(ValueError, match="choose one of code_1"):
+        umap(points, facts, colour="mood")  # type: ignore[arg-type]

@@ -1,0 +1,208 @@
+"""What the page Tokenizer is made of: its map, its codebooks, and quantisers side by side.
+
+What takes a minute (UMAP, the comparison) is computed by a process of its own that keeps its result
+in the run's cache; until then the page says what there is, and offers to start it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cache
+import jobs
+import pandas as pd
+import places
+import selection
+import streamlit as st
+import widgets
+
+from onerec.errors import OneRecError
+from onerec.explain import item_map, quantisers, tokens
+from onerec.runs import Run
+from onerec.viz import code_space
+from onerec.viz import quantisers as draw_quantisers
+from onerec.viz import tokens as draw
+
+COLOURS = {"First code": "code_1", "Popularity": "popularity", "Items per name": "leaf_size"}
+LAYOUTS = ("Principal components", "UMAP")
+MEASURES = {"Spread left": "spread_left", "Entropy": "entropy_nats", "Codes in use": "utilisation",
+            "Dead codes": "dead_codes"}  # fmt: skip
+SEEDS = 3
+TASK_WORDS = {
+    "umap": "UMAP puts items near each other that are near in all dimensions. It takes a minute, "
+    "in a process of its own; the map below is there meanwhile.",
+    "quantisers": "The same items quantised by RQ-Kmeans, balanced RQ-Kmeans, an RQ-VAE and codes "
+    "drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes a minute or "
+    "more a seed, in a process of its own.",
+}
+BUTTONS = {"umap": "Compute the map", "quantisers": "Compare them"}
+
+
+class Cached(Run):
+    """A run whose stamp also changes with the results in its cache, so that pictures follow."""
+
+    def stamp(self) -> str:
+        kept = sorted(self.path.glob("cache/*.json"))
+        times = (f"{path.name}:{path.stat().st_mtime_ns}" for path in kept)
+        return "|".join([super().stamp(), *times])
+
+
+def the_map(view: selection.Selection, run: Run, pick: Callable[..., None]) -> pd.DataFrame:
+    """The items on a map, by principal components at once or by UMAP when its worker is done."""
+    colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
+    layout = widgets.options("Laid out by", LAYOUTS, "tokens_layout")
+    own = Cached(run.path)
+    if layout == "UMAP":
+        if not cache.read(item_map.umap, own)[0].empty:
+            return widgets.show(
+                own, item_map.umap, code_space.umap, key=f"umap_{colour}",
+                command=places.command(f"map --run {run.name}", run), drawing={"colour": colour},
+                pick=pick, lasso=True, say="Dots that lie near each other have similar content. "
+                "How far groups lie apart says little.",
+            )  # fmt: skip
+        task(view, run, "umap", {})
+    return widgets.show(
+        run, tokens.projection, draw.projection, key=f"map_{colour}",
+        command=places.command(f"runs show {run.name} --json", run), drawing={"colour": colour},
+        pick=pick, lasso=True,
+        say="Each dot is an item; dots that lie near each other have similar content.",
+    )  # fmt: skip
+
+
+def codebooks(run: Run, command: str) -> None:
+    """Use, entropy, what is left, and the dead codes, level by level."""
+    grid = st.grid(2, min_column_width=340)
+    for read, figure, say in (
+        (tokens.levels, draw.utilisation, "A code that no item has is wasted."),
+        (tokens.levels, draw.entropy, "How evenly items spread over the codes of a level; the line "
+         "is a perfectly even spread."),
+        (tokens.levels, draw.residuals, "How much of what tells items apart is in the codes."),
+        (tokens.rank_frequency, draw.rank_frequency, "The codes of a level from the most to the "
+         "least used: the flatter the line, the more even the use."),
+    ):  # fmt: skip
+        with grid.cell():
+            widgets.show(run, read, figure, key=figure.__name__, command=command, say=say)
+    column = st.column_config.NumberColumn
+    widgets.table(
+        cache.read(tokens.levels, run).drop(columns=["utilisation", "entropy_share"]).round(4),
+        key="levels", title="Level by level",
+        column_config={
+            "size": column("of N"), "dead_codes": column("dead"),
+            "entropy_nats": column("entropy", help="in nats"), "max_entropy_nats": column("ln N"),
+            "perplexity": column(format="%.1f", help="As many equally used codes: exp(entropy)"),
+            "residual_norm": column("residual norm"),
+            "variance_explained": column("explained", format="percent"),
+        },
+    )  # fmt: skip
+    dead = cache.read(tokens.dead_codes, run)
+    if dead.empty:
+        st.success(
+            "No code is dead: each is the code of some item.", icon=":material/check_circle:"
+        )
+    else:
+        title = f"{int(dead['dead'].sum()):,} codes are dead: no item has them"
+        widgets.table(dead, key="dead_codes", title=title)
+
+
+def side_by_side(view: selection.Selection, run: Run) -> None:
+    """Quantisers on the same items: what they lose, how they use codes, what codes mean."""
+    own = Cached(run.path)
+    known = cache.read(quantisers.facts, own)
+    measured = known and known["seeds"] >= SEEDS
+    if not measured or jobs.status(jobs.task_folder(run, "quantisers")).busy:
+        task(view, run, "quantisers", {"seeds": SEEDS})
+    if not known:
+        return
+    st.caption(
+        f"{known['items']:,} items of width {known['dim']}, {known['levels']} levels of "
+        f"{known['size']} codes each, {known['seeds']} seed{'s' * (known['seeds'] > 1)}; the "
+        f"RQ-VAE learns for {known['steps']:,} steps. Fitted on all items, where the run's own "
+        "tokenizer keeps to those that its split allows."
+    )
+    command = places.command(f"bench quantisers --run {run.name} --seeds {SEEDS}", run)
+    widgets.show(
+        own, quantisers.compared, draw_quantisers.losses, key="quantiser_losses", command=command,
+        say="Lower is better. New items were left out of the fit: where they are much worse than "
+        "the fitted ones, the quantiser has learned its items by heart.",
+    )  # fmt: skip
+    measure = MEASURES[widgets.options("By level", list(MEASURES), "quantiser_measure")]
+    widgets.show(
+        own, quantisers.by_level, draw_quantisers.by_level, key=f"quantiser_{measure}",
+        command=command, drawing={"measure": measure},
+    )  # fmt: skip
+    frame = cache.read(quantisers.compared, own)
+    if frame["purity"].notna().any():
+        widgets.show(
+            own, quantisers.compared, draw_quantisers.purity, key="quantiser_purity",
+            command=command, say="Do items of one first code belong together? Chance is high where "
+            "codes hold few items, so look at the difference.",
+        )  # fmt: skip
+    _collisions(frame)
+
+
+def _collisions(frame: pd.DataFrame) -> None:
+    percent = st.column_config.NumberColumn
+    shown = frame[["kind", "loss", "held_out_loss", "share_sharing", "purity", "seconds"]]
+    widgets.table(
+        shown.assign(kind=[draw_quantisers.NAMES[kind] for kind in shown["kind"]]),
+        key="quantisers", title="In numbers, means over the seeds",
+        column_config={
+            "loss": percent("error, fitted", format="percent"),
+            "held_out_loss": percent("error, new", format="percent"),
+            "share_sharing": percent("share a name", format="percent",
+                                     help="Items whose whole code another item has too"),
+            "purity": percent(format="percent"),
+            "seconds": percent("seconds of CPU", format="%.2f"),
+        },
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------- tasks
+
+
+def task(view: selection.Selection, run: Run, name: str, settings: dict[str, Any]) -> None:
+    """A computation that is not there yet: what it is, the start, and how far it is."""
+    job = jobs.status(jobs.task_folder(run, name))
+    seen = (job.busy, job.step)
+    st.fragment(_task, run_every=1.0 if job.busy else None)(view, run, name, settings, seen)
+
+
+def _task(
+    view: selection.Selection, run: Run, name: str, settings: dict[str, Any], seen: tuple[bool, int]
+) -> None:
+    folder = jobs.task_folder(run, name)
+    job = jobs.status(folder)
+    if (job.busy, job.step) != seen:
+        st.rerun()  # the whole page once more: start the clock, or show what there is now
+    words = jobs.task_command(name, run.name, settings)
+    if not job.busy:
+        title = "Not computed yet" if job.state == "new" else "Not finished"
+        st.info(TASK_WORDS[name], icon=":material/hourglass_empty:", title=title)
+        if job.state == "failed":
+            st.error(job.message, icon=":material/error:", title="The last one failed")
+        elif job.state == "interrupted":
+            st.warning(f"The process is gone without a word, at: {job.message or 'the start'}.",
+                       icon=":material/power_off:", title="The last one was ended")  # fmt: skip
+    else:
+        text = job.message or "The process is loading its libraries"
+        st.progress(job.share if job.of else 0.0, text=text)
+    if view.read_only or not selection.shown("train"):
+        st.caption("In a terminal, for a run of your own: "
+                   f"`{jobs.command_line(words)}`.")  # fmt: skip
+        return
+    if job.busy:
+        st.button("End it", icon=":material/stop:", key=f"{name}_end", on_click=_try,
+                  args=(jobs.kill, folder))  # fmt: skip
+    else:
+        st.button(BUTTONS[name], icon=":material/play_arrow:", type="primary", key=f"{name}_start",
+                  on_click=_try, args=(jobs.start_task, run, name, words))  # fmt: skip
+    if problem := st.session_state.pop("task_problem", None):
+        st.error(problem, icon=":material/error:")
+
+
+def _try(action: Callable[..., object], *arguments: Any) -> None:
+    try:
+        action(*arguments)
+    except (OneRecError, OSError) as error:
+        st.session_state["task_problem"] = str(error)
