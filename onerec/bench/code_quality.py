@@ -118,7 +118,7 @@ def part(chosen: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
         f"{name}_{kind}_{seed}", config, chosen.dataset, home=chosen.home, stages=("tokenize",)
     )
     setting = setting_of(run, chosen.home)
-    vectors, _ = content_vectors(replace(setting, recipe=kind_recipe(base, PLAIN, seed)))
+    vectors = content_vectors(replace(setting, recipe=kind_recipe(base, PLAIN, seed))).vectors
     near = nearest_pairs(torch.from_numpy(vectors), NEAR, QUERIES, generator(seed))
     mark = run.path / "dealt"
     if kind == SHUFFLED and not mark.exists():
