@@ -60,7 +60,9 @@ def test_a_start_from_any_labels() -> None:
     x = topics(600)
     centroids = x[:256].clone()
     bounds = GroupBounds(x, centroids, torch.zeros(600, dtype=torch.int64))
-    check(x, centroids, bounds.step(centroids))
+    found = bounds.step(centroids)
+    check(x, centroids, found)
+    assert found[0][:256].tolist() == list(range(256))  # a row that is a centroid is its own
 
 
 def test_most_distances_are_spared_once_centroids_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +96,13 @@ def test_most_distances_are_spared_once_centroids_stand(monkeypatch: pytest.Monk
     assert shares[-1] < 0.1
 
 
-def test_equal_centroids_keep_the_own_one() -> None:
+def test_of_equal_centroids_one_is_found() -> None:
     x = topics(600)
     centroids = x[:128].repeat(2, 1)
     labels, _ = nearest(x, centroids)
-    check(x, centroids, GroupBounds(x, centroids, labels).step(centroids))
+    found = GroupBounds(x, centroids, labels).step(centroids)
+    check(x, centroids, found)
+    assert (found[0] % 128).equal(labels % 128)
 
 
 @pytest.mark.parametrize(("k", "shape"), [(256, (4, 64)), (64, (1, 64)), (4096, (32, 128))])
