@@ -78,6 +78,7 @@ class PolicyConfig:
     limit: float = 1.0
     settings: dict[str, float] = field(default_factory=dict)
     measure_norm: bool = False
+    tilt: float = 0.0
 
 
 class Alignment:
@@ -98,7 +99,8 @@ class Alignment:
         self.config, self.lag = config, lag
         self.acting = in_evaluation(model)
         self.served = _frozen(model) if lag else self.acting
-        self.reference = _frozen(model) if config.objective in REFERENCED else None
+        compared = config.tilt > 0 or config.objective in REFERENCED
+        self.reference = _frozen(model) if compared else None
         self.last: Rollout | None = None
 
     def send(self) -> None:
@@ -170,6 +172,8 @@ class Alignment:
             objective=self.config.objective,
             settings=self._settings(),
             reference=self._reference(batch.context, drawn.codes),
+            tilt=self.config.tilt,
+            beam=self.config.search == "beam",
         )
 
     def _reference(self, context: Batch, codes: Tensor) -> Tensor | None:

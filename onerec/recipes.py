@@ -191,7 +191,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 # is built one by one.
 _CHOICES = {
     "content.text": ("hashed", "sentence", "minicpm", "none"),
-    "tokenizer.init": ("k-means++", "random"),
+    "tokenizer.init": ("k-means++", "near-mean", "random"),
     "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
     "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
     "history.item_input": ("codes", "item", "both"),
@@ -252,6 +252,7 @@ _AT_LEAST = {
     "align.users": 1,
     "align.group": 2,
     "align.weight": 0,
+    "align.tilt": 0,
     "align.format_items": 0,
     "align.lag": 0,
     "evaluate.beam": 1,

@@ -52,7 +52,8 @@ class Rollout:
     -> its weight in the sum; `factor` (B, G) of the industrial reward, else 1; `counted` (B, G)
     bool, items that take part; `format` (B, G) the format reward's advantage, 0 for items that it
     leaves alone; `objective` a name of `OBJECTIVES`, `settings` what it is called with; `reference`
-    (B, G) the log-probability of the fixed reference, for objectives that have one.
+    (B, G) the log-probability of the fixed reference, for objectives that have one; `tilt` above 0
+    takes advantages from `policy.tilted_advantage` and, of a `beam`, counts items by probability.
 
     Raises:
         RunError: an unknown objective or one whose reference is missing, a reward part without a
@@ -74,13 +75,16 @@ class Rollout:
     objective: str = "ecpo"
     settings: dict[str, float] = field(default_factory=dict)
     reference: Tensor | None = None
+    tilt: float = 0.0
+    beam: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise RunError(f"objective {self.objective!r}: unknown; use one of {known}")
-        if self.objective in REFERENCED and self.reference is None:
-            raise RunError(f"objective {self.objective!r} needs the reference's log-probabilities")
+        if self.reference is None and (self.tilt or self.objective in REFERENCED):
+            what = f"objective {self.objective!r}" if not self.tilt else f"a tilt of {self.tilt:g}"
+            raise RunError(f"{what} needs the reference's log-probabilities")
         check_weights(self.weights, self.parts)
         for name, part in self.parts.items():
             if not bool(part.isfinite().all()):
@@ -104,7 +108,15 @@ class Rollout:
 
     def advantage(self) -> Tensor:
         """(B, G); 0 for items that do not count and for groups whose rewards do not differ."""
-        return policy.group_advantage(self.reward(), self.counted)
+        if not self.tilt:
+            return policy.group_advantage(self.reward(), self.counted)
+        assert self.reference is not None  # or it would not have been made
+        told = self.reward(), self.log_prob, self.reference, self.counted, self.share()
+        return policy.tilted_advantage(*told, tilt=self.tilt)
+
+    def share(self) -> Tensor:
+        """(B, G): how much each item counts for the expectation over its group."""
+        return policy.group_share(self.drawn, self.counted, self.beam)
 
     def flat(self) -> Tensor:
         """(B,) bool: groups whose counted rewards do not differ; they teach nothing."""
@@ -113,15 +125,17 @@ class Rollout:
     def step(self, log_prob: Tensor | None = None) -> policy.Objective:
         """The objective, at `log_prob` (B, G) with its gradients or at what was recorded."""
         log_prob = self.log_prob if log_prob is None else log_prob
-        first = self._term(log_prob, self.advantage(), self.counted)
+        counted = self.counted.to(log_prob.dtype)
+        if self.tilt and self.beam:
+            counted = self.share() * self.item.shape[1]  # the mean over G is then the expectation
+        first = self._term(log_prob, self.advantage(), counted)
         if not bool(self.format.any()):
             return first
-        second = self._term(log_prob, self.format, self.format != 0)
+        second = self._term(log_prob, self.format, (self.format != 0).to(log_prob.dtype))
         return policy.Objective(first.loss + second.loss, first.ratio, first.push + second.push)
 
-    def _term(self, log_prob: Tensor, advantage: Tensor, counted: Tensor) -> policy.Objective:
+    def _term(self, log_prob: Tensor, advantage: Tensor, weight: Tensor) -> policy.Objective:
         function = OBJECTIVES[self.objective]
-        weight = counted.to(log_prob.dtype)
         if self.objective == "dpo":
             return function(log_prob, self.reference, advantage, weight, **self.settings)
         more = {"reference": self.reference} if self.objective == "grpo_kl" else {}
@@ -164,6 +178,8 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
         "objective": rollout.objective,
         "settings": rollout.settings,
         "weights": rollout.weights,
+        "tilt": rollout.tilt,
+        "beam": rollout.beam,
     }
     rollout = rollout.to("cpu")
     columns: dict[str, object] = {
@@ -224,6 +240,8 @@ def read_rollout(path: Path) -> Rollout:
             objective=meta["objective"],
             settings=meta["settings"],
             reference=table("reference") if "reference" in names else None,
+            tilt=meta.get("tilt", 0.0),
+            beam=meta.get("beam", False),
         )
     except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
         raise DataError(f"{path}: not a whole rollout ({error}); delete it and go on") from error

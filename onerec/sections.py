@@ -184,6 +184,8 @@ class AlignConfig:
     updates ago (0: the current one). `search` is sample (all codes), constrained (legal codes) or
     beam. `reward` is pscore or a behaviour; `format_items` of each group get the format reward
     (0: none). `weight` is that of the policy's loss beside the next-token loss; 0 turns it off.
+    With a `tilt` above 0 the policy is drawn to the pre-trained one times reward^tilt, and no
+    farther (`train.policy.tilted_advantage`); 0 takes the papers' (r - mean) / std.
     """
 
     steps: int = 100
@@ -193,6 +195,7 @@ class AlignConfig:
     reward: str = "pscore"
     objective: str = "ecpo"
     weight: float = 0.1
+    tilt: float = 0.0
     format_items: int = 3
     lag: int = 0
     learning_rate: float = 5e-4

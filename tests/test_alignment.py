@@ -231,9 +231,32 @@ def moved(alignment):
     return alignment
 
 
-@pytest.mark.parametrize("objective", ["grpo_kl", "dpo"])
-def test_the_reference_stays_where_it_began(objective):
-    alignment, batch = make(objective=objective), make_batch()
+def test_a_tilt_draws_the_policy_to_the_reference_times_the_reward():
+    """A beam over every item; the expected distance to pi_ref r^2 falls, and only from a tilt."""
+
+    def apart(alignment, batch):
+        alignment.policy_loss(batch)
+        last = alignment.last
+        there = (last.reference + 2 * last.reward().log()).masked_fill(~last.counted, -torch.inf)
+        share = last.share()
+        now = share.clamp(min=1e-30).log() - there.log_softmax(1)
+        return float((share * now.masked_fill(~last.counted, 0.0)).sum(1).mean())
+
+    alignment, batch = make(search="beam", tilt=2.0), make_batch()
+    first = apart(alignment, batch)
+    adam = torch.optim.Adam(alignment.model.parameters(), lr=0.01)
+    for _ in range(40):
+        adam.zero_grad()
+        alignment.policy_loss(batch)[0].backward()
+        adam.step()
+    assert apart(alignment, batch) < 0.2 * first
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"objective": "grpo_kl"}, {"objective": "dpo"}, {"tilt": 2.0}], ids=str
+)
+def test_the_reference_stays_where_it_began(chosen):
+    alignment, batch = make(**chosen), make_batch()
     alignment.policy_loss(batch)
     assert alignment.last is not None
     assert alignment.last.reference is not None

@@ -9,7 +9,7 @@ from onerec.errors import DataError, RunError
 from onerec.rollouts import OBJECTIVES, REFERENCED, Rollout, read_rollout, write_rollout
 
 
-def make(objective="ecpo", **settings):
+def make(objective="ecpo", tilt=0.0, beam=False, **settings):
     g = generator(0)
     uniform = lambda: torch.rand(3, 5, generator=g)  # noqa: E731
     drawn = -5 * uniform()
@@ -28,13 +28,16 @@ def make(objective="ecpo", **settings):
         format=(uniform() < 0.3).float(),
         objective=objective,
         settings=settings,
-        reference=drawn - uniform() if objective in REFERENCED else None,
+        reference=drawn - uniform() if tilt or objective in REFERENCED else None,
+        tilt=tilt,
+        beam=beam,
     )
 
 
+@pytest.mark.parametrize("tilt", [0.0, 2.0])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_recorded_step_replays_exactly(tmp_path, objective):
-    before = make(objective)
+def test_a_recorded_step_replays_exactly(tmp_path, objective, tilt):
+    before = make(objective, tilt, beam=tilt > 0)
     write_rollout(tmp_path / "step.parquet", before)
     after = read_rollout(tmp_path / "step.parquet")
     assert after.user.equal(before.user)
@@ -54,6 +57,19 @@ def test_settings_reach_the_objective(tmp_path):
     assert loose.settings == {"delta": 5.0}
     far = loose.drawn + 1.5
     assert loose.step(far).ratio.max() > make().step(far).ratio.max()
+
+
+def test_a_tilt_takes_other_advantages_and_counts_a_beam_by_probability():
+    plain, sampled, beam = make(), make(tilt=2.0), make(tilt=2.0, beam=True)
+    assert not torch.equal(plain.advantage(), sampled.advantage())
+    expectation = (beam.share() * beam.advantage()).sum(1)
+    torch.testing.assert_close(expectation, torch.zeros(3), atol=1e-6, rtol=0)
+    one = Rollout(**{**vars(beam), "format": torch.zeros(3, 5)}).step()
+    at_one = Rollout(**{**vars(beam), "format": torch.zeros(3, 5), "drawn": beam.log_prob}).step()
+    torch.testing.assert_close(at_one.push, at_one.push.nan_to_num())
+    assert (one.push[~beam.counted] == 0).all()
+    with pytest.raises(RunError, match="a tilt of 2 needs the reference's log-probabilities"):
+        Rollout(**{**vars(beam), "reference": None})
 
 
 def test_reward_by_hand():

@@ -20,7 +20,7 @@ from onerec.data.schema import ITEMS
 from onerec.data.tables import read_parquet
 from onerec.errors import DataError, RunError
 from onerec.explain.dataset import titles
-from onerec.explain.objectives import group_advantage
+from onerec.explain.objectives import advantages
 from onerec.explain.query import column_types, fetch
 from onerec.explain.tokens import code_columns, text_of
 from onerec.runs import Run
@@ -104,13 +104,14 @@ def composed(
     top = min(TOP, max(1, size // 2)) if top is None else top
     factor, touched, facts = _factor(run, rows, industrial)
     counted = _table(rows, "counted").astype(bool)
+    recorded = rows.attrs["tilt"], rows.attrs["beam"]
     kept = rows[["user", "place", "item", *code_columns(rows), "counted"]]
     made: dict[str, Any] = {f"reward_{name}": part.ravel() for name, part in parts.items()}
     for when, given, by in (("before", own, _table(rows, "factor")), ("after", asked, factor)):
         reward = _reward(parts, given, by)
         made[f"reward_{when}"] = reward.ravel()
         made[f"rank_{when}"] = _rank(reward, counted).ravel()
-        made[f"advantage_{when}"] = group_advantage(reward, counted).ravel()
+        made[f"advantage_{when}"] = advantages(rows, reward, *recorded)[0].ravel()
     made["format_before"] = rows["format"].to_numpy(float)
     made["format_after"] = _format(rows, format_items, step, size)
     made |= {"factor": factor.ravel(), "touched": touched}
@@ -277,8 +278,9 @@ def _step(run: Run, step: int) -> tuple[pd.DataFrame, dict[str, float]]:
     again = f"delete the file, or run `onerec align --run {run.name}` again"
     try:
         rows = read_parquet(path)
-        weights = json.loads(rows["step"].iloc[0])["weights"]
-        rows = rows.drop(columns="step")
+        meta = json.loads(rows["step"].iloc[0])
+        weights, rows = meta["weights"], rows.drop(columns="step")
+        rows.attrs = {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
         for name, usual in (("factor", np.float32(1)), ("format", np.float32(0))):
             if name not in rows:  # recorded before there was one
                 rows[name] = usual

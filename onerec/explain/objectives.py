@@ -126,6 +126,43 @@ def group_advantage(reward: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return np.clip(advantage, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT)
 
 
+def group_share(drawn: np.ndarray, counted: np.ndarray, beam: bool) -> np.ndarray:
+    """As `onerec.train.policy.group_share`: (B, G), how much each item counts in its group."""
+    weight = np.where(counted, drawn if beam else 0.0, -np.inf)
+    top = weight.max(1, keepdims=True)
+    weight = np.exp(weight - np.where(np.isfinite(top), top, 0.0))
+    return np.asarray(weight / np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny))
+
+
+def tilted_advantage(
+    reward: np.ndarray, apart: np.ndarray, counted: np.ndarray, share: np.ndarray, tilt: float
+) -> np.ndarray:
+    """As `onerec.train.policy.tilted_advantage`; `apart` is log pi - log pi_ref: (B, G)."""
+    gain = np.where(counted, tilt * np.log(np.maximum(reward, SAME_REWARD)) - apart, 0.0)
+    centred = gain - (share * gain).sum(1, keepdims=True)
+    return np.where(counted, np.clip(centred, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT), 0.0)
+
+
+def advantages(
+    rows: pd.DataFrame, reward: np.ndarray, tilt: float, beam: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a recorded step: each item's advantage, and how often it counts in its group's mean.
+
+    `rows` are those of the step's file, `reward` (B, G) the reward to work with.
+    """
+
+    def table(name: str) -> np.ndarray:
+        return np.asarray(rows[name].to_numpy(float).reshape(reward.shape))
+
+    counted = table("counted").astype(bool)
+    if not tilt:
+        return group_advantage(reward, counted), np.ones_like(reward)
+    share = group_share(table("drawn"), counted, beam)
+    apart = table("log_prob") - table("reference")
+    often = share * reward.shape[1] if beam else np.ones_like(reward)
+    return tilted_advantage(reward, apart, counted, share, tilt), often
+
+
 def region(ratio: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
     """The name of the part of the axis in which each ratio lies (see `REGIONS`)."""
     bounds = (1 - epsilon, 1 + epsilon, 1 + epsilon + delta)

@@ -256,6 +256,7 @@ def _rows(
         taken: dict[str, Any] = {"epsilon": objectives.EPSILON, "delta": objectives.DELTA}
         taken |= {"beta": objectives.BETA, "objective": meta["objective"]}
         taken |= {"weights": meta["weights"], **meta["settings"]}
+        taken |= {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
         asked = {"objective": objective, "epsilon": epsilon, "delta": delta}
         taken |= {name: given for name, given in asked.items() if given is not None}
         return _worked_out(rows, taken), taken
@@ -280,9 +281,9 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
         reward = reward + taken["weights"][name.removeprefix("reward_")] * table(name)
     reward = reward * (table("factor") if "factor" in rows else 1.0)
     counted = table("counted").astype(bool)
-    advantage = objectives.group_advantage(reward, counted)
     bonus = table("format") if "format" in rows else np.zeros_like(reward)
     now, drawn = table("log_prob"), table("drawn")
+    advantage, often = objectives.advantages(rows, reward, taken["tilt"], taken["beam"])
     ratio = np.exp(np.clip(now - drawn, -700, 700))
     bounds = {name: taken[name] for name in ("epsilon", "delta", "beta")}
 
@@ -302,12 +303,14 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
         "ratio": ratio,
         "region": objectives.region(ratio, taken["epsilon"], taken["delta"]),
         "effect": objectives.effect(taken["objective"], push, ratio, advantage, counted),
-        "push": push,
+        "push": push * often,
         "format": bonus,
         "format_push": pushed(bonus, bonus != 0),
     }
     flat = {name: values.ravel() for name, values in made.items()}
-    return rows.drop(columns="step").assign(group=np.arange(len(rows)) // size, **flat)
+    rows = rows.drop(columns="step").assign(group=np.arange(len(rows)) // size, **flat)
+    rows.attrs["tilt"] = taken["tilt"]  # pictures say how advantages were made
+    return rows
 
 
 def _share(flags: pd.Series) -> float:

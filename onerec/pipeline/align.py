@@ -257,6 +257,7 @@ def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:
         search=align.search,
         objective=align.objective,
         weight=align.weight,
+        tilt=align.tilt,
         weights={align.reward: 1.0},
         format_items=align.format_items,
         listed=listed_items(dataset, industrial.column, industrial.value),

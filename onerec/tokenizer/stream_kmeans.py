@@ -25,6 +25,7 @@ from onerec.tokenizer.kmeans import (
     assign,
     check_init,
     cluster_sums,
+    near_mean,
     start,
 )
 
@@ -103,8 +104,9 @@ def _start(pieces: Pieces, k: int, generator: torch.Generator, init: str) -> tup
             f"{k} codes cannot be made from {count} vectors; "
             f"choose a codebook of at most {count} codes"
         )
-    if init == "random":
-        return sample.rows[:k].clone(), count
+    if init in ("random", "near-mean"):
+        rows = sample.rows[:k].clone()
+        return (rows if init == "random" else near_mean(sample.rows, rows)), count
     return start(sample.rows, k, generator, init), count
 
 

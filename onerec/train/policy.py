@@ -65,6 +65,49 @@ def group_advantage(reward: Tensor, counted: Tensor | None = None, *, limit: flo
     return advantage.clamp(-limit, limit)
 
 
+def tilted_advantage(
+    reward: Tensor,
+    log_prob: Tensor,
+    reference: Tensor,
+    counted: Tensor,
+    share: Tensor,
+    *,
+    tilt: float,
+    limit: float = 5.0,
+) -> Tensor:
+    """Advantages whose fixed point is the reference tilted by the reward: pi_ref r^tilt / Z.
+
+        A = tilt log r - log(pi / pi_ref), less its mean within the group
+
+    That is the gradient of tilt E[log r] - KL(pi || pi_ref) (e.g. Korbak et al., arXiv 2205.11275),
+    where the papers' (r - mean) / std has no fixed point of its own and goes as far as it is let.
+    Not in OneRec's papers: ours. Rewards below 1e-6 count as that; the result is cut to +-`limit`.
+
+    Args:
+        reward: (B, G), from 0 up.
+        log_prob: (B, G), of the policy when the step began.
+        reference: (B, G), of the fixed reference.
+        counted: (B, G) bool, items that take part; the others get 0.
+        share: (B, G) weights of the mean, see `group_share`.
+        tilt: the exponent.
+    """
+    gain = tilt * reward.clamp(min=SAME_REWARD).log() - (log_prob - reference)
+    gain = gain.detach().masked_fill(~counted, 0.0)
+    centred = gain - (share * gain).sum(1, keepdim=True)
+    return centred.clamp(-limit, limit).masked_fill(~counted, 0.0)
+
+
+def group_share(drawn: Tensor, counted: Tensor, beam: bool) -> Tensor:
+    """How much each item counts for the expectation over its group: (B, G), sums to 1.
+
+    Samples count alike. The items of a beam are distinct, so each counts by its probability
+    `drawn` (B, G) among those of the group: the expectation over the policy, cut to the beam.
+    """
+    weight = drawn if beam else torch.zeros_like(drawn)
+    share = weight.masked_fill(~counted, -torch.inf).softmax(1)
+    return torch.nan_to_num(share)  # a group of which nothing counts
+
+
 def ecpo(
     log_prob: Tensor,
     old: Tensor,

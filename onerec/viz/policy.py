@@ -82,6 +82,20 @@ def steps(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def _how_advantages_are_made(tilt: float, items: int, mean: float) -> str:
+    if tilt:
+        return (
+            f"advantage = {tilt:g} log(reward) - log(probability / that before alignment), less "
+            "its mean in the group, cut to ±5: 0 once the probability is that before alignment "
+            f"times reward^{tilt:g}. The mean reward of the {items} items that count is {mean:.4f}."
+        )
+    return (
+        "advantage = (reward - mean) / standard deviation within the group, cut to ±5; here the "
+        f"mean of the {items} items that count is {mean:.4f}. Illegal items are left out of the "
+        "mean."
+    )
+
+
 def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
     """The items of one group: reward against the probability with which each was drawn.
 
@@ -98,9 +112,8 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
             f"{_name(r)}: reward {r['reward']:.3f}, {r['effect']}"
             for r in frame.to_dict("records")[:12]
         ),
-        how="advantage = (reward - mean) / standard deviation within the group, cut to ±5; here "
-        f"the mean of the {len(counted)} items that count is {mean:.4f}. Illegal items are left "
-        "out of the mean. The probability is the sampler's, of all codes of the item together.",
+        how=_how_advantages_are_made(frame.attrs.get("tilt", 0.0), len(counted), mean)
+        + " The probability is the sampler's, of all codes of the item together.",
         x="probability with which the item was drawn",
         y="reward",
         height=400,

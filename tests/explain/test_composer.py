@@ -11,7 +11,7 @@ import pytest
 
 from onerec.errors import RunError
 from onerec.explain import composer
-from onerec.rollouts import check_weights, read_rollout
+from onerec.rollouts import check_weights, read_rollout, write_rollout
 from onerec.runs import Run
 
 STEP = 10
@@ -53,6 +53,14 @@ def test_with_the_recorded_weights_it_is_the_replay_of_a_real_run(aligned: Path)
     run = Run(aligned / "runs" / "first")
     step = int(next((run.path / "rollouts").glob("step-*.parquet")).stem[5:])
     assert_is_the_replay(run, step)
+
+
+def test_a_tilted_step_is_the_replay_too(scored: Run) -> None:
+    step = fake_rewards.STEPS[0]
+    made = read_rollout(step_file(scored, step))
+    made.reference, made.tilt, made.beam = made.drawn - 0.5 * made.reward(), 2.0, True
+    write_rollout(step_file(scored, step), made)
+    assert_is_the_replay(scored, step)
 
 
 def test_rank_and_reward_by_hand(scored: Run) -> None:

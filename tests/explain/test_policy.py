@@ -42,6 +42,22 @@ def test_items_are_what_the_replay_of_the_step_gives(aligned: Run, objective: st
         assert found["item"].tolist() == replay.item[group].tolist()
 
 
+@pytest.mark.parametrize("beam", [False, True])
+def test_items_of_a_tilted_step_are_what_its_replay_gives(aligned: Run, beam: bool) -> None:
+    made = fake_rollouts.rollout(STEP)
+    made.reference, made.tilt, made.beam = made.drawn - 0.5 * made.reward(), 2.0, beam
+    write_rollout(step_file(aligned), made)
+    replay = read_rollout(step_file(aligned))
+    step, advantage = replay.step(), replay.advantage()
+    for group, user in enumerate(replay.user.tolist()):
+        found = policy.items(aligned, STEP, user)
+        np.testing.assert_allclose(found["advantage"], advantage[group], atol=1e-4)
+        np.testing.assert_allclose(
+            found["push"] + found["format_push"], step.push[group], atol=1e-4
+        )
+        assert found.attrs["tilt"] == 2.0
+
+
 def test_dots_lie_on_the_curve_of_their_objective(aligned: Run) -> None:
     found = policy.dots(aligned, STEP)
     for sign in (-1.0, 1.0):

@@ -217,7 +217,8 @@ def test_a_log_without_anything_to_train_on_leaves_no_run_behind(home: Path) -> 
         for place in range(3)
     ]
     folder = dataset_path("short", home)
-    write_dataset(folder, "short", pd.DataFrame(rows), None, None, source="test")
+    items = pd.DataFrame({"item_id": range(9), "title": [f"title {place}" for place in range(9)]})
+    write_dataset(folder, "short", pd.DataFrame(rows), items, None, source="test")
     given = toy_home.make_recipe({"evaluate.split": "given"})
     refuse(home, DataError, "'short': no training target has", recipe=given, dataset="short")
     assert run_stage("tokenize", "x", recipe=given, dataset="short", home=home).is_done("tokenize")

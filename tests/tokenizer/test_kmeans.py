@@ -23,7 +23,7 @@ def blobs(n: int = 300, d: int = 5, k: int = 6, seed: int = 0) -> Tensor:
     return centres.repeat(n // k, 1) + 0.1 * torch.randn(n, d, generator=generator(seed + 1))
 
 
-@pytest.mark.parametrize("init", module.INITS)
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "random"])
 def test_two_pairs_by_hand(init: str) -> None:
     x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [10.0, 0.0], [10.0, 4.0]])
     result = kmeans(x, 2, generator=generator(3), init=init)
@@ -60,6 +60,24 @@ def test_seeds_drawn_in_rounds_end_near_those_drawn_one_by_one() -> None:
     first, again = (module.parallel_seeds(x, 256, generator(2)) for _ in range(2))
     assert torch.equal(first, again)
     assert len(first.unique(dim=0)) == 256
+
+
+def test_near_the_mean_by_hand() -> None:
+    x = torch.tensor([[0.0, 0.0], [8.0, 0.0], [4.0, 12.0]])  # mean (4, 4)
+    assert module.near_mean(x, x[:2]).tolist() == [[3.0, 3.0], [5.0, 3.0]]
+    started = module.start(x, 3, generator(1), "near-mean")
+    assert sorted(started.tolist()) == [[3.0, 3.0], [4.0, 6.0], [5.0, 3.0]]
+
+
+def test_noise_in_many_dimensions_is_shared_evenly_from_near_the_mean() -> None:
+    """The other starts leave one cluster at the mean that takes most rows: a residual's fate."""
+    x = torch.randn(2_000, 384, generator=generator())
+    ends = {init: kmeans(x, 64, generator=generator(2), init=init) for init in module.INITS}
+    largest = {init: int(torch.bincount(end.labels).max()) for init, end in ends.items()}
+    assert largest["near-mean"] < 2 * 2_000 / 64
+    for init in ("k-means++", "k-means||", "random"):
+        assert largest[init] > 2 * largest["near-mean"]
+        assert ends["near-mean"].inertia < ends[init].inertia
 
 
 def test_assign_equals_all_distances_in_float64() -> None:

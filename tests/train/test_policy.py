@@ -215,6 +215,48 @@ def test_group_advantage_by_hand() -> None:
     assert policy.group_advantage(lone)[0, 0] == 5.0  # 9.9, cut
 
 
+def test_tilted_advantage_by_hand() -> None:
+    """pi_ref (.5, .25, .25), rewards (e^-2, e^-1, 1), of which the last item does not count."""
+    reward = torch.tensor([[-2.0, -1.0, 0.0]]).exp()
+    reference = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    log_prob = reference + torch.tensor([[0.5, 0.0, 9.0]])
+    counted = torch.tensor([[True, True, False]])
+    even = policy.group_share(reference, counted, beam=False)
+    assert even.tolist() == [[0.5, 0.5, 0.0]]
+    made = policy.tilted_advantage(reward, log_prob, reference, counted, even, tilt=3.0)
+    assert made[0].tolist() == pytest.approx([-1.75, 1.75, 0.0])  # -6.5 and -3, mean -4.75
+    probable = policy.group_share(reference, counted, beam=True)
+    assert probable[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])
+    made = policy.tilted_advantage(reward, log_prob, reference, counted, probable, tilt=3.0)
+    assert made[0].tolist() == pytest.approx([-6.5 + 16 / 3, -3 + 16 / 3, 0.0], abs=1e-6)
+    nobody = torch.zeros(1, 3, dtype=torch.bool)
+    assert not policy.group_share(reference, nobody, beam=True).any()
+
+
+def test_the_tilted_advantage_is_the_gradient_of_reward_less_divergence() -> None:
+    """On a beam that holds every item: against autograd of tilt E[log r] - KL(pi || pi_ref)."""
+    g = torch.Generator().manual_seed(0)
+    logits, before = (torch.randn(3, 7, generator=g, dtype=torch.float64) for _ in range(2))
+    reward = torch.rand(3, 7, generator=g, dtype=torch.float64)
+    reference, counted = before.log_softmax(1), torch.ones(3, 7, dtype=torch.bool)
+    logits.requires_grad_()
+    log_prob = logits.log_softmax(1)
+    gain = log_prob.exp() * (2.5 * reward.log() - (log_prob - reference))
+    (wanted,) = torch.autograd.grad(-gain.sum(1).mean(), logits, retain_graph=True)
+
+    now = log_prob.detach()
+    share = policy.group_share(now, counted, beam=True)
+    told = reward, now, reference, counted, share
+    advantage = policy.tilted_advantage(*told, tilt=2.5, limit=math.inf)
+    (found,) = torch.autograd.grad(policy.ecpo(log_prob, now, advantage, 7 * share).loss, logits)
+    torch.testing.assert_close(found, wanted)
+
+    there = (reference + 2.5 * reward.log()).log_softmax(1)
+    share = policy.group_share(there, counted, beam=True)
+    rest = policy.tilted_advantage(reward, there, reference, counted, share, tilt=2.5)
+    assert rest.abs().max() < 1e-12  # the fixed point
+
+
 def test_icepop_keeps_what_both_agree_on() -> None:
     sampled = torch.zeros(1, 5)
     trained = torch.tensor([[0.4, 0.5, 1.0, 5.0, 5.1]]).log()
