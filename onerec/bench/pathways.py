@@ -16,10 +16,12 @@ lifelong: worlds that differ in the weight of old interests alone (`--weights`),
 L, Q and M are history.lifelong_length, _queries and _limit. `clusters`, `random` and `recent` have
 the same parameters; `none` lacks the QFormer, and `more_recent` has Q positions in its place.
 `positions` says how many the pathway has for the users of valid: single events fill L where a
-history has them, clusters as many as M leaves. Gain is the rival's loss less that of clusters, and
-the recall of clusters less the rival's: above 0 clusters are better. A line over the weights is
-fitted for each seed; its slope says whether the gain rises with the weight. Tastes for categories
-and authors last in the world whatever the weight, so a long history may help at weight 0 too.
+history has them, clusters as many as M leaves, so lengths are equal where M leaves L or more. Gain
+is the rival's loss less that of clusters, and the recall of clusters less the rival's: above 0
+clusters are better. A line over the weights is fitted for each seed; its slope says whether the
+gain rises with the weight. Tastes for categories and authors last in the world whatever the weight,
+so a long history may help at weight 0 too. Worlds have the settings `LONG` but for `--world`; what
+random numbers they draw does not depend on the weight.
 
 ablation: one thing of the recipe changed at a time, on any dataset, each arm less `full`:
 
@@ -31,7 +33,8 @@ ablation: one thing of the recipe changed at a time, on any dataset, each arm le
 
 What the tokenizer reads stays. An arm that would change nothing is left out, or refused by name.
 One part is one arm and seed, in a process of its own; parts that are there are not repeated. A
-part's seed is that of weights and batches: intervals hold for this dataset, not for another world.
+part's seed is that of weights and batches; tokenizers have the recipe's seed, and a world its own:
+intervals hold for this dataset, not for another one.
 How arms are trained and their loss: see `bench.trained`.
 """
 

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import small_world
 
+from onerec import assembly
 from onerec.bench import arms, pathways
 from onerec.data.dataset import open_dataset
 from onerec.data.sources.world import make_world_dataset, world_of
@@ -45,8 +46,13 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Parts are made in this process; the list says which."""
-    made = []
+    """Parts are made in this process, and a run's setting once; the list says which parts."""
+    made, settings = [], {}
+
+    def setting_of(run, home):
+        if run.path not in settings:
+            settings[run.path] = assembly.setting_of(run, home)
+        return settings[run.path]
 
     def run(command, check):
         assert check
@@ -57,6 +63,7 @@ def here(monkeypatch):
 
     monkeypatch.setattr(arms.subprocess, "run", run)
     monkeypatch.setattr(pathways, "commit", lambda: "made here")
+    monkeypatch.setattr(pathways, "setting_of", setting_of)
     return made
 
 
@@ -72,26 +79,26 @@ def ablation(home, out, *more):
 
 def test_worlds_differ_in_the_weight_alone_and_what_is_there_stays(home, here, tmp_path, capsys):
     out = tmp_path / "l.json"
-    assert lifelong(home, out, "--weights", "1", "0", "--arms", "clusters", "none") == 0
-    assert here == ["0:clusters:0", "0:none:0", "1:clusters:0", "1:none:0"]
+    assert lifelong(home, out, "--weights", "1", "--arms", "clusters", "none") == 0
+    assert here == ["1:clusters:0", "1:none:0"]
     here.clear()
-    assert lifelong(home, out, "--weights", "0", ".5", "--arms", "recent", "clusters") == 0
-    assert here == ["0:recent:0", "0.5:recent:0", "0.5:clusters:0"]
+    assert lifelong(home, out, "--weights", "1", "0", "--arms", "recent", "clusters") == 0
+    assert here == ["0:recent:0", "0:clusters:0", "1:recent:0"]
     said = json.loads(out.read_text())
-    assert list(said["weights"]) == ["0", "0.5", "1"]
-    assert list(said["weights"]["0"]) == ["clusters", "none", "recent"]
-    assert list(said["weights"]["0.5"]["recent"]["less_base"]) == ["loss", "recall@10"]
-    assert list(said["gains"]) == ["none", "recent"]
-    assert list(said["gains"]["none"]["loss"]) == ["0", "1", "slope", "at_0"]
+    assert list(said["weights"]) == ["0", "1"]
+    assert list(said["weights"]["0"]) == ["clusters", "recent"]
+    assert list(said["weights"]["1"]) == ["clusters", "none", "recent"]
+    assert list(said["weights"]["0"]["recent"]["less_base"]) == ["loss", "recall@10"]
+    assert list(said["gains"]["none"]["loss"]) == ["1"]
+    assert list(said["gains"]["recent"]["loss"]) == ["0", "1", "slope", "at_0"]
     assert said["recipe"]["history"]["lifelong_length"] == 12
-    assert said["world"]["old_interest_weight"] == [0.0, 0.5, 1.0]
-    assert {one["weight"] for one in said["parts"]} == {0.0, 0.5, 1.0}
+    assert said["world"]["old_interest_weight"] == [0.0, 1.0]
+    assert {one["weight"] for one in said["parts"]} == {0.0, 1.0}
     configs = [
-        world_of(open_dataset(f"old_interests_{w}", home)).world.config.as_dict()
-        for w in ("0", "0.5", "1")
+        world_of(open_dataset(f"old_interests_{w}", home)).world.config.as_dict() for w in (0, 1)
     ]
-    assert [one.pop("old_interest_weight") for one in configs] == [0.0, 0.5, 1.0]
-    assert configs[0] == configs[1] == configs[2]
+    assert [one.pop("old_interest_weight") for one in configs] == [0.0, 1.0]
+    assert configs[0] == configs[1]
     assert configs[0]["days"] == pathways.LONG.days
     assert "loss gained on recent: 0 " in capsys.readouterr().out
 
