@@ -49,32 +49,41 @@ HISTORIES: dict[str, dict[str, Callable[[HistoryConfig], HistoryConfig]]] = {
         **{name: _said(item_input=name) for name in ("codes", "item", "both")},
     },
 }
-UNREAD = {  # arm -> the field of the vocabulary that it empties
-    "no_static": "user_features",
-    "no_tag": "n_tags",
-    "no_author": "n_authors",
-    "no_duration": "n_duration",
-    "no_play": "n_play",
-    "no_label": "behaviours",
-    "no_time": "n_time",
+SIDE = {  # what is known of an event beside its item -> the field of the vocabulary
+    "tag": "n_tags",
+    "author": "n_authors",
+    "duration": "n_duration",
+    "play": "n_play",
+    "label": "behaviours",
+    "time": "n_time",
+}
+UNREAD = {  # arm -> the fields of the vocabulary that it empties
+    "no_static": ("user_features",),
+    **{f"no_{name}": (field,) for name, field in SIDE.items()},
+    "no_side": tuple(SIDE.values()),
 }
 ARMS = {
     LIFELONG: tuple(HISTORIES[LIFELONG]),
-    ABLATION: (FULL, *HISTORIES[ABLATION], *UNREAD, MORE_CODES),
+    ABLATION: (
+        FULL,
+        *("no_static", "no_short", "no_positive", "no_lifelong"),
+        *(f"no_{name}" for name in (*SIDE, "side", "content")),
+        *("codes", "item", "both", MORE_CODES),
+    ),
 }
 BASE = {LIFELONG: CLUSTERS, ABLATION: FULL}
 
 
 @dataclass(frozen=True)
 class FewerFeatures(Features):
-    """Features of which a model does not read one: it has no table for it."""
+    """Features of which a model does not read some: it has no tables for them."""
 
-    unread: str = ""
+    unread: tuple[str, ...] = ()
 
     def vocabulary(self, sizes: tuple[int, ...], n_items: int) -> Vocabulary:
         found = super().vocabulary(sizes, n_items)
-        nothing = type(getattr(found, self.unread))()  # 0 or ()
-        return replace(found, **{self.unread: nothing})
+        nothing = {name: type(getattr(found, name))() for name in self.unread}  # 0 or ()
+        return replace(found, **nothing)
 
 
 def arm_setting(base: Setting, experiment: str, arm: str, seed: int, users: int = 0) -> Setting:
@@ -94,12 +103,13 @@ def refusal(base: Setting, arm: str, codes: int) -> str:
 
     `codes` is N of the recipe's tokenizer.
     """
-    name, n = base.dataset.name, base.dataset.n_items
+    dataset, n = base.dataset.name, base.dataset.n_items
     changed = arm_setting(base, ABLATION, arm, base.recipe.seed)
     history = changed.recipe.history
     if arm in UNREAD:
         there = base.features.vocabulary((codes,), n)
-        return "" if getattr(there, UNREAD[arm]) else f"{name!r} has no such feature"
+        found = any(getattr(there, name) for name in UNREAD[arm])
+        return "" if found else f"{dataset!r} has no such feature"
     if arm == MORE_CODES:
         return "" if TIMES * codes <= n else f"{TIMES} times {codes} codes for {n} items"
     if arm != FULL and history == base.recipe.history:

@@ -27,6 +27,7 @@ ablation: one thing of the recipe changed at a time, on any dataset, each arm le
 
     no_static no_short no_positive no_lifelong    without the pathway
     no_tag no_author no_duration no_play no_label no_time    events without that feature
+    no_side      events without any of these
     no_content   events without the content vectors
     codes item both    what stands for an item in an event
     codes_x4     4 N codes per level by a tokenizer of its own; losses of a code do not compare

@@ -8,7 +8,7 @@ import torch
 
 from onerec.assembly import load_semantic_ids, setting_of
 from onerec.bench import pathway_arms
-from onerec.bench.pathway_arms import ABLATION, ARMS, LIFELONG, UNREAD, arm_setting, refusal
+from onerec.bench.pathway_arms import ABLATION, ARMS, LIFELONG, SIDE, UNREAD, arm_setting, refusal
 from onerec.data.batches import case_batches
 from onerec.data.sources.world import make_world_dataset
 from onerec.lifelong import with_lifelong
@@ -68,6 +68,10 @@ def moved(column):
 def altered(batch, items, arm):
     """The batch, and the table of items, with what an arm leaves out changed everywhere."""
     events = {n: getattr(batch, n) for n in ("short", "positive", "lifelong")}
+    if arm == "no_side":
+        for name in SIDE:
+            batch = altered(batch, items, f"no_{name}")
+        return batch
     if arm == "no_static":
         return replace(batch, static=batch.static.roll(1, 0))
     if (name := arm.removeprefix("no_")) in events:
@@ -75,10 +79,8 @@ def altered(batch, items, arm):
     if name in ("tag", "author", "duration", "content"):
         table = getattr(items, name)
         table[1:] = table[1:].roll(1, 0)
-        if name in ("tag", "duration"):
-            long = replace(batch.lifelong, **{name: moved(getattr(batch.lifelong, name))})
-            batch = replace(batch, lifelong=long)
-        return batch
+        own = {name: moved(getattr(batch.lifelong, name))} if name in batch.lifelong.own else {}
+        return replace(batch, lifelong=replace(batch.lifelong, **own))
     change = (lambda label: 1 - label) if name == "label" else moved
     changed = {n: replace(e, **{name: change(getattr(e, name))}) for n, e in events.items()}
     return replace(batch, **changed)

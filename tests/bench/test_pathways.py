@@ -132,7 +132,7 @@ def test_every_arm_of_the_ablation_that_says_something(home, here, tmp_path, cap
 def test_what_cannot_be_compared_is_refused_in_one_line(home, here, tmp_path, capsys):
     out = tmp_path / "x.json"
     for more, said in (
-        (["--arms", "ful"], "no arm 'ful' (did you mean 'full'?); there are full, no_short"),
+        (["--arms", "ful"], "no arm 'ful' (did you mean 'full'?); there are full, no_static"),
         (["--arms", "no_tag"], "--arms needs full"),
         (["--arms", "full", "codes"], "--arms codes: the recipe is so already; leave it out"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
