@@ -1,7 +1,8 @@
 """What the encoder reads, part by part: is the lifelong pathway worth it, and each of the others?
 
     python -m onerec.bench.pathways --experiment lifelong --home H --seeds 5 --out FILE \
-        --set history.lifelong_length=2000 --world n_users=5000 mean_history=4000 days=120
+        --set history.lifelong_length=256 history.lifelong_limit=8 history.lifelong_queries=64 \
+        --world mean_history=3000 days=180
     python -m onerec.bench.pathways --experiment ablation --home H --dataset world --out FILE
 
 lifelong: worlds that differ in the weight of old interests alone (`--weights`), with these arms:
@@ -224,8 +225,8 @@ def check(chosen: argparse.Namespace) -> Recipe:
     config = recipe(chosen.recipe, parse_overrides(chosen.set))
     if chosen.experiment == LIFELONG and not config.history.lifelong_length:
         raise RecipeError(
-            "history.lifelong_length=0: the recipe reads no long history; "
-            "--set history.lifelong_length=2000"
+            "history.lifelong_length=0: the recipe reads no long history; --set "
+            "history.lifelong_length=256 history.lifelong_limit=8 history.lifelong_queries=64"
         )
     return config
 

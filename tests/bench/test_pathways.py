@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(home, here, tmp_path, ca
         assert said in error
         assert error.count("\n") == 1
     for more, said in (
-        (["--set", "history.lifelong_length=0"], "--set history.lifelong_length=2000"),
+        (["--set", "history.lifelong_length=0"], "--set history.lifelong_length=256"),
         (["--weights", "0", "2"], "old_interest_weight=2.0: must lie between 0 and 1"),
         (["--world", "n_user=9"], "--world: no 'n_user' (did you mean 'n_users'?)"),
         (["--world", "old_interest_weight=1"], "--weights says which weights"),
