@@ -214,6 +214,8 @@ def check(chosen: argparse.Namespace) -> Recipe:
             of range, or the recipe does not read long histories where it must.
     """
     refuse_below_one(chosen, ("seeds", "jobs"))
+    if chosen.experiment == ABLATION and (chosen.world or chosen.weights):
+        raise RecipeError("--world and --weights are of --experiment lifelong; name a --dataset")
     if chosen.users < 0:
         raise RecipeError(f"--users {chosen.users}: at least 1, or 0 for all")
     known, base = ARMS[chosen.experiment], BASE[chosen.experiment]
@@ -233,8 +235,9 @@ def check(chosen: argparse.Namespace) -> Recipe:
 
 def prepare_lifelong(chosen: argparse.Namespace, config: Recipe) -> tuple[list[str], str]:
     """The worlds, a tokenizer and all compressed histories of each: cases, and a hash of it all."""
-    world, arms = world_config(chosen.world), chosen.arms or ARMS[LIFELONG]
-    worlds = {w: replace(world, old_interest_weight=w) for w in sorted(set(chosen.weights))}
+    world, arms = world_config(chosen.world), list(dict.fromkeys(chosen.arms or ARMS[LIFELONG]))
+    weights = sorted(set(chosen.weights or WEIGHTS))
+    worlds = {w: replace(world, old_interest_weight=w) for w in weights}
     for weight, config_of in worlds.items():
         name = f"{chosen.dataset}_{weight:g}"
         make_world(name, config_of, chosen.home)
@@ -325,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
     parser.add_argument("--world", nargs="*", action="extend", default=[], help="KEY=VALUE")
-    parser.add_argument("--weights", nargs="+", type=float, default=list(WEIGHTS))
+    parser.add_argument("--weights", nargs="+", type=float, help="by default 0 .25 .5 1")
     parser.add_argument("--run", help="what the names of the runs with tokenizers begin with")
     parser.add_argument("--arms", nargs="+", help="by default all that say something")
     parser.add_argument("--seeds", type=int, default=3)

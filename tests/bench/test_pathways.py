@@ -82,7 +82,7 @@ def test_worlds_differ_in_the_weight_alone_and_what_is_there_stays(home, here, t
     assert lifelong(home, out, "--weights", "1", "--arms", "clusters", "none") == 0
     assert here == ["1:clusters:0", "1:none:0"]
     here.clear()
-    assert lifelong(home, out, "--weights", "1", "0", "--arms", "recent", "clusters") == 0
+    assert lifelong(home, out, "--weights", "1", "0", "--arms", "recent", "clusters", "recent") == 0
     assert here == ["0:recent:0", "0:clusters:0", "1:recent:0"]
     said = json.loads(out.read_text())
     assert list(said["weights"]) == ["0", "1"]
@@ -137,6 +137,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(home, here, tmp_path, ca
         (["--arms", "full", "codes"], "--arms codes: the recipe is so already; leave it out"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
         (["--jobs", "0"], "--jobs 0: at least 1"),
+        (["--weights", "0"], "--world and --weights are of --experiment lifelong"),
         (["--users", "-1"], "--users -1: at least 1, or 0 for all"),
         (["--dataset", "nowhere"], "nowhere"),
         (["--set", "train.step=1"], "train.step"),
