@@ -37,7 +37,7 @@ from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
-from onerec.bench.routers import new_training, train, watch
+from onerec.bench.trained import new_training, train, watch
 from onerec.common import generator, set_threads
 from onerec.data.pairs import training_pairs
 from onerec.data.tables import read_parquet, write_parquet

@@ -12,50 +12,54 @@
     roma, roma_random, router_only    from loss_free's weights: see `onerec.pipeline.router_tuning`
 
 One part is one arm and seed, in a process of its own; parts that are there are not repeated. The
-tokenizer is fitted once, with the recipe's seed; a part's seed is that of weights and batches. The
-last weights count. Router and shared experts are the arms', whatever the recipe says of them.
+tokenizer is fitted once, with the recipe's seed; a part's seed is that of weights and batches. How
+arms are trained and their loss: see `bench.trained`. Router and shared experts are the arms',
+whatever the recipe says of them.
 
-Loss is that of a code in nats on valid targets (`bench.lazy.valid_loss`), without label smoothing
-and losses of routers. MaxVio (`bench.balance`) is measured after training on shuffled batches of
-training contexts, the same for all arms and seeds. A step's time is the median; processes beside
-each other slow one another, so compare it with --jobs 1. Equal time is measured by turns
-(`bench.equal_time`), whatever runs beside.
+MaxVio (`bench.balance`) is measured after training on shuffled batches of training contexts, the
+same for all arms and seeds. A step's time is the median; processes beside each other slow one
+another, so compare it with --jobs 1. Equal time is measured by turns (`bench.equal_time`), whatever
+runs beside.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onerec.assembly import Setting, setting_of
-from onerec.bench import equal_time
+from onerec.bench import equal_time, trained
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.balance import balance_of
-from onerec.bench.dense import DenseSetting, sizes
-from onerec.bench.generate import commit, cpu_name, write
-from onerec.bench.lazy import valid_loss
+from onerec.bench.dense import DenseSetting
+from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
+from onerec.bench.trained import (
+    apart,
+    by_seed,
+    differences,
+    digest,
+    measured_on,
+    new_training,
+    refuse_below_one,
+    timed,
+    tokenized,
+    train,
+    watch,
+)
 from onerec.checkpoint import load_tensors, save_tensors
-from onerec.common import pick_device, set_threads
-from onerec.errors import DataError, OneRecError, RecipeError
-from onerec.loop import StepResult, loop
-from onerec.pipeline import run as run_stages
-from onerec.pipeline.feeding import prepare_stream
-from onerec.pipeline.pretrain import Pretraining, device_name, next_token_order, sample_cases
+from onerec.common import set_threads
+from onerec.errors import OneRecError, RecipeError
+from onerec.pipeline.pretrain import Pretraining
 from onerec.pipeline.router_tuning import KINDS as ROMA
 from onerec.pipeline.router_tuning import Tuning, post_train
-from onerec.pipeline.session import Session
 from onerec.recipes import parse_overrides, recipe
-from onerec.run_writer import RunWriter
 from onerec.runs import Run, open_run
 from onerec.settings import listed, nearest
 
@@ -88,46 +92,11 @@ def arm_setting(base: Setting, arm: str, seed: int, users: int = 0) -> Setting:
     """The setting of an arm; valid has at most `users` cases, 0 for all."""
     name = arm.removesuffix(SHARED)
     router, shared = ROUTERS.get(name, "loss_free"), int(arm.endswith(SHARED))
-    valid = sample_cases(base.split.valid, users or len(base.split.valid))
-    changed = replace(
-        base.recipe,
-        seed=seed,
-        routing=replace(base.recipe.routing, router=router, shared_experts=shared),
-        evaluate=replace(base.recipe.evaluate, valid_users=max(1, len(valid))),
-    )
+    same = measured_on(base, users)
+    routing = replace(base.recipe.routing, router=router, shared_experts=shared)
+    changed = replace(same.recipe, seed=seed, routing=routing)
     kind = DenseSetting if name == DENSE else Setting
-    split = replace(base.split, valid=valid)
-    return kind(changed, base.dataset, split, base.features, base.snapshots)
-
-
-def new_training(run: Run, setting: Setting) -> Pretraining:
-    """The pipeline's own pre-training, of which nothing is saved."""
-    return Pretraining(Session(RunWriter(run.path), setting, pick_device(setting.recipe.device)))
-
-
-def train(training: Pretraining) -> Iterator[StepResult]:
-    """From the first step to the last, with nothing between two steps."""
-    with training.batches() as batches:
-        yield from loop(
-            training.trainee(batches),
-            steps=training.config.steps,
-            clip=training.optim.clip,
-            seed=training.setting.recipe.seed,
-            device=training.session.device,
-        )
-
-
-def watch(results: Iterable[StepResult], steps: int, name: str) -> list[float]:
-    """Seconds of each step, without those of printing."""
-    taken: list[float] = []
-    before = time.perf_counter()
-    for result in results:
-        taken.append(time.perf_counter() - before)
-        if result.step % max(1, steps // 4) == 0:
-            told = f"{sum(taken):6.0f} s {name} {result.step}/{steps} loss {result.loss:.3f}"
-            print(told, flush=True)
-        before = time.perf_counter()
-    return taken
+    return kind(changed, base.dataset, same.split, base.features, base.snapshots)
 
 
 def part(run: Run, base: Setting, arm: str, seed: int, asked: Asked, folder: Path) -> Any:
@@ -146,14 +115,7 @@ def part(run: Run, base: Setting, arm: str, seed: int, asked: Asked, folder: Pat
     taken = watch(results, steps, f"{arm}:{seed}")
     if arm == BASE:
         save_tensors(weights, training.model.state_dict())
-    device = training.session.device
-    told |= {
-        "device": device_name(device) if device.type == "cuda" else cpu_name(),
-        "steps": steps,
-        "step_ms": round(1e3 * statistics.median(taken), 4),
-        "seconds": round(sum(taken), 3),
-        **measure(training, asked.batches),
-    }
+    told |= {"steps": steps, **timed(training, taken), **measure(training, asked.batches)}
     print(f"{arm}:{seed} loss {told['loss']} recall@10 {told['recall@10']}", flush=True)
     return told
 
@@ -172,16 +134,7 @@ def in_equal_time(run: Run, setting: Setting, arm: str) -> tuple[Setting, dict[s
 
 def measure(training: Pretraining, batches: int) -> dict[str, Any]:
     """A trained model on valid, its size and its balance."""
-    model, setting = training.model, training.setting
-    model.config = replace(model.config, label_smoothing=0.0)
-    recall = training.evaluate(training.config.steps)["valid_recall@10"]
-    return {
-        "loss": round(valid_loss(model, setting), 5),
-        "recall@10": round(recall, 5),
-        "users": len(setting.split.valid),
-        **sizes(model),
-        "balance": balance_of(training, batches),
-    }
+    return {**trained.measure(training), "balance": balance_of(training, batches)}
 
 
 # ------------------------------------------------------------------ all arms
@@ -192,10 +145,7 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Every arm stands against loss_free; RoMA also against router_only, its control.
     """
-    found: dict[str, dict[int, Any]] = {}
-    for one in parts:
-        found.setdefault(one["arm"], {})[one["seed"]] = one
-    result = {}
+    found, result = by_seed(parts), {}
     for arm in sorted(found, key=ALL.index):
         mine = [found[arm][seed] for seed in sorted(found[arm])]
         line: dict[str, Any] = {name: [one[name] for one in mine] for name in ("seed", "steps")}
@@ -205,7 +155,7 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             line["balance"] = _balance([one["balance"] for one in mine])
         rivals = [BASE, CONTROL] if arm in ROMA and arm != CONTROL else [BASE]
         line["against"] = {
-            rival: _differences(found[arm], found[rival])
+            rival: differences(found[arm], found[rival])
             for rival in rivals
             if rival != arm and set(found[arm]) & set(found.get(rival, {}))
         }
@@ -222,15 +172,6 @@ def _balance(mine: list[dict[str, Any]]) -> dict[str, Any]:
         }
     told["dead"] = max(one["dead"] for one in mine)
     return told | {"least_share": min(one["least_share"] for one in mine)}
-
-
-def _differences(mine: Mapping[int, Any], others: Mapping[int, Any]) -> dict[str, Any]:
-    """Mine less the other's, paired by seed."""
-    seeds = sorted(set(mine) & set(others))
-    return {
-        name: interval([mine[seed][name] - others[seed][name] for seed in seeds])
-        for name in ("loss", "recall@10")
-    }
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -257,8 +198,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _apart(line: Mapping[str, Any], rival: str) -> str:
-    differences = line["against"].get(rival, {}).values()
-    return " ".join(f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for d in differences)
+    return apart(line["against"].get(rival, {}))
 
 
 def prepare(chosen: argparse.Namespace) -> Run:
@@ -268,9 +208,7 @@ def prepare(chosen: argparse.Namespace) -> Run:
         OneRecError: an arm is unknown, the recipe has not the experts that the arms need, there is
             nobody in valid, a number is below 1, or see `onerec.pipeline.run`.
     """
-    for name in ("seeds", "jobs", "batches", "roma_steps", "bank"):
-        if getattr(chosen, name) < 1:
-            raise RecipeError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: at least 1")
+    refuse_below_one(chosen, ("seeds", "jobs", "batches", "roma_steps", "bank"))
     for arm in chosen.arms:
         if arm not in ALL:
             raise RecipeError(f"no arm {arm!r}{nearest(arm, ALL)}; there are {listed(ALL)}")
@@ -285,20 +223,13 @@ def prepare(chosen: argparse.Namespace) -> Run:
             f"RoMA {least} active ones; --set model.experts=8 model.active_experts=2"
         )
     name = chosen.run or f"routers_{chosen.dataset}_{chosen.recipe}"
-    run = run_stages(name, config, chosen.dataset, home=chosen.home, stages=("tokenize",))
-    setting = setting_of(run, chosen.home)
-    if not len(setting.split.valid):
-        raise DataError(f"{chosen.dataset!r}: nobody in valid to measure on; use another split")
-    if not setting.fits(pick_device(setting.recipe.device)):  # by one process, not by every part
-        prepare_stream(setting, run, next_token_order(setting))
-    return run
+    return tokenized(name, config, chosen.dataset, chosen.home)
 
 
 def settings_of(run: Run, asked: Asked) -> dict[str, Any]:
     """What parts must share to be compared; `made` is a hash of the recipe and the dataset."""
     known = run.recipe()
-    text = json.dumps([known["recipe"], known["dataset"]], sort_keys=True)
-    return {"made": hashlib.sha256(text.encode()).hexdigest()[:16], **asdict(asked)}
+    return {"made": digest(known["recipe"], known["dataset"]), **asdict(asked)}
 
 
 def compare(chosen: argparse.Namespace, asked: Asked) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from onerec.bench import arms, equal_time, routers
 from onerec.bench.equal_time import EqualTime
 from onerec.checkpoint import load_tensors
 from onerec.data.sources.world import make_world_dataset
+from onerec.pipeline import run as run_stages
 from onerec.pipeline.router_tuning import Tuning
 from onerec.world import WorldConfig
 
@@ -63,7 +64,7 @@ def here(monkeypatch):
 def base(home, words):
     """The setting that parts start from."""
     parsed = routers.recipe("small", SETTINGS)
-    run = routers.run_stages("tokens", parsed, "tiny_world", home=home, stages=("tokenize",))
+    run = run_stages("tokens", parsed, "tiny_world", home=home, stages=("tokenize",))
     return run, setting_of(run, home)
 
 
@@ -99,7 +100,7 @@ def test_a_part_is_the_pipelines_own_training(base, tmp_path):
     told = routers.part(run, setting, "loss_free", 0, ASKED, tmp_path)
     weights = load_tensors(tmp_path / "loss_free-0.safetensors")
     stages = ("tokenize", "pretrain")
-    own = routers.run_stages("own", setting.recipe, "tiny_world", home=run.home, stages=stages)
+    own = run_stages("own", setting.recipe, "tiny_world", home=run.home, stages=stages)
     expected = load_tensors(own.path / "pretrain" / f"checkpoint-{STEPS:06d}.safetensors", "model.")
     assert set(weights) == set(expected)
     for name, value in expected.items():
@@ -233,12 +234,3 @@ def test_the_summary_by_hand_is_paired_by_seed():
     assert lines[1].split()[:4] == ["dense", "7", "10", "3.4000"]
     assert "+0.4000 [" in lines[1]
     assert lines[5].startswith("roma less router_only's: +0.4000 [")
-
-
-def test_seconds_of_steps_are_told_in_quarters(capsys):
-    results = [routers.StepResult(s, 2.5, {}, 0.0, 0.0, 0.0) for s in range(1, 9)]
-    taken = routers.watch(results, 8, "softmax:1")
-    assert len(taken) == 8
-    assert all(second >= 0 for second in taken)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[3] for line in lines] == ["2/8", "4/8", "6/8", "8/8"]
