@@ -75,7 +75,10 @@ def test_a_beam_wider_than_the_catalogue_returns_everything_once():
     assert (found.scores[:, -3:] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("wrong", [{"k": 0}, {"beam": 0}, {"groups": 0}, {"penalty": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 0}, {"beam": 0}, {"groups": 0}, {"penalty": -1.0}, {"penalty": float("inf")}],
+)
 def test_what_cannot_be_asked_is_refused(wrong):
     settings = {"k": 2, "beam": 4, "groups": 2, "penalty": 1.0} | wrong
     with pytest.raises(ValueError, match="must be at least 1"):
@@ -92,3 +95,16 @@ def test_beams_keep_what_they_have_paid():
         firsts = set(found.codes[user, :, 0].tolist())
         assert len(firsts & set(order[user, :2].tolist())) == 1
         assert len(firsts & set(order[user, 2:4].tolist())) == 1
+
+
+def test_many_items_to_leave_out_take_no_table_of_pairs():
+    """A history of 20,000 items and four groups are 80,000 candidates: once a table of their pairs,
+    25 GB."""
+    batch, model = toy.make_batch(lengths=(3,)), toy.make_model()
+    seen = torch.zeros(1, 20_000, dtype=torch.int64)
+    seen[0, :4] = torch.tensor([3, 1, 9, 5])
+    settings = {"k": 5, "beam": 8, "groups": 4, "penalty": 1.0}
+    found = diverse_beam_search(model, batch, TRIE, **settings, exclude=seen)
+    few = diverse_beam_search(model, batch, TRIE, **settings, exclude=seen[:, :4])
+    assert torch.equal(found.items, few.items)
+    assert not set(found.items[0].tolist()) & {2, 0, 8, 4}
