@@ -301,6 +301,26 @@ def test_groups_of_beams_begin_with_other_codes(recommender: Recommender) -> Non
     assert recommender.recommend_for(["i03", "i04"], k=6, groups=1).equals(plain)
 
 
+def test_groups_that_are_all_at_the_same_items_look_further(recommender: Recommender) -> None:
+    """Twenty groups of one beam without a penalty all hold one prefix, which has fewer items."""
+    narrow = recommender.recommend_for(["i03"], k=20, groups=20, penalty=0.0)
+    assert narrow["item"].nunique() == 20
+    assert narrow.attrs["notes"] == []
+    everything = recommender.recommend_for(["i03"], k=35, groups=20, penalty=0.0)
+    assert sorted(everything["item"]) == list(range(toy_home.ITEMS))
+
+
+def test_numbers_that_no_search_takes_are_refused(recommender: Recommender) -> None:
+    history = recommender.prompts.typed(["i03"])
+    for penalty in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(DataError, match=f"penalty={penalty}: must be at least 0 and finite"):
+            recommender.recommend_for(["i03"], groups=2, penalty=penalty)
+    with pytest.raises(DataError, match="k=0: ask for at least one item"):
+        recommender.lists_for([history], 0)
+    with pytest.raises(DataError, match="groups=0: must be at least 1"):
+        recommender.recommend_for(["i03"], groups=0)
+
+
 def test_draws_are_reproducible_and_follow_their_settings(recommender: Recommender) -> None:
     history = ["i03", "i04"]
     draws = recommender.sample_for(history, 300, seed=1)
