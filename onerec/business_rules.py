@@ -131,7 +131,7 @@ def widened(
         if not short.any():
             break
         rows, ask = short.nonzero()[:, 0], min(WIDER * ask, limit)
-        for some in rows.split(max(1, AT_ONCE // ask)):
+        for some in torch.split(rows, max(1, AT_ONCE // ask)):
             again = _chosen(search(some, ask), k, authors, most)
             for name in ("items", "scores", "codes", "code_log_probs", "legal"):
                 getattr(whole, name)[some] = getattr(again, name)

@@ -110,10 +110,7 @@ def explain(
         item=item,
         log_prob=float(curves["recent"][0]),
         events=events,
-        elsewhere={
-            "static": float(looked.static.mean()),
-            "lifelong": float(looked.lifelong.mean()),
-        },
+        elsewhere={one: float(getattr(looked, one).mean()) for one in ("static", "lifelong")},
         curves=pd.DataFrame(rows, columns=["method", "deleted", "log_prob"]),
         codes=table,
         experts=_experts(recommender, batch, codes, item),

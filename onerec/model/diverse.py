@@ -58,8 +58,7 @@ def diverse_beam_search(
     """
     if min(k, beam, groups) < 1 or not 0 <= penalty < math.inf:
         raise ValueError(
-            f"k={k}, beam={beam} and groups={groups} must be at least 1, "
-            f"penalty={penalty} at least 0 and finite"
+            f"k={k}, beam={beam} and groups={groups} must be at least 1, {penalty=} 0 and finite"
         )
     own = max(1, beam // groups)  # K
     ranks = k + (0 if exclude is None else exclude.shape[1])
