@@ -232,8 +232,7 @@ class Recommender:
             quantiser: None takes that of the run.
 
         Raises:
-            DataError: ids that are taken or twice there, vectors of another width or number, or
-                codes that the collision policy does not allow.
+            DataError: see `onerec.assembly.with_new_items`.
         """
         if quantiser is None:
             if self.run is None:

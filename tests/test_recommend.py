@@ -341,7 +341,9 @@ def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
     for settings, words in (
         ({"power": 2.0, "top_k": 5}, "power takes the place of temperature"),
         ({"power": 0.5}, "alpha=0.5"),
+        ({"power": float("inf")}, "alpha=inf"),
         ({"temperature": 0.0}, "temperature=0.0 above 0"),
+        ({"temperature": float("nan")}, "temperature=nan above 0"),
         ({"top_p": 2.0}, "top_p=2.0"),
         ({"n": 0}, "group=0 must be at least 1"),
         ({"n": 0, "power": 2.0}, "group=0 must be at least 1"),
@@ -401,6 +403,12 @@ def test_new_items_can_be_added_twice_but_not_read(recommender: Recommender, tra
         richer.with_items(items, vectors[[4, 17]])
     with pytest.raises(DataError, match=r"vectors \(1, 3\) must be \(1, 16\)"):
         richer.with_items(pd.DataFrame({"item_id": ["x"]}), np.zeros((1, 3), dtype=np.float32))
+    no_number = np.where(np.arange(16) == 3, np.nan, vectors[[0]]).astype(np.float32)
+    with pytest.raises(DataError, match="the vector of item 'x' is not finite"):
+        richer.with_items(pd.DataFrame({"item_id": ["x"]}), no_number)
+    for nameless in (pd.DataFrame({"title": ["x"]}), pd.DataFrame({"item_id": [None]})):
+        with pytest.raises(DataError, match="new items need ids of their own"):
+            richer.with_items(nameless, vectors[[0]])
     parts = recommender.setting, recommender.ids, recommender.popularity, recommender.model
     bare = Recommender(*parts, recommender.device, recommender.contexts)
     with pytest.raises(DataError, match="need the quantiser"):
