@@ -35,14 +35,14 @@ class Rules:
     """All of them together; none by default.
 
     `seen` False leaves out what is in the user's history. `exclude` are items by their own ids.
-    `without` are values of a column of items that are off, such as {"category": ["music"]}; of a
-    column of lists one such value is enough. `per_author` items of one author at most, 0 for no
+    `without` are values (or one) of a column of items that are off, such as {"category": ["music"]};
+    of a column of lists one such value is enough. `per_author` items of one author at most, 0 for no
     limit; an item without an author counts for nobody.
     """
 
     seen: bool = True
     exclude: Sequence[object] = ()
-    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str] | str] = field(default_factory=dict)
     per_author: int = 0
 
     def allowed(self, items: pd.DataFrame) -> NDArray[np.bool_]:
@@ -57,7 +57,7 @@ class Rules:
             raise DataError(f"rule exclude: there is no item {sorted(missing)[0]!r}")
         allowed = ~own.isin(gone).to_numpy(dtype=bool)
         for name, values in self.without.items():
-            off = {str(value) for value in values}
+            off = {str(value) for value in ([values] if isinstance(values, str) else values)}
             allowed &= ~column(items, name).map(lambda cell, off=off: _has(cell, off)).to_numpy(
                 dtype=bool
             )

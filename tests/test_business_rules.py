@@ -44,6 +44,10 @@ def test_what_is_left_for_everybody():
     left = [n for n in range(toy.N_ITEMS) if n % 3 and n % 2 == 0 and n not in (3, 4)]
     assert np.flatnonzero(rules.allowed(ITEMS)).tolist() == left
     assert Rules().allowed(ITEMS).all()
+    alone, listed = (
+        Rules(without={"category": one}).allowed(ITEMS) for one in ("music", ["music"])
+    )
+    assert np.array_equal(alone, listed)  # a word, and not its letters
 
 
 def test_a_restricted_trie_searches_what_is_left_and_nothing_else():
