@@ -35,8 +35,8 @@ class Rules:
     """All of them together; none by default.
 
     `seen` False leaves out what is in the user's history. `exclude` are items by their own ids.
-    `without` are values (or one) of a column of items that are off, such as {"category": ["music"]};
-    of a column of lists one such value is enough. `per_author` items of one author at most, 0 for no
+    `without` are values (or one) of a column of items that are off: {"category": ["music"]}; of a
+    column of lists one such value is enough. `per_author` items of one author at most, 0 for no
     limit; an item without an author counts for nobody.
     """
 

@@ -1,6 +1,7 @@
 """An untouched history gives the log's own batch; an edited one gives what the edit says."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
