@@ -122,8 +122,8 @@ def train(run: Run, base: Setting, case: Case, samples: int, batch: int) -> dict
     examples = training_examples(base.split, recipe.train.targets)
     if samples > len(examples):
         raise RunError(
-            f"{base.dataset.name!r} has {len(examples):,} training contexts, fewer than {samples:,} "
-            "that are to be seen once: lower --samples or make a larger world"
+            f"{base.dataset.name!r} has {len(examples):,} training contexts, fewer than "
+            f"{samples:,} that are to be seen once: lower --samples or make a larger world"
         )
     size = size_of(recipe, known)
     rate = case.rate / math.sqrt(size / 1e6)
