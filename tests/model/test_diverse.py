@@ -108,3 +108,46 @@ def test_many_items_to_leave_out_take_no_table_of_pairs():
     few = diverse_beam_search(model, batch, TRIE, **settings, exclude=seen[:, :4])
     assert torch.equal(found.items, few.items)
     assert not set(found.items[0].tolist()) & {2, 0, 8, 4}
+
+
+def by_hand(items, scores, k, beam, groups, penalty):
+    """The items of one user by the words of the module.
+
+    `items` by whole code; `scores` of each prefix; both dictionaries.
+    """
+    held, lists = {}, []
+    for _ in range(groups):
+        beams, paid = [()], {}
+        for depth in range(1, 4):
+            options = [one for one in scores if len(one) == depth and one[:-1] in beams]
+            if depth == 1:
+                paid = {one[0]: penalty * held.get(one, 0) for one in options}
+            options.sort(key=lambda one: (paid[one[0]] - scores[one], one))
+            beams = options[: k if depth == 3 else max(1, beam // groups)]
+            if depth == 1:
+                first = beams
+        held |= {one: held.get(one, 0) + 1 for one in first}
+        lists.append([item for one in beams for item in items[one]])
+    named = []
+    for rank in range(k):
+        for one in lists:
+            if rank < len(one) and one[rank] not in named:
+                named.append(one[rank])
+    return set(named[:k])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize(("beam", "groups"), [(4, 2), (6, 3), (9, 3), (12, 4)])
+def test_lists_are_those_of_a_slow_search(penalty, beam, groups):
+    model, batch = toy.make_model(), toy.make_batch()
+    whole = beam_search(model, batch, TRIE, k=toy.N_ITEMS, beam=toy.N_ITEMS)
+    found = diverse_beam_search(model, batch, TRIE, k=4, beam=beam, groups=groups, penalty=penalty)
+    for user in range(3):
+        items, scores = {}, {}
+        rows = zip(whole.items[user], whole.codes[user], whole.code_log_probs[user], strict=True)
+        for item, codes, parts in rows:
+            code = tuple(codes.tolist())
+            items.setdefault(code, []).append(int(item))
+            scores |= {code[:depth]: float(parts[:depth].sum()) for depth in range(1, 4)}
+        expected = by_hand(items, scores, 4, beam, groups, penalty)
+        assert set(found.items[user].tolist()) - {-1} == expected
