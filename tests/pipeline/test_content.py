@@ -253,3 +253,17 @@ def test_a_models_folder_that_changes_is_another_model(
     assert found() == toy_home.ITEMS
     weights.write_bytes(b"other")
     assert found() == 0
+
+
+@pytest.mark.usefixtures("pictures")
+def test_what_an_item_without_a_picture_gets_knows_no_item_outside_fit_items(home: Path) -> None:
+    changes = {"content.images": "true", "content.behaviour_weight": "0", "content.text": "none"}
+    setting = make_setting(home, changes)
+    fit = np.arange(toy_home.ITEMS) != 26
+    setting = replace(setting, split=replace(setting.split, fit_items=fit))
+    one = content_vectors(setting).vectors
+    path = home / "datasets" / "toy" / "images" / "26.png"
+    path.write_bytes(png(np.full((4, 4, 3), 250, dtype=np.uint8)))
+    other = content_vectors(setting).vectors
+    assert not np.array_equal(one[26], other[26])
+    assert np.array_equal(one[27:], other[27:])
