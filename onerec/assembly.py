@@ -284,9 +284,11 @@ def with_new_items(
         vectors: (m, d) their content, made as those of the tokenizer were.
 
     Raises:
-        DataError: ids that are taken or twice there, vectors of another width or number, or codes
-            that the collision policy does not allow.
+        DataError: ids that are missing, taken or twice there, vectors that are not finite or of
+            another width or number, or codes that the collision policy does not allow.
     """
+    if "item_id" not in items.columns or items["item_id"].isna().any():
+        raise DataError("new items need ids of their own: a column item_id without gaps")
     there, new = set(known.astype(str)), items["item_id"].astype(str)
     if taken := [item for item in new if item in there] or new[new.duplicated()].tolist():
         raise DataError(f"item {taken[0]!r} is there already; new items need ids of their own")
@@ -296,6 +298,8 @@ def with_new_items(
             f"vectors {vectors.shape} must be ({len(items)}, {width}): one for each new item, made "
             "as those of the tokenizer were"
         )
+    if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+        raise DataError(f"the vector of item {new.iloc[bad[0]]!r} is not finite; mend its content")
     return with_codes(ids, quantiser.transform(torch.from_numpy(vectors)))
 
 

@@ -24,6 +24,7 @@ from onerec.model.generate import Generated
 from onerec.tokenizer.trie import Trie
 
 WIDEST = 4_096  # prefixes; ours: a beam of that width of one user takes about a second on a CPU
+AT_ONCE = 2**16  # prefixes of all users together that are asked for anew; ours, for memory
 WIDER = 4  # times as many items are asked for when a list came out too short
 
 Search = Callable[[Tensor, int], Generated]
@@ -34,14 +35,14 @@ class Rules:
     """All of them together; none by default.
 
     `seen` False leaves out what is in the user's history. `exclude` are items by their own ids.
-    `without` are values of a column of items that are off, such as {"category": ["music"]}; of a
+    `without` are values (or one) of a column of items that are off: {"category": ["music"]}; of a
     column of lists one such value is enough. `per_author` items of one author at most, 0 for no
     limit; an item without an author counts for nobody.
     """
 
     seen: bool = True
     exclude: Sequence[object] = ()
-    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str] | str] = field(default_factory=dict)
     per_author: int = 0
 
     def allowed(self, items: pd.DataFrame) -> NDArray[np.bool_]:
@@ -56,7 +57,7 @@ class Rules:
             raise DataError(f"rule exclude: there is no item {sorted(missing)[0]!r}")
         allowed = ~own.isin(gone).to_numpy(dtype=bool)
         for name, values in self.without.items():
-            off = {str(value) for value in values}
+            off = {str(value) for value in ([values] if isinstance(values, str) else values)}
             allowed &= ~column(items, name).map(lambda cell, off=off: _has(cell, off)).to_numpy(
                 dtype=bool
             )
@@ -130,9 +131,10 @@ def widened(
         if not short.any():
             break
         rows, ask = short.nonzero()[:, 0], min(WIDER * ask, limit)
-        again = _chosen(search(rows, ask), k, authors, most)
-        for name in ("items", "scores", "codes", "code_log_probs", "legal"):
-            getattr(whole, name)[rows] = getattr(again, name)
+        for some in torch.split(rows, max(1, AT_ONCE // ask)):
+            again = _chosen(search(some, ask), k, authors, most)
+            for name in ("items", "scores", "codes", "code_log_probs", "legal"):
+                getattr(whole, name)[some] = getattr(again, name)
     return whole
 
 
@@ -162,15 +164,20 @@ def rank_in_group(group: Tensor) -> Tensor:
     return torch.empty_like(index).scatter_(1, index, rank)
 
 
-def shortfalls(users: Sequence[object], counts: NDArray[np.int64], k: int) -> list[str]:
-    """A line for each of a few users whose list is shorter than k, or one for all of them."""
+def shortfalls(
+    users: Sequence[object], counts: NDArray[np.int64], k: int, n_items: int
+) -> list[str]:
+    """A line for each of a few users whose list is shorter than k, or one for all of them.
+
+    Of a catalogue of `n_items` that is larger than the search is wide, nobody knows the rest.
+    """
+    why = "there are no more, or the rules leave none"
+    if n_items > (looked_at := max(k, WIDEST)):
+        why = f"the rules leave no more of the {looked_at:,} most probable"
     short = np.flatnonzero(counts < k).tolist()
     if len(short) > 3:
         return [
             f"{len(short):,} of {len(users):,} users have fewer than {k} items "
-            f"(the least: {counts[short].min()}): there are no more, or the rules leave none"
+            f"(the least: {counts[short].min()}): {why}"
         ]
-    return [
-        f"user {users[row]}: {counts[row]} of {k} items; there are no more, or the rules leave none"
-        for row in short
-    ]
+    return [f"user {users[row]}: {counts[row]} of {k} items; {why}" for row in short]

@@ -19,3 +19,8 @@ class RecipeError(OneRecError):
 
 class RunError(OneRecError):
     """A run folder that is missing, unfinished, damaged, held by another or of other data."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of somebody else's error; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()

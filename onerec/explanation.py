@@ -22,6 +22,7 @@ from onerec.attribution import (
 from onerec.common import evaluating
 from onerec.data.histories import History
 from onerec.errors import DataError
+from onerec.lists import at_least_one
 from onerec.model.batch import Batch
 from onerec.model.recording import TargetRouting, decoder_mixtures, recording
 from onerec.model.trace import beam_tree, columns, places_in_beam
@@ -73,8 +74,9 @@ def explain(
         most: events that the deletion curves delete at most.
 
     Raises:
-        DataError: there is no such item.
+        DataError: there is no such item, or a number is below 1.
     """
+    at_least_one(beam=1 if beam is None else beam, few=few)
     if not 0 <= item < len(recommender.ids.codes):
         raise DataError(f"item {item}: the catalogue has 0 to {len(recommender.ids.codes) - 1}")
     model, device = recommender.model, recommender.device
@@ -108,10 +110,7 @@ def explain(
         item=item,
         log_prob=float(curves["recent"][0]),
         events=events,
-        elsewhere={
-            "static": float(looked.static.mean()),
-            "lifelong": float(looked.lifelong.mean()),
-        },
+        elsewhere={one: float(getattr(looked, one).mean()) for one in ("static", "lifelong")},
         curves=pd.DataFrame(rows, columns=["method", "deleted", "log_prob"]),
         codes=table,
         experts=_experts(recommender, batch, codes, item),
@@ -126,7 +125,11 @@ def tree(
     Beside its columns: code, the last of the prefix; probability of the prefix; lost, on the best
     pruned or illegal row of a level, the probability of all such prefixes together; item and
     item_id of a leaf that was kept, -1 and empty elsewhere.
+
+    Raises:
+        DataError: k, beam or few is below 1.
     """
+    at_least_one(k=k, beam=beam, few=few)
     batch = recommender.prompts.batch([history])
     _, levels = beam_tree(recommender.model, batch, recommender.trie, k=k, beam=beam, few=few)
     frame = pd.DataFrame(columns(levels))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onerec.errors import DataError
 from onerec.model.generate import Generated
 
 
@@ -48,3 +49,15 @@ def stacked(parts: list[Generated], k: int, levels: int) -> Lists:
         torch.cat([part.code_log_probs for part in parts]).float().cpu().numpy(),
         torch.cat([part.legal for part in parts]).cpu().numpy(),
     )
+
+
+def at_least_one(**numbers: int) -> None:
+    """Refuse, by its name, a number that a list cannot be asked with.
+
+    Raises:
+        DataError: a number is below 1.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            what = "ask for at least one item" if name == "k" else "must be at least 1"
+            raise DataError(f"{name}={value}: {what}")

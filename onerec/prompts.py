@@ -75,8 +75,8 @@ class Prompts:
         """A history of items by their own ids, oldest first; none is a user who is new.
 
         Args:
-            user: somebody whose static features are taken.
-            features: static features by name; see `static_codes` for those that are not given.
+            user: somebody whose static features are taken, but for those that are given.
+            features: static features by name; see `static_codes` for those of nobody.
 
         Raises:
             DataError: an item, user or feature that the dataset does not hold.
@@ -84,7 +84,8 @@ class Prompts:
         dataset, known = self.setting.dataset, self.setting.features.user
         codes = static_codes(dataset, known, features or {})
         if user is not None:
-            codes = known.codes[dataset.user_index([user])[0]]
+            own, given = known.codes[dataset.user_index([user])[0]], features or {}
+            codes = np.where([name in given for name in known.names], codes, own)
         return History.typed(self.known_items(items), self.typical, codes)
 
     def known_items(self, items: Sequence[object]) -> list[int]:

@@ -12,6 +12,7 @@ a list. Frames carry in `attrs["notes"]` a line for each thing that could not be
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ from onerec.data.histories import History
 from onerec.data.split import Cases
 from onerec.errors import DataError
 from onerec.lifelong import with_lifelong
-from onerec.lists import Lists, nothing_for, stacked
+from onerec.lists import Lists, at_least_one, nothing_for, stacked
 from onerec.model.batch import Batch
 from onerec.model.diverse import diverse_beam_search
 from onerec.model.generate import Generated, beam_search
@@ -124,12 +125,13 @@ class Recommender:
         Raises:
             DataError: an id that the dataset does not hold, or a rule that makes no sense.
         """
-        _at_least_one(k=k)
+        at_least_one(k=k)
         index = self.setting.dataset.user_index(users)
         offsets = self.setting.split.log.offsets
         none = np.zeros(len(index) + 1, dtype=np.int64)
         cases = Cases(index, offsets[index + 1], none, none[:0])
-        return self.frame(users, self.lists(cases, k, rules=rules, workers=workers), k)
+        lists = self.lists(cases, k, rules=rules or Rules(), workers=workers)
+        return self.frame(users, lists, k)
 
     def recommend_for(
         self,
@@ -154,7 +156,6 @@ class Recommender:
         Raises:
             DataError: an item or feature that the dataset does not hold, or a rule without sense.
         """
-        _at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
         one = self._history(history, user, features)
         lists = self.lists_for([one], k, rules=rules, beam=beam, groups=groups, penalty=penalty)
         frame = self.frame(["typed"], lists, k).drop(columns="user_id")
@@ -231,8 +232,7 @@ class Recommender:
             quantiser: None takes that of the run.
 
         Raises:
-            DataError: ids that are taken or twice there, vectors of another width or number, or
-                codes that the collision policy does not allow.
+            DataError: see `onerec.assembly.with_new_items`.
         """
         if quantiser is None:
             if self.run is None:
@@ -264,7 +264,7 @@ class Recommender:
         for level in range(lists.code_log_probs.shape[2]):
             columns[f"lp_{level + 1}"] = lists.code_log_probs[row, place, level]
         frame = pd.DataFrame(columns)
-        frame.attrs["notes"] = shortfalls(users, (lists.items >= 0).sum(1), k)
+        frame.attrs["notes"] = shortfalls(users, (lists.items >= 0).sum(1), k, self.trie.n_items)
         return frame
 
     def lists(
@@ -307,6 +307,9 @@ class Recommender:
         penalty: float = 1.0,
     ) -> Lists:
         """Lists for histories that need not be anybody's; see `recommend_for`."""
+        at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
+        if not 0 <= penalty < math.inf:
+            raise DataError(f"penalty={penalty}: must be at least 0 and finite")
         rules = rules or Rules()
         trie, seen = self._ruled(rules, histories)
         if not histories:
@@ -349,13 +352,15 @@ class Recommender:
         if trie is None:
             return nothing_for(batch.size, k, len(self.ids.sizes), self.device)
         authors = rules.authors(self.items)
-        plain = seen is None and authors is None and trie is self.trie
-        limit = k if plain else max(k, min(trie.n_items, WIDEST))
+        groups = diverse[0]  # which may all be at the same items: then one search is not enough
+        plain = groups == 1 and seen is None and authors is None and trie is self.trie
+        limit = k if plain else max(k + (groups > 1), min(trie.n_items, WIDEST))
 
         def search(rows: torch.Tensor, count: int) -> Generated:
             part = batch if len(rows) == batch.size else batch.mapped(lambda table: table[rows])
             left_out = None if seen is None else seen[rows]
-            return self._search(part, count, trie, left_out, beam, diverse)
+            wide = beam if count == k else count * groups
+            return self._search(part, count, trie, left_out, wide, diverse)
 
         most = rules.per_author
         return widened(search, batch.size, k, limit, authors, most, self.device)
@@ -390,10 +395,3 @@ class Recommender:
         inside = rows < stop[:, None]
         seen = log.item[np.minimum(rows, len(log.item) - 1)].astype(np.int64) + 1
         return torch.from_numpy(np.where(inside, seen, 0)).to(self.device)
-
-
-def _at_least_one(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            what = "ask for at least one item" if name == "k" else "must be at least 1"
-            raise DataError(f"{name}={value}: {what}")

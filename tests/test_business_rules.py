@@ -8,7 +8,15 @@ import pytest
 import torch
 import toy_model as toy
 
-from onerec.business_rules import Rules, rank_in_group, restricted, shortfalls, widened
+from onerec import business_rules
+from onerec.business_rules import (
+    WIDEST,
+    Rules,
+    rank_in_group,
+    restricted,
+    shortfalls,
+    widened,
+)
 from onerec.errors import DataError
 from onerec.model.generate import beam_search
 from onerec.tokenizer.trie import Trie
@@ -36,6 +44,10 @@ def test_what_is_left_for_everybody():
     left = [n for n in range(toy.N_ITEMS) if n % 3 and n % 2 == 0 and n not in (3, 4)]
     assert np.flatnonzero(rules.allowed(ITEMS)).tolist() == left
     assert Rules().allowed(ITEMS).all()
+    alone, listed = (
+        Rules(without={"category": one}).allowed(ITEMS) for one in ("music", ["music"])
+    )
+    assert np.array_equal(alone, listed)  # a word, and not its letters
 
 
 def test_a_restricted_trie_searches_what_is_left_and_nothing_else():
@@ -95,11 +107,38 @@ def test_when_fewer_are_left_the_list_ends_earlier():
 
 
 def test_the_shortfall_is_said():
-    assert shortfalls(["a", "b"], np.array([5, 5]), 5) == []
-    (line,) = shortfalls(["a", "b"], np.array([5, 2]), 5)
+    assert shortfalls(["a", "b"], np.array([5, 5]), 5, 9) == []
+    (line,) = shortfalls(["a", "b"], np.array([5, 2]), 5, 9)
     assert line.startswith("user b: 2 of 5 items")
-    (line,) = shortfalls(list("abcde"), np.array([0, 1, 2, 3, 5]), 5)
+    (line,) = shortfalls(list("abcde"), np.array([0, 1, 2, 3, 5]), 5, 9)
     assert line.startswith("4 of 5 users have fewer than 5 items (the least: 0)")
+
+
+def test_what_a_search_has_not_seen_is_not_said_to_be_missing():
+    """Beyond the widest beam nobody knows what there is."""
+    (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST)
+    assert line == "user a: 2 of 5 items; there are no more, or the rules leave none"
+    (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST + 1)
+    assert line == "user a: 2 of 5 items; the rules leave no more of the 4,096 most probable"
+
+
+def test_short_lists_are_searched_anew_a_few_users_at_a_time(monkeypatch):
+    """Once all short users were searched together: 256 users at the widest beam are a million
+    prefixes, each with a score for every code."""
+    authors, asked = torch.zeros(toy.N_ITEMS, dtype=torch.int64), []
+    model, batch = toy.make_model(), toy.make_batch()
+    monkeypatch.setattr(business_rules, "AT_ONCE", 2 * toy.N_ITEMS)
+
+    def search(rows, n):
+        asked.append((len(rows), n))
+        return beam_search(model, batch.mapped(lambda t: t[rows]), TRIE, k=n, beam=n)
+
+    found = widened(search, 3, 2, toy.N_ITEMS, authors, 1)
+    assert (found.items >= 0).sum(1).tolist() == [1, 1, 1]
+    assert found.items[:, 0].tolist() == [row[0] for row in whole(model, batch)]
+    assert asked[0] == (3, 2)
+    assert all(users * n <= 2 * toy.N_ITEMS for users, n in asked[1:])
+    assert sum(users for users, n in asked if n == toy.N_ITEMS) == 3
 
 
 def test_a_rule_that_makes_no_sense_is_refused():

@@ -124,6 +124,14 @@ def test_an_item_of_nobody_is_refused(recommender: Recommender) -> None:
         explain(recommender, recommender.prompts.history("u08"), 30)
 
 
+def test_numbers_below_1_are_refused(recommender: Recommender) -> None:
+    history = recommender.prompts.history("u08")
+    with pytest.raises(DataError, match="beam=0: must be at least 1"):
+        explain(recommender, history, 3, beam=0)
+    with pytest.raises(DataError, match="few=0: must be at least 1"):
+        tree(recommender, history, k=2, beam=2, few=0)
+
+
 def test_an_item_that_was_added_can_be_explained(recommender: Recommender) -> None:
     vectors = recommender.run.vectors()
     richer = recommender.with_items(pd.DataFrame({"item_id": ["new"]}), vectors[[4]])

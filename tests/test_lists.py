@@ -1,9 +1,11 @@
 """Parts put together, and lists of nobody."""
 
 import numpy as np
+import pytest
 import torch
 
-from onerec.lists import nothing_for, stacked
+from onerec.errors import DataError
+from onerec.lists import at_least_one, nothing_for, stacked
 from onerec.model.generate import Generated
 
 
@@ -33,3 +35,11 @@ def test_lists_without_an_item_have_a_row_for_each_user() -> None:
     assert np.isneginf(lists.scores).all()
     assert lists.code_log_probs.shape == (3, 2, 4)
     assert not lists.legal.any()
+
+
+def test_a_number_below_1_is_named():
+    at_least_one(k=1, beam=5)
+    with pytest.raises(DataError, match="k=0: ask for at least one item"):
+        at_least_one(beam=1, k=0)
+    with pytest.raises(DataError, match="beam=-2: must be at least 1"):
+        at_least_one(beam=-2)

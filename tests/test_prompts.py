@@ -75,3 +75,13 @@ def test_an_edited_history(recommender: Recommender) -> None:
     assert edited.item.tolist() == expected
     assert (np.diff(edited.time) >= 0).all()
     assert len(recommender.recommend_for(edited, k=3)) == 3
+
+
+def test_features_that_are_given_stand_above_those_of_the_user(recommender: Recommender) -> None:
+    """Once they were dropped without a word where a user was named too."""
+    users = recommender.setting.dataset.users
+    other = next(city for city in users["city"] if city != users["city"].iloc[0])
+    own, asked = users["user_id"].iloc[0], recommender.prompts.typed
+    expected = asked([], features={"city": other}).static
+    assert (asked([], user=own).static != expected).any()
+    assert (asked([], user=own, features={"city": other}).static == expected).all()

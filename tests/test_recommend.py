@@ -301,6 +301,26 @@ def test_groups_of_beams_begin_with_other_codes(recommender: Recommender) -> Non
     assert recommender.recommend_for(["i03", "i04"], k=6, groups=1).equals(plain)
 
 
+def test_groups_that_are_all_at_the_same_items_look_further(recommender: Recommender) -> None:
+    """Twenty groups of one beam without a penalty all hold one prefix, which has fewer items."""
+    narrow = recommender.recommend_for(["i03"], k=20, groups=20, penalty=0.0)
+    assert narrow["item"].nunique() == 20
+    assert narrow.attrs["notes"] == []
+    everything = recommender.recommend_for(["i03"], k=35, groups=20, penalty=0.0)
+    assert sorted(everything["item"]) == list(range(toy_home.ITEMS))
+
+
+def test_numbers_that_no_search_takes_are_refused(recommender: Recommender) -> None:
+    history = recommender.prompts.typed(["i03"])
+    for penalty in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(DataError, match=f"penalty={penalty}: must be at least 0 and finite"):
+            recommender.recommend_for(["i03"], groups=2, penalty=penalty)
+    with pytest.raises(DataError, match="k=0: ask for at least one item"):
+        recommender.lists_for([history], 0)
+    with pytest.raises(DataError, match="groups=0: must be at least 1"):
+        recommender.recommend_for(["i03"], groups=0)
+
+
 def test_draws_are_reproducible_and_follow_their_settings(recommender: Recommender) -> None:
     history = ["i03", "i04"]
     draws = recommender.sample_for(history, 300, seed=1)
@@ -321,7 +341,9 @@ def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
     for settings, words in (
         ({"power": 2.0, "top_k": 5}, "power takes the place of temperature"),
         ({"power": 0.5}, "alpha=0.5"),
+        ({"power": float("inf")}, "alpha=inf"),
         ({"temperature": 0.0}, "temperature=0.0 above 0"),
+        ({"temperature": float("nan")}, "temperature=nan above 0"),
         ({"top_p": 2.0}, "top_p=2.0"),
         ({"n": 0}, "group=0 must be at least 1"),
         ({"n": 0, "power": 2.0}, "group=0 must be at least 1"),
@@ -381,6 +403,12 @@ def test_new_items_can_be_added_twice_but_not_read(recommender: Recommender, tra
         richer.with_items(items, vectors[[4, 17]])
     with pytest.raises(DataError, match=r"vectors \(1, 3\) must be \(1, 16\)"):
         richer.with_items(pd.DataFrame({"item_id": ["x"]}), np.zeros((1, 3), dtype=np.float32))
+    no_number = np.where(np.arange(16) == 3, np.nan, vectors[[0]]).astype(np.float32)
+    with pytest.raises(DataError, match="the vector of item 'x' is not finite"):
+        richer.with_items(pd.DataFrame({"item_id": ["x"]}), no_number)
+    for nameless in (pd.DataFrame({"title": ["x"]}), pd.DataFrame({"item_id": [None]})):
+        with pytest.raises(DataError, match="new items need ids of their own"):
+            richer.with_items(nameless, vectors[[0]])
     parts = recommender.setting, recommender.ids, recommender.popularity, recommender.model
     bare = Recommender(*parts, recommender.device, recommender.contexts)
     with pytest.raises(DataError, match="need the quantiser"):

@@ -22,7 +22,7 @@ import torch
 
 from onerec.assembly import Setting
 from onerec.common import pick_device
-from onerec.errors import RunError
+from onerec.errors import OneRecError, RunError
 from onerec.loop import loop
 from onerec.pipeline.align import Aligning, Valid, policy_config
 from onerec.recipes import Recipe
@@ -156,6 +156,16 @@ def _refuse_others(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} was made with other settings: {path.read_text()}, not {wanted}; "
             "delete it or choose another --out"
         )
+
+
+def failed(error: OneRecError | subprocess.CalledProcessError) -> int:
+    """Say in one line what ended a comparison, a part by its case; the exit status."""
+    if isinstance(error, OneRecError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    case = error.cmd[error.cmd.index("--one") + 1]
+    print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
+    return 1
 
 
 def write_part(done: dict[str, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from onerec.common import autocast, evaluating
-from onerec.data.batches import TrainingBatches, training_examples
+from onerec.data.batches import TrainingBatches
 from onerec.model.batch import Batch
 from onerec.model.moe import load_balance
 from onerec.model.onerec import OneRec
@@ -79,7 +79,7 @@ def balance_of(training: Pretraining, batches: int) -> dict[str, Any] | None:
     """
     if not training.model.mixtures():
         return None
-    examples = training_examples(training.setting.split, training.config.targets)
-    drawn = TrainingBatches(training.contexts, examples, training.config.batch_size, seed=0)
+    size = training.config.batch_size
+    drawn = TrainingBatches(training.contexts, training.examples, size, seed=0)
     found = balance(loads(training.model, map(drawn, range(batches))))
     return {"batch_size": drawn.sampler.batch_size} | found

@@ -34,7 +34,7 @@ import torch
 from scipy.stats import spearmanr
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
-from onerec.bench.arms import in_parts, write_part
+from onerec.bench.arms import failed, in_parts, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
 from onerec.bench.trained import new_training, train, watch
@@ -211,13 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_part(part(chosen, kind, int(seed)), chosen.out)
             return 0
         result = compare(chosen, words)
-    except OneRecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        case = error.cmd[error.cmd.index("--one") + 1]
-        print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
-        return 1
+    except (OneRecError, subprocess.CalledProcessError) as error:
+        return failed(error)
     write(result, chosen.out)
     print(table(result))
     return 0

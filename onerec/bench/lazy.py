@@ -31,7 +31,13 @@ from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.count import Cardinalities, Counter
-from onerec.data.batches import Contexts, TrainingBatches, case_batches, training_examples
+from onerec.data.batches import (
+    Contexts,
+    Examples,
+    TrainingBatches,
+    case_batches,
+    training_examples,
+)
 from onerec.loop import Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import OneRec
@@ -95,8 +101,13 @@ def train(run: Run, setting: Setting) -> dict[str, Any]:
     }
 
 
-def fit(run: Run, setting: Setting) -> tuple[OneRec, NDArray[np.int64], float]:
-    """A model trained by the setting's recipe, the items' popularity, and the seconds it took."""
+def fit(
+    run: Run, setting: Setting, examples: Examples | None = None
+) -> tuple[OneRec, NDArray[np.int64], float]:
+    """A model trained by the setting's recipe, the items' popularity, and the seconds it took.
+
+    `examples` are those of the setting, where they are known already.
+    """
     recipe, config = setting.recipe, setting.recipe.train
     device = pick_device(recipe.device)
     ids, popularity = load_semantic_ids(run)
@@ -113,7 +124,7 @@ def fit(run: Run, setting: Setting) -> tuple[OneRec, NDArray[np.int64], float]:
         loss=model.loss,
         batch=TrainingBatches(
             contexts,
-            training_examples(setting.split, config.targets),
+            examples or training_examples(setting.split, config.targets),
             config.batch_size,
             recipe.seed,
             event_dropout=recipe.history.event_dropout,

@@ -53,7 +53,7 @@ from typing import Any
 import numpy as np
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
-from onerec.bench.arms import in_parts, write_part
+from onerec.bench.arms import failed, in_parts, write_part
 from onerec.bench.generate import commit, write
 from onerec.bench.paired import interval
 from onerec.bench.pathway_arms import (
@@ -347,13 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_part(one(chosen), chosen.out)
             return 0
         result = compare(chosen)
-    except OneRecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        case = error.cmd[error.cmd.index("--one") + 1]
-        print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
-        return 1
+    except (OneRecError, subprocess.CalledProcessError) as error:
+        return failed(error)
     result = {"command": f"python -m onerec.bench.pathways {' '.join(words)}", **result}
     write(result, chosen.out)
     for weight, found in result.get("weights", {}).items():

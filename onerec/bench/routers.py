@@ -35,7 +35,7 @@ from typing import Any
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench import equal_time, trained
-from onerec.bench.arms import in_parts, write_part
+from onerec.bench.arms import failed, in_parts, write_part
 from onerec.bench.balance import balance_of
 from onerec.bench.dense import DenseSetting
 from onerec.bench.generate import commit, write
@@ -290,13 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_part(part(run, base, arm, int(seed), asked, folder), chosen.out)
             return 0
         result = compare(chosen, asked)
-    except OneRecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        case = error.cmd[error.cmd.index("--one") + 1]
-        print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
-        return 1
+    except (OneRecError, subprocess.CalledProcessError) as error:
+        return failed(error)
     result = {"command": f"python -m onerec.bench.routers {' '.join(words)}", **result}
     write(result, chosen.out)
     print(table(result["arms"]))

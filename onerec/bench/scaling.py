@@ -119,18 +119,18 @@ def train(run: Run, base: Setting, case: Case, samples: int, batch: int) -> dict
     """
     known = cardinalities(base, run)
     recipe = shape(case.millions, base.recipe, known)
-    there = len(training_examples(base.split, recipe.train.targets))
-    if samples > there:
+    examples = training_examples(base.split, recipe.train.targets)
+    if samples > len(examples):
         raise RunError(
-            f"{base.dataset.name!r} has {there:,} training contexts, fewer than {samples:,} that "
-            "are to be seen once: lower --samples or make a larger world"
+            f"{base.dataset.name!r} has {len(examples):,} training contexts, fewer than "
+            f"{samples:,} that are to be seen once: lower --samples or make a larger world"
         )
     size = size_of(recipe, known)
     rate = case.rate / math.sqrt(size / 1e6)
     config = replace(recipe.train, steps=samples // batch, batch_size=batch, learning_rate=rate)
     recipe = replace(recipe, seed=case.seed, train=config)
     setting = replace(base, recipe=recipe)
-    model, _, seconds = fit(run, setting)
+    model, _, seconds = fit(run, setting, examples)
     return {
         **asdict(case),
         "parameters": size,

@@ -223,7 +223,8 @@ def static_codes(dataset: Dataset, features: UserFeatures, given: Mapping[str, A
                 f"{name!r} is no user feature of dataset {dataset.name!r}; it has {known}"
             )
         column = dataset.users[name]
-        if pd.api.types.is_numeric_dtype(column) and isinstance(value, int | float):
+        number = isinstance(value, int | float) and np.isfinite(value)
+        if pd.api.types.is_numeric_dtype(column) and number:
             row = int((column - value).abs().fillna(np.inf).to_numpy(np.float64).argmin())
         else:
             same = np.flatnonzero(column.astype("string").fillna("").to_numpy() == str(value))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.errors import RecipeError
@@ -127,7 +128,8 @@ class PretrainedCaptioner(CaptionModel):
     """A causal language model of transformers, loaded by the caller, behind a projection of ours.
 
     Captions are its own token ids; its token 0 counts as padding and is not taught. It learns where
-    its parameters require gradients: freeze them to train the states alone.
+    its parameters require gradients: freeze them to train the states alone. Its output layer gets
+    the places of captions alone, by a hook that exists only inside a call: a vocabulary is large.
 
     Args:
         model: e.g. `transformers.AutoModelForCausalLM.from_pretrained(folder)`.
@@ -152,5 +154,14 @@ class PretrainedCaptioner(CaptionModel):
         prefix = self.project(states)
         told = self.model.get_input_embeddings()(captions[:, :-1])
         read = torch.cat([prefix.to(told.dtype), told], dim=1)
-        logits: Tensor = self.model(inputs_embeds=read).logits[:, states.shape[1] - 1 :]
-        return logits[captions != PADDING]
+        places = F.pad(captions != PADDING, (states.shape[1] - 1, 0))  # (B, Q + T - 1)
+
+        def told_alone(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            return (inputs[0][places],)  # (B, Q + T - 1, W) -> (R, W)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(told_alone)
+        try:
+            logits: Tensor = self.model(inputs_embeds=read).logits
+        finally:
+            hook.remove()
+        return logits

@@ -7,8 +7,8 @@ Source: diverse beam search, arXiv 1610.02424, with its Hamming diversity at the
 beam is split into groups. At the first level they choose one after the other, and a code costs
 `penalty` nats for each beam of an earlier group that holds it. From there on each group is a beam
 search of its own, in which its beams keep what they have paid. The groups then take turns in naming
-their best item that has not been named; the k items so found are ranked by the model's own
-log-probability, in which no penalty is left.
+their next best item; one that was named before, or is left out, is passed over and the turn with
+it. The k items so found are ranked by the model's own log-probability, without any penalty.
 
 One group is `beam_search`. With a large penalty no two groups begin with the same code while there
 are codes enough. It decodes without the cache, as `onerec.model.trace` does: three short passes.
@@ -18,11 +18,13 @@ M = R G candidates, X excluded items, L levels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from onerec.common import evaluating
-from onerec.model.generate import Generated, best
+from onerec.model.generate import Generated, best, contains
 from onerec.model.onerec import Batch, OneRec
 from onerec.tokenizer.trie import Trie
 
@@ -52,11 +54,11 @@ def diverse_beam_search(
         exclude: (B, X) item index + 1, 0 for none: items that may not be returned.
 
     Raises:
-        ValueError: k, beam or groups is below 1, or the penalty below 0.
+        ValueError: k, beam or groups is below 1, or the penalty below 0 or infinite.
     """
-    if min(k, beam, groups) < 1 or not penalty >= 0:
+    if min(k, beam, groups) < 1 or not 0 <= penalty < math.inf:
         raise ValueError(
-            f"k={k}, beam={beam} and groups={groups} must be at least 1, penalty={penalty} 0"
+            f"k={k}, beam={beam} and groups={groups} must be at least 1, {penalty=} 0 and finite"
         )
     own = max(1, beam // groups)  # K
     ranks = k + (0 if exclude is None else exclude.shape[1])
@@ -117,6 +119,14 @@ def _rows(table: Tensor, parent: Tensor) -> Tensor:
     return table.gather(1, parent[..., None].expand(-1, -1, table.shape[-1]))
 
 
+def _named_before(item: Tensor) -> Tensor:
+    """Which of (B, M) stand in their row before: (B, M) bool. By sorting, as M may be large."""
+    ordered, place = item.sort(dim=1, stable=True)
+    again = torch.zeros_like(item, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter_(1, place, again)
+
+
 def _ranked(
     trie: Trie,
     codes: Tensor,
@@ -133,11 +143,9 @@ def _ranked(
     start = torch.arange(groups, device=node.device)[:, None] * (beams // groups)
     of = torch.where(of >= 0, of + start, 0).transpose(1, 2).flatten(1)  # (B, M), in turn
     item = item.transpose(1, 2).flatten(1)
-    before = torch.ones(item.shape[1], item.shape[1], device=node.device).tril(-1).bool()
-    named = ((item[:, :, None] == item[:, None]) & before).any(-1)
-    usable = (item >= 0) & ~named
+    usable = (item >= 0) & ~_named_before(item)
     if exclude is not None:
-        usable &= ~(item[..., None] + 1 == exclude[:, None]).any(-1)
+        usable &= ~contains(exclude, item + 1)
     turn = (~usable).byte().argsort(dim=1, stable=True)[:, :k]
     item, of, usable = (table.gather(1, turn) for table in (item, of, usable))
     own = parts.sum(-1).gather(1, of).masked_fill(~usable, -torch.inf)

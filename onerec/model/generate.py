@@ -285,7 +285,7 @@ def _rank(beams: _Beams, trie: Trie, k: int, exclude: Tensor | None, *, expand: 
     item, of = trie.expand(beams.node, ranks) if expand else _one_each(beams, trie, ranks)
     exists = of >= 0  # (B, ranks)
     if exclude is not None:
-        exists = exists & ~_contains(exclude, item + 1)
+        exists = exists & ~contains(exclude, item + 1)
     order = (~exists).byte().argsort(dim=1, stable=True)[:, :k]
     item, of, exists = (table.gather(1, order) for table in (item, of, exists))  # (B, k)
     of = of.clamp(min=0)
@@ -311,7 +311,7 @@ def _one_each(beams: _Beams, trie: Trie, ranks: int) -> tuple[Tensor, Tensor]:
     return item.masked_fill((leaf < 0) | (of < 0), -1), of
 
 
-def _contains(exclude: Tensor, item: Tensor) -> Tensor:
+def contains(exclude: Tensor, item: Tensor) -> Tensor:
     """Which of item (B, R), 0 for none, stand in exclude (B, X): (B, R) bool."""
     exclude = exclude.sort(dim=1).values
     place = torch.searchsorted(exclude, item).clamp(max=exclude.shape[1] - 1)

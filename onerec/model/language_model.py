@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onerec.errors import RecipeError
+from onerec.errors import RecipeError, first_line
 from onerec.model.captioner import PADDING
 from onerec.tokenizer.vocabulary import padded
 
@@ -36,9 +36,9 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(name)
         model = library.AutoModelForCausalLM.from_pretrained(name)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # of damaged files each reader has errors of its own
         raise RecipeError(
-            f"language model {name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); "
+            f"language model {name!r} cannot be loaded ({first_line(error)}); "
             "set qformer.captioner to the folder of one, or leave it empty"
         ) from error
     return model.eval().requires_grad_(False), tokenizer

@@ -22,6 +22,7 @@ Items that share a code are one outcome, the most popular of them standing for i
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -71,10 +72,10 @@ def power_distribution(
             every prefix of the trie: for catalogues of some thousands.
 
     Raises:
-        ValueError: alpha or beam is below 1.
+        ValueError: alpha or beam is below 1, or alpha infinite.
     """
-    if not alpha >= 1 or (beam is not None and beam < 1):
-        raise ValueError(f"alpha={alpha} and beam={beam} must be at least 1")
+    if not 1 <= alpha < math.inf or (beam is not None and beam < 1):
+        raise ValueError(f"alpha={alpha} and beam={beam} must be at least 1, alpha finite")
     widest = max(trie.nodes_per_level) if beam is None else beam
     _, levels = beam_tree(model, batch, trie, k=widest, beam=widest, few=1)
     last = levels[-1].kept

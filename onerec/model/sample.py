@@ -69,7 +69,7 @@ def sample(
     Raises:
         ValueError: group below 1, temperature not above 0, top_k below 0, or top_p outside (0, 1].
     """
-    if group < 1 or temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+    if group < 1 or not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"group={group} must be at least 1, temperature={temperature} above 0, "
             f"top_k={top_k} at least 0, top_p={top_p} in (0, 1]"

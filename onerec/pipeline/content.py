@@ -8,6 +8,7 @@ Everything is fitted on `split.fit_items` and on training rows alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +201,8 @@ def _encoded(
     def tell(done: int, of: int) -> None:
         watch.tell(f"{name}: {done:,} of {of:,} items encoded")
 
-    encoded = encode_items(encoder, reader, watch.cache, tell)
+    cache = watch.cache and _cache(watch.cache, setting.recipe.content.model)
+    encoded = encode_items(encoder, reader, cache, tell)
     more: dict[str, Any] = {"encoder": encoder.name}
     more |= {"encoded": encoded.encoded, "from_cache": encoded.found}
     if reader.columns:
@@ -208,6 +210,16 @@ def _encoded(
     if reader.pixels:
         more["images"] = _images_read(reader, encoded)
     return TokenSource(name, encoded.content, weight, more)
+
+
+def _cache(folder: Path, model: str) -> Path:
+    """Where tokens are kept: where the model is a folder, apart for what its files are now."""
+    own = Path(model)
+    if not model or not own.is_dir():
+        return folder
+    files = [(file, file.stat()) for file in sorted(own.rglob("*")) if file.is_file()]
+    told = [f"{file.relative_to(own)} {stat.st_size} {stat.st_mtime_ns}" for file, stat in files]
+    return folder / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:

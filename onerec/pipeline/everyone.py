@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from onerec.business_rules import Rules
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError
@@ -91,7 +92,7 @@ def _lists(recommender: Recommender, start: int, stop: int, k: int) -> pd.DataFr
     none = np.zeros(len(index) + 1, dtype=np.int64)
     end = recommender.setting.split.log.offsets[index + 1]
     ids = recommender.setting.dataset.users["user_id"]
-    lists = recommender.lists(Cases(index, end, none, none[:0]), k)
+    lists = recommender.lists(Cases(index, end, none, none[:0]), k, rules=Rules())
     frame = recommender.frame(ids.iloc[start:stop].tolist(), lists, k)
     return frame.assign(user_id=frame["user_id"].astype(ids.dtype))
 

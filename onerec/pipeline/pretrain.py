@@ -8,6 +8,7 @@ same steps: the first one does all of that, and the others take part where tenso
 import contextlib
 import time
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from onerec.checkpoint import Checkpoint, load_model, save_checkpoint
 from onerec.common import generator
 from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
+from onerec.data.batches import Examples, training_examples
 from onerec.data.split import Cases
 from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
@@ -95,6 +97,11 @@ class Pretraining:
         """The log is being written in shards; a stop loses them."""
         steps = self.session.setting.recipe.train.steps
         self.session.advance(STAGE, 0, steps, message=f"writing the log in shards: {done} of {of}")
+
+    @cached_property
+    def examples(self) -> Examples:
+        """All training contexts, for what looks at the model beside its training."""
+        return training_examples(self.setting.split, self.config.targets)
 
     def batches(self) -> contextlib.AbstractContextManager[Callable[[int], Batch]]:
         """This process's share of the batches, while the context is open."""

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.common import autocast, generator
-from onerec.data.batches import Examples, TrainingBatches, training_examples
+from onerec.data.batches import Examples, TrainingBatches
 from onerec.data.split import Cases
 from onerec.errors import RunError
 from onerec.loop import StepResult, Trainee, loop
@@ -102,7 +102,7 @@ class Samples:
 
     def __init__(self, training: Pretraining) -> None:
         self.training, self.device = training, training.session.device
-        self.examples = training_examples(training.setting.split, training.config.targets)
+        self.examples = training.examples
         vectors = training.session.run.vectors()
         assert vectors is not None  # the tokenizer stage writes them
         known = torch.from_numpy(vectors).to(self.device)

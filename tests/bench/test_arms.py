@@ -48,7 +48,7 @@ def test_an_arm_keeps_the_weights_of_every_evaluated_step(aligned):
     assert not torch.equal(first, last)
 
 
-def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
+def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch, capsys):
     asked = []
 
     def run(command, check):
@@ -66,8 +66,14 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypa
     assert [command[2:7] for command in asked] == [
         ["onerec.bench.worth", "--home", "H", "--one", "b:0"]
     ]
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
         arms.in_parts("worth", ["--home", "H"], ["bad:0"], tmp_path, jobs=1)
+    assert arms.failed(caught.value) == 1
+    assert arms.failed(RunError("no such run")) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: bad:0 failed, see above; the same command goes on",
+        "error: no such run",
+    ]
 
 
 def test_parts_of_other_settings_are_refused(tmp_path, monkeypatch):

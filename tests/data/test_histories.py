@@ -1,8 +1,10 @@
 """An untouched history gives the log's own batch; an edited one gives what the edit says."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toy_home
@@ -151,3 +153,12 @@ def test_static_features_of_somebody_new(setting):
         static_codes(dataset, features, {"city": "west"})
     with pytest.raises(DataError, match="'age' is no user feature of dataset 'toy'; it has city"):
         static_codes(dataset, features, {"age": 3})
+
+
+def test_a_number_takes_the_nearest_bin_and_none_at_all_is_refused():
+    """NaN was once nearest to whoever came first."""
+    dataset = SimpleNamespace(name="some", users=pd.DataFrame({"age": [10.0, np.nan, 40.0]}))
+    features = SimpleNamespace(names=("age",), codes=np.array([[1], [0], [2]]))
+    assert static_codes(dataset, features, {"age": 31}).tolist() == [2]
+    with pytest.raises(DataError, match="no user has age=nan"):
+        static_codes(dataset, features, {"age": float("nan")})

@@ -110,6 +110,12 @@ def test_a_model_of_transformers_takes_its_place() -> None:
     own = (prefix[3] @ model.project.weight.T)[None]
     read = torch.cat([own, language.get_input_embeddings()(CAPTIONS[3:, :2])], dim=1)
     torch.testing.assert_close(logits[6], language(inputs_embeds=read).logits[0, -1])
+    scored = []
+    language.lm_head.register_forward_hook(lambda module, x, y: scored.append(y.numel()))
+    torch.testing.assert_close(model(prefix, CAPTIONS), logits)
+    assert scored == [8 * 5]  # a vocabulary is large: only places of captions are scored
+    language(inputs_embeds=read)
+    assert scored[1] == 4 * 5  # and the model is as it was
     logits.sum().backward()
     assert prefix.grad[[0, 1, 3]].abs().sum() > 0
     assert not prefix.grad[2].any()  # its caption is empty

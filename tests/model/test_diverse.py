@@ -75,7 +75,10 @@ def test_a_beam_wider_than_the_catalogue_returns_everything_once():
     assert (found.scores[:, -3:] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("wrong", [{"k": 0}, {"beam": 0}, {"groups": 0}, {"penalty": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 0}, {"beam": 0}, {"groups": 0}, {"penalty": -1.0}, {"penalty": float("inf")}],
+)
 def test_what_cannot_be_asked_is_refused(wrong):
     settings = {"k": 2, "beam": 4, "groups": 2, "penalty": 1.0} | wrong
     with pytest.raises(ValueError, match="must be at least 1"):
@@ -92,3 +95,59 @@ def test_beams_keep_what_they_have_paid():
         firsts = set(found.codes[user, :, 0].tolist())
         assert len(firsts & set(order[user, :2].tolist())) == 1
         assert len(firsts & set(order[user, 2:4].tolist())) == 1
+
+
+def test_many_items_to_leave_out_take_no_table_of_pairs():
+    """A history of 20,000 items and four groups are 80,000 candidates: once a table of their pairs,
+    25 GB."""
+    batch, model = toy.make_batch(lengths=(3,)), toy.make_model()
+    seen = torch.zeros(1, 20_000, dtype=torch.int64)
+    seen[0, :4] = torch.tensor([3, 1, 9, 5])
+    settings = {"k": 5, "beam": 8, "groups": 4, "penalty": 1.0}
+    found = diverse_beam_search(model, batch, TRIE, **settings, exclude=seen)
+    few = diverse_beam_search(model, batch, TRIE, **settings, exclude=seen[:, :4])
+    assert torch.equal(found.items, few.items)
+    assert not set(found.items[0].tolist()) & {2, 0, 8, 4}
+
+
+def by_hand(items, scores, k, beam, groups, penalty):
+    """The items of one user by the words of the module.
+
+    `items` by whole code; `scores` of each prefix; both dictionaries.
+    """
+    held, lists = {}, []
+    for _ in range(groups):
+        beams, paid = [()], {}
+        for depth in range(1, 4):
+            options = [one for one in scores if len(one) == depth and one[:-1] in beams]
+            if depth == 1:
+                paid = {one[0]: penalty * held.get(one, 0) for one in options}
+            options.sort(key=lambda one: (paid[one[0]] - scores[one], one))
+            beams = options[: k if depth == 3 else max(1, beam // groups)]
+            if depth == 1:
+                first = beams
+        held |= {one: held.get(one, 0) + 1 for one in first}
+        lists.append([item for one in beams for item in items[one]])
+    named = []
+    for rank in range(k):
+        for one in lists:
+            if rank < len(one) and one[rank] not in named:
+                named.append(one[rank])
+    return set(named[:k])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize(("beam", "groups"), [(4, 2), (6, 3), (9, 3), (12, 4)])
+def test_lists_are_those_of_a_slow_search(penalty, beam, groups):
+    model, batch = toy.make_model(), toy.make_batch()
+    whole = beam_search(model, batch, TRIE, k=toy.N_ITEMS, beam=toy.N_ITEMS)
+    found = diverse_beam_search(model, batch, TRIE, k=4, beam=beam, groups=groups, penalty=penalty)
+    for user in range(3):
+        items, scores = {}, {}
+        rows = zip(whole.items[user], whole.codes[user], whole.code_log_probs[user], strict=True)
+        for item, codes, parts in rows:
+            code = tuple(codes.tolist())
+            items.setdefault(code, []).append(int(item))
+            scores |= {code[:depth]: float(parts[:depth].sum()) for depth in range(1, 4)}
+        expected = by_hand(items, scores, 4, beam, groups, penalty)
+        assert set(found.items[user].tolist()) - {-1} == expected

@@ -1,5 +1,6 @@
 """A causal language model from a folder, frozen; captions in its tokens; clear errors."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_a_model_that_is_not_there_is_named(
     with pytest.raises(RecipeError, match=message) as caught:
         load_language_model(str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_whose_weights_are_cut_off_is_named(folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(RecipeError, match=r"damaged' cannot be loaded .*qformer\.captioner"):
+        load_language_model(str(damaged))
 
 
 def test_without_transformers_the_error_says_what_to_install(

@@ -221,3 +221,49 @@ def test_another_sentence_model_is_asked_for_by_its_name(
         "part": "sentence text", "dim": 2, "weight": 1.0, "columns": ["title", "tags"],
     }  # fmt: skip
     assert np.abs(made.vectors[:, 0]).max() > 0
+
+
+class Letters:
+    """Stands for a sentence model: one state of a text, how long it is."""
+
+    dim = 2
+
+    def __init__(self, model: str) -> None:
+        self.name = f"letters ({model})"
+
+    def states(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.array([[len(text), 1.0]], dtype=np.float32) for text in texts]
+
+
+def test_a_models_folder_that_changes_is_another_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens of the weights that stood under the same path before are not taken for these."""
+    monkeypatch.setattr(module, "SentenceEmbeddings", Letters)
+    weights = home / "letters" / "weights.bin"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    changes = {**ALIGNED, "content.text": "sentence", "content.model": str(weights.parent)}
+
+    def found() -> int:
+        made = content_vectors(make_setting(home, changes), Watch(cache=home / "cache"))
+        return int(made.parts[0]["reads"][0]["from_cache"])
+
+    assert found() == 0
+    assert found() == toy_home.ITEMS
+    weights.write_bytes(b"other")
+    assert found() == 0
+
+
+@pytest.mark.usefixtures("pictures")
+def test_what_an_item_without_a_picture_gets_knows_no_item_outside_fit_items(home: Path) -> None:
+    changes = {"content.images": "true", "content.behaviour_weight": "0", "content.text": "none"}
+    setting = make_setting(home, changes)
+    fit = np.arange(toy_home.ITEMS) != 26
+    setting = replace(setting, split=replace(setting.split, fit_items=fit))
+    one = content_vectors(setting).vectors
+    path = home / "datasets" / "toy" / "images" / "26.png"
+    path.write_bytes(png(np.full((4, 4, 3), 250, dtype=np.uint8)))
+    other = content_vectors(setting).vectors
+    assert not np.array_equal(one[26], other[26])
+    assert np.array_equal(one[27:], other[27:])

@@ -82,6 +82,10 @@ def test_the_bank_is_of_contexts_that_were_answered_and_of_training_alone(made):
     assert (samples.examples.end < ends[samples.examples.user]).all()
     users = torch.cat([one.sample for one in answered])
     assert set(users.tolist()) <= set(samples.examples.user.tolist())
+    others = len(users) - int(users.bincount().max())  # of whoever has answered most
+    samples.answered(limit=40, neighbours=others)
+    with pytest.raises(RunError, match=f"needs {others + 1} of other users"):
+        samples.answered(limit=40, neighbours=others + 1)
     with pytest.raises(RunError, match=r"of 40 training contexts .* needs 999 .* raise --bank"):
         samples.answered(limit=40, neighbours=999)
 

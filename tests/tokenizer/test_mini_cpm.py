@@ -3,6 +3,7 @@
 Its own processor needs torchvision; `Words` stands for it and gives the model what it would.
 """
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ def image(seed: int) -> np.ndarray:
 @pytest.mark.usefixtures("words")
 def test_tokens_are_the_last_states_of_images_and_texts_in_one_sequence(folder: Path) -> None:
     content = ItemContent(
-        {"title": ["ab", "", "cde", ""], "tags": ["f", "", "", ""]},
+        {"title": ["ab", " ", "cde", ""], "tags": ["f", "", "", "\n"]},
         [[], [], [image(0)], [image(1), image(2)]],
     )
     encoder = MiniCPMV(str(folder), batch_size=2)
@@ -126,6 +127,17 @@ def test_what_its_processor_lacks_is_told(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
     with pytest.raises(RecipeError, match=r"loaded \(Its processor requires the Torchvision libr"):
         MiniCPMV(str(folder)).encode(ItemContent({"title": ["a"]}, [[]]))
+
+
+@pytest.mark.usefixtures("words")
+def test_weights_that_are_cut_off_are_named(folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    encoder, content = MiniCPMV(str(damaged)), ItemContent({"title": ["a"]}, [[]])
+    with pytest.raises(RecipeError, match=r"damaged' cannot be loaded .*content\.model"):
+        encoder.encode(content)
 
 
 def test_without_transformers_the_error_says_what_to_install(
