@@ -114,6 +114,9 @@ def _adding(run: Run) -> None:
 def _lists(run: Run, who: Who) -> None:
     """The list for the edited history, and where its items stood before."""
     width = recommend_live.width_of(who)
+    if width < recommend_live.K:
+        st.caption(f"A list of {recommend_live.K} keeps at least so many prefixes: the beam is "
+                   f"{recommend_live.K}.")  # fmt: skip
     before = live_model.lists(who.plain(), recommend_live.K, width)
     begun = time.perf_counter()
     after = live_model.lists(who, recommend_live.K, width)
