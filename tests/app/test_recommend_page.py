@@ -219,6 +219,38 @@ def test_the_cell_makes_the_same_tree(open_page: Open, trained: Path, edit: str)
     assert made["log_prob"].tolist() == pytest.approx(shown["log_prob"].tolist(), abs=1e-4)
 
 
+def test_rules_and_diversity_change_the_list(open_page: Open, trained: Path) -> None:
+    import pandas as pd
+
+    items = pd.read_parquet(trained / "datasets" / "toy" / "items.parquet").set_index("title")
+    app = live(open_page, trained, "Edit")
+    plain = listed(app)
+    assert items.loc[plain]["author_id"].duplicated().any()
+    off = str(items.loc[plain[0]]["tags"][0])
+    app.multiselect(key="rule_tags").set_value([off]).run()
+    assert not app.exception
+    assert all(off not in tags for tags in items.loc[listed(app)]["tags"])
+    app.multiselect(key="rule_tags").set_value([]).run()
+    app.slider(key="rule_author").set_value(1).run()
+    assert not items.loc[listed(app)]["author_id"].duplicated().any()
+    app.slider(key="rule_author").set_value(0).run()
+    assert listed(app) == plain
+    app.slider(key="rule_groups").set_value(4).run()
+    app.slider(key="rule_penalty").set_value(10.0).run()
+    assert not app.exception
+    assert listed(app) != plain
+
+
+def test_a_tag_that_no_item_has_is_said_and_ignored(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", rule_tags="nothing")
+    assert "Tag “nothing” is not among those offered" in said(app)
+    assert len(listed(app)) == 10
+    app.session_state["rule_tags"] = ["gone"]  # chosen in another run
+    app.run()
+    assert not app.exception
+    assert "Tag “gone”" in said(app)
+
+
 def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Edit", recommend_decode="Draw")
     warm = said(app)
