@@ -23,6 +23,7 @@ from onerec.errors import OneRecError, RunError
 from onerec.runs import Run
 
 KEPT = 2  # models in memory; two can be compared
+TAGS = 200  # the most used, which are offered to be taken off
 BEFORE = "before alignment"
 _LOADED: set[tuple[str, str, str | None]] = set()  # of this server, those let go of included
 
@@ -73,10 +74,36 @@ def weights(run: Run) -> int:
     return paths[0].stat().st_size if paths and paths[0].is_file() else 0
 
 
-def lists(who: Who, k: int, beam: int, groups: int = 1, penalty: float = 1.0) -> pd.DataFrame:
-    """rank, item_id, item, score, lp_1 .. lp_L, and `attrs["notes"]`."""
+def lists(
+    who: Who, k: int, beam: int, groups: int = 1, penalty: float = 1.0,
+    without: tuple[str, ...] = (), per_author: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """rank, item_id, item, score, lp_1 .. lp_L, and `attrs["notes"]`.
+
+    `without` are tags that are off, `per_author` as in `onerec.business_rules.Rules`.
+    """
     settings = {"k": k, "beam": beam, "groups": groups, "penalty": penalty}
-    return _ask("lists", who, settings, lambda r, h: r.recommend_for(h, **settings))
+
+    def search(recommender: Any, history: Any) -> pd.DataFrame:
+        from onerec.business_rules import Rules
+
+        rules = Rules(without={"tags": without} if without else {}, per_author=per_author)
+        return recommender.recommend_for(history, rules=rules, **settings)
+
+    return _ask("lists", who, settings | {"without": without, "per_author": per_author}, search)
+
+
+def ruled(who: Who) -> tuple[tuple[str, ...], bool]:
+    """What rules can act on: the most used tags, in alphabetical order, and are there authors."""
+
+    def read(recommender: Any, history: Any) -> tuple[tuple[str, ...], bool]:
+        items = recommender.items
+        if "tags" not in items:
+            return (), "author_id" in items
+        usual = items["tags"].explode().dropna().astype(str).value_counts().index[:TAGS]
+        return tuple(sorted(usual)), "author_id" in items
+
+    return _ask("ruled", who.plain(), {}, read)
 
 
 def draws(who: Who, n: int, temperature: float, power: float, seed: int) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import selection
 import stepping
 import streamlit as st
 import widgets
@@ -131,8 +132,9 @@ def _point(state: Codes) -> int | None:
     asked = st.session_state.get(POINT, st.query_params.get(POINT))
     if asked in (None, ""):
         return None
-    if str(asked).isdigit() and int(asked) <= most:
-        return int(asked)
+    number = selection.whole(str(asked))
+    if number is not None and number <= most:
+        return number
     st.warning(f"Point “{asked}” is not a number from 0 to {most}; none is followed.",
                icon=":material/link_off:")  # fmt: skip
     st.session_state[POINT] = None

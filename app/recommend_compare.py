@@ -28,6 +28,7 @@ def compare(run: Run, who: Who) -> None:
         return
     name, second, second_run = other
     recommend_live.load(second)
+    recommend_live.edit_note(run, who)
     width = live_model.usual_beam(who)
     k = recommend_live.K
     first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import cache
 import edits
@@ -114,9 +115,13 @@ def _adding(run: Run) -> None:
 def _lists(run: Run, who: Who) -> None:
     """The list for the edited history, and where its items stood before."""
     width = recommend_live.width_of(who)
-    before = live_model.lists(who.plain(), recommend_live.K, width)
+    if width < recommend_live.K:
+        st.caption(f"A list of {recommend_live.K} keeps at least so many prefixes: the beam is "
+                   f"{recommend_live.K}.")  # fmt: skip
+    rules = _rules(who)
+    before = live_model.lists(who.plain(), recommend_live.K, width, **rules)
     begun = time.perf_counter()
-    after = live_model.lists(who, recommend_live.K, width)
+    after = live_model.lists(who, recommend_live.K, width, **rules)
     seconds = time.perf_counter() - begun
     for note in after.attrs["notes"]:
         st.caption(note)
@@ -144,6 +149,41 @@ def _lists(run: Run, who: Who) -> None:
         },
     )  # fmt: skip
     st.caption(f"Generated in {seconds:.2f} s (what was asked before is remembered).")
+
+
+def _rules(who: Who) -> dict[str, Any]:
+    """What may stand in the list, and how different its items should be; both lists keep to it."""
+    tags, authors = live_model.ruled(who)
+    chosen: dict[str, Any] = {}
+    with st.expander("Rules and diversity", icon=":material/tune:"):
+        if tags:
+            st.session_state.setdefault("page_widgets", []).append("rule_tags")
+            asked = st.session_state.get("rule_tags") or st.query_params.get_all("rule_tags")
+            if gone := [tag for tag in asked if tag not in tags]:
+                st.warning(f"Tag “{gone[0]}” is not among those offered here; it is ignored.",
+                           icon=":material/link_off:")  # fmt: skip
+                st.session_state["rule_tags"] = [tag for tag in asked if tag in tags]
+            off = st.multiselect(
+                "Tags that are off", tags, key="rule_tags", bind="query-params",
+                help="Items with such a tag are taken out of the trie: the search never sees them",
+            )  # fmt: skip
+            chosen["without"] = tuple(sorted(off))
+        if authors:
+            chosen["per_author"] = widgets.number(
+                "Items of one author at most", "rule_author", 0, 5, 0, 1,
+                "0 is no limit. The search goes on until the list is full",
+            )  # fmt: skip
+        groups = widgets.number(
+            "Groups of beams", "rule_groups", 1, 8, 1, 1,
+            "Diverse beams: the beam is split into groups, which are kept from beginning with the "
+            "same first code. 1 is plain beam search",
+        )  # fmt: skip
+        if groups > 1:
+            chosen["penalty"] = widgets.number(
+                "Penalty for a first code that is taken", "rule_penalty", 0.0, 10.0, 1.0, 0.5,
+                "In nats, for each beam of an earlier group that has it",
+            )  # fmt: skip
+    return chosen | {"groups": groups}
 
 
 def _moved(before: int | None, now: int) -> str:

@@ -29,10 +29,12 @@ K = 10
 WIDEST = 100  # of the beam's slider
 SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch holds the server
 ASKED = "live_model_of"  # runs whose model was asked for in this session
+EDITS_OF = "edits_of"  # the run and the user that the edits of this session belong to
 
 
 def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
     """Whose list is looked at, once the model is in memory; before that a button, and the end."""
+    _own_edits(run, user)
     who = Who.of(run, user, selection.raw("edit") or "")
     asked = st.session_state.setdefault(ASKED, set())
     if str(run.path) not in asked and not live_model.loaded(who):
@@ -52,7 +54,16 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
     return who
 
 
+def _own_edits(run: Run, user: int) -> None:
+    """Edits belong to one history: those of another user or run are dropped."""
+    whose = (str(run.path), user)
+    if st.session_state.setdefault(EDITS_OF, whose) != whose:
+        st.session_state[EDITS_OF] = whose
+        st.session_state["edit"] = ""
+
+
 def load(who: Who) -> None:
+    """Load a model, or say why it cannot be and stop the page."""
     try:
         with st.spinner("Loading the model: a few seconds the first time"):
             if not live_model.loaded(who):
@@ -91,7 +102,7 @@ def width_of(who: Who) -> int:
     return int(value)
 
 
-def _edit_note(run: Run, who: Who) -> None:
+def edit_note(run: Run, who: Who) -> None:
     """Says that the history is an edited one, where it is."""
     if edited(run, who).changed:
         st.info("This is for the edited history (see **Edit**).", icon=":material/edit:")
@@ -102,7 +113,7 @@ def _edit_note(run: Run, who: Who) -> None:
 
 def why(view: selection.Selection, run: Run, who: Who) -> None:
     """Influence of events, deletion curves, codes with their rivals, experts, neighbours."""
-    _edit_note(run, who)
+    edit_note(run, who)
     listed = live_model.lists(who, K, live_model.usual_beam(who))
     items = listed["item"].tolist()
     titles = dict(zip(items, titles_of(run, items), strict=True))
@@ -171,7 +182,7 @@ def _codes(run: Run, who: Who, found: object, title: str) -> None:
 
 def beam(run: Run, who: Who) -> None:
     """The search as a tree."""
-    _edit_note(run, who)
+    edit_note(run, who)
     width = width_of(who)
     frame = live_model.tree(who, K, width)
     items = [int(item) for item in frame["item"] if item >= 0]
@@ -201,12 +212,16 @@ def _belongings(
     figure: object, frame: pd.DataFrame, key: str, run: Run, who: Who, call: str
 ) -> None:
     """Table, formula and code of a figure that the model made."""
-    function = call.partition("(")[0]
+    function, now = call.partition("(")[0], edited(run, who)
+    edit = f".plus({now.added}, recommender.prompts.typical).take({now.order})"
     cell = (
         f"from onerec.explanation import {function}\n"
         "from onerec.recommend import Recommender\n\n"
         f'recommender = Recommender.load("{run.path}")\n'
-        f"user = recommender.setting.dataset.users['user_id'][{who.user}]\n"
-        "history = recommender.prompts.history(user)  # all that he did\n" + call
+        "setting = recommender.setting\n"
+        "cases = getattr(setting.split, setting.recipe.evaluate.part)\n"
+        f"end = dict(zip(cases.user, cases.end))[{who.user}]  # what comes later is held out\n"
+        f"history = recommender.prompts.before({who.user}, end){edit if now.changed else ''}\n"
+        + call
     )
     widgets.belongings(figure, frame, key=key, command=recommend_parts.again(run), cell=cell)

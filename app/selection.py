@@ -50,6 +50,11 @@ def raw(key: str) -> str | None:
     return None if value in (None, "") else str(value)
 
 
+def whole(text: str) -> int | None:
+    """The number that a link's text is: 0 or more, of at most nine ASCII digits; else None."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
 def choose(**values: object) -> None:
     """Set parts of the selection; call it in a callback, before the sidebar is drawn."""
     for key, value in values.items():
@@ -193,8 +198,9 @@ def _number(key: str, limit: int | None, notices: list[str]) -> int | None:
     text = raw(key)
     if text is None:
         return None
-    if text.isdigit() and (limit is None or int(text) < limit):
-        return int(text)
+    number = whole(text)
+    if number is not None and (limit is None or number < limit):
+        return number
     bound = f" from 0 to {limit - 1:,}" if limit else ""
     notices.append(f"{MARKS[key]} “{text}” is not a number{bound}; it is ignored.")
     return None
@@ -204,10 +210,11 @@ def _code(run: Run | None, notices: list[str]) -> tuple[int, ...] | None:
     text = raw("code")
     if text is None:
         return None
-    parts = text.replace("·", "-").replace(" ", "").split("-")
+    parts = [whole(part) for part in text.replace("·", "-").replace(" ", "").split("-")]
     sizes = list(cache.read(explain_tokens.levels, run)["size"]) if run else []
-    fits = all(part.isdigit() for part in parts) and len(parts) <= len(sizes)
-    if fits and all(int(part) < size for part, size in zip(parts, sizes, strict=False)):
-        return tuple(map(int, parts))
+    codes = tuple(part for part in parts if part is not None)
+    fits = len(codes) == len(parts) <= len(sizes)
+    if fits and all(code < size for code, size in zip(codes, sizes, strict=False)):
+        return codes
     notices.append(f"Code “{text}” is not in this run's codebooks (write 3-1-7); it is ignored.")
     return None

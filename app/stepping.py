@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import selection
 import streamlit as st
 
 TICK_SECONDS = 0.8
@@ -110,8 +111,9 @@ def live(toy: Toy, draw: Callable[[Any], None], at_once: int = 1) -> None:
 
 def _asked_steps(toy: Toy) -> int:
     asked = st.query_params.get(toy.steps_key, "0")
-    if asked.isdigit() and int(asked) <= toy.most:
-        return int(asked)
+    number = selection.whole(asked)
+    if number is not None and number <= toy.most:
+        return number
     st.warning(f"The link asks for {toy.steps_key} “{asked}”, which is not from 0 to {toy.most:,}; "
                "the beginning is shown.", icon=":material/link_off:")  # fmt: skip
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import links
+import selection
 import streamlit as st
 
 STOPS = (
@@ -52,4 +53,5 @@ def _link(stop: int, label: str, icon: str) -> None:
 
 def _stop() -> int | None:
     text = st.query_params.get("tour", "")
-    return int(text) if text.isdigit() and 1 <= int(text) <= len(STOPS) else None
+    stop = selection.whole(text)
+    return stop if stop is not None and 1 <= stop <= len(STOPS) else None

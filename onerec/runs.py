@@ -393,8 +393,8 @@ def export_run(run: Run, target: Path, checkpoints: bool = False) -> Path:
 
 
 def _refuse_active(run: Run, what: str) -> None:
-    for path in (run.path, *sorted(run.path.glob("stream/*"))):
-        status = Run(path).status()
-        if status.active:
-            name = f"{'run' if path == run.path else 'its stream'} {path.name!r} is {status.state}"
+    whose = {"stream": "its stream", "cache": "its task"}
+    for path in (run.path, *sorted(run.path.glob("stream/*/")), *sorted(run.path.glob("cache/*/"))):
+        if (status := Run(path).status()).active:
+            name = f"{whose.get(path.parent.name, 'run')} {path.name!r} is {status.state}"
             raise RunError(f"{name} (process {status.pid}): stop it first, then {what}")

@@ -214,6 +214,17 @@ def test_a_run_whose_stream_is_running_stays(run: Run) -> None:
     assert run.path.is_dir()
 
 
+def test_a_run_whose_map_is_being_made_stays(run: Run) -> None:
+    """It was deleted under the worker, which then wrote into a folder that was gone."""
+    task = Run(run.path / "cache" / "umap")
+    task.path.mkdir(parents=True)
+    shutil.copy(run.path / "status.json", task.path)
+    set_status(task, state="running", **alive())
+    with pytest.raises(RunError, match=r"its task 'umap' is running .* then delete"):
+        delete_run(run)
+    assert run.path.is_dir()
+
+
 def test_rename_and_delete(run: Run, home: Path) -> None:
     renamed = rename_run(run, "better")
     assert renamed.status().state == "done"

@@ -61,7 +61,7 @@ def choose_place(place: int) -> None:
 def linked_place() -> int | None:
     """The place that a copied link names, on its first run."""
     text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
-    return int(text) if text.isdigit() else None
+    return selection.whole(text)
 
 
 def place_of_item() -> int:

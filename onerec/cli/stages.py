@@ -9,9 +9,12 @@ import typer
 from rich.table import Table
 
 from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table, say
-from onerec.errors import RecipeError
+from onerec.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from onerec.business_rules import Rules
     from onerec.train.distributed import Processes
 
 RunName = Annotated[str, typer.Option("--run", help="Name of the run.")]
@@ -95,12 +98,20 @@ def recommend_command(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Parquet file for --all; goes on after a stop.")
     ] = None,
+    without_tag: Annotated[
+        list[str] | None, typer.Option(help="With --user: a tag that is off; may be repeated.")
+    ] = None,
+    per_author: Annotated[
+        int, typer.Option(help="With --user: items of one author at most; 0 for no limit.")
+    ] = 0,
     recipe: RecipeName = None,
     dataset: DatasetName = None,
     settings: Settings = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Recommend for one user, for all, or write recommendations.parquet for the test users."""
+    if (without_tag or per_author) and not user:
+        raise RecipeError("--without-tag and --per-author shape the lists of --user; name a user")
     if everyone or out_file is not None:
         if not everyone or out_file is None or user:
             raise RecipeError("--all and --out FILE go together, without --user")
@@ -112,7 +123,8 @@ def recommend_command(
     from onerec.recommend import Recommender
 
     recommender = Recommender.load(run)
-    frame = recommender.recommend(user, k)
+    rules = _rules(recommender.items, without_tag or [], per_author)
+    frame = recommender.recommend(user, k, rules=rules)
     notes = frame.attrs["notes"]
     items = recommender.setting.dataset.items
     name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
@@ -125,6 +137,20 @@ def recommend_command(
         print_table(f"user {user_id}", rows[["rank", "item_id", "title", "score"]])
     for note in notes:
         err.print(note, highlight=False)
+
+
+def _rules(items: "pd.DataFrame", without_tags: list[str], per_author: int) -> "Rules | None":
+    """What may stand in the lists; DataError for a tag that no item has."""
+    from onerec.business_rules import Rules, column
+
+    for tag in without_tags:
+        if Rules(without={"tags": [tag]}).allowed(items).all():
+            usual = column(items, "tags").explode().value_counts().index[:10].astype(str)
+            text = f"--without-tag {tag}: no item has it; the most used are {', '.join(usual)}"
+            raise DataError(text)
+    if not (without_tags or per_author):
+        return None
+    return Rules(without={"tags": without_tags} if without_tags else {}, per_author=per_author)
 
 
 def _recommend_all(run: str, path: Path, k: int, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def umap(
     if ids.empty or vectors is None:
         return empty(columns), {}
     path = map_file(run, vectors, MapConfig(neighbours, min_dist, seed))
-    if not path.is_file():
+    if not (path.is_file() and path.with_suffix(".json").is_file()):  # written last
         return empty(columns), {}
     places = fetch("SELECT item, x, y FROM read_parquet(?) ORDER BY item", path)
     points = ids.merge(places, on="item")

@@ -122,6 +122,8 @@ def test_a_link_opens_the_same_step_and_point(open_page: Open) -> None:
     ("query", "words"),
     [
         ({"codes_steps": "many"}, "codes_steps “many”, which is not from 0 to 300"),
+        ({"codes_steps": "²"}, "codes_steps “²”"),
+        ({"codes_point": "²"}, "Point “²” is not a number"),
         ({"codes_steps": "9999"}, "codes_steps “9999”"),
         ({"codes_size": "99"}, "codes_size “99”, which is not from 2 to 16; 6 is shown"),
         ({"codes_levels": "two"}, "codes_levels “two”"),
@@ -176,4 +178,4 @@ def test_the_notebook_cell_runs(open_page: Open) -> None:
     app.session_state["toy_plane_more"] = True
     app.run()
     cell = next(block.value for block in app.code if "viz.plane" in block.value)
-    exec(cell.replace("explain.CodesSetting", "explain.CodesSetting"), {})
+    exec(cell, {})

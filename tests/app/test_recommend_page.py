@@ -179,6 +179,78 @@ def test_edits_go_with_the_other_views(open_page: Open, trained: Path) -> None:
         assert "This is for the edited history" in said(app)
 
 
+def test_edits_stay_with_the_user_whose_history_they_change(open_page: Open, trained: Path) -> None:
+    """Another user's history was edited by the places of the one before."""
+    app = live(open_page, trained, "Edit", edit="-1")
+    assert app.text_input(key="edit").value == "-1"
+    people = next(each.value for each in app.dataframe if "user_id" in each.value)
+    app.query_params["user"] = str(people["user"].iloc[1])
+    app.run()
+    assert not app.exception
+    assert app.text_input(key="edit").value == ""
+    assert "Edit the history and this list follows" in said(app)
+
+
+def test_a_comparison_says_that_the_history_is_edited(open_page: Open, trained: Path) -> None:
+    assert "edited history" not in said(live(open_page, trained, "Compare"))
+    assert "edited history" in said(live(open_page, trained, "Compare", edit="-1"))
+
+
+def test_a_beam_below_the_list_is_said_to_be_as_wide_as_the_list(
+    open_page: Open, trained: Path
+) -> None:
+    words = "A list of 10 keeps at least so many prefixes"
+    assert words in said(live(open_page, trained, "Edit", recommend_beam="3"))
+    assert words not in said(live(open_page, trained, "Edit", recommend_beam="10"))
+
+
+@pytest.mark.parametrize("edit", ["", "+3,-1"])
+def test_the_cell_makes_the_same_tree(open_page: Open, trained: Path, edit: str) -> None:
+    """It took the whole log, held-out events included, and forgot the edits."""
+    app = live(open_page, trained, "Beam", edit=edit, recommend_beam="12")
+    app.session_state["beam_tree_more"] = True
+    app.run()
+    (cell,) = [each.value for each in app.code if "import tree" in each.value]
+    begin, _, call = cell.rpartition("\n")
+    names: dict[str, object] = {}
+    exec(begin, names)
+    made = eval(call, names)
+    shown = next(each.value for each in app.dataframe if "log_prob" in each.value)
+    assert made["log_prob"].tolist() == pytest.approx(shown["log_prob"].tolist(), abs=1e-4)
+
+
+def test_rules_and_diversity_change_the_list(open_page: Open, trained: Path) -> None:
+    import pandas as pd
+
+    items = pd.read_parquet(trained / "datasets" / "toy" / "items.parquet").set_index("title")
+    app = live(open_page, trained, "Edit")
+    plain = listed(app)
+    assert items.loc[plain]["author_id"].duplicated().any()
+    off = str(items.loc[plain[0]]["tags"][0])
+    app.multiselect(key="rule_tags").set_value([off]).run()
+    assert not app.exception
+    assert all(off not in tags for tags in items.loc[listed(app)]["tags"])
+    app.multiselect(key="rule_tags").set_value([]).run()
+    app.slider(key="rule_author").set_value(1).run()
+    assert not items.loc[listed(app)]["author_id"].duplicated().any()
+    app.slider(key="rule_author").set_value(0).run()
+    assert listed(app) == plain
+    app.slider(key="rule_groups").set_value(4).run()
+    app.slider(key="rule_penalty").set_value(10.0).run()
+    assert not app.exception
+    assert listed(app) != plain
+
+
+def test_a_tag_that_no_item_has_is_said_and_ignored(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", rule_tags="nothing")
+    assert "Tag “nothing” is not among those offered" in said(app)
+    assert len(listed(app)) == 10
+    app.session_state["rule_tags"] = ["gone"]  # chosen in another run
+    app.run()
+    assert not app.exception
+    assert "Tag “gone”" in said(app)
+
+
 def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Edit", recommend_decode="Draw")
     warm = said(app)

@@ -41,7 +41,8 @@ def test_everything_that_fits_is_taken(look: Callable[..., AppTest]) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("item", "48"), ("item", "-1"), ("item", "x"), ("user", "24"), ("code", "4"), ("code", "a-b"),
-     ("code", "1-1-1-1"), ("run", "../../etc"), ("dataset", "gone")],
+     ("code", "1-1-1-1"), ("run", "../../etc"), ("dataset", "gone"),
+     ("item", "²"), ("item", "9" * 5_000), ("code", "²-1")],
 )  # fmt: skip
 def test_what_does_not_fit_is_ignored_and_said(
     look: Callable[..., AppTest], key: str, value: str

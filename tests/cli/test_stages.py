@@ -57,6 +57,26 @@ def test_recommend_for_users_by_id(cli: Any, check_refused: Any, finished: Path)
     check_refused(cli("recommend", "--run", "frist", "--user", "u07"), "did you mean 'first'?")
 
 
+def test_recommend_by_rules(cli: Any, check_refused: Any, finished: Path) -> None:
+    command = ("recommend", "--run", "first", "--user", "u07")
+    items = pd.read_parquet(finished / "datasets" / "toy" / "items.parquet").set_index("item_id")
+
+    def listed(*rules: str) -> pd.DataFrame:
+        rows = cli(*command, *rules, "--json").json()["recommendations"]
+        return items.loc[[row["item_id"] for row in rows]]
+
+    tags = listed()["tags"].explode()
+    off = tags.iloc[0]
+    kept = listed("--without-tag", off)
+    assert len(kept) == 10
+    assert off not in set(kept["tags"].explode())
+    assert not listed("--per-author", "1")["author_id"].duplicated().any()
+    assert listed()["author_id"].duplicated().any()  # the rule had something to do
+    check_refused(cli(*command, "--without-tag", "nothing"), "--without-tag nothing", "no item")
+    check_refused(cli(*command, "--per-author", "-1"), "per_author=-1")
+    check_refused(cli("recommend", "--run", "first", "--per-author", "1"), "name a user")
+
+
 def test_recommend_for_all_users_into_a_file(
     cli: Any, check_refused: Any, finished: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,15 @@ def test_a_kept_map_comes_with_codes_and_titles(tmp_path: Path) -> None:
     assert item_map.umap(run, seed=1)[0].empty, "a map of another seed is another map"
 
 
+def test_a_map_without_its_facts_is_not_there_yet(run: Run) -> None:
+    """A worker that was ended between the two files left a page that could not be opened."""
+    path = keep(run, np.zeros((len(run.semantic_ids()), 2)))
+    path.with_suffix(".json").unlink()
+    points, facts = item_map.umap(run)
+    assert points.empty
+    assert facts == {}
+
+
 def test_a_key_stands_for_vectors_parameters_and_seed() -> None:
     x = np.ones((4, 2), dtype=np.float32)
     others = [
