@@ -90,13 +90,17 @@ class Trained:
 def train_arm(
     run: Run, setting: Setting, arm: str, seed: int, steps: int | None = None, looks: int = LOOKS
 ) -> Trained:
-    """Align one arm from the run's pre-trained policy; evaluated `looks` times on valid."""
+    """Align one arm from the run's pre-trained policy; evaluated `looks` times on valid.
+
+    The learning rate falls over `steps`, by default the recipe's.
+    """
     chosen = arm_recipe(setting.recipe, arm, seed)
+    steps = steps or chosen.align.steps
+    chosen = replace(chosen, align=replace(chosen.align, steps=steps))
     setting = replace(setting, recipe=chosen)
     device = pick_device(chosen.device)
     policy = policy_config(chosen, setting.dataset)
     trained = Trained(Aligning(run, setting, device, policy=policy))
-    steps = steps or chosen.align.steps
     begun = time.perf_counter()
     trained.keep(0)
     for result in loop(trained.aligning.trainee(), steps=steps, seed=seed, device=device):
