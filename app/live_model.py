@@ -157,6 +157,11 @@ def loaded(who: Who) -> bool:
     return (who.path, who.stamp, who.stage) in _LOADED
 
 
+def n_items(who: Who) -> int:
+    """How many items the loaded model's dataset has."""
+    return int(_live(who.path, who.stamp, who.stage).recommender.setting.split.log.n_items)
+
+
 def load(who: Who) -> None:
     """Make sure that the model is in memory.
 

@@ -117,8 +117,9 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     listed = live_model.lists(who, K, live_model.usual_beam(who))
     items = listed["item"].tolist()
     titles = dict(zip(items, titles_of(run, items), strict=True))
-    if view.item is not None and view.item not in titles:  # any item can be asked about
-        titles[view.item] = titles_of(run, [view.item])[0]
+    asked = view.item  # any item can be asked about; it may be one of another dataset
+    if asked is not None and asked not in titles and asked < live_model.n_items(who):
+        titles[asked] = titles_of(run, [asked])[0]
     item = recommend_parts.listed_item(view, titles, "live_item")
     if item is None:
         st.info("There is no item to explain.", icon=":material/hourglass_empty:")

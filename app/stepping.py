@@ -34,6 +34,10 @@ class Toy:
         return f"{self.key}_steps"
 
     @property
+    def steered_key(self) -> str:
+        return f"{self.key}_steered"
+
+    @property
     def playing(self) -> bool:
         return bool(st.session_state.get(f"{self.key}_playing"))
 
@@ -64,6 +68,7 @@ def settled(toy: Toy, setting: Any) -> None:
     if f"{toy.key}_state" not in st.session_state:
         toy.keep(toy.after(setting, _asked_steps(toy)))
     elif toy.state.setting != setting:
+        st.session_state[toy.steered_key] = toy.state.step > 0
         toy.keep(toy.changed(toy.state, setting))
 
 
@@ -89,6 +94,7 @@ def reset(toy: Toy, **values: object) -> None:
         st.session_state[key] = value
     toy.play(False)
     st.session_state.pop(f"{toy.key}_state", None)
+    st.session_state.pop(toy.steered_key, None)
     st.query_params.pop(toy.steps_key, None)
 
 
@@ -98,6 +104,10 @@ def live(toy: Toy, draw: Callable[[Any], None], at_once: int = 1) -> None:
         st.query_params[toy.steps_key] = str(toy.state.step)
     elif not toy.state.step:
         st.query_params.pop(toy.steps_key, None)
+
+    if st.session_state.get(toy.steered_key):
+        st.caption(f"Settings were changed on the way. The link and the notebook cells make all "
+                   f"{toy.state.step} steps with those of now, and may end elsewhere.")  # fmt: skip
 
     def body() -> None:
         if toy.playing:

@@ -53,7 +53,7 @@ def tiny() -> Recipe:
             keep="best",
         ),
         reward=RewardConfig(steps=250, batch_size=384, width=32, rounds=3, valid_rows=10_000),
-        align=AlignConfig(steps=30, users=12, group=48),
+        align=AlignConfig(steps=30, users=12, group=48, weight=1.0, tilt=2.0),
         evaluate=EvaluateConfig(filter_seen=True, beam=40),
         baselines=BaselineConfig(sasrec_trials=2, sasrec_steps=650, sasrec_batch_size=64),
     )

@@ -30,6 +30,7 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
     "baselines.sasrec_steps": "250",
     "align.steps": "40",
     "align.weight": "0.3",
+    "align.tilt": "0",  # what the papers do is what pages and notebook 06 explain
     "align.learning_rate": "0.0001",
     "evaluate.recommend_users": "400",
 }

@@ -118,6 +118,17 @@ def test_any_item_can_be_asked_about(open_page: Open, trained: Path) -> None:
     assert app.selectbox(key="live_item").value == item
 
 
+def test_an_item_of_a_larger_dataset_is_not_asked_about(
+    open_page: Open, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidebar may hold another dataset than the run's."""
+    import selection
+
+    monkeypatch.setattr(selection, "_number", lambda key, *_: 999_999 if key == "item" else None)
+    app = live(open_page, trained, "Why")
+    assert app.selectbox(key="live_item").value < 999_999
+
+
 def test_the_beam_follows_its_slider(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Beam", recommend_beam="3")
     assert app.slider(key="recommend_beam").value == 3
