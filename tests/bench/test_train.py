@@ -55,6 +55,8 @@ def test_a_recipe_is_measured(tmp_path, stream, capsys, monkeypatch):
 def test_compiled_training_is_measured_beside_the_plain_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.compiled, "BACKEND", "aot_eager")
     train.compiled._compiled.cache_clear()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # graphs are counted by process
     world = ["--items", "500", "--users", "60", "--history", "20", "--steps", "1"]
     changes = TINY | {"history.lifelong_length": "0", "model.experts": "0"}
     words = ["--json", *world, "--set", *(f"{name}={value}" for name, value in changes.items())]
