@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import toy_model as toy
 
 from onerec.bench import train
