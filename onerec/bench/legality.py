@@ -67,6 +67,7 @@ def train(
         users=USERS,
         group=GROUP,
         weight=weight,
+        tilt=0.0,
         lag=lag,
         search="sample",
         steps=steps,

@@ -77,6 +77,7 @@ def train(run_name: str, case: Case, home: Path | None, steps: int, clip: float)
             users=USERS,
             group=GROUP,
             weight=WEIGHT,
+            tilt=0.0,
             objective=case.objective,
             lag=case.lag,
             learning_rate=case.rate,

@@ -55,6 +55,7 @@ from onerec.recommend import Recommender
 from onerec.rewards import RewardModel
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, open_run, valid_name
+from onerec.sections import AlignConfig
 from onerec.stream.growing import cases_at_the_end, grown, setting_with
 from onerec.stream.platform import ReplayPlatform, WorldPlatform
 from onerec.train.optim import OptimConfig, make_adamw
@@ -180,11 +181,10 @@ class Online:
             self.log = whole
         self.since: list[int] = []  # the first time of each round's events
         recipe = setting.recipe
-        align = replace(
-            recipe.align,
-            weight=recipe.align.weight if objective else 0.0,
-            objective=objective or recipe.align.objective,
-        )
+        align = replace(recipe.align, objective=objective or recipe.align.objective)
+        if align.tilt:  # its reference stays where it is, and a loop learns beyond it
+            align = replace(align, tilt=0.0, weight=AlignConfig.weight)
+        align = replace(align, weight=align.weight if objective else 0.0)
         self.recipe = replace(recipe, align=align, seed=config.seed)
         model = trained_model(run, setting, self.ids).to(device)
         self._look_again()
