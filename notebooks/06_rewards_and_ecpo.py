@@ -951,8 +951,8 @@ assert measured.loc["aligned", "true"] > measured.loc["without a reward", "true"
 # something else holds it, here next-token training. One can name a place to arrive at instead: the
 # policy before alignment times $r^\gamma$. The advantage that is 0 there is
 # $$A_i = \gamma \log r_i - \log \frac{\pi(i)}{\pi_\text{before}(i)} - \text{mean},$$
-# the gradient of $\gamma\, E[\log r] - KL(\pi \,\|\, \pi_\text{before})$. That is not in the report;
-# it is the setting `align.tilt`, and the recipe `tiny` uses it.
+# the gradient of $\gamma\, E[\log r] - KL(\pi \,\|\, \pi_\text{before})$. The report has no such
+# term; here it is the setting `align.tilt`, and the recipe `tiny` uses it.
 #
 # *Question: what do as many steps bring when they have an aim?*
 
