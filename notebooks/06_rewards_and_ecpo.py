@@ -954,7 +954,7 @@ assert measured.loc["aligned", "true"] > measured.loc["without a reward", "true"
 # the gradient of $\gamma\, E[\log r] - KL(\pi \,\|\, \pi_\text{before})$. The report has no such
 # term; here it is the setting `align.tilt`, and the recipe `tiny` uses it.
 #
-# *Question: what do as many steps bring when they have an aim?*
+# As many steps, with an aim:
 
 # %%
 aimed = Aligning(

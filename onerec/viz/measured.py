@@ -23,6 +23,7 @@ WORDS = {
     "long_view": "long-view tower",
     "beam": "by beam search",
     "off_policy": "off-policy",
+    "looks10": "chosen among ten looks",
 }
 
 
@@ -190,6 +191,8 @@ def arm_name(arm: str) -> str:
         if name[:1] in "gu" and name[1:].isdigit():
             size = f"{int(name[1:]):,}"
             said.append(f"groups of {size}" if name[0] == "g" else f"{size} users")
+        elif name.startswith("tilt"):
+            said.append(f"drawn to reward^{name[4:]}")
         else:
             said.append(WORDS.get(name, name))
     return ", ".join(said)

@@ -75,6 +75,7 @@ def test_an_arm_is_named_in_words() -> None:
     said = viz.arm_name("long_view+beam+g512+u16@0.8@0.0003")
     assert said == "long-view tower, by beam search, groups of 512, 16 users"
     assert viz.arm_name("grpo") == "grpo"
+    assert viz.arm_name("pscore+tilt4@1") == "P-Score, drawn to reward^4"
     assert viz.arm_weight("long_view+beam@0.3@0.0001") == 0.3
     assert np.isnan(viz.arm_weight("long_view"))  # the recipe's
 
