@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from app_server import Server, serve, settled
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -32,6 +32,18 @@ def opened(page: Page, server: Server, view: str) -> Page:
     return page
 
 
+def at_rest(page: Page, part: Locator) -> None:
+    """Wait until a part of the page stays where it is: a click goes to a place in it."""
+    before = None
+    for _ in range(50):
+        now = part.bounding_box()
+        if now == before:
+            return
+        before = now
+        page.wait_for_timeout(400)
+    raise AssertionError("it never came to rest")
+
+
 def test_the_model_waits_to_be_asked(page: Page, real_server: Server) -> None:
     page.goto(f"{real_server.url}/recommend")
     settled(page)
@@ -49,6 +61,7 @@ def test_edit_a_history_and_take_it_back(page: Page, real_server: Server) -> Non
     remove = page.get_by_role("button", name="Remove")
     expect(remove).to_be_disabled()
     table = page.locator("[class*=st-key-edit_rows]").get_by_test_id("stDataFrame")
+    at_rest(page, table)
     table.click(position={"x": 18, "y": 52})  # the box of the newest event
     expect(remove).to_be_enabled()
     remove.click()
