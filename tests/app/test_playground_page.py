@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from onerec.explain import toy_codes, toy_experts
 from onerec.explain.toy_codes import CodesSetting
 from onerec.explain.toy_experts import ExpertsSetting
+from onerec.viz import toy_codes as draw
 
 APP = Path(__file__).resolve().parents[2] / "app"
 Open = Callable[..., AppTest]
@@ -178,4 +180,10 @@ def test_the_notebook_cell_runs(open_page: Open) -> None:
     app.session_state["toy_plane_more"] = True
     app.run()
     cell = next(block.value for block in app.code if "viz.plane" in block.value)
-    exec(cell, {})
+    body, _, last = cell.rstrip().rpartition("\n")
+    names: dict[str, Any] = {}
+    exec(body, names)
+    figure = eval(last, names)
+    assert names["state"].step == 3
+    wanted = draw.plane(toy_codes.after(names["setting"], 3), point=5)
+    assert figure.to_json() == wanted.to_json()
