@@ -6,6 +6,8 @@ drawn as `losses` and as `purity`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -58,20 +60,7 @@ def losses(frame: pd.DataFrame) -> go.Figure:
         y="relative error",
         key="quantiser-losses",
     )
-    for place, (column, name) in enumerate((("loss", "fitted"), ("held_out_loss", "new items"))):
-        theme.add_bars(
-            fig,
-            [NAMES[kind] for kind in frame["kind"]],
-            _with_ends(frame, column),
-            group=column,
-            name=name,
-            marker={
-                "color": theme.COLOURS[place],
-                "pattern": {"shape": theme.PATTERNS[place]},
-            },
-            hovertemplate="%{x}, " + name + ": %{y:.4f}<extra></extra>",
-        )
-    fig.update_layout(barmode="group")
+    _pairs_of_bars(fig, frame, {"loss": "fitted", "held_out_loss": "new items"}, theme.COLOURS)
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
     return fig
 
@@ -152,20 +141,8 @@ def purity(frame: pd.DataFrame) -> go.Figure:
         y="share of the items",
         key="quantiser-purity",
     )
-    for place, (column, name) in enumerate((("purity", "purity"), ("chance", "by chance"))):
-        theme.add_bars(
-            fig,
-            [NAMES[kind] for kind in known["kind"]],
-            _with_ends(known, column),
-            group=column,
-            name=name,
-            marker={
-                "color": theme.GREEN if place == 0 else theme.GREY,
-                "pattern": {"shape": theme.PATTERNS[place]},
-            },
-            hovertemplate="%{x}, " + name + ": %{y:.4f}<extra></extra>",
-        )
-    fig.update_layout(barmode="group")
+    colours = theme.GREEN, theme.GREY
+    _pairs_of_bars(fig, known, {"purity": "purity", "chance": "by chance"}, colours)
     fig.update_yaxes(range=[0, 1.02], tickformat=".0%")
     return fig
 
@@ -198,3 +175,22 @@ def _number(value: float, measure: str) -> str:
     if measure in ("spread_left", "utilisation"):
         return theme.percent(value, 1 if measure == "spread_left" else 0)
     return f"{value:.2f}" if measure == "entropy_nats" else f"{value:,.0f}"
+
+
+def _pairs_of_bars(
+    fig: go.Figure, frame: pd.DataFrame, columns: dict[str, str], colours: Sequence[str]
+) -> None:
+    """Bars of each kind side by side, one for each of `columns` (column -> its name)."""
+    for (column, name), colour, shape in zip(
+        columns.items(), colours, theme.PATTERNS, strict=False
+    ):
+        theme.add_bars(
+            fig,
+            [NAMES[kind] for kind in frame["kind"]],
+            _with_ends(frame, column),
+            group=column,
+            name=name,
+            marker={"color": colour, "pattern": {"shape": shape}},
+            hovertemplate="%{x}, " + name + ": %{y:.4f}<extra></extra>",
+        )
+    fig.update_layout(barmode="group")
