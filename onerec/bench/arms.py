@@ -45,7 +45,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "off_policy": {"lag": 1_000_000},  # the pre-trained reference draws
     "lag1000": {"lag": 1_000},
     **{f"g{size}": {"group": size} for size in (32, 128, 512, 2_048)},
-    **{f"tilt{tilt}": {"tilt": float(tilt)} for tilt in (2, 3, 4, 6, 8)},
+    **{f"tilt{tilt}": {"tilt": float(tilt)} for tilt in range(2, 9)},
     "u16": {"users": 16},  # with groups of 512 as many items a step as 64 users with 128
 }
 
