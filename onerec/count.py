@@ -221,6 +221,18 @@ class Counter:
         """Operations of one training sample: three forward passes."""
         return 3 * sum(self.forward_flops(events, targets, shared, clusters).values())
 
+    def search_flops(
+        self, beam: int, events: float | None = None, clusters: float | None = None
+    ) -> Counts:
+        """Part -> operations of one user's beam search: each level but the first reads all beams.
+
+        What a search works out once for several beams counts for each of them.
+        """
+        parts = self.forward_flops(events, beam, clusters=clusters)
+        alone = beam - 1  # beams that the first level does not have
+        parts["heads"] -= 2.0 * alone * self.known.sizes[0] * self.width
+        return parts
+
     # ------------------------------------------------------------------ activations
 
     def activations(

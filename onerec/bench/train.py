@@ -119,7 +119,7 @@ def measure(
         "warm_up_seconds": round(warm_up, 2),
         "torch_compile": graphs() if chosen.train.compile else None,
         "data_wait": round(sum(batches.waited[WARM_UP:]) / seconds, 4),
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_memory(device),
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
     }
 
@@ -186,7 +186,7 @@ class Counted:
         return events, clusters, targets
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of tensors on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

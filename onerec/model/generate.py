@@ -15,7 +15,10 @@ excluded items, D width.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,9 +28,12 @@ from torch import Tensor
 
 from onerec.common import evaluating, spread
 from onerec.model.onerec import Batch, Cache, Memory, OneRec
+from onerec.model.packing import Packing
 from onerec.tokenizer.trie import Trie
 
 SMALLEST_PART, LARGEST_PART = 16, 64  # users that a thread searches at once on a CPU
+BACKEND = "inductor"  # of compiled pieces
+SHAPES = 96  # that each compiled piece is made for, levels counted apart; then it runs uncompiled
 NOT_ASKED = ("cuda",)  # devices that are not asked on the way whether scores are equal
 
 
@@ -90,6 +96,7 @@ def beam_search(
     trace: bool = False,
     exclude: Tensor | None = None,
     cache: bool = True,
+    compiled: bool = False,
 ) -> Generated:
     """The k items whose codes are most probable, as far as `beam` prefixes per level can see.
 
@@ -109,29 +116,64 @@ def beam_search(
         exclude: (B, X) item index + 1, 0 for none: items that may not be returned. The search goes
             on to the next item instead.
         cache: keep keys and values of earlier positions; False computes all anew (for tests).
+        compiled: with the pieces that torch.compile makes for just these shapes (users, beam, k),
+            after a wait at the first call; see `onerec.model.compiled`.
 
     Raises:
         ValueError: k or beam is below 1.
     """
     if k < 1 or beam < 1:
         raise ValueError(f"k={k} and beam={beam} must be at least 1")
-    parts = [slice(None)] if trace else _parts(len(batch.target), batch.target.device)
+    parts = [slice(None)]
+    if not trace and not compiled:
+        parts = _parts(len(batch.target), batch.target.device)
 
     def search(rows: slice) -> Generated:
         with torch.no_grad():
             part = batch if rows == slice(None) else batch.rows(rows)
             left_out = None if exclude is None else exclude[rows]
             given = model, part, trie, k, beam, left_out, constrained, trace, cache
-            if part.target.device.type in NOT_ASKED:
+            if compiled or part.target.device.type in NOT_ASKED:
                 undecided: list[Tensor] = []
-                found = _search(*given, undecided)
+                found = _search(*given, compiled_pieces() if compiled else PLAIN, undecided)
                 if not torch.stack(undecided).any():
                     return found
-            return _search(*given)
+            return _search(*given, PLAIN)
 
-    with evaluating(model):
+    with evaluating(model), settled(model, compiled):
         done = spread(search, parts, torch.get_num_threads())
     return done[0] if len(done) == 1 else _joined(done)
+
+
+class Pieces(NamedTuple):
+    """What a search calls: the encoder's blocks, a decoder step, the choice among continuations."""
+
+    read: Callable[..., Memory]
+    states: Callable[..., tuple[Tensor, Cache]]
+    choose: Callable[..., tuple[_Beams, Tensor, Cache]]
+
+
+@functools.cache
+def compiled_pieces() -> Pieces:
+    """The pieces as torch.compile makes them, each for the shapes that it is called with.
+
+    Logits are left out: they are one product, whose precision is decided outside.
+    """
+    made = functools.partial(torch.compile, backend=BACKEND, dynamic=False)
+    return Pieces(made(_read), made(_states), made(_choose))
+
+
+@contextlib.contextmanager
+def settled(model: OneRec, compiled: bool) -> Iterator[None]:
+    """Inside, what compiled pieces take for granted holds: weights are cast, shapes may be many."""
+    if not compiled:
+        yield
+        return
+    if torch.is_autocast_enabled("cuda"):
+        for mixture in model.mixtures():
+            mixture.keep(torch.get_autocast_dtype("cuda"))
+    with torch._dynamo.config.patch(recompile_limit=SHAPES):
+        yield
 
 
 def _joined(parts: list[Generated]) -> Generated:
@@ -173,29 +215,60 @@ def _search(
     constrained: bool,
     trace: bool,
     cache: bool,
+    pieces: Pieces,
     undecided: list[Tensor] | None = None,
 ) -> Generated:
     """`beam_search` of one part, with the model in evaluation mode; `undecided` as in `best`."""
     enough = k if exclude is None else k + exclude.shape[1]
     levels: list[TraceLevel] = []
-    memory = model.encode(batch)
+    memory = pieces.read(model, *model.embed(batch))
     beams = _start(memory)
     past: Cache | None = [] if cache else None
     for level in range(model.levels):
-        logits, present = model.decode_step(level, beams.codes.clamp(min=0), memory, past)
-        children = _children(logits, trie, level, beams.node)
-        options = children if constrained else _all_codes(logits, trie, level, beams.node)
-        last = level == model.levels - 1
-        beams, parent = _advance(beams, options, enough if last else beam, undecided)
-        if cache and not last:
-            past = _follow(present, parent)
+        last, before = level == model.levels - 1, beams
+        written = beams.codes.clamp(min=0)
+        hidden, present = pieces.states(model, level, written, memory, past)
+        logits = model.step_logits(level, hidden)
+        wide, kept = (enough, []) if last else (beam, present)
+        given = logits, trie, level, before, kept, wide, constrained, undecided
+        beams, parent, follow = pieces.choose(*given)
+        past = follow if cache else None
         if trace:
-            mass = children.log_prob.logsumexp(-1).exp()
+            mass = _children(logits, trie, level, before.node).log_prob.logsumexp(-1).exp()
             legal = (beams.node >= 0) & beams.score.isfinite()
             levels.append(TraceLevel(beams.codes, beams.score, parent, legal, mass))
     result = _rank(beams, trie, k, exclude, expand=constrained)
     result.trace = levels
     return result
+
+
+def _choose(
+    logits: Tensor,
+    trie: Trie,
+    level: int,
+    beams: _Beams,
+    present: Cache,
+    keep: int,
+    constrained: bool,
+    undecided: list[Tensor] | None,
+) -> tuple[_Beams, Tensor, Cache]:
+    """The beams after this level, the rank of each one's parent, and their keys and values."""
+    follow = _children if constrained else _all_codes
+    beams, parent = _advance(beams, follow(logits, trie, level, beams.node), keep, undecided)
+    return beams, parent, _follow(present, parent)
+
+
+def _read(model: OneRec, x: Tensor, where: Packing) -> Memory:
+    return model.read(x, where)
+
+
+def _states(
+    model: OneRec, level: int, codes: Tensor, memory: Memory, past: Cache | None
+) -> tuple[Tensor, Cache]:
+    return model.step_states(level, codes, memory, past)
+
+
+PLAIN = Pieces(_read, _states, _choose)
 
 
 def _start(memory: Memory) -> _Beams:

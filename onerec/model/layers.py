@@ -41,9 +41,10 @@ def fusable(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's products with something done to their result can be used.
 
     Not for packed tokens (T, D), whose number is another one in each batch: oneDNN makes a plan for
-    each that costs more than it saves.
+    each that costs more than it saves. Nor for what torch.compile makes: it fuses by itself.
     """
     plain = x.is_cpu and x.dtype == weight.dtype == torch.float32
+    plain = plain and not torch.compiler.is_compiling()
     return ONEDNN and plain and x.ndim > 2 and x.numel() > 0 and not torch.is_grad_enabled()
 
 
@@ -113,7 +114,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
     CPU it is written out, as two threads share its batched products better than torch's kernel.
     """
-    if torch.is_grad_enabled() or not q.is_cpu:
+    if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():

@@ -104,13 +104,17 @@ class LazyDecoder(OneRec):
     def _hidden(self) -> tuple[int, int]:
         return lazy_ffn_hidden(self.config.width), lazy_expert_hidden(self.config.width)
 
-    def encode(self, batch: Batch) -> Memory:
-        """The context's tokens and the keys and values that the blocks share, made once."""
-        x, packing = self.pathways(batch, self.items, self.codes)  # tokens of a grid
-        sets = self.context(self.dropout(x), packing)
+    def embed(self, batch: Batch) -> tuple[Tensor, Packing]:
+        """The context's tokens, always as a grid."""
+        x, where = self.pathways(batch, self.items, self.codes)
+        return x, where
+
+    def read(self, x: Tensor, where: Packing) -> Memory:
+        """The keys and values that the blocks share, made once of the context's tokens."""
+        sets = self.context(self.dropout(x), where)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
-        return Memory(packing.mask, shared)
+        return Memory(where.mask, shared)
 
     def lifted(self, embedded: Tensor) -> Tensor:
         """Code embeddings (..., C) -> (..., D)."""

@@ -94,7 +94,8 @@ class MixtureOfExperts(nn.Module):
         self.shared = SwiGLU(width, shared * hidden) if shared else None
         self.losses: Losses = {}  # auxiliary, of the last training pass
         self._recorded: list[Recorded] | None = None
-        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
+        self._kept: tuple[object, ...] | None = None  # what the copies are of
+        self._copies: tuple[Tensor, Tensor] | None = None
         # tokens per expert: since the last update, and in the step before it
         self.register_buffer("load", torch.zeros(experts), persistent=False)
         self.register_buffer("last_load", torch.zeros(experts), persistent=False)
@@ -125,7 +126,8 @@ class MixtureOfExperts(nn.Module):
 
     def _routed(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Each token (T, D) through its k experts alone -> (T, D)."""
-        order = routing.expert.flatten().argsort(stable=True)  # (T k,) by expert
+        expert = routing.expert.flatten()
+        order = (expert.short() if expert.is_cuda else expert).argsort(stable=True)  # (T k,)
         token = order // routing.expert.shape[1]  # (T k,) source row
         ends = self.tokens_per_expert(routing.expert).long().cumsum(0)
         rows = tokens[token]  # (T k, D)
@@ -133,6 +135,8 @@ class MixtureOfExperts(nn.Module):
             y = self.grouped(rows.to(torch.get_autocast_dtype("cuda")), ends)
         else:
             y = self.loop(rows, ends)
+        if tokens.is_cuda and not torch.is_grad_enabled():
+            return gathered(y, order, routing.weight)
         y = y * routing.weight.flatten()[order, None]
         return torch.zeros_like(y[: len(tokens)]).index_add(0, token, y)
 
@@ -156,19 +160,25 @@ class MixtureOfExperts(nn.Module):
         return F.grouped_mm(F.silu(gate) * up, down, offs=offsets)
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """gate_up and down in a dtype; without gradients the copies are kept until they change.
+        """gate_up and down in a dtype; without gradients the copies of `keep` are taken.
 
         Autocast keeps its casts of linear layers in the same way, but knows nothing of these.
         """
-        weights = self.gate_up, self.down
         if torch.is_grad_enabled():
             if self._kept is not None:
-                self._kept = None
-            return weights[0].to(dtype), weights[1].to(dtype)
+                self._kept = self._copies = None
+            return self.gate_up.to(dtype), self.down.to(dtype)
+        if not torch.compiler.is_compiling():  # who compiles calls `keep` before
+            self.keep(dtype)
+        return cast(tuple[Tensor, Tensor], self._copies)
+
+    @torch.no_grad()
+    def keep(self, dtype: torch.dtype) -> None:
+        """Copies of the weights in a dtype, made again where the weights have changed."""
+        weights = self.gate_up, self.down
         known = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
-        if self._kept is None or self._kept[0] != known:
-            self._kept = known, (weights[0].to(dtype), weights[1].to(dtype))
-        return self._kept[1]
+        if self._kept != known:
+            self._kept, self._copies = known, (weights[0].to(dtype), weights[1].to(dtype))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
@@ -236,6 +246,15 @@ class MixtureOfExperts(nn.Module):
             yield
         finally:
             self.router.off = before
+
+
+def gathered(y: Tensor, order: Tensor, weight: Tensor) -> Tensor:
+    """Each token's answers, weighed and summed: (T k, D) with rows in `order`, (T, k) -> (T, D).
+
+    By gathers alone: where `index_add` adds in whatever order a GPU's threads come, this has one.
+    """
+    place = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+    return (y[place].view(*weight.shape, -1) * weight[..., None]).sum(1)
 
 
 def load_balance(load: Tensor) -> dict[str, float]:

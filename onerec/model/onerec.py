@@ -25,14 +25,7 @@ from torch import Tensor, nn
 
 from onerec.common import in_float32
 from onerec.model import packing
-from onerec.model.layers import (
-    DecoderBlock,
-    EncoderBlock,
-    KeyValue,
-    Linear,
-    RMSNorm,
-    SwiGLU,
-)
+from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, Linear, RMSNorm, SwiGLU
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
 from onerec.model.qformer import QFormer, QFormerConfig
@@ -49,15 +42,7 @@ CODE_START = 0.125  # deviation of a code's coordinates at level 1 where codeboo
 HEAD_START = 0.3  # output heads start at this share of the code's embedding
 PER_CODE = 2  # sequences per code from which a first block works per code
 
-__all__ = [
-    "Batch",
-    "Events",
-    "ItemTable",
-    "Memory",
-    "OneRec",
-    "OneRecConfig",
-    "Vocabulary",
-]
+__all__ = ["Batch", "Events", "ItemTable", "Memory", "OneRec", "OneRecConfig", "Vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -253,9 +238,17 @@ class OneRec(nn.Module):
 
     def encode(self, batch: Batch) -> Memory:
         """Encode each context once, and the keys and values that every decoder layer will read."""
+        return self.read(*self.embed(batch))
+
+    def embed(self, batch: Batch) -> tuple[Tensor, packing.Packing]:
+        """What the encoder reads: tokens of all pathways, and where they stand."""
         x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid
         if packing.segments_serve(x.device, self.config.width // self.config.heads):
             x, where = packing.in_front(x, where.mask)
+        return x, where
+
+    def read(self, x: Tensor, where: packing.Packing) -> Memory:
+        """The encoder's blocks over the tokens of `embed`."""
         x = self.dropout(x)
         for block in self.encoder:
             x = block(x, where)
@@ -368,19 +361,28 @@ class OneRec(nn.Module):
             Float32 logits (B, K, N_level), also under autocast, and the cache with one more
             position (empty without `past`).
         """
-        present: Cache = []
-        if past is None:
-            hidden = self.decode(codes, memory)[:, :, -1]
-        else:
-            x: Tensor = self.begin
-            for index, block in enumerate(self.decoder):
-                state = memory.keys_values[index], memory.attendable, past[index] if level else []
-                step = cast(DecoderBlock, block).step
-                x, after = step(x, *state) if index else self._first_step(level, codes, *state)
-                present.append(after)
-            hidden = self.decoder_norm(x)
+        hidden, present = self.step_states(level, codes, memory, past)
+        return self.step_logits(level, hidden), present
+
+    def step_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Float32 logits (B, K, N_level) of states (B, K, D)."""
         with in_float32(hidden):
-            return self.logits(level, hidden.float()), present
+            return self.logits(level, hidden.float())
+
+    def step_states(
+        self, level: int, codes: Tensor, memory: Memory, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
+        """The states (B, K, D) that `decode_step` makes its logits of, and its cache."""
+        if past is None:
+            return self.decode(codes, memory)[:, :, -1], []
+        present: Cache = []
+        x: Tensor = self.begin
+        for index, block in enumerate(self.decoder):
+            state = memory.keys_values[index], memory.attendable, past[index] if level else []
+            step = cast(DecoderBlock, block).step
+            x, after = step(x, *state) if index else self._first_step(level, codes, *state)
+            present.append(after)
+        return self.decoder_norm(x), present
 
     def _first_step(
         self, level: int, codes: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]

@@ -1,0 +1,93 @@
+"""A search in compiled pieces: the same lists, and weights that are cast in time."""
+
+import pytest
+import torch
+import toy_model as toy
+
+from onerec.model import generate
+from onerec.model.generate import beam_search
+from onerec.model.moe import gathered
+from onerec.tokenizer.trie import Trie
+
+# what torch.compile does inside torch, and hides from those who do not make errors of warnings
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning"),
+]
+
+
+def make_trie():
+    return Trie(toy.item_codes(), toy.SIZES, torch.arange(toy.N_ITEMS) * 7 % 11)
+
+
+COMPILED = {
+    "dense": lambda: toy.make_model(experts=0),
+    "experts": lambda: toy.make_model(experts=3),
+    "lazy": lambda: toy.make_lazy(experts=0),
+}
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs are made as ever, and run without being turned into machine code: fast to test."""
+
+    def reset():
+        generate.compiled_pieces.cache_clear()
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+
+    monkeypatch.setattr(generate, "BACKEND", "aot_eager")
+    reset()
+    yield torch._dynamo.utils.counters
+    reset()
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+@pytest.mark.parametrize("constrained", [True, False])
+def test_compiled_pieces_find_the_same_lists(traced, kind, constrained):
+    model, trie = COMPILED[kind](), make_trie()
+    seen = torch.tensor([[1, 2, 0], [0, 0, 0], [5, 0, 0]])
+    for seed in (0, 1):  # other histories of the same shape
+        asked = {"k": 4, "beam": 6, "constrained": constrained, "exclude": seen}
+        batch = toy.make_batch(seed=seed)
+        plain = beam_search(model, batch, trie, **asked)
+        made = beam_search(model, batch, trie, **asked, compiled=True)
+        assert made.items.equal(plain.items)
+        assert made.codes.equal(plain.codes)
+        torch.testing.assert_close(made.scores, plain.scores, atol=1e-5, rtol=1e-5)
+    assert traced["stats"]["unique_graphs"] > 0
+    breaks = traced["graph_break"]  # the loop over experts, which only a CPU has
+    assert all("disable" in reason for reason in breaks) if kind == "experts" else not breaks
+
+
+def test_compiled_pieces_leave_ties_to_the_plain_search(traced):
+    model = toy.make_model(experts=0)
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.zero_()  # every code is as probable as any other
+    plain = beam_search(model, toy.make_batch(), make_trie(), k=4, beam=3)
+    made = beam_search(model, toy.make_batch(), make_trie(), k=4, beam=3, compiled=True)
+    assert made.items.equal(plain.items)
+
+
+def test_weights_that_change_are_cast_again():
+    mixture = toy.make_model(experts=3).mixtures()[0]
+    mixture.keep(torch.bfloat16)
+    before = mixture._copies[0]
+    mixture.keep(torch.bfloat16)
+    assert mixture._copies[0] is before
+    with torch.no_grad():
+        mixture.gate_up.add_(1.0)
+    mixture.keep(torch.bfloat16)
+    assert mixture._copies[0].equal(mixture.gate_up.bfloat16())
+
+
+def test_answers_of_experts_gathered_are_those_added_up():
+    g = torch.Generator().manual_seed(0)
+    expert = torch.rand(7, 5, generator=g).argsort(1)[:, :2]  # (T, k)
+    weight = torch.rand(7, 2, generator=g)
+    order = expert.flatten().argsort(stable=True)
+    y = torch.randn(14, 3, generator=g)
+    weighed = y * weight.flatten()[order, None]
+    added = torch.zeros(7, 3).index_add(0, order // 2, weighed)
+    torch.testing.assert_close(gathered(y, order, weight), added)
