@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isnan, nan
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -18,6 +19,7 @@ ARMS = {
     "frozen": "next-token training alone",
 }
 EXPLODED = 50.0  # times the start
+KEPT = -0.02  # of recall@10: what alignment may cost
 WORDS = {
     "pscore": "P-Score",
     "long_view": "long-view tower",
@@ -134,7 +136,7 @@ def legality(frame: pd.DataFrame) -> go.Figure:
 def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     """What the reward model says that alignment has gained, against what the truth says."""
     mine = frame[frame["k"] == k]
-    kept = mine[mine["recall"] >= -0.02]
+    kept = mine[mine["recall"] >= KEPT]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
         title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
@@ -147,41 +149,53 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
             f"recall {r['recall']:+.1%}"
             for r in mine.to_dict("records")
         ),
-        how="Each point is a training with a reward, the number its weight; whiskers are 95% "
-        "intervals, paired by seed with the same training without one. Above the diagonal the "
-        "reward model promises more than the truth keeps: reward hacking.\n\n"
-        "`python -m onerec.bench.worth`",
+        how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
+        "with the same training without one. Filled where recall@10 fell by 2% at most, hollow "
+        "where by more; hover says which training it is. Above the diagonal the reward model promises more "
+        "than the truth keeps: reward hacking.\n\n`python -m onerec.bench.worth`",
         x="true gain",
         y="claimed gain",
         height=480,
         key="worth",
     )
-    named = mine.assign(name=mine["arm"].map(arm_name), weight=mine["arm"].map(arm_weight))
-    for index, (name, own) in enumerate(named.groupby("name", sort=False)):
-        own = own.sort_values("weight")
+    named = mine.assign(
+        family=mine["arm"].map(arm_family),
+        name=mine["arm"].map(_whole_name),
+        label=np.where(mine.index == best.name, "best that keeps recall", ""),
+        hollow=np.where(mine["recall"] >= KEPT, "", "-open"),
+    )
+    for index, (family, own) in enumerate(named.groupby("family")):
+        own = own.sort_values(["hollow", "true"])  # the legend shows the first
+        symbol = theme.SYMBOLS[index % len(theme.SYMBOLS)]
         fig.add_scatter(
             x=own["true"],
             y=own["predicted"],
-            name=str(name),
-            mode="markers+lines+text",
-            text=["" if isnan(weight) else f"{weight:g}" for weight in own["weight"]],
-            textposition=("top left", "bottom right")[index % 2],  # lines lie on one another
-            line={"width": 1},
+            name=str(family),
+            mode="markers+text",
+            text=own["label"],
+            textposition="bottom right",
             marker={
-                "size": 10,
+                "size": 11,
                 "color": theme.COLOURS[index % len(theme.COLOURS)],
-                "symbol": theme.SYMBOLS[index % len(theme.SYMBOLS)],
+                "symbol": [symbol + hollow for hollow in own["hollow"]],
             },
             error_x=_whisker(own, "true"),
             error_y=_whisker(own, "predicted"),
-            customdata=own[["recall", "headroom"]],
-            hovertemplate=f"{name}, weight %{{text}}<br>true %{{x:+.4f}}, claimed %{{y:+.4f}}<br>"
+            customdata=own[["recall", "headroom", "name"]],
+            hovertemplate="%{customdata[2]}<br>true %{x:+.4f}, claimed %{y:+.4f}<br>"
             "%{customdata[1]:.1%} of the way, recall %{customdata[0]:+.1%}<extra></extra>",
         )
     most = float(max(mine["predicted_high"].max(), mine["true_high"].max()))
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
     fig.add_shape(type="line", x0=0, y0=0, x1=most, y1=most, line=diagonal)
     return fig
+
+
+def arm_family(arm: str) -> str:
+    """`long_view+beam+tilt4@1` -> "long-view tower, drawn to a power of it"."""
+    reward, *rest = arm.partition("@")[0].split("+")
+    tilted = any(name.startswith("tilt") for name in rest)
+    return WORDS.get(reward, reward) + (", drawn to a power of it" if tilted else "")
 
 
 def arm_name(arm: str) -> str:

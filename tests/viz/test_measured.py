@@ -64,9 +64,10 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
             | {"arm": "a@0.1", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
         ]
     )
-    fig = viz.worth(frame)  # its line goes from the lower weight to the higher
+    fig = viz.worth(frame)
     assert "20% is covered at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
-    assert list(fig.data[0].text) == ["0.1", "0.2"]
+    assert list(fig.data[0].text) == ["best that keeps recall", ""]
+    assert [symbol.endswith("-open") for symbol in fig.data[0].marker.symbol] == [False, True]
     assert list(fig.data[0].error_x.array) == pytest.approx([0.01, 0.01])
     assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
 
@@ -75,6 +76,8 @@ def test_an_arm_is_named_in_words() -> None:
     said = viz.arm_name("long_view+beam+g512+u16@0.8@0.0003")
     assert said == "long-view tower, by beam search, groups of 512, 16 users"
     assert viz.arm_name("grpo") == "grpo"
+    assert viz.arm_family("pscore+beam+tilt4@1") == "P-Score, drawn to a power of it"
+    assert viz.arm_family("long_view+beam@0.3") == "long-view tower"
     assert viz.arm_name("pscore+tilt4@1") == "P-Score, drawn to reward^4"
     assert viz.arm_weight("long_view+beam@0.3@0.0001") == 0.3
     assert np.isnan(viz.arm_weight("long_view"))  # the recipe's
@@ -85,8 +88,7 @@ def test_many_arms_without_a_weight_are_drawn() -> None:
     row |= {"predicted_high": 0.07, "true": 0.05, "predicted": 0.06, "headroom": 0.2}
     frame = pd.DataFrame([row | {"arm": f"g{size}", "recall": 0.0} for size in range(1, 12)])
     fig = viz.worth(frame)
-    assert len(fig.data) == 11
-    assert list(fig.data[0].text) == [""]
+    assert sum(len(trace.x) for trace in fig.data) == 11
     assert "nan" not in theme.alt_text(fig)
 
 
