@@ -151,8 +151,8 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
         ),
         how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
         "with the same training without one. Filled where recall@10 fell by 2% at most, hollow "
-        "where by more; hover says which training it is. Above the diagonal the reward model promises more "
-        "than the truth keeps: reward hacking.\n\n`python -m onerec.bench.worth`",
+        "where by more; hover says which training it is. Above the diagonal the reward model "
+        "promises more than the truth keeps: reward hacking.\n\n`python -m onerec.bench.worth`",
         x="true gain",
         y="claimed gain",
         height=480,
