@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -127,17 +127,17 @@ class MixtureOfExperts(nn.Module):
     def _routed(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Each token (T, D) through its k experts alone -> (T, D)."""
         expert = routing.expert.flatten()
-        order = (expert.short() if expert.is_cuda else expert).argsort(stable=True)  # (T k,)
-        token = order // routing.expert.shape[1]  # (T k,) source row
         ends = self.tokens_per_expert(routing.expert).long().cumsum(0)
-        rows = tokens[token]  # (T k, D)
-        if tokens.is_cuda and torch.is_autocast_enabled("cuda"):
-            y = self.grouped(rows.to(torch.get_autocast_dtype("cuda")), ends)
-        else:
-            y = self.loop(rows, ends)
-        if tokens.is_cuda and not torch.is_grad_enabled():
-            return gathered(y, order, routing.weight)
-        y = y * routing.weight.flatten()[order, None]
+        if tokens.is_cuda:
+            order = expert.short().argsort(stable=True)  # (T k,) by expert
+            rows, place = dispatched(tokens, order)
+            cast_to = torch.get_autocast_dtype("cuda")
+            mixed = torch.is_autocast_enabled("cuda")
+            y = self.grouped(rows.to(cast_to), ends) if mixed else self.loop(rows, ends)
+            return combined(y, order, place, routing.weight)
+        order = expert.argsort(stable=True)
+        token = order // routing.expert.shape[1]  # (T k,) source row
+        y = self.loop(tokens[token], ends) * routing.weight.flatten()[order, None]
         return torch.zeros_like(y[: len(tokens)]).index_add(0, token, y)
 
     def _compete(self, tokens: Tensor, counted: Tensor | None) -> tuple[Routing, Tensor]:
@@ -248,13 +248,38 @@ class MixtureOfExperts(nn.Module):
             self.router.off = before
 
 
-def gathered(y: Tensor, order: Tensor, weight: Tensor) -> Tensor:
-    """Each token's answers, weighed and summed: (T k, D) with rows in `order`, (T, k) -> (T, D).
+class _Take(torch.autograd.Function):
+    """x[index] whose gradient is a gather as well, for `back` says who took each row."""
 
-    By gathers alone: where `index_add` adds in whatever order a GPU's threads come, this has one.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.shape = x.shape
+        return x[index]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        rows, width = ctx.shape
+        return grad[back].view(rows, -1, width).sum(1), None, None
+
+
+def dispatched(tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's row once for each of its experts, and where the k rows of a token stand.
+
+    (T, D) and the order (T k,) of its rows by expert -> (T k, D), (T k,). With `combined` it is all
+    gathers, forwards and backwards: where `index_add` adds in whatever order a GPU's threads come,
+    these have one.
     """
     place = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-    return (y[place].view(*weight.shape, -1) * weight[..., None]).sum(1)
+    rows: Tensor = _Take.apply(tokens, order // (len(order) // len(tokens)), place)  # type: ignore[no-untyped-call]
+    return rows, place
+
+
+def combined(y: Tensor, order: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+    """The experts' answers (T k, D) to rows in that order, weighed by (T, k) and summed: (T, D)."""
+    own: Tensor = _Take.apply(y, place, order)  # type: ignore[no-untyped-call]
+    return (own.view(*weight.shape, -1) * weight[..., None]).sum(1)
 
 
 def load_balance(load: Tensor) -> dict[str, float]:

@@ -6,7 +6,6 @@ import toy_model as toy
 
 from onerec.model import generate
 from onerec.model.generate import beam_search
-from onerec.model.moe import gathered
 from onerec.tokenizer.trie import Trie
 
 # what torch.compile does inside torch, and hides from those who do not make errors of warnings
@@ -80,14 +79,3 @@ def test_weights_that_change_are_cast_again():
         mixture.gate_up.add_(1.0)
     mixture.keep(torch.bfloat16)
     assert mixture._copies[0].equal(mixture.gate_up.bfloat16())
-
-
-def test_answers_of_experts_gathered_are_those_added_up():
-    g = torch.Generator().manual_seed(0)
-    expert = torch.rand(7, 5, generator=g).argsort(1)[:, :2]  # (T, k)
-    weight = torch.rand(7, 2, generator=g)
-    order = expert.flatten().argsort(stable=True)
-    y = torch.randn(14, 3, generator=g)
-    weighed = y * weight.flatten()[order, None]
-    added = torch.zeros(7, 3).index_add(0, order // 2, weighed)
-    torch.testing.assert_close(gathered(y, order, weight), added)

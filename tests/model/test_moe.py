@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onerec.model.moe import LossFreeRouter, MixtureOfExperts, RouterConfig, load_balance
+from onerec.model.moe import (
+    LossFreeRouter,
+    MixtureOfExperts,
+    RouterConfig,
+    combined,
+    dispatched,
+    load_balance,
+)
 
 
 def make(width=6, hidden=4, experts=5, active=2, seed=0):
@@ -70,6 +77,24 @@ def test_the_grouped_kernel_gives_what_the_loop_gives():
     ends = torch.tensor([2, 2, 5, 9, 10])  # expert 1 has no row
     loop, grouped = mixture.loop(x, ends), mixture.grouped(x, ends)
     torch.testing.assert_close(grouped, loop, rtol=0.05, atol=0.05)
+
+
+def test_rows_gathered_for_a_gpu_are_those_that_a_cpu_adds_up():
+    g = torch.Generator().manual_seed(0)
+    expert = torch.rand(7, 5, generator=g).argsort(1)[:, :2]  # (T, k)
+    order = expert.flatten().argsort(stable=True)
+    tokens = torch.randn(7, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(7, 2, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def gathered(tokens, weight):
+        rows, place = dispatched(tokens, order)
+        return combined(rows.sin(), order, place, weight)
+
+    token = order // 2
+    weighed = tokens[token].sin() * weight.flatten()[order, None]
+    added = torch.zeros(7, 3, dtype=torch.float64).index_add(0, token, weighed)
+    torch.testing.assert_close(gathered(tokens, weight), added)
+    assert torch.autograd.gradcheck(gathered, (tokens, weight))
 
 
 def test_casts_are_kept_without_gradients_until_a_weight_changes():
