@@ -44,6 +44,7 @@ def test_the_notebooks_are_known_and_each_has_its_pair() -> None:
     assert [path.stem for path in SOURCES] == [
         "01_from_logs_to_recommendations",
         "02_your_own_data",
+        "03_semantic_ids",
         "04_experts_and_scale",
         "06_rewards_and_ecpo",
     ]
