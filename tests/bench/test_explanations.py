@@ -1,0 +1,91 @@
+"""The benchmark of explanations: its numbers by hand, and one small round."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from onerec.bench.explanations import correlations, lost, main, summary
+from onerec.explanation import Explanation
+
+NOTHING = pd.DataFrame()
+
+
+def found(effect, looked, read=None, curves=None):
+    n = len(effect)
+    events = pd.DataFrame(
+        {
+            "event": np.arange(n),
+            "read": [True] * n if read is None else read,
+            "leave_one_out": effect,
+            "attention": looked,
+            "gradient": -np.array(effect),
+        }
+    )
+    return Explanation(0, 0.0, events, {}, NOTHING if curves is None else curves, NOTHING, NOTHING)
+
+
+def test_ranks_are_compared_among_the_events_that_the_model_reads():
+    one = found([9.0, 1.0, 2.0, 3.0], [0.0, 0.1, 0.3, 0.2], read=[False, True, True, True])
+    told = correlations(one)
+    assert told["attention"] == pytest.approx(0.5)  # 1 2 3 against 1 3 2
+    assert told["gradient"] == pytest.approx(-1.0)
+    assert told["recent"] == pytest.approx(1.0)
+
+
+def test_what_cannot_be_ranked_is_no_number():
+    short = correlations(found([1.0, 2.0], [0.1, 0.2]))
+    assert all(np.isnan(value) for value in short.values())
+    even = correlations(found([1.0, 2.0, 3.0], [0.3, 0.3, 0.3]))
+    assert np.isnan(even["attention"])
+    assert even["gradient"] == pytest.approx(-1.0)
+
+
+def test_a_curve_of_a_short_history_keeps_its_last_value():
+    rows = [("random", 0, -1.0), ("random", 1, -1.5), ("recent", 0, -1.0), ("recent", 1, -3.0)]
+    curves = pd.DataFrame(rows, columns=["method", "deleted", "log_prob"])
+    nats = lost(found([1.0], [1.0], curves=curves), most=3)
+    assert nats["random"].tolist() == [0.0, 0.5, 0.5, 0.5]
+    assert nats["recent"].tolist() == [0.0, 2.0, 2.0, 2.0]
+
+
+def test_means_and_differences_over_users():
+    curves = [
+        {
+            name: np.array([0.0, a, b])
+            for name, (a, b) in {
+                "leave_one_out": (4.0, 6.0),
+                "attention": (2.0, 4.0),
+                "gradient": (1.0, 1.0),
+                "recent": (1.0, 3.0),
+                "random": (0.0, 2.0),
+            }.items()
+        }
+    ] * 2
+    ranks = [
+        {"attention": 0.5, "gradient": float("nan"), "recent": 0.0},
+        {"attention": 0.1, "gradient": 0.3, "recent": 0.2},
+    ]
+    told = summary(ranks, curves, most=2)
+    assert told["rank_correlation"]["attention"]["mean"] == pytest.approx(0.3)
+    assert told["rank_correlation"]["gradient"]["users"] == 1
+    assert told["deleted"]["attention"]["area"]["mean"] == 3.0
+    assert set(told["deleted"]["attention"]) == {"area", "1"}
+    assert told["over"]["random"]["attention"]["mean"] == 2.0
+    assert told["over"]["recent"]["gradient"]["mean"] == -1.0
+
+
+def test_one_round_on_a_trained_run(trained: Path, tmp_path: Path, capsys):
+    out = tmp_path / "explanations.json"
+    words = ["--run", "first", "--home", str(trained), "--users", "3", "--most", "4"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "attention: rank correlation with leave-one-out" in capsys.readouterr().out
+    told = json.loads(out.read_text())
+    assert told["users"] == 3
+    assert (
+        told["deleted"]["leave_one_out"]["area"]["mean"]
+        >= told["deleted"]["random"]["area"]["mean"]
+    )
+    assert told["events_read"] > 1
