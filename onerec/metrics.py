@@ -221,3 +221,28 @@ def _first_ranks(ranked: IntArray, k: int | None) -> IntArray:
     if not 1 <= k <= ranked.shape[1]:
         raise ValueError(f"k = {k}, but the lists have {ranked.shape[1]} ranks")
     return ranked[:, :k]
+
+
+def rank_biased_overlap(a: IntArray, b: IntArray, p: float = 0.9) -> FloatArray:
+    """How far two lists agree, top ranks first: extrapolated RBO of rows (M, k), `(M,)` in [0, 1].
+
+        X_k / k p^k + (1 - p) / p sum over d = 1..k of X_d / d p^d
+
+    X_d is how many items the first d of both share (Webber, Moffat and Zobel 2010, eq. 32). -1 is
+    no item and agrees with nothing.
+
+    Raises:
+        ValueError: lists of different shapes, or p outside (0, 1).
+    """
+    if a.shape != b.shape or not 0 < p < 1:
+        raise ValueError(f"lists {a.shape} and {b.shape} must be of one shape, p={p} in (0, 1)")
+    k = a.shape[1]
+    same = (a[:, :, None] == b[:, None, :]) & (a >= 0)[:, :, None]  # (M, k, k)
+    later = np.maximum(np.arange(k)[:, None], np.arange(k)[None])  # the depth that has both
+    shared = np.zeros((len(a), k))
+    for depth in range(k):
+        shared[:, depth] = (same & (later <= depth)).sum((1, 2))
+    depths = np.arange(1, k + 1)
+    agreed = shared / depths
+    weights = (1 - p) / p * p**depths
+    return np.asarray(agreed[:, -1] * p**k + agreed @ weights, dtype=np.float64)

@@ -171,3 +171,24 @@ def test_paired_interval_is_narrower_than_two_apart():
     assert 0.015 < low < 0.02 < high < 0.025
     with pytest.raises(ValueError, match="same cases"):
         metrics.paired_difference_interval(a, b[:3], rng)
+
+
+def test_rank_biased_overlap_by_hand():
+    same = np.array([[3, 1, 2]])
+    assert metrics.rank_biased_overlap(same, same) == pytest.approx([1.0])
+    assert metrics.rank_biased_overlap(same, np.array([[7, 8, 9]])) == pytest.approx([0.0])
+    # X = 0, 2, 3 of depths 1, 2, 3 where the first two change places
+    turned = np.array([[1, 3, 2]])
+    p = 0.9
+    by_hand = 1.0 * p**3 + (1 - p) / p * (0 + 1.0 * p**2 + 1.0 * p**3)
+    assert metrics.rank_biased_overlap(same, turned, p) == pytest.approx([by_hand])
+    late = np.array([[3, 1, 9]])  # a difference at the end weighs less than one at the top
+    early = np.array([[9, 1, 2]])
+    assert metrics.rank_biased_overlap(same, late) > metrics.rank_biased_overlap(same, early)
+
+
+def test_rank_biased_overlap_takes_no_item_for_agreement():
+    empty = np.array([[5, -1, -1]])
+    assert metrics.rank_biased_overlap(empty, empty) < 1
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.rank_biased_overlap(empty, empty[:, :2])
