@@ -1,6 +1,6 @@
 """P-Score beside LightGBM on KuaiRand's logs: each behaviour, the same features, equal tuning.
 
-    python -m onerec.bench.pscore --json [--kuairand FOLDER] [--out FILE]
+    python -m onerec.bench.pscore --json [--kuairand FOLDER] [--seed 0] [--out FILE]
 
 Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no rate, feature or weight
 knows a test row. Both models read the same: statistics of user and item, cross features, static
@@ -80,7 +80,11 @@ SETTINGS = {
 
 
 def run(
-    *, out: Path | None = None, kuairand: Path | None = None, trials: int = len(TREES)
+    *,
+    out: Path | None = None,
+    kuairand: Path | None = None,
+    trials: int = len(TREES),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Tune both on valid and measure both on test; writes the result to `out` as well."""
     threads = set_threads()
@@ -91,13 +95,14 @@ def run(
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         dataset = import_kuairand(folder, home)
-        chosen = recipe("small", SETTINGS)
+        chosen = recipe("small", {**SETTINGS, "seed": str(seed)})
         run_stages("p", chosen, dataset.name, home=home, stages=("tokenize",))
         set_threads(threads)
         result = compare(home, Setting.of(chosen, dataset), trials)
     result |= {
         "benchmark": "pscore",
         "command": "python -m onerec.bench.pscore",
+        "seed": seed,
         "commit": commit(),
         "device": f"{cpu_name()}, {threads} threads",
         "seconds": round(time.perf_counter() - begun, 1),
@@ -347,9 +352,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--kuairand", type=Path)
     parser.add_argument("--trials", type=int, default=len(TREES))
+    parser.add_argument("--seed", type=int, default=0, help="of P-Score; the trees have none")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
-    result = run(out=chosen.out, kuairand=chosen.kuairand, trials=chosen.trials)
+    given = {"kuairand": chosen.kuairand, "trials": chosen.trials, "seed": chosen.seed}
+    result = run(out=chosen.out, **given)
     if chosen.json:
         print(json.dumps(result))
         return 0
