@@ -117,7 +117,7 @@ def beam_search(
             on to the next item instead.
         cache: keep keys and values of earlier positions; False computes all anew (for tests).
         compiled: with the pieces that torch.compile makes for just these shapes (users, beam, k),
-            after a wait at the first call; see `onerec.model.compiled`.
+            after a wait at the first call; see `Pieces`.
 
     Raises:
         ValueError: k or beam is below 1.

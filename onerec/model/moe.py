@@ -130,7 +130,7 @@ class MixtureOfExperts(nn.Module):
         ends = self.tokens_per_expert(routing.expert).long().cumsum(0)
         if tokens.is_cuda:
             order = expert.short().argsort(stable=True)  # (T k,) by expert
-            rows, place = dispatched(tokens, order)
+            rows, place = dispatched(tokens, order, self.active)
             cast_to = torch.get_autocast_dtype("cuda")
             mixed = torch.is_autocast_enabled("cuda")
             y = self.grouped(rows.to(cast_to), ends) if mixed else self.loop(rows, ends)
@@ -254,17 +254,16 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)
-        ctx.shape = x.shape
+        ctx.shape = len(x), len(back) // max(1, len(x)), x.shape[1]
         return x[index]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
-        rows, width = ctx.shape
-        return grad[back].view(rows, -1, width).sum(1), None, None
+        return grad[back].view(ctx.shape).sum(1), None, None
 
 
-def dispatched(tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+def dispatched(tokens: Tensor, order: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Each token's row once for each of its experts, and where the k rows of a token stand.
 
     (T, D) and the order (T k,) of its rows by expert -> (T k, D), (T k,). With `combined` it is all
@@ -272,7 +271,7 @@ def dispatched(tokens: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     these have one.
     """
     place = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
-    rows: Tensor = _Take.apply(tokens, order // (len(order) // len(tokens)), place)  # type: ignore[no-untyped-call]
+    rows: Tensor = _Take.apply(tokens, order // k, place)  # type: ignore[no-untyped-call]
     return rows, place
 
 

@@ -87,7 +87,7 @@ def test_rows_gathered_for_a_gpu_are_those_that_a_cpu_adds_up():
     weight = torch.rand(7, 2, generator=g, dtype=torch.float64, requires_grad=True)
 
     def gathered(tokens, weight):
-        rows, place = dispatched(tokens, order)
+        rows, place = dispatched(tokens, order, 2)
         return combined(rows.sin(), order, place, weight)
 
     token = order // 2
