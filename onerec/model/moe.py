@@ -278,7 +278,7 @@ def dispatched(tokens: Tensor, order: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def combined(y: Tensor, order: Tensor, place: Tensor, weight: Tensor) -> Tensor:
     """The experts' answers (T k, D) to rows in that order, weighed by (T, k) and summed: (T, D)."""
     own: Tensor = _Take.apply(y, place, order)  # type: ignore[no-untyped-call]
-    return (own.view(*weight.shape, -1) * weight[..., None]).sum(1)
+    return (own.view(*weight.shape, y.shape[1]) * weight[..., None]).sum(1)
 
 
 def load_balance(load: Tensor) -> dict[str, float]:

@@ -97,6 +97,14 @@ def test_rows_gathered_for_a_gpu_are_those_that_a_cpu_adds_up():
     assert torch.autograd.gradcheck(gathered, (tokens, weight))
 
 
+def test_no_tokens_are_gathered_to_none():
+    none, order = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+    rows, place = dispatched(none, order, 2)
+    answered = combined(rows, order, place, torch.zeros(0, 2))
+    answered.sum().backward()
+    assert answered.shape == none.grad.shape == (0, 3)
+
+
 def test_casts_are_kept_without_gradients_until_a_weight_changes():
     mixture = make(experts=3, active=1)
     with torch.no_grad():
