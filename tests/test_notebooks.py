@@ -45,6 +45,7 @@ def test_the_notebooks_are_known_and_each_has_its_pair() -> None:
         "01_from_logs_to_recommendations",
         "02_your_own_data",
         "04_experts_and_scale",
+        "05_generation",
         "06_rewards_and_ecpo",
     ]
     assert sorted(FOLDER.glob("*.ipynb")) == [path.with_suffix(".ipynb") for path in SOURCES]
