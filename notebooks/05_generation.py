@@ -418,7 +418,8 @@ assert exactness["of the ten best"].iloc[-1] > exactness["of the ten best"].iloc
 # | decoder | all positions anew | one new position: keys and values of earlier ones are kept |
 # | legal codes | a Python call for each beam | one gather |
 #
-# (Report: the encoder once per request, keys and values shared by beams, 512 items a request.)
+# (The report's system writes 512 items a request. That it reads the history once and shares keys and
+# values among beams stands in a survey of it, not in the report.)
 # Below, both for one user. The lists must be the same. Operations are what torch counts while it
 # runs, two for each multiply-add; the library's own count, by formula, stands beside it. So small a
 # model is short of work, so it saves less time than operations.
@@ -892,7 +893,7 @@ top = top[np.argsort(-squared[top], kind="stable")]
 apart = distance(sharp, squared)
 labels = ["-".join(map(str, code)) for code in trie.leaf_codes[top].tolist()]
 figure = theme.figure(
-    title=f"T = 1/2 and p squared put {theme.percent(apart)} of the probability elsewhere",
+    title=f"T = 1/2 and p squared disagree about {theme.percent(apart)} of the probability",
     alt="; ".join(
         f"{label}: model {p[place] / p.sum():.3f}, temperature {sharp[place]:.3f}, "
         f"power {squared[place]:.3f}"
