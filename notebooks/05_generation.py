@@ -418,8 +418,9 @@ assert exactness["of the ten best"].iloc[-1] > exactness["of the ten best"].iloc
 # | decoder | all positions anew | one new position: keys and values of earlier ones are kept |
 # | legal codes | a Python call for each beam | one gather |
 #
-# (The report's system writes 512 items a request. That it reads the history once and shares keys and
-# values among beams stands in a survey of it, not in the report.)
+# (The report's system writes 512 items a request. That it reads the history once and shares keys
+# and values among beams stands in a survey of it, not in the report.)
+#
 # Below, both for one user. The lists must be the same. Operations are what torch counts while it
 # runs, two for each multiply-add; the library's own count, by formula, stands beside it. So small a
 # model is short of work, so it saves less time than operations.
