@@ -46,6 +46,7 @@ def test_the_notebooks_are_known_and_each_has_its_pair() -> None:
         "02_your_own_data",
         "03_semantic_ids",
         "04_experts_and_scale",
+        "05_generation",
         "06_rewards_and_ecpo",
     ]
     assert sorted(FOLDER.glob("*.ipynb")) == [path.with_suffix(".ipynb") for path in SOURCES]
