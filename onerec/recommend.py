@@ -353,13 +353,14 @@ class Recommender:
             return nothing_for(batch.size, k, len(self.ids.sizes), self.device)
         authors = rules.authors(self.items)
         groups = diverse[0]  # which may all be at the same items: then one search is not enough
+        given = self.setting.recipe.evaluate.beam if beam is None else beam
         plain = groups == 1 and seen is None and authors is None and trie is self.trie
         limit = k if plain else max(k + (groups > 1), min(trie.n_items, WIDEST))
 
         def search(rows: torch.Tensor, count: int) -> Generated:
             part = batch if len(rows) == batch.size else batch.mapped(lambda table: table[rows])
             left_out = None if seen is None else seen[rows]
-            wide = beam if count == k else count * groups
+            wide = beam if count == k else max(given, count * groups)
             return self._search(part, count, trie, left_out, wide, diverse)
 
         most = rules.per_author

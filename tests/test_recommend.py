@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,12 @@ import pytest
 import torch
 import toy_home
 
+from onerec import recommend
 from onerec.business_rules import Rules
 from onerec.common import evaluating
 from onerec.data.split import Cases
 from onerec.errors import DataError, RunError
+from onerec.model.generate import Generated
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 
@@ -248,6 +251,25 @@ def test_rules_leave_out_what_they_say(recommender: Recommender) -> None:
     for item in ranked:
         one_each.setdefault(item % 7, item)
     assert items(per_author=1) == list(one_each.values())[:6]
+
+
+def test_a_search_that_is_asked_again_is_never_narrower(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+    search = recommend.beam_search
+
+    def noted(*asked: object, **given: Any) -> Generated:
+        widths.append(given["beam"])
+        return search(*asked, **given)
+
+    monkeypatch.setattr(recommend, "beam_search", noted)
+    rules = Rules(per_author=1)
+    recommender.recommend_for(["i03", "i04"], k=2, beam=29, rules=rules)
+    assert widths == [29]
+    recommender.recommend_for(["i03", "i04"], k=7, beam=29, rules=rules)
+    assert len(widths) > 2, "seven authors need a second search"
+    assert min(widths) == 29
 
 
 def test_rules_hold_for_users_of_the_dataset_too(recommender: Recommender) -> None:
