@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
+HELD = 0.98  # of the valid recall without a reward: the rule of `bench.arms`
 CUTS = (32, 128, 512)
 
 
@@ -55,15 +56,17 @@ def legality(folder: Path = RESULTS) -> pd.DataFrame:
 
 
 def worth(folder: Path = RESULTS) -> pd.DataFrame:
-    """arm, k, headroom, recall; true and predicted, each with its _low and _high.
+    """arm, k, headroom, recall, held; true and predicted, each with its _low and _high.
 
     `true` and `predicted` are gains of alignment in the mean over the first k items, each arm by
     the reward it was trained on: the truth's, and what the reward model says of the same lists.
     `headroom` is the share that is closed of the way to the best possible k items, `recall` the
-    relative change of recall@10. Made by `bench.worth`.
+    relative change of recall@10 on test. `held`: in every seed the step that was taken has
+    `HELD` of the valid recall of the same step without a reward. Made by `bench.worth`.
     """
-    rows = []
-    for arm, line in _read(folder, "worth")["summary"].items():
+    result, rows = _read(folder, "worth"), []
+    held = _held(result["arms"])
+    for arm, line in result["summary"].items():
         target = "long_view" if arm.startswith("long_view") else "pscore"
         for cut in CUTS:
             found = line[f"{target}@{cut}"]
@@ -80,9 +83,26 @@ def worth(folder: Path = RESULTS) -> pd.DataFrame:
                     "predicted_high": gain["mean"] + more["high"],
                     "headroom": found["headroom_closed"]["mean"],
                     "recall": line["recall_change"]["mean"],
+                    "held": held[arm],
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _held(arms: list[dict[str, Any]]) -> dict[str, bool]:
+    """Arm -> whether all its seeds kept valid recall."""
+
+    def part(arm: dict[str, Any]) -> tuple[int, int]:
+        return arm["prepared"], arm["seed"]
+
+    plain = {part(arm): arm["valid"] for arm in arms if arm["arm"] == "none"}
+    held: dict[str, bool] = {}
+    for arm in arms:
+        step = str(arm["step"])
+        base = plain.get(part(arm), {}).get(step)  # none where it was not written down
+        kept = base is not None and arm["valid"][step][0] >= HELD * base[0]
+        held[arm["arm"]] = held.get(arm["arm"], True) and kept
+    return held
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

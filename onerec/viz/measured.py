@@ -19,7 +19,6 @@ ARMS = {
     "frozen": "next-token training alone",
 }
 EXPLODED = 50.0  # times the start
-KEPT = -0.02  # of recall@10: what alignment may cost
 WORDS = {
     "pscore": "P-Score",
     "long_view": "long-view tower",
@@ -136,11 +135,11 @@ def legality(frame: pd.DataFrame) -> go.Figure:
 def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     """What the reward model says that alignment has gained, against what the truth says."""
     mine = frame[frame["k"] == k]
-    kept = mine[mine["recall"] >= KEPT]
+    kept = mine[mine["held"]]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
         title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
-        f"{best['recall']:+.1%} recall; the reward model promised "
+        f"{best['recall']:+.1%} recall on test; the reward model promised "
         f"{best['predicted'] - best['true']:+.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
@@ -150,8 +149,9 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
             for r in mine.to_dict("records")
         ),
         how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
-        "with the same training without one. Filled where recall@10 fell by 2% at most, hollow "
-        "where by more; hover says which training it is. Above the diagonal the reward model "
+        "with the same training without one. Filled where every seed held 98% of valid "
+        "recall@10, the rule for taking a step; hollow where not, or where nobody wrote it "
+        "down; hover says which training it is. Above the diagonal the reward model "
         "promises more than the truth keeps: reward hacking.\n\n`python -m onerec.bench.worth`",
         x="true gain",
         y="claimed gain",
@@ -161,8 +161,8 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     named = mine.assign(
         family=mine["arm"].map(arm_family),
         name=mine["arm"].map(_whole_name),
-        label=np.where(mine.index == best.name, "best that keeps recall", ""),
-        hollow=np.where(mine["recall"] >= KEPT, "", "-open"),
+        label=np.where(mine.index == best.name, "best that holds valid recall", ""),
+        hollow=np.where(mine["held"], "", "-open"),
     )
     for index, (family, own) in enumerate(named.groupby("family")):
         own = own.sort_values(["hollow", "true"])  # the legend shows the first

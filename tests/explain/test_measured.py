@@ -43,12 +43,22 @@ def test_worth_takes_each_arm_by_its_own_reward(tmp_path):
         | {f"{name}@{k}": line(gain) for name, gain in targets.items() for k in measured.CUTS}
         for arm in ("long_view+beam@0.1", "pscore@0.1")
     }
-    (tmp_path / "worth.json").write_text(json.dumps({"summary": summary}))
+    arms = [
+        {"arm": arm, "seed": seed, "prepared": 0, "step": 30, "valid": {"30": [recall, 0.5]}}
+        for arm, recalls in {
+            "none": (0.1, 0.2),
+            "long_view+beam@0.1": (0.099, 0.197),
+            "pscore@0.1": (0.1, 0.19),  # the second seed lost 5%
+        }.items()
+        for seed, recall in enumerate(recalls)
+    ]
+    (tmp_path / "worth.json").write_text(json.dumps({"summary": summary, "arms": arms}))
     frame = measured.worth(tmp_path)
     assert len(frame) == 2 * len(measured.CUTS)
     means = frame[frame["k"] == 32].set_index("arm")
     assert means.loc["long_view+beam@0.1", "true"] == pytest.approx(0.05)
     assert means.loc["pscore@0.1", "predicted"] == pytest.approx(0.022)
+    assert means["held"].to_dict() == {"long_view+beam@0.1": True, "pscore@0.1": False}
 
 
 @pytest.mark.parametrize("name", ["stability", "legality", "worth"])

@@ -59,14 +59,31 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     frame = pd.DataFrame(
         [
             row
-            | {"arm": "a@0.2", "true": 0.05, "predicted": 0.06, "headroom": 0.2, "recall": -0.01},
+            | {
+                "arm": "a@0.2",
+                "true": 0.05,
+                "predicted": 0.06,
+                "headroom": 0.2,
+                "recall": -0.01,
+                "held": True,
+            },
             row
-            | {"arm": "a@0.1", "true": 0.05, "predicted": 0.06, "headroom": 0.4, "recall": -0.2},
+            | {
+                "arm": "a@0.1",
+                "true": 0.05,
+                "predicted": 0.06,
+                "headroom": 0.4,
+                "recall": 0.2,
+                "held": False,
+            },
         ]
     )
     fig = viz.worth(frame)
-    assert "20% is covered at -1.0% recall; the reward model promised +0.010" in theme.title(fig)
-    assert list(fig.data[0].text) == ["best that keeps recall", ""]
+    assert (
+        "20% is covered at -1.0% recall on test; the reward model promised +0.010"
+        in theme.title(fig)
+    )
+    assert list(fig.data[0].text) == ["best that holds valid recall", ""]
     assert [symbol.endswith("-open") for symbol in fig.data[0].marker.symbol] == [False, True]
     assert list(fig.data[0].error_x.array) == pytest.approx([0.01, 0.01])
     assert fig.layout.shapes[0].x1 == pytest.approx(0.07)
@@ -86,7 +103,9 @@ def test_an_arm_is_named_in_words() -> None:
 def test_many_arms_without_a_weight_are_drawn() -> None:
     row = {"k": 32, "true_low": 0.04, "true_high": 0.06, "predicted_low": 0.05}
     row |= {"predicted_high": 0.07, "true": 0.05, "predicted": 0.06, "headroom": 0.2}
-    frame = pd.DataFrame([row | {"arm": f"g{size}", "recall": 0.0} for size in range(1, 12)])
+    frame = pd.DataFrame(
+        [row | {"arm": f"g{size}", "recall": 0.0, "held": True} for size in range(1, 12)]
+    )
     fig = viz.worth(frame)
     assert sum(len(trace.x) for trace in fig.data) == 11
     assert "nan" not in theme.alt_text(fig)
