@@ -1,9 +1,10 @@
 """Alignments that are compared: arms from one checkpoint, with the same batches, users and seeds.
 
 An arm is a name of `ARMS`, or several joined by `+`; `@W` sets the weight of the policy's loss and
-a second `@R` the learning rate: `pscore+beam@0.3@0.0001`. `none` has the same next-token steps and
-no reward, and is kept at every evaluated step, so that an arm whose checkpoint is an early one
-stands beside `none` of the same step: equal next-token steps.
+a second `@R` the learning rate: `pscore+beam@0.3@0.0001`. `tiltT` draws the policy to the
+pre-trained one times reward^T, with any number above 0: `long_view+beam+tilt2.5@4`. `none` has the
+same next-token steps and no reward, and is kept at every evaluated step, so that an arm whose
+checkpoint is an early one stands beside `none` of the same step: equal next-token steps.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from onerec.recipes import Recipe
 from onerec.rewards import FUSED
 from onerec.runs import Run
 
-NONE = "none"
+NONE, TILT = "none", "tilt"
 LOOKS = 4  # on valid, in a training
 SETTINGS = "settings"  # the file beside parts that says what they share; no part itself
 LEAST_RECALL = 0.98  # of that without a reward
@@ -45,7 +46,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "off_policy": {"lag": 1_000_000},  # the pre-trained reference draws
     "lag1000": {"lag": 1_000},
     **{f"g{size}": {"group": size} for size in (32, 128, 512, 2_048)},
-    **{f"tilt{tilt}": {"tilt": float(tilt)} for tilt in range(2, 9)},
     "u16": {"users": 16},  # with groups of 512 as many items a step as 64 users with 128
 }
 
@@ -55,7 +55,8 @@ def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
     names, *numbers = arm.split("@")
     changes: dict[str, Any] = {}
     for name in names.split("+"):
-        changes |= ARMS[name]
+        tilted = name.removeprefix(TILT)
+        changes |= ARMS[name] if tilted == name else {"tilt": float(tilted)}
     changes |= dict(zip(("weight", "learning_rate"), map(float, numbers), strict=False))
     return replace(base, seed=seed, align=replace(base.align, **changes))
 

@@ -78,10 +78,10 @@ SETTINGS = {
 }
 
 
-def prepare(home: Path, items: int, users: int, steps: int | None = None) -> None:
+def prepare(home: Path, world: WorldConfig, steps: int | None = None) -> None:
     """Make the world and the run that every arm starts from; what is there stays."""
     if not (home / "datasets" / DATASET).exists():
-        make_world_dataset(DATASET, WorldConfig(n_items=items, n_users=users), home)
+        make_world_dataset(DATASET, world, home)
     settings = dict(SETTINGS)
     if steps:
         settings |= {"train.steps": str(steps), "reward.steps": str(steps)}
@@ -292,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--users", type=int, default=36_000)
+    parser.add_argument("--world-seed", type=int, default=0, help="of the world that is made")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--looks", type=int, default=LOOKS, help="on valid, of each arm")
     parser.add_argument("--arms", default="none,pscore,long_view")
@@ -302,7 +303,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     set_threads(1 if chosen.one else None)
     if chosen.prepare:
-        prepare(chosen.home, chosen.items, chosen.users, chosen.steps)
+        size = {"n_items": chosen.items, "n_users": chosen.users}
+        prepare(chosen.home, WorldConfig(**size, seed=chosen.world_seed), chosen.steps)
         return
     if chosen.out is None:
         parser.error("--out is needed")

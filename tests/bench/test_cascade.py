@@ -12,6 +12,7 @@ from onerec.bench import cascade, worth
 from onerec.pipeline import run
 from onerec.recipes import recipe
 from onerec.rewards import FUSED
+from onerec.world import WorldConfig
 
 
 def test_operations_are_those_of_the_products():
@@ -43,7 +44,7 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
         "evaluate.filter_seen": "true",
     }
     monkeypatch.setattr(worth, "SETTINGS", changes)
-    worth.prepare(tmp_path, 600, 150)
+    worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150))
     stages = ("tokenize", "pretrain", "reward", "align")
     for seed in (0, 1):
         changed = recipe("small", {**changes, "seed": str(seed)})

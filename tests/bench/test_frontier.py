@@ -8,6 +8,7 @@ import small_world
 
 from onerec.bench import frontier, worth
 from onerec.lists import Lists
+from onerec.world import WorldConfig
 
 
 def lists(items, scores):
@@ -39,7 +40,7 @@ def test_a_round_on_a_small_world(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worth, "TEST_USERS", 20)
     monkeypatch.setattr(worth, "RECALL_USERS", 30)
     monkeypatch.setattr(frontier, "GAMMAS", (0.0, 4.0))
-    worth.prepare(tmp_path, 600, 150, steps=3)
+    worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150), steps=3)
     frontier.main(["--home", str(tmp_path), "--out", str(tmp_path / "f.json")])
     told = json.loads((tmp_path / "f.json").read_text())
     rows = {(row["reward"], row["gamma"]): row for row in told["rows"]}

@@ -5,6 +5,7 @@ import pytest
 import small_world
 
 from onerec.bench import industrial, worth
+from onerec.world import WorldConfig
 
 
 def test_the_filter_drops_items_of_the_kind_and_the_next_ones_move_up():
@@ -50,7 +51,7 @@ def test_a_cut_that_no_alpha_reaches_is_said():
 def test_one_case_on_a_small_world(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worth, "SETTINGS", small_world.SETTINGS)
-        worth.prepare(tmp_path, 600, 150, steps=5)
+        worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150), steps=5)
         patch.setattr(industrial, "USERS", 4)
         patch.setattr(industrial, "GROUP", 8)
         name = next((tmp_path / "runs").iterdir()).name

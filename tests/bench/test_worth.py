@@ -7,6 +7,7 @@ import pytest
 import small_world
 
 from onerec.bench import worth
+from onerec.world import WorldConfig
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def home(tmp_path_factory):
     changes = small_world.SETTINGS | {"align.steps": "6"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worth, "SETTINGS", changes)
-        worth.prepare(found, 600, 150, steps=5)
+        worth.prepare(found, WorldConfig(n_items=600, n_users=150), steps=5)
     return found
 
 
