@@ -25,6 +25,7 @@ WORDS = {
     "beam": "by beam search",
     "off_policy": "off-policy",
     "looks10": "chosen among ten looks",
+    "world2": "on a second world",
 }
 
 
