@@ -147,6 +147,17 @@ def grouped_auc(y: NDArray[Any], score: NDArray[Any], group: NDArray[Any]) -> fl
         score: `(n,)`.
         group: `(n,)`, any values.
     """
+    each, rows = aucs_of_groups(y, score, group)
+    return float(np.average(each, weights=rows)) if len(each) else None
+
+
+def aucs_of_groups(
+    y: NDArray[Any], score: NDArray[Any], group: NDArray[Any]
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """AUC and number of rows of each group (G,) that has both classes, in the order of groups.
+
+    Which groups those are depends on `y` alone, so that two scores can be compared by group.
+    """
     _, place = np.unique(group, return_inverse=True)
     place = place.reshape(-1)
     positive = np.asarray(y).astype(bool)
@@ -161,11 +172,8 @@ def grouped_auc(y: NDArray[Any], score: NDArray[Any], group: NDArray[Any]) -> fl
     rows, ones = np.bincount(g), np.bincount(g, p)
     ranks = np.bincount(g, middle[tie] * p)
     both = (ones > 0) & (ones < rows)
-    if not both.any():
-        return None
     n1, n0 = ones[both], (rows - ones)[both]
-    each = (ranks[both] - n1 * (n1 - 1) / 2) / (n1 * n0)
-    return float(np.average(each, weights=rows[both]))
+    return (ranks[both] - n1 * (n1 - 1) / 2) / (n1 * n0), rows[both]
 
 
 def bootstrap_interval(

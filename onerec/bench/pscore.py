@@ -16,7 +16,8 @@ reported and not judged.
 `gauc` ranks the rows of a user as they were logged, each with what was known at its time. There a
 user's own rate says no before his first like and yes after it, when it is over: within users it is
 wrong more often than right, and GAUC falls below .5 for whoever reads it. `gauc_at_once` ranks the
-same rows as a request does, as candidates of one moment, that of the user's first test row.
+same rows as a request does, as candidates of one moment, that of the user's first test row;
+`gauc_at_once_difference` is P-Score's less the trees', with its 95% interval over users.
 
 Shapes: N rows, F features, K behaviours.
 """
@@ -151,8 +152,12 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
         model = trees.of(k)
         theirs = np.asarray(model.predict(trees.final["test"].x), dtype=np.float64)
         lines[name] = _line(ours.exposures, rows["test"], k, scores[name], theirs)
-        for rival, score in (("pscore", at_once.ours(name)), ("lightgbm", at_once.of(model))):
+        ranked = {"pscore": at_once.ours(name), "lightgbm": at_once.of(model)}
+        for rival, score in ranked.items():
             lines[name][rival]["gauc_at_once"] = at_once.gauc(k, score)
+        lines[name]["gauc_at_once_difference"] = at_once.difference(
+            k, ranked["pscore"], ranked["lightgbm"]
+        )
     return {
         "rows": {**{part: len(each) for part, each in tuning.items()}, "test": len(rows["test"])},
         "behaviours": lines,
@@ -362,10 +367,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name, line in result["behaviours"].items():
         ours, trees = line["pscore"], line["lightgbm"]
+        at_once = line["gauc_at_once_difference"]
         print(
             f"{name:14} {line['positives']:7,} positives  P-Score {ours['auc']:.4f}  "
             f"LightGBM {trees['auc']:.4f}  {line['auc_difference']:+.4f} "
-            f"{line['auc_difference_ci']}"
+            f"{line['auc_difference_ci']}  GAUC at once {at_once['mean']:+.4f} "
+            f"[{at_once['low']:+.4f}, {at_once['high']:+.4f}]"
         )
     return 0
 

@@ -26,6 +26,15 @@ def test_rows_of_a_user_are_ranked_at_one_moment(aligned):
     assert known[:, 0].all()
     assert at_once.gauc(0, yes[:, 0].astype(float)) == 1.0
 
+    perfect = yes[:, 0].astype(float)
+    told = at_once.difference(0, perfect, -perfect)
+    assert told == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    noise = np.random.default_rng(0).random(len(rows))
+    told = at_once.difference(0, perfect, noise)
+    gap = 1.0 - at_once.gauc(0, noise)
+    np.testing.assert_allclose(told["mean"], gap, atol=1e-5)
+    assert told["low"] < gap < told["high"]
+
     class Sum:
         def predict(self, table):
             return table.sum(1)
