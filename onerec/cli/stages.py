@@ -112,6 +112,11 @@ def recommend_command(
     """Recommend for one user, for all, or write recommendations.parquet for the test users."""
     if (without_tag or per_author) and not user:
         raise RecipeError("--without-tag and --per-author shape the lists of --user; name a user")
+    if (user or everyone or out_file is not None) and (recipe or dataset or settings):
+        raise RecipeError(
+            "--recipe, --dataset and --set make the stage of a run; with --user or --all a run that "
+            "is there answers as it was trained: leave them out"
+        )
     if everyone or out_file is not None:
         if not everyone or out_file is None or user:
             raise RecipeError("--all and --out FILE go together, without --user")

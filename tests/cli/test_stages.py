@@ -55,6 +55,8 @@ def test_recommend_for_users_by_id(cli: Any, check_refused: Any, finished: Path)
     check_refused(cli(*command, "nobody"), "'nobody' is no user of dataset 'toy'")
     check_refused(cli(*command, "u07", "--k", "0"), "k=0")
     check_refused(cli("recommend", "--run", "frist", "--user", "u07"), "did you mean 'first'?")
+    changed = (*command, "u07", "--recipe", "tiny", "--set", "evaluate.beam=2")
+    check_refused(cli(*changed), "answers as it was trained")
 
 
 def test_recommend_by_rules(cli: Any, check_refused: Any, finished: Path) -> None:
