@@ -114,8 +114,8 @@ def recommend_command(
         raise RecipeError("--without-tag and --per-author shape the lists of --user; name a user")
     if (user or everyone or out_file is not None) and (recipe or dataset or settings):
         raise RecipeError(
-            "--recipe, --dataset and --set make the stage of a run; with --user or --all a run that "
-            "is there answers as it was trained: leave them out"
+            "--recipe, --dataset and --set make the stage of a run; with --user or --all a run "
+            "answers as it was trained: leave them out"
         )
     if everyone or out_file is not None:
         if not everyone or out_file is None or user:
