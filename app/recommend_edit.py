@@ -155,13 +155,14 @@ def _rules(who: Who) -> dict[str, Any]:
     """What may stand in the list, and how different its items should be; both lists keep to it."""
     tags, authors = live_model.ruled(who)
     chosen: dict[str, Any] = {}
+    said = st.container()  # in sight where the rules themselves are folded away
     with st.expander("Rules and diversity", icon=":material/tune:"):
         if tags:
             st.session_state.setdefault("page_widgets", []).append("rule_tags")
             asked = st.session_state.get("rule_tags") or st.query_params.get_all("rule_tags")
             if gone := [tag for tag in asked if tag not in tags]:
-                st.warning(f"Tag “{gone[0]}” is not among those offered here; it is ignored.",
-                           icon=":material/link_off:")  # fmt: skip
+                said.warning(f"Tag “{gone[0]}” is not among those offered here; it is ignored.",
+                             icon=":material/link_off:")  # fmt: skip
                 st.session_state["rule_tags"] = [tag for tag in asked if tag in tags]
             off = st.multiselect(
                 "Tags that are off", tags, key="rule_tags", bind="query-params",
