@@ -21,7 +21,8 @@ import toy_home
 from plain_main import plain_main
 
 from onerec.cli import main
-from onerec.pipeline import follow, run_stage
+from onerec.pipeline import everyone, follow, run_stage
+from onerec.pipeline.everyone import recommend_all
 from onerec.runs import Run
 from onerec.train.distributed import joined
 
@@ -46,6 +47,8 @@ COMMANDS: dict[str, list[str]] = {
     "stage": ["tokenize", "--run", "bad", "--recipe", "tiny", "--dataset", "toy"],
     "way": new("bad", {}, "--parallel", "tensor"),
     "streamed": new("streamed", DENSE, "--micro-batches", "2"),
+    "everyone": ["recommend", "--run", "ddp", "--all", "--out", "HOME/all.parquet", "--json"],
+    "nowhere": ["recommend", "--run", "ddp", "--all", "--out", "HOME/no/all.parquet"],
     "rate": new("rate", {"train.learning_rate": "1e30", "train.warmup_steps": "1"}),
 }
 
@@ -89,9 +92,14 @@ def _begin(rank: int, home: Path, ports: Sequence[int]) -> None:
             stack.enter_context(contextlib.redirect_stderr(err))
             if name == "streamed" and rank == 0:  # whose device the log's tables would fill
                 stack.enter_context(mock.patch("onerec.assembly.device_memory", return_value=1))
+            if name == "everyone":  # fewer users than a part has otherwise
+                stack.enter_context(mock.patch.dict(recommend_all.__kwdefaults__, part=7))
+                made = mock.patch.object(everyone, "_lists", side_effect=everyone._lists)
+                stack.callback(_note_starts, home, rank, stack.enter_context(made))
             try:
                 if arguments:
-                    sys.argv = ["onerec", *arguments]
+                    here = [word.replace("HOME", str(home)) for word in arguments]
+                    sys.argv = ["onerec", *here]
                     main()
                 else:
                     stopped(home)
@@ -99,6 +107,12 @@ def _begin(rank: int, home: Path, ports: Sequence[int]) -> None:
                 code = end.code or 0
         answer = [code, out.getvalue(), err.getvalue()]
         (home / f"{name}-{rank}.json").write_text(json.dumps(answer))
+
+
+def _note_starts(home: Path, rank: int, made: mock.Mock) -> None:
+    """The first user of each part that this process has made."""
+    starts = [call.args[1] for call in made.call_args_list]
+    (home / f"starts-{rank}.json").write_text(json.dumps(starts))
 
 
 def stopped(home: Path) -> None:

@@ -159,13 +159,20 @@ def _rules(items: "pd.DataFrame", without_tags: list[str], per_author: int) -> "
 
 
 def _recommend_all(run: str, path: Path, k: int, as_json: bool) -> None:
-    """All users' lists into a file, with progress."""
+    """All users' lists into a file, with progress; by the processes of torchrun, if there are."""
     from onerec.pipeline.everyone import recommend_all
+    from onerec.train.distributed import joined
 
-    with Bars(quiet=as_json) as bars:
+    with joined() as processes, Bars(quiet=as_json or not processes.leads) as bars:
         written = recommend_all(
-            run, path, k=k, tell=lambda done, of: bars.report("recommend", done, of, {})
+            run,
+            path,
+            k=k,
+            tell=lambda done, of: bars.report("recommend", done, of, {}),
+            processes=processes,
         )
+    if not processes.leads:
+        return
     resumed = f", {written.before:,} of them from an earlier call" if written.before else ""
     text = f"{written.rows:,} rows for {written.users:,} users{resumed}: {written.path}"
     say(text, {**vars(written), "path": str(written.path)}, as_json)

@@ -5,12 +5,14 @@
 Parts stand in a folder beside the file, `<file>.parts`, until all are there; then they become the
 file, and the folder goes. A folder says in `of.json` what its parts are of: called again with the
 same run, k and beam the work goes on, and parts of anything else are made anew. A part is renamed
-into its place when it is whole. Memory is that of one part.
+into its place when it is whole. Memory is that of one part. Processes that torchrun started take
+parts in turn; the first one waits for all, and makes the file.
 """
 
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +23,16 @@ import numpy as np
 import pandas as pd
 
 from onerec.business_rules import Rules
+from onerec.common import pick_device
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
+from onerec.train.distributed import Processes
 
 PART = 4_096  # users of a part; ours: some seconds of work, some megabytes
+POLL_S = 0.2  # between two looks at what other processes have written
 
 Tell = Callable[[int, int], None]
 
@@ -51,6 +56,7 @@ def recommend_all(
     device: str = "auto",
     part: int = PART,
     tell: Tell = lambda done, of: None,
+    processes: Processes | None = None,
 ) -> Written:
     """Write the lists of every user, from all that they did, in the order of their ids.
 
@@ -58,32 +64,67 @@ def recommend_all(
         out: the Parquet file: columns of `Recommender.recommend`. It is replaced when all is done.
         part: users of a part. The lists do not depend on it.
         tell: called with how many of all users are done, before the first part and after each.
+        processes: those that share the parts, each on its device. All call this, and see the disk
+            of `out`; what those that do not lead return says nothing.
 
     Raises:
         RunError: the run is missing or not trained.
         DataError: k is below 1, or the file cannot be written.
+        SystemExit: the first of several processes failed, and has said why; the code is 2.
     """
+    processes = processes or Processes()
+    if not processes.leads:  # the first one says when there is a folder to write to
+        parts = out.with_name(f"{out.name}.parts")
+        if processes.hear() == "go":
+            recommender = _loaded(run, home, device, processes)
+            _share(recommender, parts, part, k, processes, lambda done, of: None)
+        return Written(out, 0, 0, 0)
     if k < 1:
         raise DataError(f"k={k}: ask for at least one item")
     if out.is_dir() or not out.parent.is_dir():
         what = "is a folder" if out.is_dir() else "stands in a folder that is not there"
         raise DataError(f"{out} {what}; --out names the Parquet file to write")
-    recommender = Recommender.load(run, home, device)
-    dataset = recommender.setting.dataset
+    recommender = _loaded(run, home, device, processes)
     of = _described(open_run(run, home) if isinstance(run, str) else run, recommender, k, part)
-    folder = _folder(out, of)
-    before, users = 0, dataset.n_users
-    tell(0, users)
-    for number, start in enumerate(range(0, users, part)):
-        path, stop = folder / f"part-{number:06d}.parquet", min(start + part, users)
-        if _whole(path):
-            before += stop - start
-        else:
-            write_parquet(path, _lists(recommender, start, stop, k))
-        tell(stop, users)
+    folder, users = _folder(out, of), recommender.setting.dataset.n_users
+    before = _done(folder, users, part)
+    processes.say("go")
+    _share(recommender, folder, part, k, processes, tell)
+    while (done := _done(folder, users, part)) < users:  # others are still at theirs
+        tell(done, users)
+        time.sleep(POLL_S)
+    if processes.world > 1:
+        tell(users, users)
     rows = _joined(folder, out)
     shutil.rmtree(folder)
     return Written(out, users, rows, before)
+
+
+def _loaded(run: Run | str, home: Path | None, device: str, processes: Processes) -> Recommender:
+    return Recommender.load(run, home, str(processes.device(pick_device(device))))
+
+
+def _share(
+    recommender: Recommender, folder: Path, part: int, k: int, processes: Processes, tell: Tell
+) -> None:
+    """Write this process's parts that are not there: every `world`-th."""
+    users = recommender.setting.dataset.n_users
+    tell(_done(folder, users, part), users)
+    for start in range(processes.rank * part, users, processes.world * part):
+        path = _path(folder, start, part)
+        if not path.exists():
+            write_parquet(path, _lists(recommender, start, min(start + part, users), k))
+            tell(_done(folder, users, part), users)
+
+
+def _path(folder: Path, start: int, part: int) -> Path:
+    return folder / f"part-{start // part:06d}.parquet"
+
+
+def _done(folder: Path, users: int, part: int) -> int:
+    """Users in parts that are there."""
+    starts = [start for start in range(0, users, part) if _path(folder, start, part).exists()]
+    return sum(min(start + part, users) - start for start in starts)
 
 
 def _lists(recommender: Recommender, start: int, stop: int, k: int) -> pd.DataFrame:
@@ -110,7 +151,7 @@ def _described(run: Run, recommender: Recommender, k: int, part: int) -> dict[st
 
 
 def _folder(out: Path, of: dict[str, Any]) -> Path:
-    """The folder of parts; what another call left there is taken away."""
+    """The folder of parts; what another call left there, or cut off, is taken away."""
     folder = out.with_name(f"{out.name}.parts")
     file = folder / "of.json"
     try:
@@ -122,6 +163,9 @@ def _folder(out: Path, of: dict[str, Any]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             file.write_text(json.dumps(of, indent=1), encoding="utf-8")
+        for path in folder.glob("part-*.parquet"):
+            if not _whole(path):
+                path.unlink()
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error.strerror}); choose another --out"

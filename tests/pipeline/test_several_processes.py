@@ -16,6 +16,7 @@ import two_commands as two
 
 from onerec.data.tables import read_parquet
 from onerec.pipeline import run_stage
+from onerec.pipeline.everyone import recommend_all
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 
@@ -102,6 +103,24 @@ def test_what_is_done_stays_and_nobody_waits_for_anybody(shared: Path) -> None:
     assert_well(shared, "again")
 
 
+def test_two_processes_write_the_lists_of_all(shared: Path, tmp_path: Path) -> None:
+    """Parts in turn; the file is that of one process."""
+    (code, out, err), other = answers(shared, "everyone")
+    assert (code, err) == (0, ""), err
+    assert other == [0, "", ""]
+    told = json.loads(str(out))
+    assert (told["users"], told["before"]) == (toy_home.USERS, 0)
+    recommend_all("ddp", tmp_path / "one.parquet", home=shared, part=7)
+    two_made, one_made = (
+        read_parquet(p) for p in (shared / "all.parquet", tmp_path / "one.parquet")
+    )
+    assert two_made["item_id"].tolist() == one_made["item_id"].tolist()
+    assert two_made["user_id"].tolist() == one_made["user_id"].tolist()
+    assert not (shared / "all.parquet.parts").exists()
+    starts = [json.loads((shared / f"starts-{rank}.json").read_text()) for rank in range(two.WORLD)]
+    assert starts == [[0, 14, 28], [7, 21, 35]]
+
+
 def test_a_stop_is_heard_by_both_and_another_two_go_on_another_way(
     shared: Path, dense: Run
 ) -> None:
@@ -132,6 +151,7 @@ def test_two_go_on_with_shards_where_one_stopped(shared: Path, dense: Run) -> No
         ("recipe", "did you mean 'tiny'?"),
         ("stage", "tokenize is no stage for 2 processes, pretrain is; start it without torchrun"),
         ("way", "--parallel tensor: there are ddp and fsdp"),
+        ("nowhere", "stands in a folder that is not there"),
         ("rate", "training stopped: the"),
     ],
 )
