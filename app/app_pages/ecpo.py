@@ -4,6 +4,7 @@ import at_scale
 import cache
 import links
 import places
+import plain
 import policy_steps
 import streamlit as st
 import widgets
@@ -27,8 +28,8 @@ def objectives() -> list[str]:
     """The objectives to compare, ECPO and GRPO at first."""
     asked = st.query_params.get_all("objectives")
     if unknown := [name for name in asked if name not in KEYS]:
-        st.warning(f"The link asks for objective “{unknown[0]}”, which is not here; it is left "
-                   "out.", icon=":material/link_off:")  # fmt: skip
+        st.warning(f"The link asks for objective “{plain.text(unknown[0])}”, which is not here; "
+                   "it is left out.", icon=":material/link_off:")  # fmt: skip
     st.session_state["page_widgets"].append("objectives")
     chosen = st.pills("Compare", list(KEYS), default=["ECPO", "GRPO"], selection_mode="multi",
                       key="objectives", bind="query-params")  # fmt: skip

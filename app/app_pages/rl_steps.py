@@ -3,6 +3,7 @@
 import at_scale
 import cache
 import places
+import plain
 import policy_steps
 import selection
 import streamlit as st
@@ -123,7 +124,7 @@ st.session_state["page_widgets"].append("place")  # also for illegal codes, whic
 names = dict(
     zip(items["place"], items["title"].where(items["title"] != "", "no item"), strict=True)
 )
-st.header(f"“{names[place]}”  :blue-badge[{row['codes']}]")
+st.header(f"“{plain.text(names[place])}”  :blue-badge[{row['codes']}]")
 st.selectbox(
     "Item of the group", list(names), key="place",
     format_func=lambda place: f"{place}: {names[place]}",
