@@ -26,13 +26,15 @@ view = widgets.head(
 
 def objectives() -> list[str]:
     """The objectives to compare, ECPO and GRPO at first."""
-    asked = st.query_params.get_all("objectives")
+    asked = [name for name in st.query_params.get_all("objectives") if name]  # empty: none chosen
     if unknown := [name for name in asked if name not in KEYS]:
         st.warning(f"The link asks for objective “{plain.text(unknown[0])}”, which is not here; "
                    "it is left out.", icon=":material/link_off:")  # fmt: skip
     st.session_state["page_widgets"].append("objectives")
     chosen = st.pills("Compare", list(KEYS), default=["ECPO", "GRPO"], selection_mode="multi",
                       key="objectives", bind="query-params")  # fmt: skip
+    if not chosen:
+        st.caption("None is chosen: ECPO is drawn.")
     return [KEYS[name] for name in chosen if name in KEYS] or ["ecpo"]
 
 

@@ -82,6 +82,13 @@ def test_ecpo_asks_for_the_probability_only_with_gbpo(open_page: Open) -> None:
     assert said(app) != rare
     app.pills(key="objectives").set_value([]).run()
     assert "ECPO's stays at -1.3" in said(app), "with none chosen it is ECPO"
+    assert "None is chosen: ECPO is drawn." in said(app)
+
+
+def test_a_link_with_no_objective_is_followed_without_a_warning(open_page: Open) -> None:
+    app = open_page("ecpo", objectives="")  # what the address holds once all are switched off
+    assert not app.warning
+    assert "None is chosen: ECPO is drawn." in said(app)
 
 
 def test_ecpo_says_what_of_a_link_it_cannot_follow(open_page: Open) -> None:
