@@ -53,12 +53,15 @@ def picker(view: selection.Selection, known: list[int]) -> int:
 def numbers(groups: pd.DataFrame) -> None:
     """A step in five figures, from its table of groups (see `explain.policy.groups`)."""
     legal = groups["legal"].sum() / groups["items"].sum()
+    earned = (groups["reward_mean"] * groups["counted"]).sum() / max(1, groups["counted"].sum())
     with st.grid(5, min_column_width=120):
         st.metric("Groups", len(groups), border=True)
-        st.metric("Mean reward", f"{groups['reward_mean'].mean():.3f}", border=True)
+        st.metric("Mean reward", f"{earned:.3f}", border=True,
+                  help="Of the items that count: illegal ones are left out")  # fmt: skip
         st.metric("Without a spread", int(groups["flat"].sum()), border=True,
                   help="All rewards of the group are the same: it teaches nothing")  # fmt: skip
-        st.metric("Legal items", f"{legal:.0%}", border=True)
+        st.metric("Legal items", f"{legal:.0%}", border=True,
+                  help="The model writes codes; legal are those that are an item's")  # fmt: skip
         st.metric("Clipped items", int(groups["clipped"].sum()), border=True,
                   help="They have an advantage, but may push no further")  # fmt: skip
 

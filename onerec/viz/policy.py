@@ -56,9 +56,10 @@ def steps(frame: pd.DataFrame) -> go.Figure:
         alt=f"Mean reward of {len(frame)} recorded steps, from {first['reward']:.3f} to "
         f"{last['reward']:.3f}; least {frame['reward'].min():.3f}, greatest "
         f"{frame['reward'].max():.3f}.",
-        how="The mean over all generated items of the step, illegal ones with what they got. Step "
-        f"{last['step']:,}: {last['items']:,} items of {last['groups']:,} groups, "
-        f"{last['reward']:.4f}. Each step draws other users, so single steps vary.",
+        how="The mean over the items that count: those of the step whose codes are an "
+        f"item's. Step {last['step']:,}: of {last['items']:,} items of {last['groups']:,} groups "
+        f"{theme.percent(last['legality'])} are legal, and earn {last['reward']:.4f}. Each "
+        "step draws other users, so single steps vary.",
         x="step",
         y="mean reward",
         height=260,

@@ -8,6 +8,9 @@ import fake_rollouts
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from onerec.explain import policy as explain
+from onerec.runs import Run
+
 APP = Path(__file__).resolve().parents[2] / "app"
 Open = Callable[..., AppTest]
 
@@ -120,12 +123,14 @@ def test_a_run_that_was_not_aligned_says_what_that_is(
     assert "`onerec align --run toy_run`" in said(app)
 
 
-def test_rl_steps_shows_the_item_of_the_link(open_page: Open) -> None:
+def test_rl_steps_shows_the_item_of_the_link(open_page: Open, aligned: Path) -> None:
     app = open_page("rl_steps", step="10", user="4")
     assert "Group of user 4" in said(app)
     shown = numbers(app)
     assert shown["Groups"] == "6"
     assert shown["Without a spread"] == "1"
+    bar = explain.steps(Run(aligned / "runs" / "toy_run")).set_index("step")["reward"][10]
+    assert shown["Mean reward"] == f"{bar:.3f}", "one number under one name"
     assert float(shown["Advantage"]) > 0, "the best of the group is shown first"
     app.selectbox(key="place").set_value(7).run()
     assert "it does not count and does not push" in said(app)

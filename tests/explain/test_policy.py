@@ -97,9 +97,14 @@ def test_steps_in_order_with_their_shares(aligned: Run) -> None:
     assert frame["step"].tolist() == list(fake_rollouts.STEPS)
     assert (frame["groups"] == 6).all()
     assert (frame["legality"] == 7 / 8).all()
-    assert frame["reward"].iloc[0] == pytest.approx(
-        float(read_rollout(step_file(aligned, 1)).reward().mean()), abs=1e-6
-    )
+    first = read_rollout(step_file(aligned, 1))
+    earned = float(first.reward()[first.counted].mean())  # as metrics.jsonl says it
+    assert frame["reward"].iloc[0] == pytest.approx(earned, abs=1e-6)
+    groups = policy.groups(aligned, 1)
+    mean = np.average(groups["reward_mean"], weights=groups["counted"])
+    assert mean == pytest.approx(earned, abs=1e-6), "the groups add up to the step"
+    own = policy.items(aligned, 1, 5).query("counted")["reward"].mean()
+    assert groups.set_index("user")["reward_mean"][5] == pytest.approx(own)
     assert policy.steps(aligned, through=10)["step"].tolist() == [1, 10]
     assert policy.steps(aligned, limit=2)["step"].tolist() == [1, 30]
     assert policy.rule(aligned, STEP)["epsilon"] == 0.2
