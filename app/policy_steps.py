@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import links
 import pandas as pd
+import plain
 import selection
 import streamlit as st
 
@@ -64,6 +65,16 @@ def numbers(groups: pd.DataFrame) -> None:
                   help="The model writes codes; legal are those that are an item's")  # fmt: skip
         st.metric("Clipped items", int(groups["clipped"].sum()), border=True,
                   help="They have an advantage, but may push no further")  # fmt: skip
+
+
+def linked_place(items: pd.DataFrame) -> int | None:
+    """The place in the group that a copied link names, on its first run."""
+    text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
+    place, last = selection.whole(text), int(items["place"].max())
+    if text and (place is None or place > last):
+        st.warning(f"The link asks for place “{plain.text(text)}”, which is not from 0 to {last}.",
+                   icon=":material/link_off:")  # fmt: skip
+    return place
 
 
 def nothing_recorded(view: selection.Selection) -> None:

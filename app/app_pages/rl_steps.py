@@ -59,16 +59,10 @@ def choose_place(place: int) -> None:
     selection.choose(item=item if item >= 0 else None)
 
 
-def linked_place() -> int | None:
-    """The place that a copied link names, on its first run."""
-    text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
-    return selection.whole(text)
-
-
 def place_of_item() -> int:
     """That of the selected item; without one the chosen one, at first the best of its group."""
     same = st.session_state.get("place_of") == (run.path, step, user)
-    asked = st.session_state.get("place") if same else linked_place()
+    asked = st.session_state.get("place") if same else policy_steps.linked_place(items)
     own = items.loc[items["item"] == view.item, "place"].tolist()
     if asked in (own or items["place"].tolist()):
         return asked
@@ -121,6 +115,8 @@ place = place_of_item()
 row = items[items["place"] == place].iloc[0]
 st.session_state["place"], st.session_state["place_of"] = place, (run.path, step, user)
 st.session_state["page_widgets"].append("place")  # also for illegal codes, which have no item
+if view.item is not None and view.item not in items["item"].tolist():
+    st.caption(f"The selected item {view.item:,} is not in this group; place {place} is shown.")
 names = dict(
     zip(items["place"], items["title"].where(items["title"] != "", "no item"), strict=True)
 )

@@ -151,6 +151,19 @@ def test_a_copied_link_names_the_place(open_page: Open) -> None:
     assert "place" in app.session_state["page_widgets"]
 
 
+@pytest.mark.parametrize("place", ["8", "-1", "abc", "9" * 30])
+def test_a_place_that_is_not_there_is_said(open_page: Open, place: str) -> None:
+    app = open_page("rl_steps", step="10", user="4", place=place)
+    assert f"place “{place}”, which is not from 0 to 7" in said(app)
+    assert app.selectbox(key="place").value in range(8)
+
+
+def test_a_selected_item_of_another_group_is_said(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="3", item="9")  # that group holds item 8 alone
+    assert "The selected item 9 is not in this group; place" in said(app)
+    assert "not in this group" not in said(open_page("rl_steps", step="10", user="3", item="8"))
+
+
 def test_a_flat_group_is_flagged_and_not_shown_first(open_page: Open) -> None:
     assert "Group of user 3" not in said(open_page("rl_steps", step="10"))
     app = open_page("rl_steps", step="10", user="3")
