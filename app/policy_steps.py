@@ -21,6 +21,17 @@ SAID = {  # what becomes of an item, by the effect that `onerec.explain.objectiv
     "not chosen": "the objective compares two other items of the group",
     "left out": "it does not count and does not push",
 }
+FIGURES = {  # of one item: its column, how it is written, what it means
+    "Reward": ("reward", ".3f", "The sum of its parts, each times its weight; see below"),
+    "Advantage": ("advantage", "+.2f", "How much better (+) or worse (-) it is than its group: its "
+                  "sign says whether the item is made likelier or less likely"),
+    "ln π, old": ("drawn", ".3f", "π is the probability that the model gives to the item; here "
+                  "when the item was drawn"),
+    "ln π, new": ("log_prob", ".3f", "The same when the step began"),
+    "Ratio": ("ratio", ".3f", "π new / π old: 1 means that the model has not moved since"),
+    "Push": ("push", "+.3f", "The slope of what is maximised by the item's ln π: advantage times "
+             "ratio, unless it is clipped (0) or bounded"),
+}  # fmt: skip
 
 
 def picker(view: selection.Selection, known: list[int]) -> int:

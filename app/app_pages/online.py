@@ -38,7 +38,8 @@ values = {theme.sentence(draw.value_name(value)): value for value in online.valu
 value = next(iter(values.values()), None)
 part = widgets.options("Show", ("Curves", "A/B", "Visits"), "online_view")
 if values and part != "Visits":
-    value = values[widgets.options("Counted", list(values), "online_value")]
+    meaning = " ".join(f"**{name}**: {draw.MEANING[value]}" for name, value in values.items())
+    value = values[widgets.options("Counted", list(values), "online_value", help=meaning)]
 same, different = stream_live.beside(run, name)
 
 

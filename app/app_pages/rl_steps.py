@@ -127,12 +127,8 @@ st.selectbox(
     on_change=lambda: choose_place(st.session_state["place"]),
 )  # fmt: skip
 with st.grid("auto", min_column_width=130):
-    st.metric("Reward", f"{row['reward']:.3f}", border=True)
-    st.metric("Advantage", f"{row['advantage']:+.2f}", border=True)
-    st.metric("ln π, old", f"{row['drawn']:.3f}", border=True, help="When the item was drawn")
-    st.metric("ln π, new", f"{row['log_prob']:.3f}", border=True, help="When the step began")
-    st.metric("Ratio", f"{row['ratio']:.3f}", border=True)
-    st.metric("Push", f"{row['push']:+.3f}", border=True)
+    for label, (column, form, words) in policy_steps.FIGURES.items():
+        st.metric(label, f"{row[column]:{form}}", border=True, help=words)
 formula = cache.read(policy.reward_formula, run, place=place, **asked)
 becomes = policy_steps.SAID[row["effect"]]
 st.markdown(f"Reward = {formula}. Its ratio lies **{row['region']}**: {becomes}.")

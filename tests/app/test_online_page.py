@@ -67,6 +67,8 @@ def numbers(app: AppTest) -> dict[str, str]:
 def test_curves_of_all_streams_with_the_same_people(open_page: Open, folder: Path) -> None:
     fake_streams.build(folder, "elsewhere", seed=3)
     app = open_page(stream="ecpo")
+    assert "without the luck of the day" in app.segmented_control(key="online_value").help
+    assert all(metric.help for metric in app.metric), "a loss or a reward is no common word"
     text = said(app)
     for part in (
         "A **round** is one day",

@@ -151,6 +151,16 @@ def test_a_copied_link_names_the_place(open_page: Open) -> None:
     assert "place" in app.session_state["page_widgets"]
 
 
+def test_what_a_newcomer_cannot_know_has_a_tooltip(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="4")
+    silent = [metric.label for metric in app.metric if not metric.help]
+    assert silent == ["Groups"], "the heading above says what a group is"
+    app = open_page("ecpo")
+    for name in ("GRPO", "ECPO", "GBPO"):
+        assert f"**{name}**, " in app.pills(key="objectives").help
+    assert "than its group" in app.segmented_control(key="advantage").help
+
+
 @pytest.mark.parametrize("place", ["8", "-1", "abc", "9" * 30])
 def test_a_place_that_is_not_there_is_said(open_page: Open, place: str) -> None:
     app = open_page("rl_steps", step="10", user="4", place=place)
