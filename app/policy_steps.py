@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import links
 import pandas as pd
 import plain
 import selection
 import streamlit as st
+
+from onerec.viz.composer import words
 
 WHAT = (
     "In the stage **align** the model generates a group of items for each of some users, rewards "
@@ -32,6 +36,20 @@ FIGURES = {  # of one item: its column, how it is written, what it means
     "Push": ("push", "+.3f", "The slope of what is maximised by the item's ln π: advantage times "
              "ratio, unless it is clipped (0) or bounded"),
 }  # fmt: skip
+PANELS = {  # how each panel of curves is read
+    "reward": "What the drawn items earn; **on valid**: the lists of a sample whose "
+    "watching was set aside.",
+    "parts of the reward": "What the reward is made of; a part with the weight 0 is only measured.",
+    "share": "**Legal**: the codes that were written are an item's. Outside 1±ε an item may be "
+    "clipped; a group **without a spread** of rewards teaches nothing.",
+    "loss": "The policy loss pushes towards reward; the next-token loss keeps what was learned "
+    "from people.",
+    "gradient norm": "How large the update of a step is; a sudden jump is a sign of trouble.",
+    "ratio": "How far the model has moved since the items were drawn: at 1 it has not, and "
+    "nothing is clipped.",
+    "recall@10 on valid": "How often what people watched next is among the first ten of their "
+    "list. It may fall while the reward rises: the two are different wishes.",
+}
 
 
 def picker(view: selection.Selection, known: list[int]) -> int:
@@ -76,6 +94,11 @@ def numbers(groups: pd.DataFrame) -> None:
                   help="The model writes codes; legal are those that are an item's")  # fmt: skip
         st.metric("Clipped items", int(groups["clipped"].sum()), border=True,
                   help="They have an advantage, but may push no further")  # fmt: skip
+
+
+def named(formula: str) -> str:
+    """The parts of a reward as every page calls them: "(long_view)" -> "(long view)"."""
+    return re.sub(r"\((\w+)\)", lambda part: f"({words(part[1])})", formula)
 
 
 def linked_place(items: pd.DataFrame) -> int | None:

@@ -34,7 +34,7 @@ def curves() -> None:
         with grid.cell():
             widgets.show(run, policy.reward_curves, draw.reward_curves, command=command,
                          key="align_" + panel.partition(" ")[0], reading={"through": lines},
-                         drawing={"panel": panel})  # fmt: skip
+                         drawing={"panel": panel}, say=policy_steps.PANELS[panel])  # fmt: skip
     at_scale.show("legality")
 
 
@@ -129,7 +129,7 @@ st.selectbox(
 with st.grid("auto", min_column_width=130):
     for label, (column, form, words) in policy_steps.FIGURES.items():
         st.metric(label, f"{row[column]:{form}}", border=True, help=words)
-formula = cache.read(policy.reward_formula, run, place=place, **asked)
+formula = policy_steps.named(cache.read(policy.reward_formula, run, place=place, **asked))
 becomes = policy_steps.SAID[row["effect"]]
 st.markdown(f"Reward = {formula}. Its ratio lies **{row['region']}**: {becomes}.")
 if row["format"]:

@@ -37,8 +37,10 @@ __all__ = [
     "steps",
 ]
 
+PARTS = "parts of the reward"
 PANELS = {  # one unit each
     "reward": ("reward", "valid_reward"),
+    PARTS: (),  # every metric reward_<part>: apart, since there may be eight of them
     "share": ("legality", "outside", "beyond", "flat_groups"),
     "loss": ("loss", "next_token", "policy"),
     "gradient norm": ("grad_norm",),
@@ -223,7 +225,7 @@ def reward_curves(run: Run, through: int | None = None) -> pd.DataFrame:
     if frame.empty:
         return empty(["panel", "metric", "step", "seconds", "value"])
     place = {name: panel for panel, names in PANELS.items() for name in names}
-    parts = {name: "reward" for name in frame["metric"] if str(name).startswith("reward_")}
+    parts = {name: PARTS for name in frame["metric"] if str(name).startswith("reward_")}
     frame.insert(0, "panel", frame["metric"].map(place | parts))
     kept = frame["panel"].notna() & (frame["step"] <= (np.inf if through is None else through))
     return frame[kept].reset_index(drop=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import fake_rollouts
+import policy_steps
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -161,6 +162,12 @@ def test_what_a_newcomer_cannot_know_has_a_tooltip(open_page: Open) -> None:
     assert "than its group" in app.segmented_control(key="advantage").help
 
 
+def test_parts_of_a_reward_are_called_as_on_the_other_pages() -> None:
+    formula = "(0 × 0.8 (long_view) + 1 × 0.3 (pscore)) × 0.5 (industrial) = 0.150"
+    shown = "(0 × 0.8 (long view) + 1 × 0.3 (P-Score)) × 0.5 (industrial) = 0.150"
+    assert policy_steps.named(formula) == shown
+
+
 @pytest.mark.parametrize("place", ["8", "-1", "abc", "9" * 30])
 def test_a_place_that_is_not_there_is_said(open_page: Open, place: str) -> None:
     app = open_page("rl_steps", step="10", user="4", place=place)
@@ -191,6 +198,8 @@ def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> 
         path.unlink()
     app = open_page("rl_steps", rl_view="Curves of all steps")
     assert "Reward went from 0.51 to 0.8" in said(app)
+    assert set(policy_steps.PANELS) == set(explain.PANELS)
+    assert all(words in said(app) for words in policy_steps.PANELS.values())
     assert "none of its steps was recorded" in said(open_page("rl_steps"))
 
 

@@ -145,7 +145,8 @@ def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
 def test_curves_of_the_stage_by_unit(aligned: Run) -> None:
     frame = policy.reward_curves(aligned)
     by_panel = frame.groupby("panel")["metric"].agg(set)
-    assert by_panel["reward"] == {"reward", "reward_p_score", "reward_liked", "valid_reward"}
+    assert by_panel["reward"] == {"reward", "valid_reward"}
+    assert by_panel[policy.PARTS] == {"reward_p_score", "reward_liked"}
     assert by_panel["share"] == {"legality", "outside", "beyond", "flat_groups"}
     assert "lr" not in set(frame["metric"])
     assert policy.reward_curves(aligned, through=5)["step"].max() == 5
