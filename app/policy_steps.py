@@ -36,6 +36,15 @@ FIGURES = {  # of one item: its column, how it is written, what it means
     "Push": ("push", "+.3f", "The slope of what is maximised by the item's ln π: advantage times "
              "ratio, unless it is clipped (0) or bounded"),
 }  # fmt: skip
+_REWARD = {"format": "%.3f"}
+GROUPS = {  # the columns of the table of groups
+    "user": "User", "items": "Items", "counted": "That count", "legal": "Legal",
+    "reward_mean": st.column_config.NumberColumn("Mean reward", **_REWARD),
+    "reward_least": st.column_config.NumberColumn("Least", **_REWARD),
+    "reward_greatest": st.column_config.NumberColumn("Greatest", **_REWARD),
+    "flat": "No spread", "clipped": "Clipped",
+    "ratio_max": st.column_config.NumberColumn("Greatest ratio", **_REWARD),
+}  # fmt: skip
 PANELS = {  # how each panel of curves is read
     "reward": "What the drawn items earn; **on valid**: the lists of a sample whose "
     "watching was set aside.",

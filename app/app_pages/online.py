@@ -94,7 +94,9 @@ def visits() -> None:
     shown = cache.read(online.round_of, source, name, number, user)
     liked, play = int((shown["behaviours"] != "").sum()), shown["play_s"].sum()
     widgets.table(
-        shown.drop(columns="user").round({"play_share": 2}), key="visit",
+        shown.drop(columns="user").round({"play_share": 2}).replace(
+            {"behaviours": {"_": " "}}, regex=True
+        ), key="visit",
         title=f"User {user} in round {number}: {len(shown)} items, {liked} with an answer, "
         f"{play:,.0f} s of play",
         empty="Nothing was shown to this user.",
@@ -117,5 +119,8 @@ if part == "A/B" and value:
 if part == "Visits":
     visits()
 with st.expander("All streams of this run", icon=":material/table_rows:"):
-    widgets.table(cache.read(online.streams, source), key="streams",
-                  title=f"{len(names)} stream{'s' * (len(names) != 1)}")  # fmt: skip
+    known = cache.read(online.streams, source)
+    widgets.table(
+        known.assign(value=known["value"].map(draw.value_name)), key="streams",
+        title=f"{len(names)} stream{'s' * (len(names) != 1)}", column_config=stream_parts.STREAMS,
+    )  # fmt: skip

@@ -96,10 +96,7 @@ with st.expander(f"{len(groups):,} groups: choose another", icon=":material/pers
     st.dataframe(
         marked, hide_index=True, height=260, key="groups", on_select=pick_user,
         selection_mode="single-row", alt="Groups of the step: rewards, legality, clipped items",
-        column_config={
-            "flat": st.column_config.TextColumn("No spread"), "user": "User", "items": "Items",
-            "reward_mean": st.column_config.NumberColumn("Mean reward", format="%.3f"),
-        },
+        column_config=policy_steps.GROUPS,
     )  # fmt: skip
 asked = {"step": step, "user": user}
 items = widgets.show(

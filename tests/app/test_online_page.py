@@ -16,9 +16,11 @@ import jobs
 import psutil
 import pytest
 import stream_form
+import stream_parts
 from peers import cpu_seconds, two_bare_figures
 from streamlit.testing.v1 import AppTest
 
+from onerec.explain import online
 from onerec.runs import Run
 
 APP = Path(__file__).resolve().parents[2] / "app"
@@ -62,6 +64,17 @@ def buttons(app: AppTest) -> set[str]:
 
 def numbers(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
+
+
+def test_the_tables_have_names_for_people(open_page: Open) -> None:
+    assert set(stream_parts.STREAMS) == set(online.STREAM_COLUMNS)
+    app = open_page(stream="ecpo", online_view="Visits")
+    labels = [json.loads(table.proto.columns) for table in app.dataframe]
+    visitors = {name: column.get("label") for name, column in labels[0].items()}
+    assert visitors["true_watch_s"] == "True watch time (s)"
+    assert "long view" in "".join(app.dataframe[1].value["behaviours"])
+    assert "_" not in "".join(app.dataframe[1].value["behaviours"])
+    assert set(app.dataframe[2].value["value"]) == {"true watch time"}
 
 
 def test_curves_of_all_streams_with_the_same_people(open_page: Open, folder: Path) -> None:

@@ -162,6 +162,11 @@ def test_what_a_newcomer_cannot_know_has_a_tooltip(open_page: Open) -> None:
     assert "than its group" in app.segmented_control(key="advantage").help
 
 
+def test_every_column_of_the_table_of_groups_has_a_name(aligned: Path) -> None:
+    found = explain.groups(Run(aligned / "runs" / "toy_run"), 10)
+    assert set(policy_steps.GROUPS) == set(found.columns)
+
+
 def test_parts_of_a_reward_are_called_as_on_the_other_pages() -> None:
     formula = "(0 × 0.8 (long_view) + 1 × 0.3 (pscore)) × 0.5 (industrial) = 0.150"
     shown = "(0 × 0.8 (long view) + 1 × 0.3 (P-Score)) × 0.5 (industrial) = 0.150"
