@@ -129,7 +129,11 @@ def nothing_recorded(view: selection.Selection) -> None:
                 title="Not there yet")  # fmt: skip
         links.to("train", "Watch it", "monitoring")
         return
-    how = f"This run was not aligned. In a terminal: `onerec align --run {view.run.name}`." if (
-        view.run and not view.read_only
-    ) else "Train a run of your own, then, in a terminal: `onerec align --run NAME`."  # fmt: skip
+    own = view.run is not None and not view.read_only
+    how = "Train a run of your own with the recipe `tiny`: it takes such steps, too. (For a run "
+    how += "without them, in a terminal: `onerec align --run NAME`.)"
+    if own and view.run:
+        how = f"This run was not aligned. In a terminal: `onerec align --run {view.run.name}`."
     st.info(f"{WHAT} {how}", icon=":material/hourglass_empty:", title="No policy step yet")
+    if not own:
+        links.to("train", "Train a run", "play_arrow")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import cache
+import links
 import plain
 import selection
 import streamlit as st
@@ -58,10 +59,12 @@ def needs_reward(view: selection.Selection, run: Run) -> None:
             title="Not there yet",
         )
     else:
-        how = "Train a run of your own, then, in a terminal: `onerec reward --run NAME`."
+        how = "Train a run of your own with the recipe `tiny`: it makes one, too."
         if not view.read_only:
             how = f"In a terminal: `onerec reward --run {run.name}`."
         st.info(f"{WHAT} {how}", icon=":material/hourglass_empty:", title="No reward model yet")
+        if view.read_only:
+            links.to("train", "Train a run", "play_arrow")
     st.stop()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -343,6 +344,17 @@ def test_teachers_links_and_the_demo_have_no_form_and_no_controls(
     assert not app.exception
     assert "Stream ecpo" in said(app)
     assert not buttons(app) & {"Resume", "Start the stream"}
+
+
+def test_the_demo_without_a_stream_leads_to_the_training(
+    use_home: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(folder / "stream")
+    use_home(tmp_path / "empty", folder.parents[1])
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "train a run of your own with the recipe `tiny`" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
 
 
 # ------------------------------------------------------------------ the whole

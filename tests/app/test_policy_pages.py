@@ -112,6 +112,7 @@ def test_ecpo_needs_no_run(use_home: Callable[..., Path], tmp_path: Path) -> Non
     assert not app.exception
     assert "a bounded push" in said(app)
     assert "onerec align --run NAME" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
 
 
 def test_a_run_that_was_not_aligned_says_what_that_is(
