@@ -102,7 +102,7 @@ def _asked(run: Run) -> tuple[str, list[str]]:
     settings["share"] = round(float(state["stream_share"]), 4)
     if not 0 < settings["share"] <= 1:
         raise RecipeError(f"share of the users is {settings['share']}: choose from 0.01 to 1")
-    name = jobs.valid_name(state["stream_name"] or "")
+    name = jobs.valid_name(state["stream_name"] or "", "name of the stream")
     return name, jobs.stream_command(run.name, name, settings)
 
 

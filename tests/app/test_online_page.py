@@ -319,7 +319,8 @@ def test_start_uses_what_was_typed_last_and_selects_the_stream(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("ecpo", "stream ecpo exists"), ("../out", "use up to 80 letters")]
+    ("name", "says"),
+    [("ecpo", "stream ecpo exists"), ("../out", "name of the stream '../out': use up to 80")],
 )
 def test_a_name_that_cannot_be_is_refused(open_page: Open, name: str, says: str) -> None:
     with patch.object(jobs, "start_stream") as begin:
