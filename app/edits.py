@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import plain
+
 MOST = 200  # edits that are read; a line of text is no upload
 EDIT = re.compile(
     r"^(?:-(?P<gone>\d{1,6})|\+(?P<item>\d{1,9})|(?P<place>\d{1,6})>(?P<to>\d{1,6}))$"
@@ -42,7 +44,9 @@ def apply(text: str, events: int, items: int) -> Edited:
     for word in words[:MOST]:
         found = EDIT.match(word)
         if found is None:
-            notices.append(f"Edit “{word[:20]}” is not understood (write -3, +17 or 5>1).")
+            notices.append(
+                f"Edit “{plain.text(word[:20])}” is not understood (write -3, +17 or 5>1)."
+            )
         elif found["item"] is not None:
             if int(found["item"]) < items:
                 order.append(events + len(added))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import plain
 import selection
 import stepping
 import streamlit as st
@@ -135,7 +136,7 @@ def _point(state: Codes) -> int | None:
     number = selection.whole(str(asked))
     if number is not None and number <= most:
         return number
-    st.warning(f"Point “{asked}” is not a number from 0 to {most}; none is followed.",
+    st.warning(f"Point “{plain.text(asked)}” is not a number from 0 to {most}; none is followed.",
                icon=":material/link_off:")  # fmt: skip
     st.session_state[POINT] = None
     return None

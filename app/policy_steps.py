@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import links
 import pandas as pd
+import plain
 import selection
 import streamlit as st
+
+from onerec.viz.composer import words
 
 WHAT = (
     "In the stage **align** the model generates a group of items for each of some users, rewards "
@@ -19,6 +24,40 @@ SAID = {  # what becomes of an item, by the effect that `onerec.explain.objectiv
     "no advantage": "it has no advantage and does not push",
     "not chosen": "the objective compares two other items of the group",
     "left out": "it does not count and does not push",
+}
+FIGURES = {  # of one item: its column, how it is written, what it means
+    "Reward": ("reward", ".3f", "The sum of its parts, each times its weight; see below"),
+    "Advantage": ("advantage", "+.2f", "How much better (+) or worse (-) it is than its group: its "
+                  "sign says whether the item is made likelier or less likely"),
+    "ln π, old": ("drawn", ".3f", "π is the probability that the model gives to the item; here "
+                  "when the item was drawn"),
+    "ln π, new": ("log_prob", ".3f", "The same when the step began"),
+    "Ratio": ("ratio", ".3f", "π new / π old: 1 means that the model has not moved since"),
+    "Push": ("push", "+.3f", "The slope of what is maximised by the item's ln π: advantage times "
+             "ratio, unless it is clipped (0) or bounded"),
+}  # fmt: skip
+_REWARD = {"format": "%.3f"}
+GROUPS = {  # the columns of the table of groups
+    "user": "User", "items": "Items", "counted": "That count", "legal": "Legal",
+    "reward_mean": st.column_config.NumberColumn("Mean reward", **_REWARD),
+    "reward_least": st.column_config.NumberColumn("Least", **_REWARD),
+    "reward_greatest": st.column_config.NumberColumn("Greatest", **_REWARD),
+    "flat": "No spread", "clipped": "Clipped",
+    "ratio_max": st.column_config.NumberColumn("Greatest ratio", **_REWARD),
+}  # fmt: skip
+PANELS = {  # how each panel of curves is read
+    "reward": "What the drawn items earn; **on valid**: the lists of a sample whose "
+    "watching was set aside.",
+    "parts of the reward": "What the reward is made of; a part with the weight 0 is only measured.",
+    "share": "**Legal**: the codes that were written are an item's. Outside 1±ε an item may be "
+    "clipped; a group **without a spread** of rewards teaches nothing.",
+    "loss": "The policy loss pushes towards reward; the next-token loss keeps what was learned "
+    "from people.",
+    "gradient norm": "How large the update of a step is; a sudden jump is a sign of trouble.",
+    "ratio": "How far the model has moved since the items were drawn: at 1 it has not, and "
+    "nothing is clipped.",
+    "recall@10 on valid": "How often what people watched next is among the first ten of their "
+    "list. It may fall while the reward rises: the two are different wishes.",
 }
 
 
@@ -53,14 +92,32 @@ def picker(view: selection.Selection, known: list[int]) -> int:
 def numbers(groups: pd.DataFrame) -> None:
     """A step in five figures, from its table of groups (see `explain.policy.groups`)."""
     legal = groups["legal"].sum() / groups["items"].sum()
+    earned = (groups["reward_mean"] * groups["counted"]).sum() / max(1, groups["counted"].sum())
     with st.grid(5, min_column_width=120):
         st.metric("Groups", len(groups), border=True)
-        st.metric("Mean reward", f"{groups['reward_mean'].mean():.3f}", border=True)
+        st.metric("Mean reward", f"{earned:.3f}", border=True,
+                  help="Of the items that count: illegal ones are left out")  # fmt: skip
         st.metric("Without a spread", int(groups["flat"].sum()), border=True,
                   help="All rewards of the group are the same: it teaches nothing")  # fmt: skip
-        st.metric("Legal items", f"{legal:.0%}", border=True)
+        st.metric("Legal items", f"{legal:.0%}", border=True,
+                  help="The model writes codes; legal are those that are an item's")  # fmt: skip
         st.metric("Clipped items", int(groups["clipped"].sum()), border=True,
                   help="They have an advantage, but may push no further")  # fmt: skip
+
+
+def named(formula: str) -> str:
+    """The parts of a reward as every page calls them: "(long_view)" -> "(long view)"."""
+    return re.sub(r"\((\w+)\)", lambda part: f"({words(part[1])})", formula)
+
+
+def linked_place(items: pd.DataFrame) -> int | None:
+    """The place in the group that a copied link names, on its first run."""
+    text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
+    place, last = selection.whole(text), int(items["place"].max())
+    if text and (place is None or place > last):
+        st.warning(f"The link asks for place “{plain.text(text)}”, which is not from 0 to {last}.",
+                   icon=":material/link_off:")  # fmt: skip
+    return place
 
 
 def nothing_recorded(view: selection.Selection) -> None:
@@ -72,7 +129,11 @@ def nothing_recorded(view: selection.Selection) -> None:
                 title="Not there yet")  # fmt: skip
         links.to("train", "Watch it", "monitoring")
         return
-    how = f"This run was not aligned. In a terminal: `onerec align --run {view.run.name}`." if (
-        view.run and not view.read_only
-    ) else "Train a run of your own, then, in a terminal: `onerec align --run NAME`."  # fmt: skip
+    own = view.run is not None and not view.read_only
+    how = "Train a run of your own with the recipe `tiny`: it takes such steps, too. (For a run "
+    how += "without them, in a terminal: `onerec align --run NAME`.)"
+    if own and view.run:
+        how = f"This run was not aligned. In a terminal: `onerec align --run {view.run.name}`."
     st.info(f"{WHAT} {how}", icon=":material/hourglass_empty:", title="No policy step yet")
+    if not own:
+        links.to("train", "Train a run", "play_arrow")

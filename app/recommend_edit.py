@@ -10,6 +10,7 @@ import cache
 import edits
 import live_model
 import pandas as pd
+import plain
 import recommend_live
 import selection
 import streamlit as st
@@ -161,8 +162,8 @@ def _rules(who: Who) -> dict[str, Any]:
             st.session_state.setdefault("page_widgets", []).append("rule_tags")
             asked = st.session_state.get("rule_tags") or st.query_params.get_all("rule_tags")
             if gone := [tag for tag in asked if tag not in tags]:
-                said.warning(f"Tag “{gone[0]}” is not among those offered here; it is ignored.",
-                             icon=":material/link_off:")  # fmt: skip
+                said.warning(f"Tag “{plain.text(gone[0])}” is not among those offered here; it is "
+                             "ignored.", icon=":material/link_off:")  # fmt: skip
                 st.session_state["rule_tags"] = [tag for tag in asked if tag in tags]
             off = st.multiselect(
                 "Tags that are off", tags, key="rule_tags", bind="query-params",

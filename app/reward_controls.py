@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import cache
+import links
+import plain
 import selection
 import streamlit as st
 import widgets
@@ -57,10 +59,12 @@ def needs_reward(view: selection.Selection, run: Run) -> None:
             title="Not there yet",
         )
     else:
-        how = "Train a run of your own, then, in a terminal: `onerec reward --run NAME`."
+        how = "Train a run of your own with the recipe `tiny`: it makes one, too."
         if not view.read_only:
             how = f"In a terminal: `onerec reward --run {run.name}`."
         st.info(f"{WHAT} {how}", icon=":material/hourglass_empty:", title="No reward model yet")
+        if view.read_only:
+            links.to("train", "Train a run", "play_arrow")
     st.stop()
 
 
@@ -141,8 +145,8 @@ def _slider(label: str, key: str, usual: float) -> float:
     except ValueError:
         fits = False
     if not fits:
-        st.warning(f"The link asks for {key} “{asked}”, which is not from 0 to 1; {usual} is "
-                   "shown.", icon=":material/link_off:")  # fmt: skip
+        st.warning(f"The link asks for {key} “{plain.text(asked)}”, which is not from 0 to 1; "
+                   f"{usual} is shown.", icon=":material/link_off:")  # fmt: skip
     st.session_state["page_widgets"].append(key)
     return st.slider(label, 0.0, 1.0, usual, 0.01, key=key, bind="query-params")
 
@@ -197,9 +201,10 @@ def user(view: selection.Selection, users: list[int]) -> int:
 
 def sentence(row: Mapping[str, Any], title: str) -> str:
     """One item in words: its reward, place and advantage, as recorded and composed."""
-    text = f"**{title}**: reward {row['reward_before']:.4f} → {row['reward_after']:.4f}, place "
-    text += f"{row['rank_before']} → {row['rank_after']}, advantage {row['advantage_before']:+.2f} "
-    text += f"→ {row['advantage_after']:+.2f}"
+    text = f"**{plain.text(title)}**: "
+    text += f"reward {row['reward_before']:.4f} → {row['reward_after']:.4f}, "
+    text += f"place {row['rank_before']} → {row['rank_after']}, "
+    text += f"advantage {row['advantage_before']:+.2f} → {row['advantage_after']:+.2f}"
     if row["format_after"]:
         text += f", and {row['format_after']:+g} by the format reward"
     return text + "."

@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import cache
 import places
+import plain
 import streamlit as st
 
 from onerec.explain import dataset as explain_dataset
@@ -146,7 +147,7 @@ def bad_parameter(key: str, choices: Sequence[str], fallback: str) -> str | None
     asked = st.query_params.get(key)
     if not asked or asked in choices:
         return None
-    return f"The link asks for {key} “{asked}”, which is not here; {fallback} is shown."
+    return f"The link asks for {key} “{plain.text(asked)}”, which is not here; {fallback} is shown."
 
 
 def _picker(
@@ -190,6 +191,7 @@ def _known(
     if asked is None or asked in names:
         return asked or fallback
     shown_instead = f"{fallback} is shown" if fallback else "there is none yet"
+    asked = plain.text(asked)
     notices.append(f"The link asks for {key} “{asked}”, which is not here; {shown_instead}.")
     return fallback
 
@@ -201,8 +203,8 @@ def _number(key: str, limit: int | None, notices: list[str]) -> int | None:
     number = whole(text)
     if number is not None and (limit is None or number < limit):
         return number
-    bound = f" from 0 to {limit - 1:,}" if limit else ""
-    notices.append(f"{MARKS[key]} “{text}” is not a number{bound}; it is ignored.")
+    bound = f" from 0 to {(limit or 10**9) - 1:,}"
+    notices.append(f"{MARKS[key]} “{plain.text(text)}” is not a number{bound}; it is ignored.")
     return None
 
 
@@ -216,5 +218,6 @@ def _code(run: Run | None, notices: list[str]) -> tuple[int, ...] | None:
     fits = len(codes) == len(parts) <= len(sizes)
     if fits and all(code < size for code, size in zip(codes, sizes, strict=False)):
         return codes
-    notices.append(f"Code “{text}” is not in this run's codebooks (write 3-1-7); it is ignored.")
+    asked = plain.text(text)
+    notices.append(f"Code “{asked}” is not in this run's codebooks (write 3-1-7); it is ignored.")
     return None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import plain
 import selection
 import streamlit as st
 
@@ -124,6 +125,6 @@ def _asked_steps(toy: Toy) -> int:
     number = selection.whole(asked)
     if number is not None and number <= toy.most:
         return number
-    st.warning(f"The link asks for {toy.steps_key} “{asked}”, which is not from 0 to {toy.most:,}; "
-               "the beginning is shown.", icon=":material/link_off:")  # fmt: skip
+    st.warning(f"The link asks for {toy.steps_key} “{plain.text(asked)}”, which is not from 0 to "
+               f"{toy.most:,}; the beginning is shown.", icon=":material/link_off:")  # fmt: skip
     return 0

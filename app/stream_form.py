@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jobs
+import links
 import places
 import selection
 import streamlit as st
@@ -101,7 +102,7 @@ def _asked(run: Run) -> tuple[str, list[str]]:
     settings["share"] = round(float(state["stream_share"]), 4)
     if not 0 < settings["share"] <= 1:
         raise RecipeError(f"share of the users is {settings['share']}: choose from 0.01 to 1")
-    name = jobs.valid_name(state["stream_name"] or "")
+    name = jobs.valid_name(state["stream_name"] or "", "name of the stream")
     return name, jobs.stream_command(run.name, name, settings)
 
 
@@ -131,7 +132,8 @@ def _propose_name(run: Run, arm: str) -> None:
 def none_yet(view: selection.Selection, run: Run) -> None:
     """The empty state: what to do for a first stream."""
     if view.read_only:
-        how = "Train a run of your own with the stages reward and align, and start one here."
+        how = "The demo is only read: train a run of your own with the recipe `tiny`, and start a "
+        how += "stream of it here."
     elif selection.shown("train") and not selection.locked():
         how = f"Start one above, or in a terminal: `onerec stream --run {run.name} --arm rsft_ecpo`"
     else:
@@ -141,6 +143,8 @@ def none_yet(view: selection.Selection, run: Run) -> None:
         icon=":material/sync:",
         title="No stream yet",
     )
+    if view.read_only:
+        links.to("train", "Train a run", "play_arrow")
 
 
 def command(run: Run, *names: str) -> str:

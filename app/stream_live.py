@@ -163,13 +163,14 @@ def _numbers(watched: Watched, lines: pd.DataFrame, job: jobs.Job) -> None:
     """The last round in figures, each with its past."""
     shown = {watched.value: draw.value_name(watched.value or "")}
     shown |= {metric: name for metric, (name, _) in draw.LEARNED.items()}
+    words = draw.MEANING | draw.LEARNED_MEANING
     with st.grid("auto", min_column_width=150):
         for metric, label in shown.items():
             past = lines[metric].dropna().tolist() if metric in lines else []
             if past:
                 last = draw.amount(past[-1], str(metric))
                 st.metric(theme.sentence(label), last, border=True, chart_data=past[-60:],
-                          height="stretch")  # fmt: skip
+                          height="stretch", help=words.get(str(metric)))  # fmt: skip
         seconds = float(lines["round_seconds"].tail(5).mean())
         left = max(0, job.of - job.step) * seconds
         if job.busy and left:

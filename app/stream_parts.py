@@ -12,6 +12,18 @@ import streamlit as st
 from onerec.explain import online
 from onerec.runs import Run
 from onerec.viz import online as draw
+from onerec.viz import theme
+
+STREAMS = {  # the columns of the table of streams
+    "stream": "Stream", "arm": "Arm", "state": "State", "round": "Rounds done", "rounds": "Of",
+    "value": "Counted", "last": st.column_config.NumberColumn("In the last round", format="%.2f"),
+    "steps": "Steps a round", "lag": "Lag", "share": "Share of the users", "shown": "Items a list",
+    "window": st.column_config.NumberColumn("Window", help="Rounds whose visits are learned from"),
+    "seed": "Seed",
+    "sent": st.column_config.NumberColumn(
+        "New weights served", help="How often the server got weights that learned something"
+    ),
+}  # fmt: skip
 
 
 def choose_stream(names: list[str]) -> str:
@@ -66,7 +78,15 @@ def choose_person(people: pd.DataFrame, number: int) -> None:
         if rows := st.session_state["visitors"]["selection"]["rows"]:
             selection.choose(user=int(people["user"].iloc[rows[0]]), item=None)
 
+    names: dict[str, Any] = {"user": "User"}
+    for value in people.columns.drop("user"):
+        unit = draw.VALUES.get(value, ("", ""))[1]
+        names[value] = st.column_config.NumberColumn(
+            theme.sentence(draw.value_name(value)) + f" ({unit})" * bool(unit),
+            format="percent" if value in draw.SHARES else "%.1f" if unit else None,
+            help=draw.MEANING.get(value),
+        )
     title = f"{len(people):,} visitors in round {number}: choose another"
     with st.expander(title, icon=":material/person_search:"):
         st.dataframe(people, hide_index=True, height=260, key="visitors", on_select=pick,
-                     selection_mode="single-row", alt=title)  # fmt: skip
+                     selection_mode="single-row", alt=title, column_config=names)  # fmt: skip

@@ -14,6 +14,7 @@ import cache
 import links
 import pandas as pd
 import places
+import plain
 import selection
 import streamlit as st
 import tour
@@ -73,8 +74,8 @@ def number(
     except ValueError:
         fits = False
     if not fits:
-        st.warning(f"The link asks for {key} “{asked}”, which is not from {least} to {greatest}; "
-                   f"{usual} is shown.", icon=":material/link_off:")  # fmt: skip
+        st.warning(f"The link asks for {key} “{plain.text(asked)}”, which is not from {least} to "
+                   f"{greatest}; {usual} is shown.", icon=":material/link_off:")  # fmt: skip
     st.session_state.setdefault("page_widgets", []).append(key)
     return st.slider(label, least, greatest, usual, step, key=key, bind="query-params",
                      help=note or None)  # fmt: skip
@@ -120,11 +121,11 @@ def place(
     figure: Any, *, key: str, pick: Callable[..., None] | None = None, lasso: bool = False
 ) -> None:
     """The figure under its finding; selectable where `pick` is given."""
-    st.markdown(f"**{theme.title(figure)}**")
+    st.markdown(f"**{plain.text(theme.title(figure))}**")
     alt = theme.alt_text(figure)
-    plain = _inked(theme.untitled(figure))
+    drawn = _inked(theme.untitled(figure))
     if pick is None:
-        st.plotly_chart(plain, key=key, config=CHART, alt=alt)
+        st.plotly_chart(drawn, key=key, config=CHART, alt=alt)
         return
 
     def picked() -> None:
@@ -134,7 +135,7 @@ def place(
 
     tools = CHART | {"displayModeBar": True} if lasso else CHART  # where the lasso is taken from
     st.plotly_chart(
-        plain, key=key, config=tools, alt=alt, on_select=picked,
+        drawn, key=key, config=tools, alt=alt, on_select=picked,
         selection_mode=("points", "box", "lasso") if lasso else "points",
     )  # fmt: skip
 
@@ -295,7 +296,7 @@ def needs_dataset(view: selection.Selection) -> Path:
 
 def mistake(error: OneRecError) -> None:
     """One line that says what, where and what next."""
-    st.error(str(error), icon=":material/error:")
+    st.error(str(error).replace("$", r"\$"), icon=":material/error:")
 
 
 def _cell(

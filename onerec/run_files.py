@@ -26,15 +26,15 @@ SAME_PROCESS_SECONDS = 2.0  # clocks may be adjusted while a process lives
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
-def valid_name(name: str) -> str:
-    """The name unchanged, if it may be a folder's.
+def valid_name(name: str, what: str = "run name") -> str:
+    """The name unchanged, if it may be a folder's; `what` says whose it is.
 
     Raises:
         RunError: anything but letters, digits, dot, dash and underscore, or over 80 characters.
     """
     if not _NAME.fullmatch(name) or ".." in name:
         raise RunError(
-            f"run name {name!r}: use up to 80 letters, digits, '.', '-' and '_', "
+            f"{what} {name!r}: use up to 80 letters, digits, '.', '-' and '_', "
             "beginning with a letter or digit"
         )
     return name

@@ -4,6 +4,7 @@ import cache
 import import_form
 import pandas as pd
 import places
+import plain
 import selection
 import streamlit as st
 import widgets
@@ -60,7 +61,7 @@ elif part == "One user":
     st.session_state["page_widgets"].append("find_user")
     people = cache.read(explain.search_users, folder, text=wanted or "", limit=100)
     if people.empty:
-        st.info(f"No user id contains “{wanted}”.", icon=":material/person_off:")
+        st.info(f"No user id contains “{plain.text(wanted)}”.", icon=":material/person_off:")
         st.stop()
 
     def pick_user() -> None:

@@ -4,6 +4,7 @@ import at_scale
 import cache
 import links
 import places
+import plain
 import policy_steps
 import streamlit as st
 import widgets
@@ -13,6 +14,16 @@ from onerec.viz import policy as draw
 
 SIGNS = {"A < 0": -1.0, "A > 0": 1.0}
 PROBABILITIES = ("0.001", "0.000001", "0.1", "0.5")
+OBJECTIVES = (
+    "**GRPO**, group-relative policy optimisation: an item is compared with its group, and pushes "
+    "no more once the ratio has gone past 1±ε in the wanted direction. **ECPO**, early-clipped "
+    "GRPO: besides, a worse item (A < 0) that became likelier pushes no harder than at 1+ε+δ. "
+    "**GBPO**, gradient-bounded policy optimisation: no clip; the ratio is divided by more, so "
+    "that no push grows large."
+)
+ADVANTAGE = (
+    "A says how much better (A > 0) or worse (A < 0) an item is than its group, here 1 or -1"
+)
 KEYS = {name: key for key, name in draw.NAMES.items() if key in ("ecpo", "grpo", "gbpo")}
 
 view = widgets.head(
@@ -25,20 +36,24 @@ view = widgets.head(
 
 def objectives() -> list[str]:
     """The objectives to compare, ECPO and GRPO at first."""
-    asked = st.query_params.get_all("objectives")
+    asked = [name for name in st.query_params.get_all("objectives") if name]  # empty: none chosen
     if unknown := [name for name in asked if name not in KEYS]:
-        st.warning(f"The link asks for objective “{unknown[0]}”, which is not here; it is left "
-                   "out.", icon=":material/link_off:")  # fmt: skip
+        st.warning(f"The link asks for objective “{plain.text(unknown[0])}”, which is not here; "
+                   "it is left out.", icon=":material/link_off:")  # fmt: skip
     st.session_state["page_widgets"].append("objectives")
     chosen = st.pills("Compare", list(KEYS), default=["ECPO", "GRPO"], selection_mode="multi",
-                      key="objectives", bind="query-params")  # fmt: skip
+                      key="objectives", bind="query-params", help=OBJECTIVES)  # fmt: skip
+    if not chosen:
+        st.caption("None is chosen: ECPO is drawn.")
     return [KEYS[name] for name in chosen if name in KEYS] or ["ecpo"]
 
 
 with st.grid(2, min_column_width=300) as grid:
     with grid.cell():
         chosen = objectives()
-        sign = SIGNS[widgets.options("Advantage of the item", list(SIGNS), "advantage")]
+        sign = SIGNS[
+            widgets.options("Advantage of the item", list(SIGNS), "advantage", help=ADVANTAGE)
+        ]
     with grid.cell():
         epsilon = widgets.number("ε, half-width of the clip", "epsilon", 0.05, 0.9, 0.2, 0.05,
                                  "The papers print no value; .2 is PPO's")  # fmt: skip
@@ -74,7 +89,8 @@ command = "onerec align --run NAME"
 if view.run:
     command = places.command(f"runs show {view.run.name} --json", view.run)
 SAY = {
-    draw.value: "What the item adds to what is maximised. Where the line is flat, the value no "
+    draw.value: "What the item adds to what is maximised. π / π_old: its probability now, "
+    "divided by that when it was drawn. Where the line is flat, the value no "
     "longer follows the model.",
     draw.push: "How hard the item pulls at its own log-probability. For A < 0 beyond 1+ε+δ ECPO's "
     "value is flat while its push goes on: a bounded push.",

@@ -38,7 +38,8 @@ values = {theme.sentence(draw.value_name(value)): value for value in online.valu
 value = next(iter(values.values()), None)
 part = widgets.options("Show", ("Curves", "A/B", "Visits"), "online_view")
 if values and part != "Visits":
-    value = values[widgets.options("Counted", list(values), "online_value")]
+    meaning = " ".join(f"**{name}**: {draw.MEANING[value]}" for name, value in values.items())
+    value = values[widgets.options("Counted", list(values), "online_value", help=meaning)]
 same, different = stream_live.beside(run, name)
 
 
@@ -93,7 +94,9 @@ def visits() -> None:
     shown = cache.read(online.round_of, source, name, number, user)
     liked, play = int((shown["behaviours"] != "").sum()), shown["play_s"].sum()
     widgets.table(
-        shown.drop(columns="user").round({"play_share": 2}), key="visit",
+        shown.drop(columns="user").round({"play_share": 2}).replace(
+            {"behaviours": {"_": " "}}, regex=True
+        ), key="visit",
         title=f"User {user} in round {number}: {len(shown)} items, {liked} with an answer, "
         f"{play:,.0f} s of play",
         empty="Nothing was shown to this user.",
@@ -116,5 +119,8 @@ if part == "A/B" and value:
 if part == "Visits":
     visits()
 with st.expander("All streams of this run", icon=":material/table_rows:"):
-    widgets.table(cache.read(online.streams, source), key="streams",
-                  title=f"{len(names)} stream{'s' * (len(names) != 1)}")  # fmt: skip
+    known = cache.read(online.streams, source)
+    widgets.table(
+        known.assign(value=known["value"].map(draw.value_name)), key="streams",
+        title=f"{len(names)} stream{'s' * (len(names) != 1)}", column_config=stream_parts.STREAMS,
+    )  # fmt: skip

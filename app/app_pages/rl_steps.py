@@ -3,6 +3,7 @@
 import at_scale
 import cache
 import places
+import plain
 import policy_steps
 import selection
 import streamlit as st
@@ -33,7 +34,7 @@ def curves() -> None:
         with grid.cell():
             widgets.show(run, policy.reward_curves, draw.reward_curves, command=command,
                          key="align_" + panel.partition(" ")[0], reading={"through": lines},
-                         drawing={"panel": panel})  # fmt: skip
+                         drawing={"panel": panel}, say=policy_steps.PANELS[panel])  # fmt: skip
     at_scale.show("legality")
 
 
@@ -58,16 +59,10 @@ def choose_place(place: int) -> None:
     selection.choose(item=item if item >= 0 else None)
 
 
-def linked_place() -> int | None:
-    """The place that a copied link names, on its first run."""
-    text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
-    return selection.whole(text)
-
-
 def place_of_item() -> int:
     """That of the selected item; without one the chosen one, at first the best of its group."""
     same = st.session_state.get("place_of") == (run.path, step, user)
-    asked = st.session_state.get("place") if same else linked_place()
+    asked = st.session_state.get("place") if same else policy_steps.linked_place(items)
     own = items.loc[items["item"] == view.item, "place"].tolist()
     if asked in (own or items["place"].tolist()):
         return asked
@@ -101,10 +96,7 @@ with st.expander(f"{len(groups):,} groups: choose another", icon=":material/pers
     st.dataframe(
         marked, hide_index=True, height=260, key="groups", on_select=pick_user,
         selection_mode="single-row", alt="Groups of the step: rewards, legality, clipped items",
-        column_config={
-            "flat": st.column_config.TextColumn("No spread"), "user": "User", "items": "Items",
-            "reward_mean": st.column_config.NumberColumn("Mean reward", format="%.3f"),
-        },
+        column_config=policy_steps.GROUPS,
     )  # fmt: skip
 asked = {"step": step, "user": user}
 items = widgets.show(
@@ -120,23 +112,21 @@ place = place_of_item()
 row = items[items["place"] == place].iloc[0]
 st.session_state["place"], st.session_state["place_of"] = place, (run.path, step, user)
 st.session_state["page_widgets"].append("place")  # also for illegal codes, which have no item
+if view.item is not None and view.item not in items["item"].tolist():
+    st.caption(f"The selected item {view.item:,} is not in this group; place {place} is shown.")
 names = dict(
     zip(items["place"], items["title"].where(items["title"] != "", "no item"), strict=True)
 )
-st.header(f"“{names[place]}”  :blue-badge[{row['codes']}]")
+st.header(f"“{plain.text(names[place])}”  :blue-badge[{row['codes']}]")
 st.selectbox(
     "Item of the group", list(names), key="place",
     format_func=lambda place: f"{place}: {names[place]}",
     on_change=lambda: choose_place(st.session_state["place"]),
 )  # fmt: skip
 with st.grid("auto", min_column_width=130):
-    st.metric("Reward", f"{row['reward']:.3f}", border=True)
-    st.metric("Advantage", f"{row['advantage']:+.2f}", border=True)
-    st.metric("ln π, old", f"{row['drawn']:.3f}", border=True, help="When the item was drawn")
-    st.metric("ln π, new", f"{row['log_prob']:.3f}", border=True, help="When the step began")
-    st.metric("Ratio", f"{row['ratio']:.3f}", border=True)
-    st.metric("Push", f"{row['push']:+.3f}", border=True)
-formula = cache.read(policy.reward_formula, run, place=place, **asked)
+    for label, (column, form, words) in policy_steps.FIGURES.items():
+        st.metric(label, f"{row[column]:{form}}", border=True, help=words)
+formula = policy_steps.named(cache.read(policy.reward_formula, run, place=place, **asked))
 becomes = policy_steps.SAID[row["effect"]]
 st.markdown(f"Reward = {formula}. Its ratio lies **{row['region']}**: {becomes}.")
 if row["format"]:

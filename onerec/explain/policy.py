@@ -37,8 +37,10 @@ __all__ = [
     "steps",
 ]
 
+PARTS = "parts of the reward"
 PANELS = {  # one unit each
     "reward": ("reward", "valid_reward"),
+    PARTS: (),  # every metric reward_<part>: apart, since there may be eight of them
     "share": ("legality", "outside", "beyond", "flat_groups"),
     "loss": ("loss", "next_token", "policy"),
     "gradient norm": ("grad_norm",),
@@ -60,9 +62,10 @@ def recorded(run: Run) -> list[int]:
 def steps(run: Run, *, through: int | None = None, limit: int = 200) -> pd.DataFrame:
     """One row per recorded step up to `through`; of very many, `limit` evenly spread ones.
 
-    reward is the mean over all items; flat_groups counts groups without a spread of rewards;
-    legality is the share of items whose codes are an item's; outside the share of counted items
-    with a ratio beyond 1±ε; clipped and bounded are shares of the items with an advantage.
+    reward is the mean over the items that count, as in metrics.jsonl; flat_groups counts groups
+    without a spread of rewards; legality is the share of items whose codes are an item's; outside
+    the share of counted items with a ratio beyond 1±ε; clipped and bounded are shares of the items
+    with an advantage.
     """
     known = [step for step in recorded(run) if through is None or step <= through]
     if len(known) > limit:
@@ -80,7 +83,7 @@ def _summary(step: int, rows: pd.DataFrame, taken: dict[str, Any]) -> dict[str, 
         **{name: taken[name] for name in ("objective", "epsilon", "delta")},
         "groups": rows["group"].nunique(),
         "items": len(rows),
-        "reward": float(rows["reward"].mean()),
+        "reward": float(counted["reward"].mean()) if len(counted) else 0.0,
         "flat_groups": int((by_group.agg(lambda values: values.abs().max()) == 0).sum()),
         "legality": float((rows["item"] >= 0).mean()),
         "outside": _share(counted["region"] != REGIONS[1]),
@@ -98,10 +101,15 @@ def rule(run: Run, step: int) -> dict[str, Any]:
 def groups(run: Run, step: int) -> pd.DataFrame:
     """One row per group: user, counts of its items, the spread of its rewards, and `flat`.
 
-    `flat`: the rewards of its counted items do not differ, so no item of it has an advantage.
+    `flat`: the rewards of its counted items do not differ, so no item of it has an advantage. Its
+    rewards are those of the items that count, NaN where none does.
     """
     rows, _ = _rows(run, step)
-    flags = rows.assign(legal=rows["item"] >= 0, clipped=rows["effect"] == SILENT)
+    flags = rows.assign(
+        legal=rows["item"] >= 0,
+        clipped=rows["effect"] == SILENT,
+        reward=rows["reward"].where(rows["counted"]),
+    )
     frame = flags.groupby("group").agg(
         user=("user", "first"),
         items=("item", "size"),
@@ -217,7 +225,7 @@ def reward_curves(run: Run, through: int | None = None) -> pd.DataFrame:
     if frame.empty:
         return empty(["panel", "metric", "step", "seconds", "value"])
     place = {name: panel for panel, names in PANELS.items() for name in names}
-    parts = {name: "reward" for name in frame["metric"] if str(name).startswith("reward_")}
+    parts = {name: PARTS for name in frame["metric"] if str(name).startswith("reward_")}
     frame.insert(0, "panel", frame["metric"].map(place | parts))
     kept = frame["panel"].notna() & (frame["step"] <= (np.inf if through is None else through))
     return frame[kept].reset_index(drop=True)

@@ -106,7 +106,8 @@ def towers(run: Run, *, rival: bool = True) -> pd.DataFrame:
 
 
 def _note(positives: int, weight: float) -> str:
-    notes = [f"only {positives} positives: these numbers are noise"] if positives < FEW else []
+    few = f"only {positives} positive{'s' * (positives != 1)}: these numbers are noise"
+    notes = [few] if positives < FEW else []
     notes += ["not wished for: it has no weight in the fused score"] if weight == 0 else []
     return "; ".join(notes)
 

@@ -117,7 +117,7 @@ def parts(frame: pd.DataFrame) -> go.Figure:
         how="The mean of a part over the first items of all groups, with the recorded weights and "
         "with those above; the bar is after / before - 1: "
         + "; ".join(
-            f"{r['part']}: {r['after']:.4g} / {r['before']:.4g} - 1 = {r['change']:+.1%}"
+            f"{words(r['part'])}: {r['after']:.4g} / {r['before']:.4g} - 1 = {r['change']:+z.1%}"
             for r in moved.to_dict("records")
         ),
         x="change of the mean over the first items",
@@ -135,7 +135,7 @@ def parts(frame: pd.DataFrame) -> go.Figure:
             orientation="h",
             name=label,
             marker={"color": colour, "pattern": {"shape": pattern}},
-            text=[f"{change:+.1%}" for change in part["change"]],
+            text=[f"{change:+z.1%}" for change in part["change"]],
             customdata=part[["before", "after"]].to_numpy().tolist(),
             textposition="outside",
             cliponaxis=False,

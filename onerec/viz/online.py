@@ -30,6 +30,12 @@ MEANING = {
     "positives": "Items with a long view, like, follow, comment or forward.",
     "hits": "Items of the list that the person really took that day.",
 }
+LEARNED_MEANING = {
+    "next_token": "How surprised the model is by the code words of what people watched: lower is "
+    "better.",
+    "reward": "What the reward model thinks of the items that the model generates to learn from.",
+    "legality": "The model writes codes: legal are those that are an item's.",
+}
 LEARNED = {  # a metric, its name, its axis
     "next_token": ("next-token loss", "loss in nats"),
     "reward": ("mean reward", "mean reward of a generated item"),

@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from onerec.viz import theme
+from onerec.viz.composer import words
 from onerec.viz.objectives import EFFECT_LOOKS, NAMES, push, regions, value
 
 __all__ = ["NAMES", "group", "levels", "push", "regions", "reward_curves", "steps", "value"]
@@ -35,6 +36,7 @@ METRICS = {
 }
 UNITS = {
     "reward": "mean reward of an item",
+    "parts of the reward": "mean of an item, before its weight",
     "share": "share",
     "loss": "loss",
     "ratio": "greatest π / π_old of a step",
@@ -56,9 +58,10 @@ def steps(frame: pd.DataFrame) -> go.Figure:
         alt=f"Mean reward of {len(frame)} recorded steps, from {first['reward']:.3f} to "
         f"{last['reward']:.3f}; least {frame['reward'].min():.3f}, greatest "
         f"{frame['reward'].max():.3f}.",
-        how="The mean over all generated items of the step, illegal ones with what they got. Step "
-        f"{last['step']:,}: {last['items']:,} items of {last['groups']:,} groups, "
-        f"{last['reward']:.4f}. Each step draws other users, so single steps vary.",
+        how="The mean over the items that count: those of the step whose codes are an "
+        f"item's. Step {last['step']:,}: of {last['items']:,} items of {last['groups']:,} groups "
+        f"{theme.percent(last['legality'])} are legal, and earn {last['reward']:.4f}. Each "
+        "step draws other users, so single steps vary.",
         x="step",
         y="mean reward",
         height=260,
@@ -251,7 +254,7 @@ def reward_curves(frame: pd.DataFrame, panel: str = "reward") -> go.Figure:
         str(name): (float(own["value"].iloc[0]), float(own["value"].iloc[-1]))
         for name, own in part.groupby("metric", sort=False)
     }
-    lead = panel if panel in ends else next(iter(ends))
+    lead = next((name for name in (panel, "reward_pscore") if name in ends), next(iter(ends)))
     first, last = ends[lead]
     fig = theme.figure(
         title=f"{theme.sentence(metric_name(lead, panel))} went from "
@@ -290,4 +293,4 @@ def metric_name(name: str, panel: str = "") -> str:
     """A metric as people write it; in a sentence, "reward" stands for all its parts."""
     if name == panel:
         return name
-    return METRICS.get(name, name.removeprefix("reward_").replace("_", " "))
+    return METRICS.get(name, words(name.removeprefix("reward_")))

@@ -128,9 +128,10 @@ def learning(frame: pd.DataFrame) -> go.Figure:
     """The loss of each tower and of the fused score by step (`learning`)."""
     if frame.empty:
         return theme.nothing("No training step of the reward model yet.", REWARD, "reward-loss")
-    ends = {
-        str(name): (float(own["value"].iloc[0]), float(own["value"].iloc[-1]))
+    ends = {  # of a batch alone: noise, more than what a training changes
+        str(name): (float(own["value"].head(part).mean()), float(own["value"].tail(part).mean()))
         for name, own in frame.groupby("metric", sort=False)
+        for part in [max(1, len(own) // SMOOTH)]
     }
     lead = "fused" if "fused" in ends else next(iter(ends))
     first, last = ends[lead]
@@ -142,7 +143,8 @@ def learning(frame: pd.DataFrame) -> go.Figure:
         how="Each tower's loss is the mean of -y ln p - (1 - y) ln(1 - p) over the rows that say "
         "yes or no; the fused one is Σ w BCE(y, p) / Σ w over the behaviours. Rare behaviours "
         "have small losses: a loss compares with itself, not with another's. The lines are running "
-        f"means over a {SMOOTH}th of the points.",
+        f"means over an {SMOOTH}th of the points; the title compares the first such part with the "
+        "last.",
         x="step",
         y="loss in nats",
         height=360,

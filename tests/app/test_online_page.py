@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ import jobs
 import psutil
 import pytest
 import stream_form
+import stream_parts
 from peers import cpu_seconds, two_bare_figures
 from streamlit.testing.v1 import AppTest
 
+from onerec.explain import online
 from onerec.runs import Run
 
 APP = Path(__file__).resolve().parents[2] / "app"
@@ -64,9 +67,22 @@ def numbers(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
 
 
+def test_the_tables_have_names_for_people(open_page: Open) -> None:
+    assert set(stream_parts.STREAMS) == set(online.STREAM_COLUMNS)
+    app = open_page(stream="ecpo", online_view="Visits")
+    labels = [json.loads(table.proto.columns) for table in app.dataframe]
+    visitors = {name: column.get("label") for name, column in labels[0].items()}
+    assert visitors["true_watch_s"] == "True watch time (s)"
+    assert "long view" in "".join(app.dataframe[1].value["behaviours"])
+    assert "_" not in "".join(app.dataframe[1].value["behaviours"])
+    assert set(app.dataframe[2].value["value"]) == {"true watch time"}
+
+
 def test_curves_of_all_streams_with_the_same_people(open_page: Open, folder: Path) -> None:
     fake_streams.build(folder, "elsewhere", seed=3)
     app = open_page(stream="ecpo")
+    assert "without the luck of the day" in app.segmented_control(key="online_value").help
+    assert all(metric.help for metric in app.metric), "a loss or a reward is no common word"
     text = said(app)
     for part in (
         "A **round** is one day",
@@ -303,7 +319,8 @@ def test_start_uses_what_was_typed_last_and_selects_the_stream(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("ecpo", "stream ecpo exists"), ("../out", "use up to 80 letters")]
+    ("name", "says"),
+    [("ecpo", "stream ecpo exists"), ("../out", "name of the stream '../out': use up to 80")],
 )
 def test_a_name_that_cannot_be_is_refused(open_page: Open, name: str, says: str) -> None:
     with patch.object(jobs, "start_stream") as begin:
@@ -328,6 +345,17 @@ def test_teachers_links_and_the_demo_have_no_form_and_no_controls(
     assert not app.exception
     assert "Stream ecpo" in said(app)
     assert not buttons(app) & {"Resume", "Start the stream"}
+
+
+def test_the_demo_without_a_stream_leads_to_the_training(
+    use_home: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(folder / "stream")
+    use_home(tmp_path / "empty", folder.parents[1])
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "train a run of your own with the recipe `tiny`" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
 
 
 # ------------------------------------------------------------------ the whole

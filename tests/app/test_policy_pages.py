@@ -5,8 +5,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import fake_rollouts
+import policy_steps
 import pytest
 from streamlit.testing.v1 import AppTest
+
+from onerec.explain import policy as explain
+from onerec.runs import Run
 
 APP = Path(__file__).resolve().parents[2] / "app"
 Open = Callable[..., AppTest]
@@ -82,6 +86,13 @@ def test_ecpo_asks_for_the_probability_only_with_gbpo(open_page: Open) -> None:
     assert said(app) != rare
     app.pills(key="objectives").set_value([]).run()
     assert "ECPO's stays at -1.3" in said(app), "with none chosen it is ECPO"
+    assert "None is chosen: ECPO is drawn." in said(app)
+
+
+def test_a_link_with_no_objective_is_followed_without_a_warning(open_page: Open) -> None:
+    app = open_page("ecpo", objectives="")  # what the address holds once all are switched off
+    assert not app.warning
+    assert "None is chosen: ECPO is drawn." in said(app)
 
 
 def test_ecpo_says_what_of_a_link_it_cannot_follow(open_page: Open) -> None:
@@ -101,6 +112,7 @@ def test_ecpo_needs_no_run(use_home: Callable[..., Path], tmp_path: Path) -> Non
     assert not app.exception
     assert "a bounded push" in said(app)
     assert "onerec align --run NAME" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
 
 
 def test_a_run_that_was_not_aligned_says_what_that_is(
@@ -113,12 +125,14 @@ def test_a_run_that_was_not_aligned_says_what_that_is(
     assert "`onerec align --run toy_run`" in said(app)
 
 
-def test_rl_steps_shows_the_item_of_the_link(open_page: Open) -> None:
+def test_rl_steps_shows_the_item_of_the_link(open_page: Open, aligned: Path) -> None:
     app = open_page("rl_steps", step="10", user="4")
     assert "Group of user 4" in said(app)
     shown = numbers(app)
     assert shown["Groups"] == "6"
     assert shown["Without a spread"] == "1"
+    bar = explain.steps(Run(aligned / "runs" / "toy_run")).set_index("step")["reward"][10]
+    assert shown["Mean reward"] == f"{bar:.3f}", "one number under one name"
     assert float(shown["Advantage"]) > 0, "the best of the group is shown first"
     app.selectbox(key="place").set_value(7).run()
     assert "it does not count and does not push" in said(app)
@@ -139,6 +153,40 @@ def test_a_copied_link_names_the_place(open_page: Open) -> None:
     assert "place" in app.session_state["page_widgets"]
 
 
+def test_what_a_newcomer_cannot_know_has_a_tooltip(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="4")
+    silent = [metric.label for metric in app.metric if not metric.help]
+    assert silent == ["Groups"], "the heading above says what a group is"
+    app = open_page("ecpo")
+    for name in ("GRPO", "ECPO", "GBPO"):
+        assert f"**{name}**, " in app.pills(key="objectives").help
+    assert "than its group" in app.segmented_control(key="advantage").help
+
+
+def test_every_column_of_the_table_of_groups_has_a_name(aligned: Path) -> None:
+    found = explain.groups(Run(aligned / "runs" / "toy_run"), 10)
+    assert set(policy_steps.GROUPS) == set(found.columns)
+
+
+def test_parts_of_a_reward_are_called_as_on_the_other_pages() -> None:
+    formula = "(0 × 0.8 (long_view) + 1 × 0.3 (pscore)) × 0.5 (industrial) = 0.150"
+    shown = "(0 × 0.8 (long view) + 1 × 0.3 (P-Score)) × 0.5 (industrial) = 0.150"
+    assert policy_steps.named(formula) == shown
+
+
+@pytest.mark.parametrize("place", ["8", "-1", "abc", "9" * 30])
+def test_a_place_that_is_not_there_is_said(open_page: Open, place: str) -> None:
+    app = open_page("rl_steps", step="10", user="4", place=place)
+    assert f"place “{place}”, which is not from 0 to 7" in said(app)
+    assert app.selectbox(key="place").value in range(8)
+
+
+def test_a_selected_item_of_another_group_is_said(open_page: Open) -> None:
+    app = open_page("rl_steps", step="10", user="3", item="9")  # that group holds item 8 alone
+    assert "The selected item 9 is not in this group; place" in said(app)
+    assert "not in this group" not in said(open_page("rl_steps", step="10", user="3", item="8"))
+
+
 def test_a_flat_group_is_flagged_and_not_shown_first(open_page: Open) -> None:
     assert "Group of user 3" not in said(open_page("rl_steps", step="10"))
     app = open_page("rl_steps", step="10", user="3")
@@ -156,6 +204,8 @@ def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> 
         path.unlink()
     app = open_page("rl_steps", rl_view="Curves of all steps")
     assert "Reward went from 0.51 to 0.8" in said(app)
+    assert set(policy_steps.PANELS) == set(explain.PANELS)
+    assert all(words in said(app) for words in policy_steps.PANELS.values())
     assert "none of its steps was recorded" in said(open_page("rl_steps"))
 
 

@@ -188,6 +188,17 @@ def test_a_run_without_the_stage_names_the_command(
     assert "`onerec reward --run toy_run`" in said(app)
 
 
+def test_a_demo_without_the_stage_leads_to_the_training(
+    use_home: Callable[..., Path], own_home: Path, tmp_path: Path
+) -> None:
+    (own_home / "runs" / "toy_run" / "reward" / "done.json").unlink()
+    use_home(tmp_path / "empty", own_home)
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "Train a run of your own with the recipe `tiny`" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
+
+
 def test_a_run_on_its_way_says_where_it_is(use_home: Callable[..., Path], own_home: Path) -> None:
     folder = own_home / "runs" / "toy_run"
     (folder / "reward" / "done.json").unlink()

@@ -104,3 +104,14 @@ def test_nothing_is_wider_than_a_phone(go: Callable[[str], Page], page: Page, pa
     go(path)
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
     expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_a_link_fetches_nothing_from_elsewhere(
+    go: Callable[[str], Page], page: Page, aligned_server: Server
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    go("ecpo?run=![a](http://elsewhere.test/a.png)&epsilon=![b](http://elsewhere.test/b.png)")
+    expect(page.get_by_text("![a](http://elsewhere.test/a.png)")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert [url for url in asked if not url.startswith(aligned_server.url)] == []

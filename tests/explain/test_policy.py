@@ -97,9 +97,14 @@ def test_steps_in_order_with_their_shares(aligned: Run) -> None:
     assert frame["step"].tolist() == list(fake_rollouts.STEPS)
     assert (frame["groups"] == 6).all()
     assert (frame["legality"] == 7 / 8).all()
-    assert frame["reward"].iloc[0] == pytest.approx(
-        float(read_rollout(step_file(aligned, 1)).reward().mean()), abs=1e-6
-    )
+    first = read_rollout(step_file(aligned, 1))
+    earned = float(first.reward()[first.counted].mean())  # as metrics.jsonl says it
+    assert frame["reward"].iloc[0] == pytest.approx(earned, abs=1e-6)
+    groups = policy.groups(aligned, 1)
+    mean = np.average(groups["reward_mean"], weights=groups["counted"])
+    assert mean == pytest.approx(earned, abs=1e-6), "the groups add up to the step"
+    own = policy.items(aligned, 1, 5).query("counted")["reward"].mean()
+    assert groups.set_index("user")["reward_mean"][5] == pytest.approx(own)
     assert policy.steps(aligned, through=10)["step"].tolist() == [1, 10]
     assert policy.steps(aligned, limit=2)["step"].tolist() == [1, 30]
     assert policy.rule(aligned, STEP)["epsilon"] == 0.2
@@ -140,7 +145,8 @@ def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
 def test_curves_of_the_stage_by_unit(aligned: Run) -> None:
     frame = policy.reward_curves(aligned)
     by_panel = frame.groupby("panel")["metric"].agg(set)
-    assert by_panel["reward"] == {"reward", "reward_p_score", "reward_liked", "valid_reward"}
+    assert by_panel["reward"] == {"reward", "valid_reward"}
+    assert by_panel[policy.PARTS] == {"reward_p_score", "reward_liked"}
     assert by_panel["share"] == {"legality", "outside", "beyond", "flat_groups"}
     assert "lr" not in set(frame["metric"])
     assert policy.reward_curves(aligned, through=5)["step"].max() == 5

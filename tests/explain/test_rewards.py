@@ -18,6 +18,11 @@ def scored(run: Run, tmp_path: Path) -> Run:
     return Run(fake_rewards.build(shutil.copytree(run.path, tmp_path / "scored")))
 
 
+def test_a_single_positive_is_counted_as_one() -> None:
+    assert rewards._note(1, 1.0) == "only 1 positive: these numbers are noise"
+    assert rewards._note(rewards.FEW, 1.0) == ""
+
+
 def change_report(run: Run, **changes: object) -> None:
     path = run.path / "reward" / "report.json"
     fake_rewards.write(path, json.loads(path.read_text()) | changes)

@@ -73,6 +73,14 @@ def test_parts_outside_the_reward_are_hatched(scored: Run) -> None:
     assert f"like gains {theme.percent(change, 1)}" in theme.title(fig)
 
 
+def test_a_change_that_rounds_to_nothing_has_no_minus(scored: Run) -> None:
+    frame = explain.composed_parts(scored, STEP).assign(change=-1e-5)
+    fig = viz.parts(frame)
+    assert {text for bars in fig.data for text in bars.text} == {"+0.0%"}
+    assert "-0.0%" not in theme.how(fig)
+    assert "P-Score: " in theme.how(fig)
+
+
 def test_parts_that_are_all_zero_cannot_be_compared(scored: Run) -> None:
     frame = explain.composed_parts(scored, STEP).assign(change=float("nan"))
     assert "no reward to compare" in theme.title(viz.parts(frame))

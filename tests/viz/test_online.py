@@ -154,4 +154,5 @@ def test_amounts_have_their_unit(number: float, value: str, text: str) -> None:
 
 def test_every_value_of_the_tables_has_a_name_and_a_meaning() -> None:
     assert set(viz.VALUES) == set(viz.MEANING) == set(explain.VALUES)
+    assert set(viz.LEARNED) == set(viz.LEARNED_MEANING)
     assert set(viz.LEARNED) <= set(explain.LEARNED)

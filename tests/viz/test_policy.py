@@ -74,7 +74,11 @@ def test_curves_have_one_unit_a_panel(aligned: Run) -> None:
     frame = explain.reward_curves(aligned)
     fig = viz.reward_curves(frame, "reward")
     assert theme.title(fig) == "Reward went from 0.51 to 0.8"
-    assert fig.data[0].name == "all parts"
+    assert {line.name for line in fig.data} == {"all parts", "on valid"}
+    parts = viz.reward_curves(frame, explain.PARTS)
+    assert [line.name for line in parts.data] == ["p score", "liked"]
+    assert theme.title(parts) == "P score went from 0.41 to 0.7"
+    assert viz.metric_name("reward_pscore") == "P-Score"
     shares = viz.reward_curves(frame, "share")
     assert theme.title(shares) == "Legal items went from 80% to 95%"
     assert shares.layout.yaxis.tickformat == ".0%"
