@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ import jobs
 import psutil
 import pytest
 import stream_form
-import stream_parts
 from peers import cpu_seconds, two_bare_figures
 from streamlit.testing.v1 import AppTest
 
@@ -65,17 +63,6 @@ def buttons(app: AppTest) -> set[str]:
 
 def numbers(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
-
-
-def test_the_tables_have_names_for_people(open_page: Open) -> None:
-    assert set(stream_parts.STREAMS) == set(online.STREAM_COLUMNS)
-    app = open_page(stream="ecpo", online_view="Visits")
-    labels = [json.loads(table.proto.columns) for table in app.dataframe]
-    visitors = {name: column.get("label") for name, column in labels[0].items()}
-    assert visitors["true_watch_s"] == "True watch time (s)"
-    assert "long view" in "".join(app.dataframe[1].value["behaviours"])
-    assert "_" not in "".join(app.dataframe[1].value["behaviours"])
-    assert set(app.dataframe[2].value["value"]) == {"true watch time"}
 
 
 def test_curves_of_all_streams_with_the_same_people(open_page: Open, folder: Path) -> None:
@@ -347,17 +334,6 @@ def test_teachers_links_and_the_demo_have_no_form_and_no_controls(
     assert not buttons(app) & {"Resume", "Start the stream"}
 
 
-def test_the_demo_without_a_stream_leads_to_the_training(
-    use_home: Callable[..., Path], folder: Path, tmp_path: Path
-) -> None:
-    shutil.rmtree(folder / "stream")
-    use_home(tmp_path / "empty", folder.parents[1])
-    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
-    assert not app.exception
-    assert "train a run of your own with the recipe `tiny`" in said(app)
-    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
-
-
 # ------------------------------------------------------------------ the whole
 
 
@@ -388,7 +364,6 @@ def test_a_damaged_file_is_an_error_line(use_home: Callable[..., Path], folder: 
 
 def test_a_second_of_the_live_view_is_cheap(folder: Path) -> None:
     """Against two figures that read nothing, in the same run: about twice their CPU time."""
-    from onerec.explain import online
     from onerec.viz import online as draw
 
     run = Run(folder)

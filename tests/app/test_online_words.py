@@ -1,0 +1,54 @@
+"""Online in words: its tables are named for people, and the demo says what to do next."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_rewards
+import fake_streams
+import pytest
+import stream_parts
+from streamlit.testing.v1 import AppTest
+
+from onerec.explain import online
+
+PAGE = Path(__file__).resolve().parents[2] / "app" / "app_pages" / "online.py"
+
+
+@pytest.fixture
+def streamed(own_home: Path) -> Path:
+    """A run with a reward model and one stream."""
+    run = fake_rewards.build(own_home / "runs" / "toy_run")
+    fake_streams.build(run, "ecpo", arm="rsft_ecpo")
+    return run
+
+
+def said(app: AppTest) -> str:
+    return "\n".join(box.value for kind in (app.info, app.caption) for box in kind)
+
+
+def test_the_tables_have_names_for_people(use_home: Callable[..., Path], streamed: Path) -> None:
+    assert set(stream_parts.STREAMS) == set(online.STREAM_COLUMNS)
+    use_home(streamed.parents[1])
+    app = AppTest.from_file(str(PAGE), default_timeout=60)
+    app.query_params["online_view"] = "Visits"
+    app.run()
+    assert not app.exception
+    labels = [json.loads(table.proto.columns) for table in app.dataframe]
+    visitors = {name: column.get("label") for name, column in labels[0].items()}
+    assert visitors["true_watch_s"] == "True watch time (s)"
+    assert "long view" in "".join(app.dataframe[1].value["behaviours"])
+    assert "_" not in "".join(app.dataframe[1].value["behaviours"])
+    assert set(app.dataframe[2].value["value"]) == {"true watch time"}
+
+
+def test_the_demo_without_a_stream_leads_to_the_training(
+    use_home: Callable[..., Path], streamed: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(streamed / "stream")
+    use_home(tmp_path / "empty", streamed.parents[1])
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "train a run of your own with the recipe `tiny`" in said(app)
+    assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
