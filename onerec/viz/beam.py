@@ -20,7 +20,6 @@ LOOK = {
     "illegal": (theme.ORANGE, "dot", "x-thin-open", "leads to no item"),
 }
 ROW = 26  # pixels of a branch
-SMALL = 1e-3  # below it a probability is written as a power
 
 Prefix = tuple[int, ...]
 Row = dict[Any, Any]  # of the table
@@ -174,7 +173,7 @@ def _ends(row: Row, depth: int) -> bool:
 
 def _words(row: Row, titles: Mapping[int, str]) -> str:
     """What stands at the end of a branch."""
-    chance = _chance(float(row["probability"]))
+    chance = theme.chance(float(row["probability"]))
     if row["state"] == "pruned":
         return f"code {row['code']} fell out, {chance}"
     if row["state"] == "illegal":
@@ -184,17 +183,15 @@ def _words(row: Row, titles: Mapping[int, str]) -> str:
     return f"{row['rank']}. {theme.short(titles.get(row['item'], row['item_id']), 24)}, {chance}"
 
 
-def _chance(value: float) -> str:
-    return theme.percent(value, 1) if value >= SMALL else f"{value:.0e}"
-
-
 def _finding(frame: pd.DataFrame) -> str:
     kept = frame[(frame["level"] == frame["level"].max()) & (frame["state"] == "kept")]
     found = float(kept["probability"].sum())
     lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
-    text = f"The {len(kept)} leaves that the search kept have {_chance(found)} of the probability"
+    leaves = theme.count(len(kept), "leaf", "leaves")
+    have = "has" if len(kept) == 1 else "have"
+    text = f"The {leaves} that the search kept {have} {theme.chance(found)} of the probability"
     if lost.sum() > 0:
-        most = f"{_chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
+        most = f"{theme.chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
         text += f"; most of the rest, {most}"
     return text
 
@@ -204,11 +201,10 @@ def _how(frame: pd.DataFrame) -> str:
     for level, part in frame.groupby("level"):
         kept = int((part["state"] == "kept").sum())
         pruned, illegal = (
-            float(part.loc[part["state"] == state, "lost"].sum()) for state in ("pruned", "illegal")
+            theme.chance(float(part.loc[part["state"] == state, "lost"].sum()))
+            for state in ("pruned", "illegal")
         )
-        lines.append(
-            f"level {level}: {kept} kept, {_chance(pruned)} pruned, {_chance(illegal)} illegal"
-        )
+        lines.append(f"level {level}: {kept} kept, {pruned} pruned, {illegal} illegal")
     return (
         "The number at a mark is a code; p(prefix) is the product of the probabilities of its "
         "codes, over all codes, not only legal ones. At each level the most probable legal "

@@ -177,7 +177,7 @@ def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         return theme.nothing("No codes.", AGAIN, "steps")
     chosen = frame[frame["chosen"]]
     hardest = chosen.sort_values("probability", kind="stable").iloc[0]
-    share = theme.percent(float(chosen["probability"].min()), 1)
+    share = theme.chance(float(chosen["probability"].min()))
     product = float(np.prod(chosen["probability"].to_numpy()))
     fig = theme.figure(
         title=f"Level {hardest['level']} decides: its code had {share}, place {hardest['rank']} "

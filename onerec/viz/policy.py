@@ -6,8 +6,6 @@ Each takes the frame of the function of the same name in `onerec.explain.policy`
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -148,19 +146,10 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
         line={"color": theme.GREY, "dash": "dash", "width": 1},
         hoverinfo="skip",
     )
-    fig.update_xaxes(**_probability_axis(*ends))
+    fig.update_xaxes(**theme.log_axis(*ends))
     if frame["reward"].max() - frame["reward"].min() < 1e-6:
         fig.update_yaxes(range=[mean - 0.5, mean + 0.5])
     return fig
-
-
-def _probability_axis(least: float, greatest: float) -> dict[str, Any]:
-    """A logarithmic axis with at most eight plain numbers: 0.001, 0.002, 0.005, ..."""
-    fine = [step * 10.0**power for power in range(-12, 1) for step in (1, 2, 5)]
-    shown = [tick for tick in fine if 0.7 * least <= tick <= 1.4 * greatest]
-    if len(shown) > 8:
-        shown = [tick for tick in shown if f"{tick:e}".startswith("1.")]
-    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:g}" for tick in shown]}
 
 
 def _group_finding(frame: pd.DataFrame, user: int) -> str:

@@ -161,7 +161,7 @@ def learning(frame: pd.DataFrame) -> go.Figure:
             hovertemplate="step %{x:,}: %{y:.4f}",
         )
     drawn = [value for trace in fig.data for value in trace.y]
-    fig.update_yaxes(**_rate_axis(min(drawn), max(drawn), "{:g}"))
+    fig.update_yaxes(**theme.log_axis(min(drawn), max(drawn)))
     return fig
 
 
@@ -199,7 +199,11 @@ def calibration(frame: pd.DataFrame, behaviour: str = "") -> go.Figure:
         name="as predicted", line={"color": theme.GREY, "dash": "dash", "width": 1},
     )  # fmt: skip
     _add_parts(fig, own, floor)
-    axis = _rate_axis(floor, most) if rare else {"tickformat": ".0%", "rangemode": "tozero"}
+    axis = (
+        theme.log_axis(floor, most, "{:g}%", 100)
+        if rare
+        else {"tickformat": ".0%", "rangemode": "tozero"}
+    )
     fig.update_xaxes(**axis)
     fig.update_yaxes(**axis)
     return fig
@@ -306,15 +310,6 @@ def _add_rounds(fig: go.Figure, frame: pd.DataFrame, column: str, shown: str) ->
             hovertemplate="round %{x}: " + shown,
         )
     fig.update_xaxes(tickvals=sorted(frame["round"].unique().tolist()))
-
-
-def _rate_axis(least: float, most: float, shown: str = "") -> dict[str, Any]:
-    """A logarithmic axis with plain numbers: shares as percent, others as `shown` says."""
-    ticks = [step * 10.0**power for power in range(-7, 2) for step in (1, 3)]
-    inside = [tick for tick in ticks if 0.9 * least <= tick <= 1.1 * most]
-    inside = [tick for tick in inside if f"{tick:e}".startswith("1.")] or inside
-    text = [shown.format(tick) if shown else f"{100 * tick:g}%" for tick in inside]
-    return {"type": "log", "tickvals": inside, "ticktext": text}
 
 
 def _count_name(row: dict[Any, Any]) -> str:

@@ -52,7 +52,7 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
         )
         for row in _rows(laws[laws["name"] == name]):
             _add_law(fig, row, own, index)
-    fig.update_xaxes(type="log")
+    fig.update_xaxes(**theme.log_axis(points["millions"].min(), points["millions"].max()))
     return fig
 
 
@@ -173,7 +173,7 @@ def contexts(frame: pd.DataFrame, measure: str = "gflops") -> go.Figure:
             marker={"symbol": theme.SYMBOLS[index], "size": 8},
             hovertemplate=f"{label}<br>%{{x:,}} positions: %{{y:,.3g}} {unit}<extra></extra>",
         )
-    fig.update_yaxes(**theme.log_axis(1, float(wide.to_numpy().max())))
+    fig.update_yaxes(**theme.log_axis(float(np.nanmin(wide)), float(np.nanmax(wide))))
     return fig
 
 

@@ -30,7 +30,7 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
     means = -frame.groupby("level")["log_prob"].mean()
     hardest, parts = means.idxmax(), frame[frame["rank"] == frame["rank"].min()]
     fig = theme.figure(
-        title=f"The first item has probability {theme.percent(np.exp(first['log_prob']), 1)}; "
+        title=f"The first item has probability {theme.chance(np.exp(first['log_prob']))}; "
         f"level {hardest} is the least certain ({means.max():.2f} nats on average)",
         alt="Stacked bars of -ln p per code for each recommended item: "
         + "; ".join(

@@ -65,3 +65,9 @@ def test_the_worth_of_lists_is_said_with_what_alignment_did() -> None:
     alone = pd.DataFrame({"model": ["onerec"], "p_score": [0.25]})
     assert viz.worth_finding(alone) == "P-Score of OneRec's first ten: 0.250"
     assert viz.worth_finding(alone.assign(model="random")) == "P-Score of the first ten"
+
+
+def test_an_unlikely_list_is_not_said_to_be_impossible() -> None:
+    row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
+    frame = pd.DataFrame([row | {"log_prob": -10.0, "probability": np.exp(-10)}])
+    assert "The first item has probability 5e-05;" in theme.title(viz.code_log_probs(frame))
