@@ -50,7 +50,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
     fig.update_yaxes(
         tickvals=list(ends),
-        ticktext=[_words(row, titles) for row in ends.values()],
+        ticktext=[theme.drawn(_words(row, titles)) for row in ends.values()],
         side="right",
         showgrid=False,
         range=[max(slots.values()) + 0.7, -0.7],
@@ -143,7 +143,10 @@ def _branches(
         text=[f"{p[-1]}" if has else "" for p, has in zip(own, inner, strict=True)],
         textposition="top center",
         textfont={"size": 11},
-        customdata=[[rows[p]["item"], "-".join(map(str, p)), _words(rows[p], titles)] for p in own],
+        customdata=[
+            [rows[p]["item"], "-".join(map(str, p)), theme.drawn(_words(rows[p], titles))]
+            for p in own
+        ],
         hovertemplate="codes %{customdata[1]}<br>%{customdata[2]}<extra>" + name + "</extra>",
         cliponaxis=False,
     )

@@ -128,7 +128,7 @@ def _add_points(fig: go.Figure, part: pd.DataFrame, name: str, look: dict[str, A
         name=name,
         marker={"size": size, **look},
         customdata=np.column_stack(
-            [part["item"], part["title"].astype(str), codes, part["popularity"]]
+            [part["item"], part["title"].map(theme.drawn), codes, part["popularity"]]
         ),
         hovertemplate="%{customdata[1]}<br>code %{customdata[2]}<br>"
         "%{customdata[3]:,} positives in training<extra></extra>",
@@ -150,7 +150,8 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
             for r in frame.to_dict("records")
         ),
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
-        f"{nearest['title']} at {nearest['distance']:.3f} (cosine {nearest['cosine']:.3f}).",
+        f"{theme.literal(nearest['title'])} at {nearest['distance']:.3f} (cosine "
+        f"{nearest['cosine']:.3f}).",
         x="distance of the vectors",
         height=120 + 28 * len(frame),
         key="neighbours",
@@ -159,7 +160,7 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     ordered = frame.iloc[::-1]
     fig.add_bar(
         x=ordered["distance"],
-        y=[f"{r['rank']}. {theme.short(str(r['title']))}" for r in ordered.to_dict("records")],
+        y=[f"{r['rank']}. {theme.label(r['title'])}" for r in ordered.to_dict("records")],
         orientation="h",
         marker={
             "color": [theme.BLUE if n else theme.GREY for n in ordered["shared_prefix"]],
@@ -168,7 +169,9 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         textposition="inside",
         insidetextanchor="start",
         textfont_color="white",
-        customdata=ordered[["item", "cosine", "title"]],
+        customdata=ordered[["item", "cosine", "title"]].assign(
+            title=ordered["title"].map(theme.drawn)
+        ),
         hovertemplate="%{customdata[2]}<br>distance %{x:.3f}, cosine %{customdata[1]:.3f}"
         "<extra></extra>",
         showlegend=False,

@@ -62,8 +62,8 @@ def ranks(frame: pd.DataFrame, user: int = 0, top: int = 10) -> go.Figure:
                 mode="lines+markers",
                 line=line | {"width": 2},
                 marker={"size": 10, "symbol": "square" if row["touched"] else "circle"},
-                customdata=[[row["place"], _title(row), row["rank_before"], row["rank_after"],
-                             row["reward_before"], row["reward_after"]]] * 2,
+                customdata=[[row["place"], theme.drawn(_title(row)), row["rank_before"],
+                             row["rank_after"], row["reward_before"], row["reward_after"]]] * 2,
                 hovertemplate="%{customdata[1]}<br>place %{customdata[2]} → %{customdata[3]}, "
                 "reward %{customdata[4]:.4f} → %{customdata[5]:.4f}<extra></extra>",
             )  # fmt: skip
@@ -77,7 +77,7 @@ def _label_ranks(
     """Titles beside the right end, the places as ticks, and a name for the line below the top."""
     for row in after.to_dict("records"):
         fig.add_annotation(
-            x=1.04, y=row["rank_after"], text=theme.short(_title(row), 30), showarrow=False,
+            x=1.04, y=row["rank_after"], text=theme.label(_title(row), 30), showarrow=False,
             xanchor="left", font_size=12,
         )  # fmt: skip
     if below:

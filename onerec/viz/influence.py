@@ -39,9 +39,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
     ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
     ends = [ranked.head(top - top // 2), ranked.tail(top // 2)]
     rows = ranked if len(ranked) <= top else pd.concat(ends)
-    labels = [
-        f"#{r['event'] + 1} {theme.short(str(r['title']), 16)}" for r in rows.to_dict("records")
-    ]
+    labels = [f"#{r['event'] + 1} {theme.label(r['title'], 16)}" for r in rows.to_dict("records")]
     fig = theme.figure(
         title=_finding(seen, title),
         alt="Bars of influence by leave-one-out: "
@@ -73,7 +71,7 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, labels: list[str], method: str, p
             "color": [theme.BLUE if value >= 0 else theme.ORANGE for value in values],
             "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
         },
-        customdata=rows[["item", "title"]],
+        customdata=rows[["item", "title"]].assign(title=rows["title"].map(theme.drawn)),
         hovertemplate="%{customdata[1]}: %{x:+.3f} "
         + UNITS[method]
         + f"<extra>{NAMES[method]}</extra>",
@@ -189,7 +187,8 @@ def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         ),
         how="p(code | codes before it, user), over all codes of the level. The item: "
         + " × ".join(f"{value:.4f}" for value in chosen["probability"])
-        + f" = {product:.5f} for {title}. ✓ is its code, ✗ a code that no item has after these.",
+        + f" = {product:.5f} for {theme.literal(title)}. ✓ is its code, ✗ a code that no item has "
+        "after these.",
         x="probability",
         height=120 + 24 * len(frame),
         key="steps",

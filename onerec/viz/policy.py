@@ -132,7 +132,8 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
             marker={"symbol": symbol, "size": 12, "color": colour}
             | {"line": {"width": 2 * symbol.endswith("open"), "color": colour}},
             customdata=[
-                [r["place"], _name(r), r["advantage"], r["ratio"]] for r in part.to_dict("records")
+                [r["place"], theme.drawn(_name(r)), r["advantage"], r["ratio"]]
+                for r in part.to_dict("records")
             ],
             hovertemplate="%{customdata[1]}: reward %{y:.3f}, p = %{x:.3g}<br>A = "
             "%{customdata[2]:.2f}, ratio %{customdata[3]:.3f}<extra>" + name + "</extra>",

@@ -48,7 +48,8 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
             for r in sure.sort_values("lift", ascending=False).head(5).to_dict("records")
         ),
         how="lift = share of the expert's tokens in the group / the group's share of all tokens. "
-        f"Expert {most['expert']} and {most['group']}: {most['share']:.4f} / {most['base']:.4f} = "
+        f"Expert {most['expert']} and {theme.literal(most['group'])}: {most['share']:.4f} / "
+        f"{most['base']:.4f} = "
         f"{most['lift']:.3f}, from {most['tokens']:,} tokens where {most['expected']:.1f} would be "
         f"even; chance alone moves a lift by about 1 / √{most['expected']:.1f} = "
         f"{most['expected'] ** -0.5:.2f}. In brackets: fewer than {FEW} expected.",
@@ -60,7 +61,7 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
     marks = [-2, -1, 0, 1, 2]
     fig.add_heatmap(
         x=[str(expert) for expert in table.columns],
-        y=[theme.short(str(group), 22) for group in table.index],
+        y=_row_names(table),
         z=np.log2(table.to_numpy(dtype=np.float64).clip(2**-REACH, 2**REACH)),
         zmin=-REACH,
         zmax=REACH,
@@ -71,17 +72,25 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
         xgap=2,
         ygap=2,
         customdata=_cells(frame, table),
+        hovertext=[[theme.drawn(group)] * table.shape[1] for group in table.index],
         colorbar={
             "title": {"text": "lift", "side": "right", "font": {"size": 13}},
             "tickvals": marks,
         }
         | {"ticktext": ["¼", "½", "1", "2", "4"], "thickness": 14},
-        hovertemplate="expert %{x}, %{y}: lift %{customdata[0]:.2f}, %{customdata[1]:,} tokens of "
-        "%{customdata[2]:.1f} expected<extra></extra>",
+        hovertemplate="expert %{x}, %{hovertext}: lift %{customdata[0]:.2f}, %{customdata[1]:,} tokens "
+        "of %{customdata[2]:.1f} expected<extra></extra>",
     )
-    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False, type="category")  # a tag may be "39"
     fig.update_xaxes(showgrid=False, type="category")
     return fig
+
+
+def _row_names(table: pd.DataFrame) -> list[str]:
+    """The groups, cut where they are long; those that would then be alike have their number too."""
+    names = pd.Series([theme.label(group, 22) for group in table.index])
+    alike = names.duplicated(keep=False)
+    return [f"{name} ({n})" if alike[n - 1] else name for n, name in enumerate(names, 1)]
 
 
 def _cells(frame: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
@@ -140,7 +149,7 @@ def tokens(frame: pd.DataFrame, layer: int | None = None) -> go.Figure:
         _add_expert(fig, part[part["expert"] == expert], expert)
     for target, own in part.groupby("target"):
         fig.add_annotation(
-            text=f"<b>{theme.short(str(own['title'].iloc[0]), 44)}</b>", showarrow=False,
+            text=f"<b>{theme.label(own['title'].iloc[0], 44)}</b>", showarrow=False,
             xref="paper", x=0, xshift=-76, xanchor="left", y=int(own["row"].min()) - 1,
             name=f"target {target}",
         )  # fmt: skip
@@ -166,7 +175,9 @@ def _add_expert(fig: go.Figure, own: pd.DataFrame, expert: int) -> None:
         insidetextanchor="middle",
         textfont={"color": "#FFFFFF", "size": 14},
         textangle=0,
-        customdata=own[["item", "level", "title"]].to_numpy().tolist(),
+        customdata=[
+            [r["item"], r["level"], theme.drawn(r["title"])] for r in own.to_dict("records")
+        ],
         hovertemplate="%{customdata[2]}, code %{customdata[1]}: weight %{x:.3f}<extra>expert "
         f"{expert}</extra>",
     )

@@ -56,7 +56,9 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
                 "color": theme.COLOURS[index % 8],
                 "pattern": {"shape": theme.PATTERNS[index % 8]},
             },
-            customdata=part[["item", "code", "probability", "title"]],
+            customdata=part[["item", "code", "probability", "title"]].assign(
+                title=part["title"].map(theme.drawn)
+            ),
             hovertemplate="%{customdata[3]}<br>code %{customdata[1]}: p = %{customdata[2]:.4f}, "
             "-ln p = %{x:.3f}<extra>" + f"level {level}" + "</extra>",
         )
@@ -91,8 +93,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     fig.add_bar(
         x=frame["cosine"],
         y=[
-            f"#{r['position']} {theme.short(str(r['title']), 22)}, "
-            + shared_words(r["shared_prefix"])
+            f"#{r['position']} {theme.label(r['title'], 22)}, " + shared_words(r["shared_prefix"])
             for r in frame.to_dict("records")
         ],
         orientation="h",
@@ -100,7 +101,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
             "color": [theme.BLUE if n else theme.GREY for n in frame["shared_prefix"]],
             "pattern": {"shape": ["" if n else "/" for n in frame["shared_prefix"]]},
         },
-        customdata=frame[["item", "title"]],
+        customdata=frame[["item", "title"]].assign(title=frame["title"].map(theme.drawn)),
         hovertemplate="%{customdata[1]}: cosine %{x:.3f}<extra></extra>",
         showlegend=False,
     )
@@ -192,4 +193,4 @@ def _with_interval(row: dict[object, object]) -> str:
 
 def _label(row: dict[object, object]) -> str:
     mark = "✓ " if row["hit"] else ""
-    return f"{row['rank']}. {mark}{theme.short(str(row['title']))}"
+    return f"{row['rank']}. {mark}{theme.label(row['title'])}"

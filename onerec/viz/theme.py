@@ -283,3 +283,8 @@ def literal(text: object) -> str:
 def short(text: str, characters: int = 28) -> str:
     """A label that fits; the whole text belongs in the hover."""
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
+
+
+def label(text: object, characters: int = 28) -> str:
+    """Words of others as a label that fits, drawn as they stand."""
+    return drawn(short(str(text), characters))

@@ -252,9 +252,11 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
     fig.add_icicle(
         ids=frame["id"],
         parents=frame["parent"],
-        labels=[theme.short(str(label)) for label in frame["label"]],
+        labels=[theme.label(label) for label in frame["label"]],
         values=drawn_widths(frame),
-        customdata=frame[["codes", "item", "items", "label", "weight"]],
+        customdata=frame[["codes", "item", "items", "label", "weight"]].assign(
+            label=frame["label"].map(theme.drawn)
+        ),
         branchvalues="remainder",
         maxdepth=3 if len(frame) > 300 else 4,  # below, a click shows more
         tiling={"orientation": "h", "pad": 2},

@@ -123,3 +123,12 @@ def test_nothing_recorded_says_what_to_do() -> None:
     blank = pd.DataFrame()
     for fig in (viz.lift(blank), viz.tokens(blank), viz.flow(blank), viz.without(blank)):
         assert "train one with experts" in fig.layout.annotations[0].text
+
+
+def test_tags_that_are_numbers_or_begin_alike_have_a_row_each() -> None:
+    long = "a very long name of a tag, the "
+    rows = [(0, group, 30, 40.0, 0.3, 0.4, 0.75, False) for group in ("39", f"{long}1", f"{long}2")]
+    fig = viz.lift(pd.DataFrame(rows, columns=list(explain.LIFT)), "tags")
+    assert fig.layout.yaxis.type == "category", "39 would be a place on an axis of numbers"
+    assert len(set(fig.data[0].y)) == 3
+    assert fig.data[0].hovertext[2][0] == f"{long}2", "the whole name"
