@@ -103,12 +103,7 @@ def parts(frame: pd.DataFrame) -> go.Figure:
     fig = theme.figure(
         title="No part changes: the first items are as good as before on each"
         if calm
-        else "Over the first items "
-        + ", ".join(
-            f"{words(r['part'])} {'gains' if r['change'] > 0 else 'loses'} "
-            f"{theme.percent(abs(r['change']), 1)}"
-            for r in (best, worst)[: 1 + (best["part"] != worst["part"])]
-        ),
+        else "Over the first items " + _parts_finding(best, worst),
         alt="Bars of the change of each part's mean: "
         + "; ".join(
             f"{words(r['part'])} from {r['before']:.4g} to {r['after']:.4g}"
@@ -148,6 +143,20 @@ def parts(frame: pd.DataFrame) -> go.Figure:
                      range=[-1.6 * reach, 1.6 * reach])  # fmt: skip
     fig.add_vline(x=0, line={"color": theme.GREY, "width": 1})
     return fig
+
+
+def _parts_finding(best: pd.Series, worst: pd.Series) -> str:
+    """The ends of the changes, without one that reads as none."""
+    ends = (best, worst)[: 1 + (best["part"] != worst["part"])]
+    moved = [row for row in ends if abs(row["change"]) >= 5e-4]
+    said = ", ".join(
+        f"{words(row['part'])} {'gains' if row['change'] > 0 else 'loses'} "
+        f"{theme.percent(abs(row['change']), 1)}"
+        for row in moved
+    )
+    if len(moved) == len(ends):
+        return said
+    return f"{said}, and no part {'loses' if moved[0]['change'] > 0 else 'gains'}"
 
 
 def words(name: Any) -> str:

@@ -85,7 +85,7 @@ def _stability_how(frame: pd.DataFrame) -> str:
         said = "explodes" if mine["explodes"].any() else "does not explode"
         lines.append(
             f"- lag {lag:,}, {OBJECTIVES[str(objective)]}: next-token loss minus ECPO's at rate "
-            f"{worst['rate']:g} [{worst['low']:+.4f}, {worst['high']:+.4f}]; it {said}"
+            f"{worst['rate']:g} [{worst['low']:+z.4f}, {worst['high']:+z.4f}]; it {said}"
         )
     return (
         f"{frame['seed'].nunique()} seeds, two learning rates, the same batches for all; norms of "
@@ -140,13 +140,13 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
         title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
-        f"{best['recall']:+.1%} recall on test; the reward model promised "
-        f"{best['predicted'] - best['true']:+.3f} more than was true",
+        f"{best['recall']:+z.1%} recall on test; the reward model promised "
+        f"{best['predicted'] - best['true']:+z.3f} more than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
             f"{_whole_name(r['arm'])}: "
-            f"{r['predicted']:+.3f} and {r['true']:+.3f}, "
-            f"recall {r['recall']:+.1%}"
+            f"{r['predicted']:+z.3f} and {r['true']:+z.3f}, "
+            f"recall {r['recall']:+z.1%}"
             for r in mine.to_dict("records")
         ),
         how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "

@@ -53,7 +53,7 @@ def value(
         f"min(ρ A, clip(ρ, {1 - epsilon:.3g}, {1 + epsilon:.3g}) A) for ECPO and GRPO, ρ A for "
         f"GBPO. GRPO: ρ = π/π_old. ECPO: ρ = π / max(π/{bound:.3g}, π_old), so ρ ≤ {bound:.3g}. "
         "GBPO: ρ = π / max(π_old, π) for A ≥ 0, π / max(π_old, 1 - π) for A < 0. "
-        f"A = {advantage:+.0f}. {ONE_RATIO}",
+        f"A = {advantage:+z.0f}. {ONE_RATIO}",
     )  # fmt: skip
     _draw(fig, own, dots, "value", advantage, epsilon, delta)
     return fig

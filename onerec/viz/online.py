@@ -52,7 +52,7 @@ def value_name(value: str) -> str:
 
 def amount(number: float, value: str, *, sign: bool = False) -> str:
     """A number with its unit: 481.98 -> "482.0 s", a share -> "42.5%"."""
-    plus = "+" if sign else ""
+    plus = "+z" if sign else "z"
     if value in SHARES:
         return f"{number:{plus}.1%}"
     if value in LEARNED:

@@ -276,15 +276,15 @@ def gaps(frame: pd.DataFrame) -> go.Figure:
     lost = int((last["gap"] < 0).sum())
     fig = theme.figure(
         title=f"The fused score loses to the product of the towers on {lost} of {len(last)} "
-        f"behaviours, most on {words(worst['behaviour'])} ({worst['gap']:+.3f})"
+        f"behaviours, most on {words(worst['behaviour'])} ({worst['gap']:+z.3f})"
         if lost
         else f"The fused score loses to the product of the towers on none of {len(last)} "
-        f"behaviours; the least gain is {words(worst['behaviour'])}'s ({worst['gap']:+.3f})",
+        f"behaviours; the least gain is {words(worst['behaviour'])}'s ({worst['gap']:+z.3f})",
         alt="Lines of the gap in GAUC by round: "
-        + "; ".join(f"{words(r['behaviour'])} {r['gap']:+.4f}" for r in last.to_dict("records")),
+        + "; ".join(f"{words(r['behaviour'])} {r['gap']:+z.4f}" for r in last.to_dict("records")),
         how="gap = GAUC of the fused score - GAUC of the product of the towers, per behaviour: "
         + "; ".join(
-            f"{r['behaviour']}: {r['gauc']:.4f} - {r['product_gauc']:.4f} = {r['gap']:+.4f}"
+            f"{r['behaviour']}: {r['gauc']:.4f} - {r['product_gauc']:.4f} = {r['gap']:+z.4f}"
             for r in last.to_dict("records")
         ),
         x="round",

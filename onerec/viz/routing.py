@@ -42,11 +42,7 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
     ]
     fig = theme.figure(
         title=_lift_finding(most, sure, kind, layer),
-        alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; strongest: "
-        + "; ".join(
-            f"expert {r['expert']} and {r['group']}: {r['lift']:.2f}"
-            for r in sure.sort_values("lift", ascending=False).head(5).to_dict("records")
-        ),
+        alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; " + _strongest(sure),
         how="lift = share of the expert's tokens in the group / the group's share of all tokens. "
         f"Expert {most['expert']} and {theme.literal(most['group'])}: {most['share']:.4f} / "
         f"{most['base']:.4f} = "
@@ -78,12 +74,19 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
             "tickvals": marks,
         }
         | {"ticktext": ["¼", "½", "1", "2", "4"], "thickness": 14},
-        hovertemplate="expert %{x}, %{hovertext}: lift %{customdata[0]:.2f}, %{customdata[1]:,} tokens "
-        "of %{customdata[2]:.1f} expected<extra></extra>",
+        hovertemplate="expert %{x}, %{hovertext}: lift %{customdata[0]:.2f}, "
+        "%{customdata[1]:,} tokens of %{customdata[2]:.1f} expected<extra></extra>",
     )
     fig.update_yaxes(autorange="reversed", showgrid=False, type="category")  # a tag may be "39"
     fig.update_xaxes(showgrid=False, type="category")
     return fig
+
+
+def _strongest(sure: pd.DataFrame) -> str:
+    """The largest lifts that are no chance, in words."""
+    rows = sure.nlargest(5, "lift").to_dict("records")
+    said = "; ".join(f"expert {r['expert']} and {r['group']}: {r['lift']:.2f}" for r in rows)
+    return f"strongest: {said}" if said else "each is of too few tokens to be sure"
 
 
 def _row_names(table: pd.DataFrame) -> list[str]:
@@ -297,7 +300,9 @@ def without(
         return theme.nothing("No expert was switched off.", RECORD, f"without-{measure}")
     name, worse = MEASURES[measure]
     change, low, high = (frame[f"{measure}_{part}"] for part in ("change", "low", "high"))
-    worst = frame.iloc[int((worse * change).argmax())]
+    beyond = np.minimum(worse * low, worse * high) > 0
+    missed = (worse * change).where(beyond) if beyond.any() else worse * change
+    worst = frame.iloc[int(missed.argmax())]
     names = [_named(row, frame) for row in frame.to_dict("records")]
     sure = int(((low > 0) | (high < 0)).sum())
     before = worst[measure] - worst[f"{measure}_change"]
@@ -305,7 +310,7 @@ def without(
         title=_without_finding(worst, _named(worst, frame), measure, sure, len(frame)),
         alt=f"Points of the change in {name}, with 95% intervals: "
         + "; ".join(
-            f"without {one} {now:+.4f} ({a:+.4f} to {b:+.4f})"
+            f"without {one} {now:+z.4f} ({a:+z.4f} to {b:+z.4f})"
             for one, now, a, b in zip(names, change, low, high, strict=True)
         ),
         how=f"change = {name} without the expert - {name} of the whole model, on the same "
@@ -313,8 +318,8 @@ def without(
         "contexts, 95%; one that does not touch 0 is beyond chance (of twenty bars one may "
         "miss it all the same). "
         f"{theme.sentence(_named(worst, frame))}: {worst[measure]:.4f} - {before:.4f} = "
-        f"{worst[f'{measure}_change']:+.4f} "
-        f"[{worst[f'{measure}_low']:+.4f}, {worst[f'{measure}_high']:+.4f}].",
+        f"{worst[f'{measure}_change']:+z.4f} "
+        f"[{worst[f'{measure}_low']:+z.4f}, {worst[f'{measure}_high']:+z.4f}].",
         x=f"change in {name}" + (" (nats)" if measure == "loss" else ""),
         height=120 + 34 * len(frame),
         legend=False,
