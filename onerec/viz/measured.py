@@ -36,8 +36,9 @@ def stability(frame: pd.DataFrame) -> go.Figure:
     bounded = middle[middle["objective"] == "ecpo"]["growth"].max()
     name = OBJECTIVES[str(worst["objective"])]
     fig = theme.figure(
-        title=f"With a policy that is {worst['lag']:,} updates old the gradient of {name} grows "
-        f"{worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} times",
+        title=f"With a policy that is {theme.count(worst['lag'], 'update')} old the gradient of "
+        f"{name} grows {worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} "
+        "times",
         alt="Largest gradient over that of the start, median of the seeds: "
         + "; ".join(
             f"{OBJECTIVES[str(r['objective'])]}, rate {r['rate']:g}, lag {r['lag']:,}: "
@@ -103,15 +104,16 @@ def legality(frame: pd.DataFrame) -> go.Figure:
     start = float(frame.loc[frame["step"] == 0, "legality"].iloc[0])
     best = str(ends.idxmax())
     fig = theme.figure(
-        title=f"Of what is written freely {start:.0%} is an item before alignment and "
-        f"{ends.min():.0%} to {ends.max():.0%} after it; the most where "
+        title=f"Of what is written freely {theme.percent(start)} is an item before alignment and "
+        f"{theme.percent(ends.min())} to {theme.percent(ends.max())} after it; the most where "
         + ("illegal ones are punished" if best == "punished" else f"the reward is: {ARMS[best]}"),
         alt=f"Share of legal items: {start:.3f} at the start; at the end "
         + "; ".join(f"{ARMS[str(arm)]} {end:.3f}" for arm, end in ends.items()),
         how="Groups of 128 items drawn without the trie at temperature 1; a mean over 20 steps and "
         "over the seeds. An illegal item leaves the P-Score's group in every arm. The report sees "
         "legality fall below 50% without a format reward and rise to 95% with five items at "
-        "random; here it does not fall.\n\n`python -m onerec.bench.legality`",
+        f"random; here it {'falls in an arm' if ends.min() < start else 'does not fall'}.\n\n"
+        "`python -m onerec.bench.legality`",
         x="policy steps",
         y="share of legal items",
         key="legality",
@@ -139,9 +141,10 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     kept = mine[mine["held"]]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
-        title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
-        f"{best['recall']:+z.1%} recall on test; the reward model promised "
-        f"{best['predicted'] - best['true']:+z.3f} more than was true",
+        title=f"Of the way to the best possible {k} items {theme.percent(best['headroom'])} is covered "
+        f"at {best['recall']:+z.1%} recall on test; the reward model promised "
+        f"{abs(best['predicted'] - best['true']):.3f} "
+        f"{'more' if best['predicted'] >= best['true'] else 'less'} than was true",
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
             f"{_whole_name(r['arm'])}: "

@@ -120,8 +120,8 @@ def balance(
     low = measure == "entropy_nats"
     worst = last.iloc[int(last[measure].argmin() if low else last[measure].argmax())]
     fig = theme.figure(
-        title=f"{name} is {worst[measure]:.3f} at worst, in layer {worst['layer']:.0f} at step "
-        f"{worst['step']:,.0f}",
+        title=f"{theme.sentence(name)} is {worst[measure]:.3f} at worst, in layer "
+        f"{worst['layer']:.0f} at step {worst['step']:,.0f}",
         alt=f"Lines of {name} by step, one per layer; now "
         + ", ".join(f"layer {r['layer']}: {r[measure]:.3f}" for r in last.to_dict("records")),
         how=f"{name} = {formula}. Layer {worst['layer']:.0f}: {worst[measure]:.4f}.",
@@ -134,8 +134,9 @@ def balance(
             x=part["step"],
             y=part[measure],
             name=f"layer {layer}",
-            mode="lines",
+            mode="lines+markers" if len(part) <= 40 else "lines",
             line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index % 8], "size": 6},
         )
     if low:
         bound = float(frame["max_entropy_nats"].iloc[0])

@@ -81,7 +81,7 @@ def curves(frame: pd.DataFrame, value: str = "true_watch_s") -> go.Figure:
         height=400,
         key=f"online-{value}",
     )
-    for index, name in enumerate(names[: len(theme.COLOURS)]):
+    for index, name in enumerate(names):
         _add_band(fig, frame[frame["stream"] == name], name, index, value)
     _round_ticks(fig, frame["round"])
     _value_ticks(fig, value)

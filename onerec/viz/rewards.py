@@ -137,7 +137,7 @@ def learning(frame: pd.DataFrame) -> go.Figure:
     first, last = ends[lead]
     fig = theme.figure(
         title=f"The loss of the {'fused score' if lead == 'fused' else words(lead)} went from "
-        f"{first:.3f} to {last:.3f} in {frame['step'].max():,} steps",
+        f"{first:.3f} to {last:.3f} in {theme.count(frame['step'].max(), 'step')}",
         alt="Lines of the loss by step on a logarithmic axis: "
         + "; ".join(f"{words(name)} now {now:.4f}" for name, (_, now) in ends.items()),
         how="Each tower's loss is the mean of -y ln p - (1 - y) ln(1 - p) over the rows that say "
@@ -156,8 +156,9 @@ def learning(frame: pd.DataFrame) -> go.Figure:
             x=own["step"],
             y=smooth,
             name="fused P-Score" if name == "fused" else words(str(name)),
-            mode="lines",
+            mode="lines+markers" if len(own) <= 40 else "lines",
             line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index % 8], "size": 6},
             hovertemplate="step %{x:,}: %{y:.4f}",
         )
     drawn = [value for trace in fig.data for value in trace.y]

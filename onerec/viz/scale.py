@@ -25,9 +25,9 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
     """
     if points.empty:
         return theme.nothing("No size was trained.", "`python -m onerec.bench.scaling`", "scaling")
-    first = laws.iloc[0]
+    finding = _scaling_finding(laws.iloc[0]) if len(laws) else _no_law(points)
     fig = theme.figure(
-        title=_scaling_finding(first),
+        title=finding,
         alt="Loss by millions of parameters: "
         + "; ".join(f"{r['name']}, {r['millions']:,.4g}M: {r['loss']:.3f}" for r in _rows(points)),
         how="L(N) = E + A / N^a, N in millions, by least squares.\n\n"
@@ -74,6 +74,13 @@ def _add_law(fig: go.Figure, row: Mapping[str, float], own: pd.DataFrame, index:
             | {"arrayminus": [row["predicted"] - row["predicted_low"]]},
             hovertemplate="predicted from the smaller sizes: %{y:.3f}<extra></extra>",
         )
+
+
+def _no_law(points: pd.DataFrame) -> str:
+    low, high = points["loss"].min(), points["loss"].max()
+    return (
+        f"No law was fitted to {theme.count(len(points), 'size')}: losses {low:.3f} to {high:.3f}"
+    )
 
 
 def _scaling_finding(law: pd.Series) -> str:

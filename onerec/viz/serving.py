@@ -159,9 +159,12 @@ def finding(part: pd.DataFrame, metric: str) -> str:
     """Who leads, over whom, and whether the intervals can tell them apart."""
     rivals = part[~part["model"].isin(ENDS)].reset_index(drop=True)
     if len(rivals) < 2:
-        only = part.iloc[0]
+        only = (rivals if len(rivals) else part).iloc[0]
         return f"{metric} of {theme.model_name(only['model'])} is {only['value']:.4f}"
     first, second = rivals.iloc[0], rivals.iloc[1]
+    if f"{first['value']:.4f}" == f"{second['value']:.4f}":
+        names = f"{theme.model_name(first['model'])} and {theme.model_name(second['model'])}"
+        return theme.sentence(f"{names} are level: {metric} {first['value']:.4f}")
     text = f"{theme.model_name(first['model'])} leads: {metric} {first['value']:.4f} against "
     text += f"{second['value']:.4f} of {theme.model_name(second['model'])}"
     if second["value"] > 0:
@@ -181,7 +184,9 @@ def worth_finding(worth: pd.DataFrame) -> str:
     after, before = known["onerec"], known.get("onerec_pretrained")
     if before:
         change = theme.percent(abs(after / before - 1))
-        moved = "raised" if after >= before else "lowered"
+        if change in ("0%", "0.0%"):
+            return f"Alignment left the {words} of the first ten at {after:.3f}"
+        moved = "raised" if after > before else "lowered"
         return f"Alignment {moved} the {words} of the first ten by {change}"
     return theme.sentence(f"{words} of OneRec's first ten: {after:.3f}")
 

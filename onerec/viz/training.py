@@ -18,6 +18,7 @@ NAMES = {
     "samples_per_second": "samples per second",
     "flops_per_second": "FLOP per second",
     "mfu": "MFU",
+    "max_violation": "MaxVio",
     "aux_balance": "balance loss of the routers",
     "aux_z": "z-loss of the routers",
     "aux_distillation": "distillation loss of the routers",
@@ -41,7 +42,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
     first, last = _ends(curves, shown)
     levels = {name: _ends(curves, name)[1]["value"] for name in names if name.startswith("loss_")}
     finding = f"The loss went from {first['value']:.2f} to {last['value']:.2f} in "
-    finding += f"{last['step']:,.0f} steps"
+    finding += f"{theme.count(last['step'], 'step')}"
     if levels:
         hardest = max(levels, key=lambda name: levels[name])
         finding += f"; level {hardest.removeprefix('loss_')} is the hardest ({levels[hardest]:.2f})"
@@ -75,11 +76,12 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     curves = curves.assign(value=curves["value"] / worth)
     (first, last), values = _ends(curves, name), curves["value"]
     fig = theme.figure(
-        title=f"{label[0].upper()}{label[1:]} is {last['value']:,.4g} at step {last['step']:,.0f} "
+        title=f"{theme.sentence(label)} is {last['value']:,.4g} at step {last['step']:,.0f} "
         f"(median {values.median():,.4g})",
         alt=f"A line of {label} by step, from {first['value']:,.4g} to {last['value']:,.4g}; "
         f"least {values.min():,.4g}, greatest {values.max():,.4g}.",
-        how=f"`{name}` of metrics.jsonl, thinned to {len(values):,} points that keep every spike.",
+        how=f"`{name}` of metrics.jsonl, thinned to {theme.count(len(values), 'point')} that keep "
+        "every spike.",
         x="step",
         y=label,
         height=280,
@@ -107,7 +109,7 @@ def valid(curves: pd.DataFrame) -> go.Figure:
         f"{best['value']:.4f}",
         alt="Lines of ranking metrics on validation users by step: "
         + "; ".join(f"{metric_name(n)} {_ends(curves, n)[1]['value']:.4f}" for n in names),
-        how=f"Measured on held-out targets {len(part)} times; the last is "
+        how=f"Measured on held-out targets {theme.count(len(part), 'time')}; the last is "
         f"{part['value'].iloc[-1]:.4f}. These users choose the checkpoint, the test users do not.",
         x="step",
         y="on valid",

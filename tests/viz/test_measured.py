@@ -80,7 +80,7 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     )
     fig = viz.worth(frame)
     assert (
-        "20% is covered at -1.0% recall on test; the reward model promised +0.010"
+        "20% is covered at -1.0% recall on test; the reward model promised 0.010 more"
         in theme.title(fig)
     )
     assert list(fig.data[0].text) == ["best that holds valid recall", ""]
@@ -117,3 +117,14 @@ def test_what_is_shipped_is_drawn(name: str) -> None:
     assert len(fig.data) > 2
     assert theme.alt_text(fig)
     assert theme.how(fig)
+
+
+def test_what_is_said_of_legality_and_promises_comes_from_the_numbers() -> None:
+    row = {"arm": "none", "step": 0, "legality": 0.9, "end": 0.4}
+    fallen = pd.DataFrame([row, row | {"step": 9, "legality": 0.4}])
+    assert "here it falls in an arm" in theme.how(viz.legality(fallen)), "it was written down"
+    kept = fallen.assign(end=0.95)
+    assert "here it does not fall" in theme.how(viz.legality(kept))
+    worth = explain.worth()
+    modest = worth.assign(predicted=worth["true"] - 0.02)
+    assert "promised 0.020 less than was true" in theme.title(viz.worth(modest))
