@@ -29,11 +29,10 @@ def projection(
     if points.empty:
         return theme.nothing("There is no map yet.", TOKENIZE, "projection")
     _check_colour(colour)
-    both = sum(shares)
+    both, items = sum(shares), theme.count(len(points), "item")
     fig = theme.figure(
-        title=f"{len(points):,} items; the two axes hold {theme.percent(both)} of the variance of "
-        "their vectors",
-        alt=f"A scatter of {len(points):,} items by the first two principal components of their "
+        title=f"{items}; the two axes hold {theme.percent(both)} of the variance of their vectors",
+        alt=f"A scatter of {items} by the first two principal components of their "
         f"content vectors, coloured by {colour.replace('_', ' ')}.",
         how="x, y = (v - mean) · the first two principal axes of the vectors v that were "
         f"quantised; they hold {shares[0]:.3f} + {shares[1]:.3f} = {both:.3f} of the variance, "
@@ -56,11 +55,12 @@ def umap(
     if points.empty:
         return theme.nothing("There is no such map yet.", MAP, "umap")
     _check_colour(colour)
+    items = theme.count(len(points), "item")
     kept, pca = theme.percent(facts["kept"]), theme.percent(facts["kept_pca"])
     fig = theme.figure(
-        title=f"{len(points):,} items; {kept} of an item's ten nearest are among its ten nearest "
+        title=f"{items}; {kept} of an item's ten nearest are among its ten nearest "
         f"here, {pca} on the map of principal components",
-        alt=f"A scatter of {len(points):,} items, laid out by UMAP from their content vectors, "
+        alt=f"A scatter of {items}, laid out by UMAP from their content vectors, "
         f"coloured by {colour.replace('_', ' ')}.",
         how=f"UMAP of the vectors that were quantised: {facts['neighbours']} neighbours, least "
         f"distance {facts['min_dist']:g}, seed {facts['seed']}. It keeps who is near whom; sizes "
@@ -142,11 +142,11 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     shared = int((frame["shared_prefix"] > 0).sum())
     nearest = frame.iloc[0]
     fig = theme.figure(
-        title=f"{shared} of the {len(frame)} items nearest to “{theme.short(title, 40)}” share at "
-        "least its first code",
+        title=f"{shared} of the {theme.count(len(frame), 'item')} nearest to “"
+        f"{theme.short(title, 40)}” share{'s' * (shared == 1)} at least its first code",
         alt="Bars of the distance of the nearest items: "
         + "; ".join(
-            f"{r['title']}: {r['distance']:.2f}, {r['shared_prefix']} codes shared"
+            f"{r['title']}: {r['distance']:.2f}, {shared_words(r['shared_prefix'])}"
             for r in frame.to_dict("records")
         ),
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "

@@ -31,6 +31,8 @@ WORDS = {
 
 def stability(frame: pd.DataFrame) -> go.Figure:
     """How far the policy's gradient grows, by how old the sampling policy is."""
+    if frame.empty:
+        return theme.nothing("This was not measured.", _run("stability"), "stability")
     middle = frame.groupby(["objective", "rate", "lag"])["growth"].median().reset_index()
     worst = middle.sort_values("growth").iloc[-1]
     bounded = middle[middle["objective"] == "ecpo"]["growth"].max()
@@ -79,6 +81,10 @@ def stability(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def _run(name: str) -> str:
+    return f"Measure it with: python -m onerec.bench.{name}"
+
+
 def _stability_how(frame: pd.DataFrame) -> str:
     lines = []
     for (lag, objective), mine in frame[frame["objective"] != "ecpo"].groupby(["lag", "objective"]):
@@ -100,6 +106,8 @@ def _stability_how(frame: pd.DataFrame) -> str:
 
 def legality(frame: pd.DataFrame) -> go.Figure:
     """How much of what is written without the trie is an item, by what rewards the spelling."""
+    if frame.empty:
+        return theme.nothing("This was not measured.", _run("legality"), "legality")
     ends = frame.drop_duplicates("arm").set_index("arm")["end"]
     start = float(frame.loc[frame["step"] == 0, "legality"].iloc[0])
     best = str(ends.idxmax())
@@ -137,14 +145,15 @@ def legality(frame: pd.DataFrame) -> go.Figure:
 
 def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     """What the reward model says that alignment has gained, against what the truth says."""
-    mine = frame[frame["k"] == k]
+    mine = frame[frame["k"] == k] if len(frame) else frame
+    if mine.empty:
+        return theme.nothing(f"This was not measured for {k} items.", _run("worth"), "worth")
     kept = mine[mine["held"]]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
-        title=f"Of the way to the best possible {k} items {theme.percent(best['headroom'])} is covered "
-        f"at {best['recall']:+z.1%} recall on test; the reward model promised "
-        f"{abs(best['predicted'] - best['true']):.3f} "
-        f"{'more' if best['predicted'] >= best['true'] else 'less'} than was true",
+        title=f"Of the way to the best possible {k} items {theme.percent(best['headroom'])} is "
+        f"covered at {best['recall']:+z.1%} recall on test; the reward model promised "
+        + _promise(best["predicted"] - best["true"]),
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
             f"{_whole_name(r['arm'])}: "
@@ -193,6 +202,13 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
     fig.add_shape(type="line", x0=0, y0=0, x1=most, y1=most, line=diagonal)
     return fig
+
+
+def _promise(beyond: float) -> str:
+    """How far what was promised lies from what was true."""
+    if abs(beyond) < 5e-4:
+        return "just what was true"
+    return f"{abs(beyond):.3f} {'more' if beyond > 0 else 'less'} than was true"
 
 
 def arm_family(arm: str) -> str:

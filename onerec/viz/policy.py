@@ -150,7 +150,7 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
             line={"color": theme.GREY, "dash": "dash", "width": 1},
             hoverinfo="skip",
         )
-    fig.update_xaxes(**theme.log_axis(*ends))
+    fig.update_xaxes(**theme.log_axis(min(ends), max(ends)))
     if frame["reward"].max() - frame["reward"].min() < 1e-6:
         level = float(frame["reward"].iloc[0])
         fig.update_yaxes(range=[level - 0.5, level + 0.5])

@@ -17,10 +17,11 @@ SMALLER = ("max_violation", "cv")  # is better, as a loss is
 def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> go.Figure:
     """One metric of several runs in one picture."""
     parts = {
-        name: curves[curves["metric"] == metric]
+        name: curves[(curves["metric"] == metric) & curves["value"].notna()]
         for name, curves in curves_by_run.items()
-        if len(curves) and (curves["metric"] == metric).any()
+        if len(curves)
     }
+    parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         return theme.nothing(f"None of these runs has {metric_name(metric)}.", START, "overlay")
     last = {name: float(part["value"].iloc[-1]) for name, part in parts.items()}
@@ -58,6 +59,7 @@ def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> 
 def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     """One metric of several runs and models: a group per model, a bar per run, with intervals."""
     part = metrics[metrics["metric"] == metric] if len(metrics) else metrics
+    part = part[part["value"].notna()] if len(part) else part
     if part.empty:
         return theme.nothing(f"None of these runs has {metric}.", EVALUATE, "compare")
     ours = part[part["model"] == "onerec"].reset_index(drop=True)

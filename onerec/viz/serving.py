@@ -31,10 +31,10 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
     hardest, parts = means.idxmax(), frame[frame["rank"] == frame["rank"].min()]
     fig = theme.figure(
         title=f"The first item has probability {theme.chance(np.exp(first['log_prob']))}; "
-        f"level {hardest} is the least certain ({means.max():.2f} nats on average)",
+        f"level {hardest} is the least certain ({means.max():z.2f} nats on average)",
         alt="Stacked bars of -ln p per code for each recommended item: "
         + "; ".join(
-            f"{r['rank']}. {r['title']}: {-r['log_prob']:.2f} nats"
+            f"{r['rank']}. {r['title']}: {-r['log_prob']:z.2f} nats"
             for r in totals.to_dict("records")
         ),
         how="ln p(item) = Σ over levels of ln p(code | codes before it, user), not renormalised by "
@@ -79,7 +79,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         f"{theme.short(str(best['title']), 30)}, which shares {codes}",
         alt="Bars of the cosine of past items: "
         + "; ".join(
-            f"{r['title']}: cosine {r['cosine']:.2f}, {r['shared_prefix']} codes shared"
+            f"{r['title']}: cosine {r['cosine']:.2f}, {shared_words(r['shared_prefix'])}"
             for r in frame.to_dict("records")
         ),
         how="cosine = v_i·v_j / (|v_i||v_j|) of the vectors that were quantised; first "
@@ -112,9 +112,9 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
 def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     """One metric of all models of a run, with its interval where there is one."""
     part = metrics[metrics["metric"] == metric] if len(metrics) else metrics
-    if part.empty:
+    if part.empty or part["value"].isna().all():
         return theme.nothing(f"No {metric} yet.", EVALUATE, f"bars-{metric}")
-    part = part.sort_values("value", ascending=False).reset_index(drop=True)
+    part = part[part["value"].notna()].sort_values("value", ascending=False).reset_index(drop=True)
     fig = theme.figure(
         title=finding(part, metric),
         alt=f"Bars of {metric}: " + "; ".join(_with_interval(r) for r in part.to_dict("records")),

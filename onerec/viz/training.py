@@ -35,6 +35,7 @@ def metric_name(name: str) -> str:
 
 def losses(curves: pd.DataFrame) -> go.Figure:
     """Loss per level, their sum, and the sum on valid."""
+    curves = _known(curves)
     names = [name for name in _metrics(curves) if name.startswith("loss") or name == "valid_loss"]
     if not names:
         return theme.nothing("No training step yet.", START, "losses")
@@ -69,6 +70,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
 
 def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     """One metric over the steps."""
+    curves = _known(curves)
     if name not in _metrics(curves):
         return theme.nothing(f"No {metric_name(name)} yet.", START, f"metric-{name}")
     curves = curves[curves["metric"] == name]
@@ -94,6 +96,7 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
 
 def valid(curves: pd.DataFrame) -> go.Figure:
     """Ranking metrics on the validation users during training."""
+    curves = _known(curves)
     names = [name for name in _metrics(curves) if name.startswith("valid_") and "@" in name]
     if not names:
         return theme.nothing(
@@ -166,6 +169,11 @@ def _unit(name: str, greatest: float) -> tuple[str, float]:
     if name == "flops_per_second":
         return ("TFLOP per second", 1e12) if greatest >= 1e12 else ("GFLOP per second", 1e9)
     return metric_name(name), 1.0
+
+
+def _known(curves: pd.DataFrame) -> pd.DataFrame:
+    """Without what was logged as unknown: a rate on a device whose peak nobody knows."""
+    return curves[curves["value"].notna()] if len(curves) else curves
 
 
 def _metrics(curves: pd.DataFrame) -> list[str]:

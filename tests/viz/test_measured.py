@@ -128,3 +128,16 @@ def test_what_is_said_of_legality_and_promises_comes_from_the_numbers() -> None:
     worth = explain.worth()
     modest = worth.assign(predicted=worth["true"] - 0.02)
     assert "promised 0.020 less than was true" in theme.title(viz.worth(modest))
+
+
+@pytest.mark.parametrize("name", ["stability", "legality", "worth"])
+def test_what_was_not_measured_says_how_to_measure_it(name: str) -> None:
+    fig = getattr(viz, name)(getattr(explain, name)().head(0))
+    assert not fig.data
+    assert f"python -m onerec.bench.{name}" in theme.how(fig)
+
+
+def test_a_promise_that_was_kept_is_no_promise_of_more() -> None:
+    worth = explain.worth()
+    kept = worth.assign(predicted=worth["true"])
+    assert theme.title(viz.worth(kept)).endswith("promised just what was true"), "0.000 more"

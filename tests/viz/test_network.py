@@ -58,3 +58,11 @@ def test_one_step_can_be_seen() -> None:
     fig = viz.balance(one, "cv")
     assert "markers" in fig.data[0].mode, "a line of one point is nothing"
     assert theme.title(fig).startswith("Coefficient of variation is 0.200")
+
+
+def test_a_load_that_is_unknown_is_not_drawn() -> None:
+    load = pd.DataFrame([(1, 0, 0, np.nan, np.nan)], columns=["step", "layer", "expert", *"ab"])
+    load = load.rename(columns={"b": "share"})
+    none = pd.DataFrame([{"step": 1, "layer": 0, "cv": np.nan}])
+    for fig in (viz.expert_load(load), viz.layers(load), viz.balance(none, "cv")):
+        assert not fig.data

@@ -47,3 +47,10 @@ def test_runs_that_are_alike_have_no_leader_and_balance_is_better_when_small() -
     ]
     assert said[0] == "All 2 have the same MaxVio at their last step: 0.5"
     assert said[1] == "b has the lowest MaxVio at its last step: 0.1"
+
+
+def test_a_metric_without_a_value_is_none() -> None:
+    curve = pd.DataFrame([{"step": 1, "metric": "mfu", "value": None}]).astype({"value": float})
+    assert not viz.overlay({"a": curve}, "mfu").data
+    row = {"run": "a", "model": "onerec", "metric": "recall@10", "value": float("nan")}
+    assert not viz.compare_metrics(pd.DataFrame([row])).data

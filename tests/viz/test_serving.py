@@ -86,3 +86,11 @@ def test_the_only_model_is_named_though_the_oracle_is_above_it() -> None:
 def test_alignment_that_moved_nothing_is_not_said_to_have_raised() -> None:
     frame = pd.DataFrame({"model": ["onerec", "onerec_pretrained"], "p_score": [0.4, 0.4]})
     assert viz.worth_finding(frame) == "Alignment left the P-Score of the first ten at 0.400"
+
+
+def test_certain_codes_have_no_minus_nought() -> None:
+    row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
+    frame = pd.DataFrame([row | {"log_prob": 0.0, "probability": 1.0}])
+    fig = viz.code_log_probs(frame)
+    assert "(0.00 nats on average)" in theme.title(fig)
+    assert "-0.00" not in theme.alt_text(fig)
