@@ -20,7 +20,6 @@ LOOK = {
     "illegal": (theme.ORANGE, "dot", "x-thin-open", "leads to no item"),
 }
 ROW = 26  # pixels of a branch
-SMALL = 1e-3  # below it a probability is written as a power
 
 Prefix = tuple[int, ...]
 Row = dict[Any, Any]  # of the table
@@ -51,7 +50,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
     fig.update_yaxes(
         tickvals=list(ends),
-        ticktext=[_words(row, titles) for row in ends.values()],
+        ticktext=[theme.drawn(_words(row, titles)) for row in ends.values()],
         side="right",
         showgrid=False,
         range=[max(slots.values()) + 0.7, -0.7],
@@ -144,7 +143,10 @@ def _branches(
         text=[f"{p[-1]}" if has else "" for p, has in zip(own, inner, strict=True)],
         textposition="top center",
         textfont={"size": 11},
-        customdata=[[rows[p]["item"], "-".join(map(str, p)), _words(rows[p], titles)] for p in own],
+        customdata=[
+            [rows[p]["item"], "-".join(map(str, p)), theme.drawn(_words(rows[p], titles))]
+            for p in own
+        ],
         hovertemplate="codes %{customdata[1]}<br>%{customdata[2]}<extra>" + name + "</extra>",
         cliponaxis=False,
     )
@@ -174,7 +176,7 @@ def _ends(row: Row, depth: int) -> bool:
 
 def _words(row: Row, titles: Mapping[int, str]) -> str:
     """What stands at the end of a branch."""
-    chance = _chance(float(row["probability"]))
+    chance = theme.chance(float(row["probability"]))
     if row["state"] == "pruned":
         return f"code {row['code']} fell out, {chance}"
     if row["state"] == "illegal":
@@ -184,17 +186,15 @@ def _words(row: Row, titles: Mapping[int, str]) -> str:
     return f"{row['rank']}. {theme.short(titles.get(row['item'], row['item_id']), 24)}, {chance}"
 
 
-def _chance(value: float) -> str:
-    return theme.percent(value, 1) if value >= SMALL else f"{value:.0e}"
-
-
 def _finding(frame: pd.DataFrame) -> str:
     kept = frame[(frame["level"] == frame["level"].max()) & (frame["state"] == "kept")]
     found = float(kept["probability"].sum())
     lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
-    text = f"The {len(kept)} leaves that the search kept have {_chance(found)} of the probability"
+    leaves = theme.count(len(kept), "leaf", "leaves")
+    have = "has" if len(kept) == 1 else "have"
+    text = f"The {leaves} that the search kept {have} {theme.chance(found)} of the probability"
     if lost.sum() > 0:
-        most = f"{_chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
+        most = f"{theme.chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
         text += f"; most of the rest, {most}"
     return text
 
@@ -204,11 +204,10 @@ def _how(frame: pd.DataFrame) -> str:
     for level, part in frame.groupby("level"):
         kept = int((part["state"] == "kept").sum())
         pruned, illegal = (
-            float(part.loc[part["state"] == state, "lost"].sum()) for state in ("pruned", "illegal")
+            theme.chance(float(part.loc[part["state"] == state, "lost"].sum()))
+            for state in ("pruned", "illegal")
         )
-        lines.append(
-            f"level {level}: {kept} kept, {_chance(pruned)} pruned, {_chance(illegal)} illegal"
-        )
+        lines.append(f"level {level}: {kept} kept, {pruned} pruned, {illegal} illegal")
     return (
         "The number at a mark is a code; p(prefix) is the product of the probabilities of its "
         "codes, over all codes, not only legal ones. At each level the most probable legal "

@@ -29,11 +29,10 @@ def projection(
     if points.empty:
         return theme.nothing("There is no map yet.", TOKENIZE, "projection")
     _check_colour(colour)
-    both = sum(shares)
+    both, items = sum(shares), theme.count(len(points), "item")
     fig = theme.figure(
-        title=f"{len(points):,} items; the two axes hold {theme.percent(both)} of the variance of "
-        "their vectors",
-        alt=f"A scatter of {len(points):,} items by the first two principal components of their "
+        title=f"{items}; the two axes hold {theme.percent(both)} of the variance of their vectors",
+        alt=f"A scatter of {items} by the first two principal components of their "
         f"content vectors, coloured by {colour.replace('_', ' ')}.",
         how="x, y = (v - mean) · the first two principal axes of the vectors v that were "
         f"quantised; they hold {shares[0]:.3f} + {shares[1]:.3f} = {both:.3f} of the variance, "
@@ -56,11 +55,12 @@ def umap(
     if points.empty:
         return theme.nothing("There is no such map yet.", MAP, "umap")
     _check_colour(colour)
+    items = theme.count(len(points), "item")
     kept, pca = theme.percent(facts["kept"]), theme.percent(facts["kept_pca"])
     fig = theme.figure(
-        title=f"{len(points):,} items; {kept} of an item's ten nearest are among its ten nearest "
+        title=f"{items}; {kept} of an item's ten nearest are among its ten nearest "
         f"here, {pca} on the map of principal components",
-        alt=f"A scatter of {len(points):,} items, laid out by UMAP from their content vectors, "
+        alt=f"A scatter of {items}, laid out by UMAP from their content vectors, "
         f"coloured by {colour.replace('_', ' ')}.",
         how=f"UMAP of the vectors that were quantised: {facts['neighbours']} neighbours, least "
         f"distance {facts['min_dist']:g}, seed {facts['seed']}. It keeps who is near whom; sizes "
@@ -128,7 +128,7 @@ def _add_points(fig: go.Figure, part: pd.DataFrame, name: str, look: dict[str, A
         name=name,
         marker={"size": size, **look},
         customdata=np.column_stack(
-            [part["item"], part["title"].astype(str), codes, part["popularity"]]
+            [part["item"], part["title"].map(theme.drawn), codes, part["popularity"]]
         ),
         hovertemplate="%{customdata[1]}<br>code %{customdata[2]}<br>"
         "%{customdata[3]:,} positives in training<extra></extra>",
@@ -142,15 +142,16 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     shared = int((frame["shared_prefix"] > 0).sum())
     nearest = frame.iloc[0]
     fig = theme.figure(
-        title=f"{shared} of the {len(frame)} items nearest to “{theme.short(title, 40)}” share at "
-        "least its first code",
+        title=f"{shared} of the {theme.count(len(frame), 'item')} nearest to “"
+        f"{theme.short(title, 40)}” share{'s' * (shared == 1)} at least its first code",
         alt="Bars of the distance of the nearest items: "
         + "; ".join(
-            f"{r['title']}: {r['distance']:.2f}, {r['shared_prefix']} codes shared"
+            f"{r['title']}: {r['distance']:.2f}, {shared_words(r['shared_prefix'])}"
             for r in frame.to_dict("records")
         ),
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
-        f"{nearest['title']} at {nearest['distance']:.3f} (cosine {nearest['cosine']:.3f}).",
+        f"{theme.literal(nearest['title'])} at {nearest['distance']:.3f} (cosine "
+        f"{nearest['cosine']:.3f}).",
         x="distance of the vectors",
         height=120 + 28 * len(frame),
         key="neighbours",
@@ -159,7 +160,7 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     ordered = frame.iloc[::-1]
     fig.add_bar(
         x=ordered["distance"],
-        y=[f"{r['rank']}. {theme.short(str(r['title']))}" for r in ordered.to_dict("records")],
+        y=[f"{r['rank']}. {theme.label(r['title'])}" for r in ordered.to_dict("records")],
         orientation="h",
         marker={
             "color": [theme.BLUE if n else theme.GREY for n in ordered["shared_prefix"]],
@@ -168,7 +169,9 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         textposition="inside",
         insidetextanchor="start",
         textfont_color="white",
-        customdata=ordered[["item", "cosine", "title"]],
+        customdata=ordered[["item", "cosine", "title"]].assign(
+            title=ordered["title"].map(theme.drawn)
+        ),
         hovertemplate="%{customdata[2]}<br>distance %{x:.3f}, cosine %{customdata[1]:.3f}"
         "<extra></extra>",
         showlegend=False,

@@ -62,8 +62,8 @@ def ranks(frame: pd.DataFrame, user: int = 0, top: int = 10) -> go.Figure:
                 mode="lines+markers",
                 line=line | {"width": 2},
                 marker={"size": 10, "symbol": "square" if row["touched"] else "circle"},
-                customdata=[[row["place"], _title(row), row["rank_before"], row["rank_after"],
-                             row["reward_before"], row["reward_after"]]] * 2,
+                customdata=[[row["place"], theme.drawn(_title(row)), row["rank_before"],
+                             row["rank_after"], row["reward_before"], row["reward_after"]]] * 2,
                 hovertemplate="%{customdata[1]}<br>place %{customdata[2]} → %{customdata[3]}, "
                 "reward %{customdata[4]:.4f} → %{customdata[5]:.4f}<extra></extra>",
             )  # fmt: skip
@@ -77,7 +77,7 @@ def _label_ranks(
     """Titles beside the right end, the places as ticks, and a name for the line below the top."""
     for row in after.to_dict("records"):
         fig.add_annotation(
-            x=1.04, y=row["rank_after"], text=theme.short(_title(row), 30), showarrow=False,
+            x=1.04, y=row["rank_after"], text=theme.label(_title(row), 30), showarrow=False,
             xanchor="left", font_size=12,
         )  # fmt: skip
     if below:
@@ -103,12 +103,7 @@ def parts(frame: pd.DataFrame) -> go.Figure:
     fig = theme.figure(
         title="No part changes: the first items are as good as before on each"
         if calm
-        else "Over the first items "
-        + ", ".join(
-            f"{words(r['part'])} {'gains' if r['change'] > 0 else 'loses'} "
-            f"{theme.percent(abs(r['change']), 1)}"
-            for r in (best, worst)[: 1 + (best["part"] != worst["part"])]
-        ),
+        else "Over the first items " + _parts_finding(best, worst),
         alt="Bars of the change of each part's mean: "
         + "; ".join(
             f"{words(r['part'])} from {r['before']:.4g} to {r['after']:.4g}"
@@ -148,6 +143,20 @@ def parts(frame: pd.DataFrame) -> go.Figure:
                      range=[-1.6 * reach, 1.6 * reach])  # fmt: skip
     fig.add_vline(x=0, line={"color": theme.GREY, "width": 1})
     return fig
+
+
+def _parts_finding(best: pd.Series, worst: pd.Series) -> str:
+    """The ends of the changes, without one that reads as none."""
+    ends = (best, worst)[: 1 + (best["part"] != worst["part"])]
+    moved = [row for row in ends if abs(row["change"]) >= 5e-4]
+    said = ", ".join(
+        f"{words(row['part'])} {'gains' if row['change'] > 0 else 'loses'} "
+        f"{theme.percent(abs(row['change']), 1)}"
+        for row in moved
+    )
+    if len(moved) == len(ends):
+        return said
+    return f"{said}, and no part {'loses' if moved[0]['change'] > 0 else 'gains'}"
 
 
 def words(name: Any) -> str:

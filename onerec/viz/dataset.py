@@ -29,7 +29,7 @@ def timeline(frame: pd.DataFrame) -> go.Figure:
     peak = every.iloc[int(every["count"].argmax())]
     mean = every["count"].mean()
     fig = theme.figure(
-        title=f"{mean:,.0f} events a {unit} on average, {peak['count']:,} at the peak on "
+        title=f"{theme.count(mean, 'event')} a {unit} on average, {peak['count']:,} at the peak on "
         f"{peak['day']:%d %b %Y}",
         alt=f"Lines of events per {unit} from {every['day'].min():%d %b %Y} to "
         f"{every['day'].max():%d %b %Y}, one line for all events and one for each behaviour.",
@@ -61,18 +61,16 @@ def behaviours(frame: pd.DataFrame) -> go.Figure:
     """How often each behaviour is true where it is known; hatched bars count as positives."""
     if frame.empty:
         return theme.nothing("This log records no behaviours.", "Every row counts.", "behaviours")
-    ordered = frame.sort_values("rate", ascending=True)
-    top, low = ordered.iloc[-1], ordered.iloc[0]
+    ordered = frame.sort_values("rate", ascending=True, na_position="first")
+    if ordered["rate"].isna().all():
+        said = f"No row says yes or no to any of the {len(frame)} behaviours."
+        return theme.nothing(said, "Every row counts.", "behaviours")
     positives = ", ".join(frame.loc[frame["positive"], "behaviour"]) or "none of them"
     numbers = "; ".join(f"{r['behaviour']} {r['count']:,} / {r['known']:,}" for r in _rows(frame))
     fig = theme.figure(
-        title=f"{theme.sentence(_plain(top['behaviour']))} is the most frequent behaviour "
-        f"({theme.percent(top['rate'])} of events), {_plain(low['behaviour'])} the rarest "
-        f"({theme.percent(low['rate'], 1)})",
+        title=_behaviours_finding(ordered[ordered["rate"].notna()]),
         alt="Bars of the rate of each behaviour: "
-        + "; ".join(
-            f"{_plain(r['behaviour'])} {theme.percent(r['rate'], 1)}" for r in _rows(frame)
-        ),
+        + "; ".join(f"{_plain(r['behaviour'])} {_rate(r['rate'])}" for r in _rows(frame)),
         how=f"rate = rows that say yes / rows that say yes or no: {numbers}. A missing value is "
         f"left out, never counted as no. Positive targets: {positives}.",
         x="share of the rows where it is known",
@@ -83,7 +81,7 @@ def behaviours(frame: pd.DataFrame) -> go.Figure:
         x=ordered["rate"],
         y=[_plain(name) for name in ordered["behaviour"]],
         orientation="h",
-        text=[f"{theme.percent(rate, 1)}" for rate in ordered["rate"]],
+        text=[_rate(rate) for rate in ordered["rate"]],
         textposition="outside",
         cliponaxis=False,
         customdata=ordered[["count", "known"]],
@@ -102,6 +100,24 @@ def behaviours(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def _behaviours_finding(known: pd.DataFrame) -> str:
+    """The ends of the rates, of the rows in which a behaviour is known."""
+    low, top = known.iloc[0], known.iloc[-1]
+    most = theme.sentence(_plain(top["behaviour"]))
+    if len(known) == 1:
+        return f"{most} is true in {theme.chance(top['rate'])} of the rows where it is known"
+    if low["rate"] == top["rate"]:
+        return f"All {len(known)} behaviours are equally frequent ({theme.chance(top['rate'])})"
+    return (
+        f"{most} is the most frequent behaviour ({theme.percent(top['rate'])} of the rows where "
+        f"it is known), {_plain(low['behaviour'])} the rarest ({theme.chance(low['rate'])})"
+    )
+
+
+def _rate(rate: float) -> str:
+    return theme.chance(rate) if rate == rate else "never known"
+
+
 def history_lengths(frame: pd.DataFrame) -> go.Figure:
     """Users by the number of their events, in bins that double."""
     if frame.empty or not frame["users"].sum():
@@ -109,8 +125,9 @@ def history_lengths(frame: pd.DataFrame) -> go.Figure:
     common = frame.iloc[int(frame["users"].argmax())]
     few = theme.percent(frame.loc[frame["high"] < 5, "share"].sum())
     total = int(frame["users"].sum())
+    events = "event" if common["label"] == "1" else "events"
     fig = theme.figure(
-        title=f"Most common: {common['label']} events ({theme.percent(common['share'])} of the "
+        title=f"Most common: {common['label']} {events} ({theme.percent(common['share'])} of the "
         f"users); {'none has' if few == '0%' else few + ' have'} fewer than 5",
         alt="Bars of users by number of events: "
         + "; ".join(f"{r['label']}: {r['users']:,} users" for r in _rows(frame)),
@@ -141,12 +158,12 @@ def popularity(frame: pd.DataFrame, gini: float) -> go.Figure:
     row = tenth.iloc[-1] if len(tenth) else frame.iloc[0]
     fig = theme.figure(
         title=f"The top {theme.percent(row['item_share'])} of the items hold "
-        f"{theme.percent(row['cumulative'])} of the events (Gini {gini:.2f})",
+        f"{theme.percent(row['cumulative'])} of the events (Gini {gini:z.2f})",
         alt="A curve of the cumulative share of events against the share of items, most frequent "
-        f"first; it lies above the diagonal of equal items. Gini coefficient {gini:.2f}.",
+        f"first; it lies above the diagonal of equal items. Gini coefficient {gini:z.2f}.",
         how="Items in falling order of their n_i events: cumulative(r) = sum of the first r / sum "
         f"of all. At rank {int(row['rank']):,}: {row['cumulative']:.3f}. Gini = "
-        f"2 Σ i·n₍ᵢ₎ / (n Σ n₍ᵢ₎) - (n + 1)/n in rising order = {gini:.3f}; 0 is all equal.",
+        f"2 Σ i·n₍ᵢ₎ / (n Σ n₍ᵢ₎) - (n + 1)/n in rising order = {gini:z.3f}; 0 is all equal.",
         x="share of the items, most frequent first",
         y="share of the events",
         key="popularity",

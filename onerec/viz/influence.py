@@ -39,14 +39,12 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
     ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
     ends = [ranked.head(top - top // 2), ranked.tail(top // 2)]
     rows = ranked if len(ranked) <= top else pd.concat(ends)
-    labels = [
-        f"#{r['event'] + 1} {theme.short(str(r['title']), 16)}" for r in rows.to_dict("records")
-    ]
+    labels = [f"#{r['event'] + 1} {theme.label(r['title'], 16)}" for r in rows.to_dict("records")]
     fig = theme.figure(
         title=_finding(seen, title),
         alt="Bars of influence by leave-one-out: "
         + "; ".join(
-            f"{r['title']} {r['leave_one_out']:+.2f} nats" for r in rows.to_dict("records")
+            f"{r['title']} {r['leave_one_out']:+z.2f} nats" for r in rows.to_dict("records")
         ),
         how=_how(seen),
         height=170 + 28 * len(rows),
@@ -73,12 +71,13 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, labels: list[str], method: str, p
             "color": [theme.BLUE if value >= 0 else theme.ORANGE for value in values],
             "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
         },
-        customdata=rows[["item", "title"]],
+        customdata=rows[["item", "title"]].assign(title=rows["title"].map(theme.drawn)),
         hovertemplate="%{customdata[1]}: %{x:+.3f} "
         + UNITS[method]
         + f"<extra>{NAMES[method]}</extra>",
     )
     end = float(values.iloc[int(values.abs().to_numpy().argmax())])
+    ends = {0.0: "0", end: f"{end:.2g}"}  # one tick where all are 0
     start, width = place * 0.365, 0.27
     fig.update_layout(
         {
@@ -89,8 +88,8 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, labels: list[str], method: str, p
                 "zeroline": True,
                 "zerolinecolor": theme.GREY,
                 "gridcolor": theme.GRID,
-                "tickvals": [0, end],
-                "ticktext": ["0", f"{end:.2g}"],
+                "tickvals": list(ends),
+                "ticktext": list(ends.values()),
                 "tickangle": 0,
                 "tickfont": {"size": 11},
             }
@@ -104,6 +103,11 @@ def agreement(events: pd.DataFrame, method: str) -> float:
     return float(seen["leave_one_out"].rank().corr(seen[method].rank()))
 
 
+def _agreed(seen: pd.DataFrame, method: str) -> str:
+    found = agreement(seen, method)
+    return f"{found:+z.2f}" if found == found else "none (no two events differ)"
+
+
 def _best(seen: pd.DataFrame) -> pd.Series:
     """The event that speaks most for the item."""
     return seen.sort_values("leave_one_out", ascending=False, kind="stable").iloc[0]
@@ -113,7 +117,8 @@ def _finding(seen: pd.DataFrame, title: str) -> str:
     best = _best(seen)
     value = float(best["leave_one_out"])
     if value <= 0:
-        return f"No event speaks for {theme.short(title, 30)}: without any of them it is likelier"
+        without = "likelier" if value < 0 else "as likely or likelier"
+        return f"No event speaks for {theme.short(title, 30)}: without any of them it is {without}"
     rank = int((seen["attention"] > best["attention"]).sum()) + 1
     return (
         f"“{theme.short(str(best['title']), 30)}” speaks most for it: {value:.2f} nats; attention "
@@ -125,13 +130,13 @@ def _how(seen: pd.DataFrame) -> str:
     best = _best(seen)
     return (
         "Leave one out: ln p(item | all events) − ln p(item | without this one), the model run "
-        f"again with the event masked wherever it stands; largest {best['leave_one_out']:+.3f}. "
+        f"again with the event masked wherever it stands; largest {best['leave_one_out']:+z.3f}. "
         "Attention: weights of the decoder onto the event's states, mean over heads, layers and "
         "codes; the states have read one another by then, so it says where the model looked. Input "
         "× gradient: Σ e·∂ln p/∂e at the event's embedding, a straight line through one point. "
-        f"Rank correlation with leave-one-out over {len(seen)} events: attention "
-        f"{agreement(seen, 'attention'):+.2f}, gradient {agreement(seen, 'gradient'):+.2f}. A bar "
-        "to the left speaks against the item."
+        f"Rank correlation with leave-one-out over {theme.count(len(seen), 'event')}: attention "
+        f"{_agreed(seen, 'attention')}, gradient {_agreed(seen, 'gradient')}. A bar to the left "
+        "speaks against the item."
     )
 
 
@@ -143,8 +148,7 @@ def deletion(curves: pd.DataFrame) -> go.Figure:
     start = float(curves[curves["deleted"] == 0]["log_prob"].iloc[0])
     best = str(area.idxmin())
     fig = theme.figure(
-        title=f"Deleting what {NAMES[best]} names first costs most: ln p is "
-        f"{area[best]:.2f} on average, {area['random']:.2f} {NAMES['random']}",
+        title=_deletion_finding(area, best),
         alt="Lines of ln p after deleting events: "
         + "; ".join(f"{NAMES[str(name)]} {value:.2f} on average" for name, value in area.items()),
         how="The events that a method holds for the most important are masked one after the other, "
@@ -171,13 +175,24 @@ def deletion(curves: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def _deletion_finding(area: pd.Series, best: str) -> str:
+    """Which order costs most, beside a random one."""
+    said = f"Deleting what {NAMES[best]} names first costs most"
+    if best in ("random", "recent"):
+        said = f"Deleting {NAMES[best]} costs most"
+    said += f": ln p is {area[best]:.2f} on average"
+    if best == "random":
+        return said + ", lower than by any method"
+    return said + (f", {area['random']:.2f} {NAMES['random']}" if "random" in area else "")
+
+
 def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     """Each code of an item beside the most probable others of its level."""
     if frame.empty:
         return theme.nothing("No codes.", AGAIN, "steps")
     chosen = frame[frame["chosen"]]
     hardest = chosen.sort_values("probability", kind="stable").iloc[0]
-    share = theme.percent(float(chosen["probability"].min()), 1)
+    share = theme.chance(float(chosen["probability"].min()))
     product = float(np.prod(chosen["probability"].to_numpy()))
     fig = theme.figure(
         title=f"Level {hardest['level']} decides: its code had {share}, place {hardest['rank']} "
@@ -189,7 +204,8 @@ def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         ),
         how="p(code | codes before it, user), over all codes of the level. The item: "
         + " × ".join(f"{value:.4f}" for value in chosen["probability"])
-        + f" = {product:.5f} for {title}. ✓ is its code, ✗ a code that no item has after these.",
+        + f" = {product:.5f} for {theme.literal(title)}. ✓ is its code, ✗ a code that no item has "
+        "after these.",
         x="probability",
         height=120 + 24 * len(frame),
         key="steps",

@@ -31,13 +31,16 @@ WORDS = {
 
 def stability(frame: pd.DataFrame) -> go.Figure:
     """How far the policy's gradient grows, by how old the sampling policy is."""
+    if frame.empty:
+        return theme.nothing("This was not measured.", _run("stability"), "stability")
     middle = frame.groupby(["objective", "rate", "lag"])["growth"].median().reset_index()
     worst = middle.sort_values("growth").iloc[-1]
     bounded = middle[middle["objective"] == "ecpo"]["growth"].max()
     name = OBJECTIVES[str(worst["objective"])]
     fig = theme.figure(
-        title=f"With a policy that is {worst['lag']:,} updates old the gradient of {name} grows "
-        f"{worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} times",
+        title=f"With a policy that is {theme.count(worst['lag'], 'update')} old the gradient of "
+        f"{name} grows {worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} "
+        "times",
         alt="Largest gradient over that of the start, median of the seeds: "
         + "; ".join(
             f"{OBJECTIVES[str(r['objective'])]}, rate {r['rate']:g}, lag {r['lag']:,}: "
@@ -78,6 +81,10 @@ def stability(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def _run(name: str) -> str:
+    return f"Measure it with: python -m onerec.bench.{name}"
+
+
 def _stability_how(frame: pd.DataFrame) -> str:
     lines = []
     for (lag, objective), mine in frame[frame["objective"] != "ecpo"].groupby(["lag", "objective"]):
@@ -85,7 +92,7 @@ def _stability_how(frame: pd.DataFrame) -> str:
         said = "explodes" if mine["explodes"].any() else "does not explode"
         lines.append(
             f"- lag {lag:,}, {OBJECTIVES[str(objective)]}: next-token loss minus ECPO's at rate "
-            f"{worst['rate']:g} [{worst['low']:+.4f}, {worst['high']:+.4f}]; it {said}"
+            f"{worst['rate']:g} [{worst['low']:+z.4f}, {worst['high']:+z.4f}]; it {said}"
         )
     return (
         f"{frame['seed'].nunique()} seeds, two learning rates, the same batches for all; norms of "
@@ -99,19 +106,22 @@ def _stability_how(frame: pd.DataFrame) -> str:
 
 def legality(frame: pd.DataFrame) -> go.Figure:
     """How much of what is written without the trie is an item, by what rewards the spelling."""
+    if frame.empty:
+        return theme.nothing("This was not measured.", _run("legality"), "legality")
     ends = frame.drop_duplicates("arm").set_index("arm")["end"]
     start = float(frame.loc[frame["step"] == 0, "legality"].iloc[0])
     best = str(ends.idxmax())
     fig = theme.figure(
-        title=f"Of what is written freely {start:.0%} is an item before alignment and "
-        f"{ends.min():.0%} to {ends.max():.0%} after it; the most where "
+        title=f"Of what is written freely {theme.percent(start)} is an item before alignment and "
+        f"{theme.percent(ends.min())} to {theme.percent(ends.max())} after it; the most where "
         + ("illegal ones are punished" if best == "punished" else f"the reward is: {ARMS[best]}"),
         alt=f"Share of legal items: {start:.3f} at the start; at the end "
         + "; ".join(f"{ARMS[str(arm)]} {end:.3f}" for arm, end in ends.items()),
         how="Groups of 128 items drawn without the trie at temperature 1; a mean over 20 steps and "
         "over the seeds. An illegal item leaves the P-Score's group in every arm. The report sees "
         "legality fall below 50% without a format reward and rise to 95% with five items at "
-        "random; here it does not fall.\n\n`python -m onerec.bench.legality`",
+        f"random; here it {'falls in an arm' if ends.min() < start else 'does not fall'}.\n\n"
+        "`python -m onerec.bench.legality`",
         x="policy steps",
         y="share of legal items",
         key="legality",
@@ -135,18 +145,20 @@ def legality(frame: pd.DataFrame) -> go.Figure:
 
 def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     """What the reward model says that alignment has gained, against what the truth says."""
-    mine = frame[frame["k"] == k]
+    mine = frame[frame["k"] == k] if len(frame) else frame
+    if mine.empty:
+        return theme.nothing(f"This was not measured for {k} items.", _run("worth"), "worth")
     kept = mine[mine["held"]]
     best = (kept if len(kept) else mine).sort_values("headroom").iloc[-1]
     fig = theme.figure(
-        title=f"Of the way to the best possible {k} items {best['headroom']:.0%} is covered at "
-        f"{best['recall']:+.1%} recall on test; the reward model promised "
-        f"{best['predicted'] - best['true']:+.3f} more than was true",
+        title=f"Of the way to the best possible {k} items {theme.percent(best['headroom'])} is "
+        f"covered at {best['recall']:+z.1%} recall on test; the reward model promised "
+        + _promise(best["predicted"] - best["true"]),
         alt=f"Gain in the mean over {k} items, predicted and true: "
         + "; ".join(
             f"{_whole_name(r['arm'])}: "
-            f"{r['predicted']:+.3f} and {r['true']:+.3f}, "
-            f"recall {r['recall']:+.1%}"
+            f"{r['predicted']:+z.3f} and {r['true']:+z.3f}, "
+            f"recall {r['recall']:+z.1%}"
             for r in mine.to_dict("records")
         ),
         how="Each point is a training with a reward; whiskers are 95% intervals, paired by seed "
@@ -190,6 +202,13 @@ def worth(frame: pd.DataFrame, k: int = 32) -> go.Figure:
     diagonal = {"color": theme.GREY, "dash": "dash", "width": 1}
     fig.add_shape(type="line", x0=0, y0=0, x1=most, y1=most, line=diagonal)
     return fig
+
+
+def _promise(beyond: float) -> str:
+    """How far what was promised lies from what was true."""
+    if abs(beyond) < 5e-4:
+        return "just what was true"
+    return f"{abs(beyond):.3f} {'more' if beyond > 0 else 'less'} than was true"
 
 
 def arm_family(arm: str) -> str:

@@ -30,7 +30,7 @@ def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
     """
     if layer is None and len(load):
         layer = int(load["layer"].min())
-    part = load[load["layer"] == layer] if len(load) else load
+    part = load[(load["layer"] == layer) & load["share"].notna()] if len(load) else load
     if part.empty:
         return theme.nothing("No expert load was recorded.", DENSE, "expert_load")
     table = part.pivot(index="expert", columns="step", values="share") * part["expert"].nunique()
@@ -69,7 +69,7 @@ def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
 def layers(load: pd.DataFrame) -> go.Figure:
     """Layers x experts at the last step: the load of each relative to an even share
     (`expert_load`)."""
-    if load.empty:
+    if load.empty or load["share"].isna().all():
         return theme.nothing("No expert load was recorded.", DENSE, "layers")
     last = load[load["step"] == load["step"].max()]
     table = last.pivot(index="layer", columns="expert", values="share")
@@ -113,6 +113,7 @@ def balance(
     frame: pd.DataFrame, measure: Literal["max_violation", "cv", "entropy_nats"] = "max_violation"
 ) -> go.Figure:
     """One measure of balance over the steps, a line per layer."""
+    frame = frame[frame[measure].notna()] if len(frame) else frame
     if frame.empty:
         return theme.nothing("No expert load was recorded.", DENSE, "balance")
     name, formula = _MEASURES[measure]
@@ -120,8 +121,8 @@ def balance(
     low = measure == "entropy_nats"
     worst = last.iloc[int(last[measure].argmin() if low else last[measure].argmax())]
     fig = theme.figure(
-        title=f"{name} is {worst[measure]:.3f} at worst, in layer {worst['layer']:.0f} at step "
-        f"{worst['step']:,.0f}",
+        title=f"{theme.sentence(name)} is {worst[measure]:.3f} at worst, in layer "
+        f"{worst['layer']:.0f} at step {worst['step']:,.0f}",
         alt=f"Lines of {name} by step, one per layer; now "
         + ", ".join(f"layer {r['layer']}: {r[measure]:.3f}" for r in last.to_dict("records")),
         how=f"{name} = {formula}. Layer {worst['layer']:.0f}: {worst[measure]:.4f}.",
@@ -134,8 +135,9 @@ def balance(
             x=part["step"],
             y=part[measure],
             name=f"layer {layer}",
-            mode="lines",
+            mode="lines+markers" if len(part) <= 40 else "lines",
             line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index % 8], "size": 6},
         )
     if low:
         bound = float(frame["max_entropy_nats"].iloc[0])

@@ -53,7 +53,7 @@ def value(
         f"min(ρ A, clip(ρ, {1 - epsilon:.3g}, {1 + epsilon:.3g}) A) for ECPO and GRPO, ρ A for "
         f"GBPO. GRPO: ρ = π/π_old. ECPO: ρ = π / max(π/{bound:.3g}, π_old), so ρ ≤ {bound:.3g}. "
         "GBPO: ρ = π / max(π_old, π) for A ≥ 0, π / max(π_old, 1 - π) for A < 0. "
-        f"A = {advantage:+.0f}. {ONE_RATIO}",
+        f"A = {advantage:+z.0f}. {ONE_RATIO}",
     )  # fmt: skip
     _draw(fig, own, dots, "value", advantage, epsilon, delta)
     return fig
@@ -84,7 +84,7 @@ def push(
 
 def regions(frame: pd.DataFrame) -> go.Figure:
     """Items of a step by region of the ratio and sign of the advantage."""
-    if frame.empty:
+    if frame.empty or not frame["items"].sum():
         return theme.nothing(
             "No item of this step has an advantage.",
             "All its groups are flat; choose another step.",
@@ -94,8 +94,9 @@ def regions(frame: pd.DataFrame) -> go.Figure:
     by_effect = frame.groupby("effect")["items"].sum()
     silent, bounded = (int(by_effect.get(name, 0)) for name in ("clipped: no push", "bounded push"))
     fig = theme.figure(
-        title=f"Of {total:,} items with an advantage, {silent:,} are clipped "
-        f"({theme.percent(silent / total)}) and {bounded:,} push with a bound "
+        title=f"Of {theme.count(total, 'item')} with an advantage, {silent:,} "
+        f"{'is' if silent == 1 else 'are'} clipped ({theme.percent(silent / total)}) and "
+        f"{bounded:,} {'pushes' if bounded == 1 else 'push'} with a bound "
         f"({theme.percent(bounded / total)})",
         alt="Bars of items by region of the ratio: "
         + "; ".join(

@@ -52,7 +52,7 @@ def value_name(value: str) -> str:
 
 def amount(number: float, value: str, *, sign: bool = False) -> str:
     """A number with its unit: 481.98 -> "482.0 s", a share -> "42.5%"."""
-    plus = "+" if sign else ""
+    plus = "+z" if sign else "z"
     if value in SHARES:
         return f"{number:{plus}.1%}"
     if value in LEARNED:
@@ -81,7 +81,7 @@ def curves(frame: pd.DataFrame, value: str = "true_watch_s") -> go.Figure:
         height=400,
         key=f"online-{value}",
     )
-    for index, name in enumerate(names[: len(theme.COLOURS)]):
+    for index, name in enumerate(names):
         _add_band(fig, frame[frame["stream"] == name], name, index, value)
     _round_ticks(fig, frame["round"])
     _value_ticks(fig, value)

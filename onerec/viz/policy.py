@@ -6,8 +6,6 @@ Each takes the frame of the function of the same name in `onerec.explain.policy`
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -86,6 +84,8 @@ def steps(frame: pd.DataFrame) -> go.Figure:
 
 
 def _how_advantages_are_made(tilt: float, items: int, mean: float) -> str:
+    if not items:
+        return "No item of the group counts, so none has an advantage."
     if tilt:
         return (
             f"advantage = {tilt:g} log(reward) - log(probability / that before alignment), less "
@@ -107,7 +107,7 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
     if frame.empty:
         return theme.nothing("This group has no items.", ALIGN, "group")
     counted = frame[frame["counted"]]
-    mean = float(counted["reward"].mean()) if len(counted) else float("nan")
+    mean = float(counted["reward"].mean()) if len(counted) else 0.0
     fig = theme.figure(
         title=_group_finding(frame, user),
         alt=f"Points of the {len(frame)} items of user {user}, reward against probability: "
@@ -134,33 +134,27 @@ def group(frame: pd.DataFrame, user: int = 0) -> go.Figure:
             marker={"symbol": symbol, "size": 12, "color": colour}
             | {"line": {"width": 2 * symbol.endswith("open"), "color": colour}},
             customdata=[
-                [r["place"], _name(r), r["advantage"], r["ratio"]] for r in part.to_dict("records")
+                [r["place"], theme.drawn(_name(r)), r["advantage"], r["ratio"]]
+                for r in part.to_dict("records")
             ],
             hovertemplate="%{customdata[1]}: reward %{y:.3f}, p = %{x:.3g}<br>A = "
             "%{customdata[2]:.2f}, ratio %{customdata[3]:.3f}<extra>" + name + "</extra>",
         )
     ends = [float(np.exp(frame["drawn"].min())), float(np.exp(frame["drawn"].max()))]
-    fig.add_scatter(
-        x=ends,
-        y=[mean, mean],
-        name=f"mean of those that count, {mean:.3f}",
-        mode="lines",
-        line={"color": theme.GREY, "dash": "dash", "width": 1},
-        hoverinfo="skip",
-    )
-    fig.update_xaxes(**_probability_axis(*ends))
+    if len(counted):
+        fig.add_scatter(
+            x=ends,
+            y=[mean, mean],
+            name=f"mean of those that count, {mean:.3f}",
+            mode="lines",
+            line={"color": theme.GREY, "dash": "dash", "width": 1},
+            hoverinfo="skip",
+        )
+    fig.update_xaxes(**theme.log_axis(min(ends), max(ends)))
     if frame["reward"].max() - frame["reward"].min() < 1e-6:
-        fig.update_yaxes(range=[mean - 0.5, mean + 0.5])
+        level = float(frame["reward"].iloc[0])
+        fig.update_yaxes(range=[level - 0.5, level + 0.5])
     return fig
-
-
-def _probability_axis(least: float, greatest: float) -> dict[str, Any]:
-    """A logarithmic axis with at most eight plain numbers: 0.001, 0.002, 0.005, ..."""
-    fine = [step * 10.0**power for power in range(-12, 1) for step in (1, 2, 5)]
-    shown = [tick for tick in fine if 0.7 * least <= tick <= 1.4 * greatest]
-    if len(shown) > 8:
-        shown = [tick for tick in shown if f"{tick:e}".startswith("1.")]
-    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:g}" for tick in shown]}
 
 
 def _group_finding(frame: pd.DataFrame, user: int) -> str:
@@ -239,6 +233,9 @@ def _levels_finding(frame: pd.DataFrame) -> str:
             f"{np.exp(far['log_prob']):.3g}"
         )
     far, whole = frame.iloc[int(moved.argmax())], np.prod(frame["ratio"].to_numpy())
+    now = np.exp(frame["log_prob"].sum())
+    if moved.max() < 5e-4:
+        return f"no code has moved since it was drawn; the whole item has p = {now:.3g}"
     return (
         f"code {far['code']:.0f} of level {far['level']:.0f} moved most, ×{far['ratio']:.3g}; "
         f"the whole item ×{whole:.3g}"
@@ -255,15 +252,12 @@ def reward_curves(frame: pd.DataFrame, panel: str = "reward") -> go.Figure:
         for name, own in part.groupby("metric", sort=False)
     }
     lead = next((name for name in (panel, "reward_pscore") if name in ends), next(iter(ends)))
-    first, last = ends[lead]
+    first, last = (theme.percent(v) if panel == "share" else f"{v:.3g}" for v in ends[lead])
+    once = (part["metric"] == lead).sum() == 1
     fig = theme.figure(
-        title=f"{theme.sentence(metric_name(lead, panel))} went from "
-        + (
-            f"{theme.percent(first)} to {theme.percent(last)}"
-            if panel == "share"
-            else f"{first:.3g} to {last:.3g}"
-        ),
-        alt=f"Lines over {part['step'].max():,} steps: "
+        title=theme.sentence(metric_name(lead, panel))
+        + (f": {last}" if once else f" went from {first} to {last}"),
+        alt=f"Lines over {theme.count(part['step'].max(), 'step')}: "
         + "; ".join(f"{metric_name(name, panel)} now {now:.3g}" for name, (_, now) in ends.items()),
         how="From the lines of stage `align` in metrics.jsonl: "
         + "; ".join(f"`{name}` {now:.4g}" for name, (_, now) in ends.items())

@@ -38,13 +38,13 @@ def losses(frame: pd.DataFrame) -> go.Figure:
     """The relative reconstruction error of items that were fitted and of items that were not."""
     if frame.empty:
         return theme.nothing("No quantisers were compared yet.", MEASURE, "losses")
-    best, held = (_least(frame, column) for column in ("loss", "held_out_loss"))
+    (best, loss), (held, held_loss) = (_least(frame, one) for one in ("loss", "held_out_loss"))
     seeds = int(frame["seeds"].max())
     where = f"of the items it was fitted on, {held} of new ones"
     if best == held:
         where = "of the items it was fitted on and of new ones"
     fig = theme.figure(
-        title=f"{theme.sentence(best)} loses least {where}",
+        title=f"{theme.sentence(best)} loses least {where}: {loss} and {held_loss}",
         alt="Bars of the relative reconstruction error: "
         + "; ".join(
             f"{NAMES[r['kind']]} fitted {r['loss']:.3f}, new {r['held_out_loss']:.3f}"
@@ -147,9 +147,10 @@ def purity(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def _least(frame: pd.DataFrame, column: str) -> str:
+def _least(frame: pd.DataFrame, column: str) -> tuple[str, str]:
+    """Who loses least, and how much."""
     best = min(frame.to_dict("records"), key=lambda row: row[column])
-    return NAMES[best["kind"]]
+    return NAMES[best["kind"]], theme.percent(best[column], 1)
 
 
 def _with_ends(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -137,7 +137,7 @@ def learning(frame: pd.DataFrame) -> go.Figure:
     first, last = ends[lead]
     fig = theme.figure(
         title=f"The loss of the {'fused score' if lead == 'fused' else words(lead)} went from "
-        f"{first:.3f} to {last:.3f} in {frame['step'].max():,} steps",
+        f"{first:.3f} to {last:.3f} in {theme.count(frame['step'].max(), 'step')}",
         alt="Lines of the loss by step on a logarithmic axis: "
         + "; ".join(f"{words(name)} now {now:.4f}" for name, (_, now) in ends.items()),
         how="Each tower's loss is the mean of -y ln p - (1 - y) ln(1 - p) over the rows that say "
@@ -156,12 +156,13 @@ def learning(frame: pd.DataFrame) -> go.Figure:
             x=own["step"],
             y=smooth,
             name="fused P-Score" if name == "fused" else words(str(name)),
-            mode="lines",
+            mode="lines+markers" if len(own) <= 40 else "lines",
             line=theme.line(index),
+            marker={"symbol": theme.SYMBOLS[index % 8], "size": 6},
             hovertemplate="step %{x:,}: %{y:.4f}",
         )
     drawn = [value for trace in fig.data for value in trace.y]
-    fig.update_yaxes(**_rate_axis(min(drawn), max(drawn), "{:g}"))
+    fig.update_yaxes(**theme.log_axis(min(drawn), max(drawn)))
     return fig
 
 
@@ -199,7 +200,11 @@ def calibration(frame: pd.DataFrame, behaviour: str = "") -> go.Figure:
         name="as predicted", line={"color": theme.GREY, "dash": "dash", "width": 1},
     )  # fmt: skip
     _add_parts(fig, own, floor)
-    axis = _rate_axis(floor, most) if rare else {"tickformat": ".0%", "rangemode": "tozero"}
+    axis = (
+        theme.log_axis(floor, most, "{:g}%", 100)
+        if rare
+        else {"tickformat": ".0%", "rangemode": "tozero"}
+    )
     fig.update_xaxes(**axis)
     fig.update_yaxes(**axis)
     return fig
@@ -272,15 +277,15 @@ def gaps(frame: pd.DataFrame) -> go.Figure:
     lost = int((last["gap"] < 0).sum())
     fig = theme.figure(
         title=f"The fused score loses to the product of the towers on {lost} of {len(last)} "
-        f"behaviours, most on {words(worst['behaviour'])} ({worst['gap']:+.3f})"
+        f"behaviours, most on {words(worst['behaviour'])} ({worst['gap']:+z.3f})"
         if lost
         else f"The fused score loses to the product of the towers on none of {len(last)} "
-        f"behaviours; the least gain is {words(worst['behaviour'])}'s ({worst['gap']:+.3f})",
+        f"behaviours; the least gain is {words(worst['behaviour'])}'s ({worst['gap']:+z.3f})",
         alt="Lines of the gap in GAUC by round: "
-        + "; ".join(f"{words(r['behaviour'])} {r['gap']:+.4f}" for r in last.to_dict("records")),
+        + "; ".join(f"{words(r['behaviour'])} {r['gap']:+z.4f}" for r in last.to_dict("records")),
         how="gap = GAUC of the fused score - GAUC of the product of the towers, per behaviour: "
         + "; ".join(
-            f"{r['behaviour']}: {r['gauc']:.4f} - {r['product_gauc']:.4f} = {r['gap']:+.4f}"
+            f"{r['behaviour']}: {r['gauc']:.4f} - {r['product_gauc']:.4f} = {r['gap']:+z.4f}"
             for r in last.to_dict("records")
         ),
         x="round",
@@ -306,15 +311,6 @@ def _add_rounds(fig: go.Figure, frame: pd.DataFrame, column: str, shown: str) ->
             hovertemplate="round %{x}: " + shown,
         )
     fig.update_xaxes(tickvals=sorted(frame["round"].unique().tolist()))
-
-
-def _rate_axis(least: float, most: float, shown: str = "") -> dict[str, Any]:
-    """A logarithmic axis with plain numbers: shares as percent, others as `shown` says."""
-    ticks = [step * 10.0**power for power in range(-7, 2) for step in (1, 3)]
-    inside = [tick for tick in ticks if 0.9 * least <= tick <= 1.1 * most]
-    inside = [tick for tick in inside if f"{tick:e}".startswith("1.")] or inside
-    text = [shown.format(tick) if shown else f"{100 * tick:g}%" for tick in inside]
-    return {"type": "log", "tickvals": inside, "ticktext": text}
 
 
 def _count_name(row: dict[Any, Any]) -> str:

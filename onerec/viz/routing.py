@@ -42,13 +42,10 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
     ]
     fig = theme.figure(
         title=_lift_finding(most, sure, kind, layer),
-        alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; strongest: "
-        + "; ".join(
-            f"expert {r['expert']} and {r['group']}: {r['lift']:.2f}"
-            for r in sure.sort_values("lift", ascending=False).head(5).to_dict("records")
-        ),
+        alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; " + _strongest(sure),
         how="lift = share of the expert's tokens in the group / the group's share of all tokens. "
-        f"Expert {most['expert']} and {most['group']}: {most['share']:.4f} / {most['base']:.4f} = "
+        f"Expert {most['expert']} and {theme.literal(most['group'])}: {most['share']:.4f} / "
+        f"{most['base']:.4f} = "
         f"{most['lift']:.3f}, from {most['tokens']:,} tokens where {most['expected']:.1f} would be "
         f"even; chance alone moves a lift by about 1 / √{most['expected']:.1f} = "
         f"{most['expected'] ** -0.5:.2f}. In brackets: fewer than {FEW} expected.",
@@ -60,7 +57,7 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
     marks = [-2, -1, 0, 1, 2]
     fig.add_heatmap(
         x=[str(expert) for expert in table.columns],
-        y=[theme.short(str(group), 22) for group in table.index],
+        y=_row_names(table),
         z=np.log2(table.to_numpy(dtype=np.float64).clip(2**-REACH, 2**REACH)),
         zmin=-REACH,
         zmax=REACH,
@@ -71,17 +68,32 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
         xgap=2,
         ygap=2,
         customdata=_cells(frame, table),
+        hovertext=[[theme.drawn(group)] * table.shape[1] for group in table.index],
         colorbar={
             "title": {"text": "lift", "side": "right", "font": {"size": 13}},
             "tickvals": marks,
         }
         | {"ticktext": ["¼", "½", "1", "2", "4"], "thickness": 14},
-        hovertemplate="expert %{x}, %{y}: lift %{customdata[0]:.2f}, %{customdata[1]:,} tokens of "
-        "%{customdata[2]:.1f} expected<extra></extra>",
+        hovertemplate="expert %{x}, %{hovertext}: lift %{customdata[0]:.2f}, "
+        "%{customdata[1]:,} tokens of %{customdata[2]:.1f} expected<extra></extra>",
     )
-    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False, type="category")  # a tag may be "39"
     fig.update_xaxes(showgrid=False, type="category")
     return fig
+
+
+def _strongest(sure: pd.DataFrame) -> str:
+    """The largest lifts that are no chance, in words."""
+    rows = sure.nlargest(5, "lift").to_dict("records")
+    said = "; ".join(f"expert {r['expert']} and {r['group']}: {r['lift']:.2f}" for r in rows)
+    return f"strongest: {said}" if said else "each is of too few tokens to be sure"
+
+
+def _row_names(table: pd.DataFrame) -> list[str]:
+    """The groups, cut where they are long; those that would then be alike have their number too."""
+    names = pd.Series([theme.label(group, 22) for group in table.index])
+    alike = names.duplicated(keep=False)
+    return [f"{name} ({n})" if alike[n - 1] else name for n, name in enumerate(names, 1)]
 
 
 def _cells(frame: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
@@ -140,7 +152,7 @@ def tokens(frame: pd.DataFrame, layer: int | None = None) -> go.Figure:
         _add_expert(fig, part[part["expert"] == expert], expert)
     for target, own in part.groupby("target"):
         fig.add_annotation(
-            text=f"<b>{theme.short(str(own['title'].iloc[0]), 44)}</b>", showarrow=False,
+            text=f"<b>{theme.label(own['title'].iloc[0], 44)}</b>", showarrow=False,
             xref="paper", x=0, xshift=-76, xanchor="left", y=int(own["row"].min()) - 1,
             name=f"target {target}",
         )  # fmt: skip
@@ -166,7 +178,9 @@ def _add_expert(fig: go.Figure, own: pd.DataFrame, expert: int) -> None:
         insidetextanchor="middle",
         textfont={"color": "#FFFFFF", "size": 14},
         textangle=0,
-        customdata=own[["item", "level", "title"]].to_numpy().tolist(),
+        customdata=[
+            [r["item"], r["level"], theme.drawn(r["title"])] for r in own.to_dict("records")
+        ],
         hovertemplate="%{customdata[2]}, code %{customdata[1]}: weight %{x:.3f}<extra>expert "
         f"{expert}</extra>",
     )
@@ -286,7 +300,9 @@ def without(
         return theme.nothing("No expert was switched off.", RECORD, f"without-{measure}")
     name, worse = MEASURES[measure]
     change, low, high = (frame[f"{measure}_{part}"] for part in ("change", "low", "high"))
-    worst = frame.iloc[int((worse * change).argmax())]
+    beyond = np.minimum(worse * low, worse * high) > 0
+    missed = (worse * change).where(beyond) if beyond.any() else worse * change
+    worst = frame.iloc[int(missed.argmax())]
     names = [_named(row, frame) for row in frame.to_dict("records")]
     sure = int(((low > 0) | (high < 0)).sum())
     before = worst[measure] - worst[f"{measure}_change"]
@@ -294,7 +310,7 @@ def without(
         title=_without_finding(worst, _named(worst, frame), measure, sure, len(frame)),
         alt=f"Points of the change in {name}, with 95% intervals: "
         + "; ".join(
-            f"without {one} {now:+.4f} ({a:+.4f} to {b:+.4f})"
+            f"without {one} {now:+z.4f} ({a:+z.4f} to {b:+z.4f})"
             for one, now, a, b in zip(names, change, low, high, strict=True)
         ),
         how=f"change = {name} without the expert - {name} of the whole model, on the same "
@@ -302,8 +318,8 @@ def without(
         "contexts, 95%; one that does not touch 0 is beyond chance (of twenty bars one may "
         "miss it all the same). "
         f"{theme.sentence(_named(worst, frame))}: {worst[measure]:.4f} - {before:.4f} = "
-        f"{worst[f'{measure}_change']:+.4f} "
-        f"[{worst[f'{measure}_low']:+.4f}, {worst[f'{measure}_high']:+.4f}].",
+        f"{worst[f'{measure}_change']:+z.4f} "
+        f"[{worst[f'{measure}_low']:+z.4f}, {worst[f'{measure}_high']:+z.4f}].",
         x=f"change in {name}" + (" (nats)" if measure == "loss" else ""),
         height=120 + 34 * len(frame),
         legend=False,

@@ -11,26 +11,32 @@ from onerec.viz import theme
 from onerec.viz.serving import EVALUATE
 from onerec.viz.training import START, metric_name
 
+SMALLER = ("max_violation", "cv")  # is better, as a loss is
+
 
 def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> go.Figure:
     """One metric of several runs in one picture."""
     parts = {
-        name: curves[curves["metric"] == metric]
+        name: curves[(curves["metric"] == metric) & curves["value"].notna()]
         for name, curves in curves_by_run.items()
-        if len(curves) and (curves["metric"] == metric).any()
+        if len(curves)
     }
+    parts = {name: part for name, part in parts.items() if len(part)}
     if not parts:
         return theme.nothing(f"None of these runs has {metric_name(metric)}.", START, "overlay")
     last = {name: float(part["value"].iloc[-1]) for name, part in parts.items()}
-    lower = "loss" in metric
+    lower = "loss" in metric or metric in SMALLER
     best = (min if lower else max)(last, key=lambda name: last[name])
-    first = f"{best} has the {'lowest' if lower else 'highest'} {metric_name(metric)}"
-    first = first if len(parts) > 1 else f"{theme.sentence(metric_name(metric))} of {best}"
+    first = f"{best} has the {'lowest' if lower else 'highest'} {metric_name(metric)} at its"
+    if len(parts) == 1:
+        first = f"{theme.sentence(metric_name(metric))} of {best} at its"
+    elif len(set(last.values())) == 1:
+        first = f"All {len(parts)} have the same {metric_name(metric)} at their"
     fig = theme.figure(
-        title=f"{first} at its last step: {last[best]:.4g}",
+        title=f"{first} last step: {last[best]:.4g}",
         alt=f"Lines of {metric_name(metric)} by step, one per run; at the end "
         + "; ".join(f"{name}: {value:.4g}" for name, value in last.items()),
-        how=f"`{metric}` of each run's metrics.jsonl at the same step: "
+        how=f"`{metric}` of each run's metrics.jsonl at its last step: "
         + "; ".join(f"{name} {value:.4g}" for name, value in last.items()),
         x="step",
         y=metric_name(metric),
@@ -53,6 +59,7 @@ def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> 
 def compare_metrics(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     """One metric of several runs and models: a group per model, a bar per run, with intervals."""
     part = metrics[metrics["metric"] == metric] if len(metrics) else metrics
+    part = part[part["value"].notna()] if len(part) else part
     if part.empty:
         return theme.nothing(f"None of these runs has {metric}.", EVALUATE, "compare")
     ours = part[part["model"] == "onerec"].reset_index(drop=True)

@@ -25,9 +25,9 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
     """
     if points.empty:
         return theme.nothing("No size was trained.", "`python -m onerec.bench.scaling`", "scaling")
-    first = laws.iloc[0]
+    finding = _scaling_finding(laws.iloc[0]) if len(laws) else _no_law(points)
     fig = theme.figure(
-        title=_scaling_finding(first),
+        title=finding,
         alt="Loss by millions of parameters: "
         + "; ".join(f"{r['name']}, {r['millions']:,.4g}M: {r['loss']:.3f}" for r in _rows(points)),
         how="L(N) = E + A / N^a, N in millions, by least squares.\n\n"
@@ -52,7 +52,7 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
         )
         for row in _rows(laws[laws["name"] == name]):
             _add_law(fig, row, own, index)
-    fig.update_xaxes(type="log")
+    fig.update_xaxes(**theme.log_axis(points["millions"].min(), points["millions"].max()))
     return fig
 
 
@@ -74,6 +74,13 @@ def _add_law(fig: go.Figure, row: Mapping[str, float], own: pd.DataFrame, index:
             | {"arrayminus": [row["predicted"] - row["predicted_low"]]},
             hovertemplate="predicted from the smaller sizes: %{y:.3f}<extra></extra>",
         )
+
+
+def _no_law(points: pd.DataFrame) -> str:
+    low, high = points["loss"].min(), points["loss"].max()
+    return (
+        f"No law was fitted to {theme.count(len(points), 'size')}: losses {low:.3f} to {high:.3f}"
+    )
 
 
 def _scaling_finding(law: pd.Series) -> str:
@@ -173,7 +180,7 @@ def contexts(frame: pd.DataFrame, measure: str = "gflops") -> go.Figure:
             marker={"symbol": theme.SYMBOLS[index], "size": 8},
             hovertemplate=f"{label}<br>%{{x:,}} positions: %{{y:,.3g}} {unit}<extra></extra>",
         )
-    fig.update_yaxes(**theme.log_axis(1, float(wide.to_numpy().max())))
+    fig.update_yaxes(**theme.log_axis(float(np.nanmin(wide)), float(np.nanmax(wide))))
     return fig
 
 

@@ -30,11 +30,11 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
     means = -frame.groupby("level")["log_prob"].mean()
     hardest, parts = means.idxmax(), frame[frame["rank"] == frame["rank"].min()]
     fig = theme.figure(
-        title=f"The first item has probability {theme.percent(np.exp(first['log_prob']), 1)}; "
-        f"level {hardest} is the least certain ({means.max():.2f} nats on average)",
+        title=f"The first item has probability {theme.chance(np.exp(first['log_prob']))}; "
+        f"level {hardest} is the least certain ({means.max():z.2f} nats on average)",
         alt="Stacked bars of -ln p per code for each recommended item: "
         + "; ".join(
-            f"{r['rank']}. {r['title']}: {-r['log_prob']:.2f} nats"
+            f"{r['rank']}. {r['title']}: {-r['log_prob']:z.2f} nats"
             for r in totals.to_dict("records")
         ),
         how="ln p(item) = Σ over levels of ln p(code | codes before it, user), not renormalised by "
@@ -56,7 +56,9 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
                 "color": theme.COLOURS[index % 8],
                 "pattern": {"shape": theme.PATTERNS[index % 8]},
             },
-            customdata=part[["item", "code", "probability", "title"]],
+            customdata=part[["item", "code", "probability", "title"]].assign(
+                title=part["title"].map(theme.drawn)
+            ),
             hovertemplate="%{customdata[3]}<br>code %{customdata[1]}: p = %{customdata[2]:.4f}, "
             "-ln p = %{x:.3f}<extra>" + f"level {level}" + "</extra>",
         )
@@ -77,7 +79,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         f"{theme.short(str(best['title']), 30)}, which shares {codes}",
         alt="Bars of the cosine of past items: "
         + "; ".join(
-            f"{r['title']}: cosine {r['cosine']:.2f}, {r['shared_prefix']} codes shared"
+            f"{r['title']}: cosine {r['cosine']:.2f}, {shared_words(r['shared_prefix'])}"
             for r in frame.to_dict("records")
         ),
         how="cosine = v_i·v_j / (|v_i||v_j|) of the vectors that were quantised; first "
@@ -91,8 +93,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     fig.add_bar(
         x=frame["cosine"],
         y=[
-            f"#{r['position']} {theme.short(str(r['title']), 22)}, "
-            + shared_words(r["shared_prefix"])
+            f"#{r['position']} {theme.label(r['title'], 22)}, " + shared_words(r["shared_prefix"])
             for r in frame.to_dict("records")
         ],
         orientation="h",
@@ -100,7 +101,7 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
             "color": [theme.BLUE if n else theme.GREY for n in frame["shared_prefix"]],
             "pattern": {"shape": ["" if n else "/" for n in frame["shared_prefix"]]},
         },
-        customdata=frame[["item", "title"]],
+        customdata=frame[["item", "title"]].assign(title=frame["title"].map(theme.drawn)),
         hovertemplate="%{customdata[1]}: cosine %{x:.3f}<extra></extra>",
         showlegend=False,
     )
@@ -111,9 +112,9 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
 def metric_bars(metrics: pd.DataFrame, metric: str = "recall@10") -> go.Figure:
     """One metric of all models of a run, with its interval where there is one."""
     part = metrics[metrics["metric"] == metric] if len(metrics) else metrics
-    if part.empty:
+    if part.empty or part["value"].isna().all():
         return theme.nothing(f"No {metric} yet.", EVALUATE, f"bars-{metric}")
-    part = part.sort_values("value", ascending=False).reset_index(drop=True)
+    part = part[part["value"].notna()].sort_values("value", ascending=False).reset_index(drop=True)
     fig = theme.figure(
         title=finding(part, metric),
         alt=f"Bars of {metric}: " + "; ".join(_with_interval(r) for r in part.to_dict("records")),
@@ -158,9 +159,12 @@ def finding(part: pd.DataFrame, metric: str) -> str:
     """Who leads, over whom, and whether the intervals can tell them apart."""
     rivals = part[~part["model"].isin(ENDS)].reset_index(drop=True)
     if len(rivals) < 2:
-        only = part.iloc[0]
+        only = (rivals if len(rivals) else part).iloc[0]
         return f"{metric} of {theme.model_name(only['model'])} is {only['value']:.4f}"
     first, second = rivals.iloc[0], rivals.iloc[1]
+    if f"{first['value']:.4f}" == f"{second['value']:.4f}":
+        names = f"{theme.model_name(first['model'])} and {theme.model_name(second['model'])}"
+        return theme.sentence(f"{names} are level: {metric} {first['value']:.4f}")
     text = f"{theme.model_name(first['model'])} leads: {metric} {first['value']:.4f} against "
     text += f"{second['value']:.4f} of {theme.model_name(second['model'])}"
     if second["value"] > 0:
@@ -180,7 +184,9 @@ def worth_finding(worth: pd.DataFrame) -> str:
     after, before = known["onerec"], known.get("onerec_pretrained")
     if before:
         change = theme.percent(abs(after / before - 1))
-        moved = "raised" if after >= before else "lowered"
+        if change in ("0%", "0.0%"):
+            return f"Alignment left the {words} of the first ten at {after:.3f}"
+        moved = "raised" if after > before else "lowered"
         return f"Alignment {moved} the {words} of the first ten by {change}"
     return theme.sentence(f"{words} of OneRec's first ten: {after:.3f}")
 
@@ -192,4 +198,4 @@ def _with_interval(row: dict[object, object]) -> str:
 
 def _label(row: dict[object, object]) -> str:
     mark = "✓ " if row["hit"] else ""
-    return f"{row['rank']}. {mark}{theme.short(str(row['title']))}"
+    return f"{row['rank']}. {mark}{theme.label(row['title'])}"

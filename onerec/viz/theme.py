@@ -7,9 +7,11 @@ current numbers. Backgrounds are transparent, so that one figure stands on light
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import Any
 
 import pandas as pd
@@ -27,6 +29,10 @@ DIVERGING = ((0.0, "#0072B2"), (0.5, "#BDBDBD"), (1.0, "#D55E00"))
 GRID = "rgba(128, 128, 128, 0.25)"
 CLEAR = "rgba(0, 0, 0, 0)"
 TITLE_CHARACTERS = 72
+TICKS = 8  # at most, on a logarithmic axis of fine steps
+
+_DRAWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"})
+_ACTIVE = re.compile(r"([\\`*\[\]$~<])")
 
 _MODELS = (
     *("onerec", "sasrec", "item_knn", "popularity", "onerec_pretrained", "cascade", "oracle"),
@@ -93,7 +99,12 @@ def figure(
     fig = go.Figure()
     fig.update_layout(
         meta={"title": title, "alt": alt, "how": how},
-        title={"text": "<br>".join(lines), "x": 0, "xref": "container", "xanchor": "left"}
+        title={
+            "text": "<br>".join(map(drawn, lines)),
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+        }
         | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
         | {"font": {"size": 16}},
         height=height,
@@ -170,18 +181,50 @@ def line(index: int) -> dict[str, Any]:
 
 def percent(share: float, digits: int = 0) -> str:
     """0.416 -> "42%", with a digit more where the value would read as 0 or 100."""
-    text = f"{100 * share:.{digits}f}%"
-    if digits == 0 and ((text == "0%" and share > 0) or (text == "100%" and share < 1)):
-        return f"{100 * share:.1f}%"
+    if share != share:
+        return "an unknown share"
+    text = f"{100 * share:z.{digits}f}%"
+    if digits == 0 and ((text == "0%" and share != 0) or (text == "100%" and share < 1)):
+        return f"{100 * share:z.1f}%"
     return text
 
 
-def log_axis(least: float, greatest: float) -> dict[str, Any]:
-    """A logarithmic axis with plain numbers: 1, 2, 5, 10, ... over little range, else 1, 10, ..."""
-    steps = (1, 2, 5) if greatest < 300 * max(least, 1e-12) else (1,)
-    ticks = [step * 10**power for power in range(10) for step in steps]
-    shown = [tick for tick in ticks if least <= tick <= greatest] or [least]
-    return {"type": "log", "tickvals": shown, "ticktext": [f"{tick:,}" for tick in shown]}
+def chance(probability: float) -> str:
+    """0.416 -> "41.6%"; below a thousandth as a power, since "0.0%" would say never."""
+    if 0 < probability < 1e-3:
+        return f"{probability:.0e}"
+    return percent(probability, 1) if probability else "0%"
+
+
+def count(number: float, thing: str, things: str = "") -> str:
+    """1, "item" -> "1 item"; 1200, "item" -> "1,200 items"."""
+    text = f"{number:,.0f}"
+    return f"{text} {thing if text == '1' else things or thing + 's'}"
+
+
+def log_axis(
+    least: float, greatest: float, shown: str = "{:,.12g}", scale: int = 1
+) -> dict[str, Any]:
+    """A logarithmic axis with plain numbers: 1, 2, 5, 10, ... over little range, else 1, 10, ...
+
+    Args:
+        least, greatest: the ends of what is drawn.
+        shown: how the text of a tick is made of its number times `scale` (100 for percent).
+    """
+    greatest = greatest if greatest > 0 else 1.0
+    least = least if 0 < least <= greatest else 1e-6 * greatest
+    powers = range(floor(log10(least)), ceil(log10(greatest)) + 1)
+    ticks: list[float] = []
+    for steps in (range(1, 10), (1, 2, 5), (1,)):
+        every = [float(f"{step}e{power}") for power in powers for step in steps]
+        ticks = [tick for tick in every if (1 - 1e-9) * least <= tick <= (1 + 1e-9) * greatest]
+        if len(ticks) <= TICKS:
+            break
+    if len(ticks) < 2:  # none or one of the plain numbers lies between them
+        ticks = sorted({float(f"{end:.3g}") for end in (least, greatest)})
+    ticks = ticks[:: 1 + (len(ticks) - 1) // (TICKS + 2)]
+    text = [shown.format(scale * tick) for tick in ticks]
+    return {"type": "log", "tickvals": ticks, "ticktext": text}
 
 
 def add_bars(
@@ -227,6 +270,21 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def drawn(text: object) -> str:
+    """Words of others (a title, a tag) so that Plotly draws them: `<b>` and $x$ as they stand."""
+    return str(text).translate(_DRAWN)
+
+
+def literal(text: object) -> str:
+    """Words of others so that the Markdown of `how` shows them: no picture, link or formula."""
+    return _ACTIVE.sub(r"\\\1", str(text))
+
+
 def short(text: str, characters: int = 28) -> str:
     """A label that fits; the whole text belongs in the hover."""
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
+
+
+def label(text: object, characters: int = 28) -> str:
+    """Words of others as a label that fits, drawn as they stand."""
+    return drawn(short(str(text), characters))

@@ -231,7 +231,7 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
     children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
     branches = frame[frame["parent"] == root["id"]]
     below = "" if root["codes"] == "" else f" below code {root['codes']}"
-    finding = f"{root['items']:,} items{below}"
+    finding = f"{theme.count(root['items'], 'item')}{below}"
     if len(children) and root["weight"] > 0:
         first = children.iloc[0]
         share = first["weight"] / root["weight"]
@@ -244,7 +244,7 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         how="Branches of one parent are as wide as their weights; a weight is the sum of those "
         "below. Small branches are joined, and the joined one is drawn no wider than the widest "
         f"beside it: its label has the number. Here the root weighs {root['weight']:,} "
-        f"({root['items']:,} items). A click opens a branch.",
+        f"({theme.count(root['items'], 'item')}). A click opens a branch.",
         height=460,
         legend=False,
         key=f"tree-{root['id']}",
@@ -252,9 +252,11 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
     fig.add_icicle(
         ids=frame["id"],
         parents=frame["parent"],
-        labels=[theme.short(str(label)) for label in frame["label"]],
+        labels=[theme.label(label) for label in frame["label"]],
         values=drawn_widths(frame),
-        customdata=frame[["codes", "item", "items", "label", "weight"]],
+        customdata=frame[["codes", "item", "items", "label", "weight"]].assign(
+            label=frame["label"].map(theme.drawn)
+        ),
         branchvalues="remainder",
         maxdepth=3 if len(frame) > 300 else 4,  # below, a click shows more
         tiling={"orientation": "h", "pad": 2},

@@ -36,7 +36,7 @@ def regions(state: Experts) -> go.Figure:
         "the balancing bias, and is answered with s times the expert's line. Scores at the middle "
         "of the square, s + b: "
         + "; ".join(
-            f"expert {number}: {1 / (1 + np.exp(-row[2])):.3f} {bias:+.3f}"
+            f"expert {number}: {1 / (1 + np.exp(-row[2])):.3f} {bias:+z.3f}"
             for number, (row, bias) in enumerate(zip(state.router, state.bias, strict=True))
         ),
         key="toy-regions",
@@ -75,14 +75,14 @@ def load(state: Experts) -> go.Figure:
         else "The load is even",
         alt="Bars of the share of the points per expert: "
         + "; ".join(
-            f"expert {r['expert']} {r['share']:.3f}, bias {r['bias']:+.3f}"
+            f"expert {r['expert']} {r['share']:.3f}, bias {r['bias']:+z.3f}"
             for r in told.to_dict("records")
         ),
         how=f"MaxVio = busiest share / even share - 1 = {told['share'].max():.3f} / {even:.3f} - 1 "
         f"= {violation:.3f}. The bias moves by {state.setting.bias_rate:g} a step, up below the "
         "mean load and down above it"
         + (": " if state.setting.balance else " where it is on; now it is off: ")
-        + ", ".join(f"b_{r['expert']} = {r['bias']:+.3f}" for r in told.to_dict("records")),
+        + ", ".join(f"b_{r['expert']} = {r['bias']:+z.3f}" for r in told.to_dict("records")),
         y="share of the points",
         height=300,
         key="toy-load",
@@ -91,7 +91,7 @@ def load(state: Experts) -> go.Figure:
     fig.add_bar(
         x=[
             f"expert {r['expert']}<br>{theme.percent(r['share'])}"
-            + (f"<br>b = {r['bias']:+.2f}" if state.setting.balance else "")
+            + (f"<br>b = {r['bias']:+z.2f}" if state.setting.balance else "")
             for r in told.to_dict("records")
         ],
         y=told["share"],

@@ -18,6 +18,7 @@ NAMES = {
     "samples_per_second": "samples per second",
     "flops_per_second": "FLOP per second",
     "mfu": "MFU",
+    "max_violation": "MaxVio",
     "aux_balance": "balance loss of the routers",
     "aux_z": "z-loss of the routers",
     "aux_distillation": "distillation loss of the routers",
@@ -34,6 +35,7 @@ def metric_name(name: str) -> str:
 
 def losses(curves: pd.DataFrame) -> go.Figure:
     """Loss per level, their sum, and the sum on valid."""
+    curves = _known(curves)
     names = [name for name in _metrics(curves) if name.startswith("loss") or name == "valid_loss"]
     if not names:
         return theme.nothing("No training step yet.", START, "losses")
@@ -41,7 +43,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
     first, last = _ends(curves, shown)
     levels = {name: _ends(curves, name)[1]["value"] for name in names if name.startswith("loss_")}
     finding = f"The loss went from {first['value']:.2f} to {last['value']:.2f} in "
-    finding += f"{last['step']:,.0f} steps"
+    finding += f"{theme.count(last['step'], 'step')}"
     if levels:
         hardest = max(levels, key=lambda name: levels[name])
         finding += f"; level {hardest.removeprefix('loss_')} is the hardest ({levels[hardest]:.2f})"
@@ -68,6 +70,7 @@ def losses(curves: pd.DataFrame) -> go.Figure:
 
 def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     """One metric over the steps."""
+    curves = _known(curves)
     if name not in _metrics(curves):
         return theme.nothing(f"No {metric_name(name)} yet.", START, f"metric-{name}")
     curves = curves[curves["metric"] == name]
@@ -75,11 +78,12 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
     curves = curves.assign(value=curves["value"] / worth)
     (first, last), values = _ends(curves, name), curves["value"]
     fig = theme.figure(
-        title=f"{label[0].upper()}{label[1:]} is {last['value']:,.4g} at step {last['step']:,.0f} "
+        title=f"{theme.sentence(label)} is {last['value']:,.4g} at step {last['step']:,.0f} "
         f"(median {values.median():,.4g})",
         alt=f"A line of {label} by step, from {first['value']:,.4g} to {last['value']:,.4g}; "
         f"least {values.min():,.4g}, greatest {values.max():,.4g}.",
-        how=f"`{name}` of metrics.jsonl, thinned to {len(values):,} points that keep every spike.",
+        how=f"`{name}` of metrics.jsonl, thinned to {theme.count(len(values), 'point')} that keep "
+        "every spike.",
         x="step",
         y=label,
         height=280,
@@ -92,6 +96,7 @@ def metric(curves: pd.DataFrame, name: str) -> go.Figure:
 
 def valid(curves: pd.DataFrame) -> go.Figure:
     """Ranking metrics on the validation users during training."""
+    curves = _known(curves)
     names = [name for name in _metrics(curves) if name.startswith("valid_") and "@" in name]
     if not names:
         return theme.nothing(
@@ -107,7 +112,7 @@ def valid(curves: pd.DataFrame) -> go.Figure:
         f"{best['value']:.4f}",
         alt="Lines of ranking metrics on validation users by step: "
         + "; ".join(f"{metric_name(n)} {_ends(curves, n)[1]['value']:.4f}" for n in names),
-        how=f"Measured on held-out targets {len(part)} times; the last is "
+        how=f"Measured on held-out targets {theme.count(len(part), 'time')}; the last is "
         f"{part['value'].iloc[-1]:.4f}. These users choose the checkpoint, the test users do not.",
         x="step",
         y="on valid",
@@ -164,6 +169,11 @@ def _unit(name: str, greatest: float) -> tuple[str, float]:
     if name == "flops_per_second":
         return ("TFLOP per second", 1e12) if greatest >= 1e12 else ("GFLOP per second", 1e9)
     return metric_name(name), 1.0
+
+
+def _known(curves: pd.DataFrame) -> pd.DataFrame:
+    """Without what was logged as unknown: a rate on a device whose peak nobody knows."""
+    return curves[curves["value"].notna()] if len(curves) else curves
 
 
 def _metrics(curves: pd.DataFrame) -> list[str]:

@@ -83,3 +83,10 @@ def test_only_the_first_leaves_and_their_ancestors_are_drawn() -> None:
 
 def test_nothing_to_draw_says_what_to_do() -> None:
     assert "Generate a list" in theme.how(beam.beam_tree(FRAME.head(0), {}))
+
+
+def test_a_search_that_lost_nothing_says_so_in_plain_numbers() -> None:
+    whole = FRAME[(FRAME["state"] == "kept") & (FRAME["level"] == 1)].head(1)
+    fig = beam.beam_tree(whole, TITLES)
+    assert theme.title(fig).startswith("The 1 leaf that the search kept has ")
+    assert "level 1: 1 kept, 0% pruned, 0% illegal" in theme.how(fig), "it was 0e+00"

@@ -5,7 +5,7 @@ import pytest
 from onerec.explain import tokens
 from onerec.runs import Run
 from onerec.viz import theme
-from onerec.viz.code_space import MAP_GROUPS, WEBGL_FROM, shared_words, umap
+from onerec.viz.code_space import MAP_GROUPS, WEBGL_FROM, neighbours, shared_words, umap
 from onerec.viz.theme import COLOURS, SYMBOLS
 
 
@@ -31,3 +31,10 @@ def test_the_map_of_umap_says_what_it_keeps(run: Run) -> None:
     assert "onerec map" in theme.how(umap(points.head(0), {}))
     with pytest.raises(ValueError, match="choose one of code_1"):
         umap(points, facts, colour="mood")  # type: ignore[arg-type]
+
+
+def test_one_neighbour_shares(run: Run) -> None:
+    frame = tokens.neighbours(run, 3).head(1).assign(shared_prefix=1)
+    said = theme.title(neighbours(frame, "a clip"))
+    assert said == "1 of the 1 item nearest to “a clip” shares at least its first code"
+    assert theme.alt_text(neighbours(frame)).endswith("1 code shared")

@@ -3,6 +3,7 @@
 import shutil
 
 import fake_rewards
+import pandas as pd
 import pytest
 
 from onerec.explain import composer as explain
@@ -85,3 +86,11 @@ def test_parts_that_are_all_zero_cannot_be_compared(scored: Run) -> None:
     frame = explain.composed_parts(scored, STEP).assign(change=float("nan"))
     assert "no reward to compare" in theme.title(viz.parts(frame))
     assert viz.words("pscore") == "P-Score"
+
+
+def test_what_stays_neither_gains_nor_loses() -> None:
+    row = {"before": 0.5, "after": 0.6, "change": 0.2, "weight_after": 0.3}
+    still = {"before": 0.5, "after": 0.5, "change": 0.0, "weight_after": 0.3}
+    frame = pd.DataFrame([row | {"part": "like"}, still | {"part": "click"}])
+    said = "Over the first items like gains 20.0%, and no part loses"
+    assert theme.title(viz.parts(frame)) == said, "it was: click loses 0.0%"

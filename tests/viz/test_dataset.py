@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,7 +44,7 @@ def test_bars_of_behaviours_are_rates(folder: Path) -> None:
         "click": "",
     }
     assert theme.title(fig).startswith(
-        "Click is the most frequent behaviour (100% of events), like"
+        "Click is the most frequent behaviour (100% of the rows where it is known), like"
     )
     assert "follow 48 / 216" in theme.how(fig)
 
@@ -74,3 +75,31 @@ def test_empty_frames_say_so() -> None:
     for fig in (viz.behaviours(none), viz.history_lengths(none), viz.popularity(none, 0)):
         assert not fig.data
         assert theme.alt_text(fig)
+
+
+def test_a_behaviour_that_no_row_knows_is_no_finding() -> None:
+    row = {"known": 10, "count": 4, "rate": 0.4, "positive": True}
+    unknown = row | {"known": 0, "count": 0, "rate": float("nan"), "positive": False}
+    frame = pd.DataFrame([row | {"behaviour": "like"}, unknown | {"behaviour": "follow"}])
+    fig = viz.behaviours(frame)
+    assert theme.title(fig) == "Like is true in 40.0% of the rows where it is known"
+    assert "follow never known" in theme.alt_text(fig)
+    assert not viz.behaviours(frame.tail(1)).data
+
+
+def test_equal_rates_have_no_rarest() -> None:
+    row = {"known": 10, "count": 0, "rate": 0.0, "positive": True}
+    frame = pd.DataFrame([row | {"behaviour": name} for name in ("like", "follow")])
+    assert theme.title(viz.behaviours(frame)) == "All 2 behaviours are equally frequent (0%)"
+
+
+def test_one_event_and_equal_items_are_told_plainly() -> None:
+    one = pd.DataFrame([{"low": 1, "high": 1, "label": "1", "users": 3, "share": 1.0}])
+    assert theme.title(viz.history_lengths(one)).startswith("Most common: 1 event (100%")
+    day = pd.Timestamp("2024-01-02")
+    log = pd.DataFrame([{"day": day, "behaviour": "events", "count": 1, "unit": "day"}])
+    assert theme.title(viz.timeline(log)).startswith("1 event a day on average, 1 at the peak")
+    equal = {"rank": 1, "count": 3, "share": 1.0, "item_share": 1.0, "cumulative": 1.0}
+    fig = viz.popularity(pd.DataFrame([equal]), explain.gini(np.full(7, 3)))
+    assert "(Gini 0.00)" in theme.title(viz.popularity(pd.DataFrame([equal]), -1e-16))
+    assert "-0.00" not in theme.title(fig) + theme.how(fig) + theme.alt_text(fig)

@@ -97,3 +97,22 @@ def test_nothing_to_draw_says_what_to_do() -> None:
         draw.codes(CODES.head(0)),
     ):
         assert "choose an item" in theme.how(figure)
+
+
+def test_one_event_or_none_that_matters_gives_no_nan() -> None:
+    one = draw.influence(EVENTS[:1].assign(read=True), "a film")
+    assert "none (no two events differ)" in theme.how(one)
+    still = EVENTS.assign(leave_one_out=0.0, attention=0.0, gradient=0.0)
+    fig = draw.influence(still[:4], "a film")
+    assert theme.title(fig).endswith("without any of them it is as likely or likelier")
+    assert fig.layout.xaxis.ticktext == ("0",)
+    assert "nan" not in theme.how(one) + theme.how(fig)
+
+
+def test_random_deletion_may_win_and_is_then_no_method() -> None:
+    swapped = CURVES.replace({"method": {"leave_one_out": "random", "random": "leave_one_out"}})
+    said = theme.title(draw.deletion(swapped))
+    assert (
+        said == "Deleting at random costs most: ln p is -3.00 on average, lower than by any method"
+    )
+    assert draw.deletion(CURVES[CURVES["method"] != "random"]).data, "no random order was made"

@@ -80,7 +80,7 @@ def test_worth_tells_the_best_arm_that_keeps_recall() -> None:
     )
     fig = viz.worth(frame)
     assert (
-        "20% is covered at -1.0% recall on test; the reward model promised +0.010"
+        "20% is covered at -1.0% recall on test; the reward model promised 0.010 more"
         in theme.title(fig)
     )
     assert list(fig.data[0].text) == ["best that holds valid recall", ""]
@@ -117,3 +117,27 @@ def test_what_is_shipped_is_drawn(name: str) -> None:
     assert len(fig.data) > 2
     assert theme.alt_text(fig)
     assert theme.how(fig)
+
+
+def test_what_is_said_of_legality_and_promises_comes_from_the_numbers() -> None:
+    row = {"arm": "none", "step": 0, "legality": 0.9, "end": 0.4}
+    fallen = pd.DataFrame([row, row | {"step": 9, "legality": 0.4}])
+    assert "here it falls in an arm" in theme.how(viz.legality(fallen)), "it was written down"
+    kept = fallen.assign(end=0.95)
+    assert "here it does not fall" in theme.how(viz.legality(kept))
+    worth = explain.worth()
+    modest = worth.assign(predicted=worth["true"] - 0.02)
+    assert "promised 0.020 less than was true" in theme.title(viz.worth(modest))
+
+
+@pytest.mark.parametrize("name", ["stability", "legality", "worth"])
+def test_what_was_not_measured_says_how_to_measure_it(name: str) -> None:
+    fig = getattr(viz, name)(getattr(explain, name)().head(0))
+    assert not fig.data
+    assert f"python -m onerec.bench.{name}" in theme.how(fig)
+
+
+def test_a_promise_that_was_kept_is_no_promise_of_more() -> None:
+    worth = explain.worth()
+    kept = worth.assign(predicted=worth["true"])
+    assert theme.title(viz.worth(kept)).endswith("promised just what was true"), "0.000 more"

@@ -51,3 +51,18 @@ def test_layers_side_by_side_at_the_last_step(run: Run) -> None:
     assert table.mean(axis=1) == pytest.approx(1)
     assert f"with {table.max():.2f} times an even load" in theme.title(fig)
     assert "dense" in viz.layers(pd.DataFrame()).layout.annotations[0].text
+
+
+def test_one_step_can_be_seen() -> None:
+    one = pd.DataFrame([{"step": 5, "layer": 0, "cv": 0.2}])
+    fig = viz.balance(one, "cv")
+    assert "markers" in fig.data[0].mode, "a line of one point is nothing"
+    assert theme.title(fig).startswith("Coefficient of variation is 0.200")
+
+
+def test_a_load_that_is_unknown_is_not_drawn() -> None:
+    load = pd.DataFrame([(1, 0, 0, np.nan, np.nan)], columns=["step", "layer", "expert", *"ab"])
+    load = load.rename(columns={"b": "share"})
+    none = pd.DataFrame([{"step": 1, "layer": 0, "cv": np.nan}])
+    for fig in (viz.expert_load(load), viz.layers(load), viz.balance(none, "cv")):
+        assert not fig.data

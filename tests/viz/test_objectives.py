@@ -84,3 +84,10 @@ def test_regions_by_count(aligned: Run) -> None:
     assert sum(sum(bar.x) for bar in fig.data) == frame["items"].sum()
     assert {bar.marker.pattern.shape for bar in fig.data} == {"", "/"}
     assert "flat" in viz.regions(frame.iloc[:0]).layout.annotations[0].text
+
+
+def test_one_item_is_clipped_and_none_is_no_division() -> None:
+    row = {"region": "above 1+ε", "advantage": "A > 0", "effect": "clipped: no push", "items": 1}
+    one = pd.DataFrame([row])
+    assert theme.title(viz.regions(one)).startswith("Of 1 item with an advantage, 1 is clipped")
+    assert not viz.regions(one.assign(items=0)).data

@@ -156,3 +156,14 @@ def test_every_value_of_the_tables_has_a_name_and_a_meaning() -> None:
     assert set(viz.VALUES) == set(viz.MEANING) == set(explain.VALUES)
     assert set(viz.LEARNED) == set(viz.LEARNED_MEANING)
     assert set(viz.LEARNED) <= set(explain.LEARNED)
+
+
+def test_every_stream_that_the_title_counts_is_drawn() -> None:
+    rows = [
+        {"stream": f"s{n}", "round": 1, "mean": float(n), "low": n - 1.0, "high": n + 1.0}
+        for n in range(10)
+    ]
+    fig = viz.curves(pd.DataFrame(rows).assign(users=5))
+    assert "s9 has the most true watch time" in theme.title(fig)
+    assert len({(t.line.color, t.line.dash) for t in fig.data if t.name}) == 10
+    assert viz.amount(-0.0001, "true_long_view", sign=True) == "+0.0%"

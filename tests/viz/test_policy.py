@@ -90,3 +90,13 @@ def test_nothing_recorded_says_how_to_make_it(aligned: Run) -> None:
     none = explain.steps(aligned).iloc[:0]
     assert "onerec align" in viz.steps(none).layout.annotations[0].text
     assert viz.group(explain.items(aligned, 10, 4).iloc[:0]).layout.annotations
+
+
+def test_where_nothing_counts_or_moved_no_number_is_made_up(aligned: Run) -> None:
+    none = viz.group(explain.items(aligned, 10, 3).assign(counted=False), 3)
+    assert "nan" not in theme.how(none) + none.to_json()
+    frame = explain.levels(aligned, 10, 4, 2)
+    still = viz.levels(frame.assign(drawn=frame["log_prob"], ratio=1.0), "clip")
+    assert theme.title(still).startswith("clip: no code has moved since it was drawn"), "was ×1"
+    one = pd.DataFrame([{"panel": "share", "metric": "legality", "step": 1, "value": 0.5}])
+    assert theme.title(viz.reward_curves(one, "share")) == "Legal items: 50%"

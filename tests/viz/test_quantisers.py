@@ -35,13 +35,15 @@ def test_the_best_on_fitted_items_need_not_be_the_best_on_new_ones(compared: pd.
     fig = viz.losses(compared)
     assert (
         theme.title(fig)
-        == "RQ-VAE loses least of the items it was fitted on, RQ-Kmeans of new ones"
+        == "RQ-VAE loses least of the items it was fitted on, RQ-Kmeans of new ones: 8.0% and 34.0%"
     )
     bars = {trace.name: list(trace.y) for trace in fig.data if trace.name}
     assert bars == {"fitted": [0.16, 0.08, 0.36], "new items": [0.34, 0.46, 0.52]}
     assert "0.1600 and 0.3400" in theme.how(fig)
     same = compared.assign(held_out_loss=[0.3, 0.1, 0.5])
-    assert theme.title(viz.losses(same)).endswith("it was fitted on and of new ones")
+    assert theme.title(viz.losses(same)).endswith(
+        "it was fitted on and of new ones: 8.0% and 10.0%"
+    )
 
 
 def test_levels_have_a_line_a_kind_and_entropy_its_bound(by_level: pd.DataFrame) -> None:

@@ -133,3 +133,13 @@ def test_a_really_trained_run_is_drawn(aligned: Path) -> None:
     ):
         assert fig.to_json()
         assert theme.alt_text(fig)
+
+
+def test_a_loss_of_one_step_is_seen_on_an_axis_with_numbers() -> None:
+    one = pd.DataFrame([{"metric": "fused", "step": 1, "value": 0.5}])
+    fig = viz.learning(one)
+    assert "in 1 step" in theme.title(fig)
+    assert not theme.title(fig).endswith("steps")
+    assert "markers" in fig.data[0].mode
+    two = pd.DataFrame([{"metric": "fused", "step": n, "value": 0.7 - 0.3 * n} for n in (0, 1)])
+    assert len(viz.learning(two).layout.yaxis.tickvals) >= 2, "0.4 to 0.7 had none"

@@ -123,3 +123,32 @@ def test_nothing_recorded_says_what_to_do() -> None:
     blank = pd.DataFrame()
     for fig in (viz.lift(blank), viz.tokens(blank), viz.flow(blank), viz.without(blank)):
         assert "train one with experts" in fig.layout.annotations[0].text
+
+
+def test_tags_that_are_numbers_or_begin_alike_have_a_row_each() -> None:
+    long = "a very long name of a tag, the "
+    rows = [(0, group, 30, 40.0, 0.3, 0.4, 0.75, False) for group in ("39", f"{long}1", f"{long}2")]
+    fig = viz.lift(pd.DataFrame(rows, columns=list(explain.LIFT)), "tags")
+    assert fig.layout.yaxis.type == "category", "39 would be a place on an axis of numbers"
+    assert len(set(fig.data[0].y)) == 3
+    assert fig.data[0].hovertext[2][0] == f"{long}2", "the whole name"
+
+
+def test_who_is_missed_is_one_whose_interval_says_so() -> None:
+    """The largest change had a wide interval, so no expert was said to be missed; one was."""
+    row = {"layer": 0, "loss": 2.0, "recall": 0.4}
+    frame = pd.DataFrame(
+        [
+            row | {"expert": 0, "recall_change": -0.05, "recall_low": -0.2, "recall_high": 0.1},
+            row | {"expert": 1, "recall_change": -0.02, "recall_low": -0.03, "recall_high": -0.01},
+        ]
+    )
+    fig = viz.without(frame)
+    assert theme.title(fig).startswith("Most missed is expert 1: without it")
+    assert "1 of 2 changes are beyond chance" in theme.title(fig)
+
+
+def test_no_sure_lift_is_said_in_the_alternative_text_too() -> None:
+    rows = [(0, "a", 3, 2.0, 0.6, 0.4, 1.5, True)]
+    fig = viz.lift(pd.DataFrame(rows, columns=list(explain.LIFT)))
+    assert theme.alt_text(fig).endswith("each is of too few tokens to be sure")

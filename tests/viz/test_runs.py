@@ -36,3 +36,21 @@ def test_metrics_of_several_runs_stand_in_groups(run: Run) -> None:
     assert theme.title(fig) == "recall@10 of OneRec is highest in toy_run: 0.5000"
     assert theme.title(viz.compare_metrics(own)) == "recall@10 of OneRec in toy_run: 0.5000"
     assert not viz.compare_metrics(pd.DataFrame()).data
+
+
+def test_runs_that_are_alike_have_no_leader_and_balance_is_better_when_small() -> None:
+    curve = pd.DataFrame([{"step": 1, "metric": "max_violation", "value": 0.5}])
+    even = curve.assign(value=0.1)
+    said = [
+        theme.title(viz.overlay({"a": curve, "b": other}, "max_violation"))
+        for other in (curve, even)
+    ]
+    assert said[0] == "All 2 have the same MaxVio at their last step: 0.5"
+    assert said[1] == "b has the lowest MaxVio at its last step: 0.1"
+
+
+def test_a_metric_without_a_value_is_none() -> None:
+    curve = pd.DataFrame([{"step": 1, "metric": "mfu", "value": None}]).astype({"value": float})
+    assert not viz.overlay({"a": curve}, "mfu").data
+    row = {"run": "a", "model": "onerec", "metric": "recall@10", "value": float("nan")}
+    assert not viz.compare_metrics(pd.DataFrame([row])).data

@@ -56,3 +56,13 @@ def test_contexts_name_the_ratio_at_the_longest(measure: str) -> None:
     assert "At 1,000 positions the encoder-decoder takes 10 times" in theme.title(fig)
     assert [list(trace.y) for trace in fig.data] == [[10.0, 90.0], [5.0, 9.0]]
     assert "100 positions 10 / 5 = 2.0" in theme.how(fig)
+
+
+def test_sizes_without_a_law_and_small_costs_have_their_axis() -> None:
+    points = pd.DataFrame([("ours", 0.5, 3.0, 2.9, 3.1, 2)], columns=list(explain.POINTS))
+    fig = viz.scaling(points, pd.DataFrame(columns=list(explain.LAW)))
+    assert theme.title(fig) == "No law was fitted to 1 size: losses 3.000 to 3.000"
+    assert fig.layout.xaxis.ticktext == ("0.5",)
+    rows = [("encoder_decoder", 8, 0.09), ("lazy", 8, 0.02)]
+    cost = viz.contexts(pd.DataFrame(rows, columns=["kind", "positions", "gflops"]))
+    assert cost.layout.yaxis.ticktext[0] == "0.02", "it began at 1, above all that is drawn"

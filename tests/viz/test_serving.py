@@ -65,3 +65,32 @@ def test_the_worth_of_lists_is_said_with_what_alignment_did() -> None:
     alone = pd.DataFrame({"model": ["onerec"], "p_score": [0.25]})
     assert viz.worth_finding(alone) == "P-Score of OneRec's first ten: 0.250"
     assert viz.worth_finding(alone.assign(model="random")) == "P-Score of the first ten"
+
+
+def test_an_unlikely_list_is_not_said_to_be_impossible() -> None:
+    row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
+    frame = pd.DataFrame([row | {"log_prob": -10.0, "probability": np.exp(-10)}])
+    assert "The first item has probability 5e-05;" in theme.title(viz.code_log_probs(frame))
+
+
+def test_the_only_model_is_named_though_the_oracle_is_above_it() -> None:
+    rows = [("r", "oracle", 0.9), ("r", "onerec", 0.3), ("r", "random", 0.1)]
+    frame = pd.DataFrame(rows, columns=["run", "model", "value"])
+    frame = frame.assign(metric="recall@10", low=np.nan, high=np.nan)
+    assert theme.title(viz.metric_bars(frame)) == "recall@10 of OneRec is 0.3000"
+    level = frame.assign(model=["onerec", "sasrec", "random"], value=[0.0, 0.0, 0.0])
+    said = theme.title(viz.metric_bars(level))
+    assert said == "OneRec and SASRec are level: recall@10 0.0000", "it was: leads (0% more)"
+
+
+def test_alignment_that_moved_nothing_is_not_said_to_have_raised() -> None:
+    frame = pd.DataFrame({"model": ["onerec", "onerec_pretrained"], "p_score": [0.4, 0.4]})
+    assert viz.worth_finding(frame) == "Alignment left the P-Score of the first ten at 0.400"
+
+
+def test_certain_codes_have_no_minus_nought() -> None:
+    row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
+    frame = pd.DataFrame([row | {"log_prob": 0.0, "probability": 1.0}])
+    fig = viz.code_log_probs(frame)
+    assert "(0.00 nats on average)" in theme.title(fig)
+    assert "-0.00" not in theme.alt_text(fig)

@@ -72,16 +72,51 @@ def test_models_have_names_and_colours_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0%"), (0.0004, "0.0%"), (0.004, "0.4%"), (0.42, "42%"), (0.999, "99.9%"), (1, "100%")],
+    [
+        *((0, "0%"), (0.0004, "0.0%"), (0.004, "0.4%"), (0.42, "42%"), (0.999, "99.9%")),
+        *((1, "100%"), (-0.0001, "0.0%"), (-0.3, "-30%"), (float("nan"), "an unknown share")),
+    ],
 )
 def test_percent_never_hides_a_remainder(share: float, text: str) -> None:
     assert theme.percent(share) == text
+
+
+def test_a_probability_that_is_small_is_not_called_zero() -> None:
+    said = [theme.chance(value) for value in (0.0, 0.00004, 0.002, 0.416, 1.0)]
+    assert said == ["0%", "4e-05", "0.2%", "41.6%", "100.0%"], "nothing pruned was once 0e+00"
+
+
+def test_one_thing_is_singular() -> None:
+    assert theme.count(1, "item") == "1 item"
+    assert theme.count(1200, "item") == "1,200 items"
+    assert theme.count(2, "leaf", "leaves") == "2 leaves"
+    assert theme.count(1.4, "event") == "1 event", "as it is written"
 
 
 def test_a_log_axis_has_plain_numbers() -> None:
     assert theme.log_axis(1, 40)["tickvals"] == [1, 2, 5, 10, 20]
     assert theme.log_axis(1, 40)["ticktext"] == ["1", "2", "5", "10", "20"]
     assert theme.log_axis(1, 12_000)["ticktext"] == ["1", "10", "100", "1,000", "10,000"]
+    assert theme.log_axis(0.01, 0.3, "{:g}%", 100)["ticktext"] == ["1%", "2%", "5%", "10%", "20%"]
+
+
+@pytest.mark.parametrize(
+    ("least", "greatest"),
+    [(0.35, 0.69), (1.3, 2.5), (0.09, 0.4), (1e-18, 1e-15), (1, 1e15), (0, 0.5), (7, 8)],
+)
+def test_no_log_axis_is_bare_or_crowded(least: float, greatest: float) -> None:
+    ticks = theme.log_axis(least, greatest)["tickvals"]
+    assert 2 <= len(ticks) <= 10
+    assert all(least <= tick <= greatest for tick in ticks)
+
+
+def test_words_of_others_are_drawn_and_told_as_they_stand() -> None:
+    words = "<b>5 $ & $ 6</b> ![](http://x) `a`"
+    assert theme.drawn(words) == "&lt;b&gt;5 &#36; &amp; &#36; 6&lt;/b&gt; ![](http://x) `a`"
+    assert theme.literal(words) == r"\<b>5 \$ & \$ 6\</b> !\[\](http://x) \`a\`"
+    fig = theme.figure(title=words, alt="a", how="h")
+    assert fig.layout.title.text == theme.drawn(words)
+    assert theme.title(fig) == words, "a page writes it in its own way"
 
 
 def test_whiskers_reach_from_low_to_high() -> None:

@@ -82,3 +82,10 @@ def test_no_step_yet_says_how_to_start(curves: pd.DataFrame) -> None:
 )
 def test_metrics_are_named_for_people(name: str, words: str) -> None:
     assert viz.metric_name(name) == words
+
+
+def test_a_metric_without_a_value_is_none() -> None:
+    row = {"metric": "valid_recall@10", "step": 1, "seconds": 0.1, "value": float("nan")}
+    frame = pd.DataFrame([row, row | {"metric": "loss"}])
+    for fig in (viz.losses(frame), viz.metric(frame, "loss"), viz.valid(frame)):
+        assert not fig.data
