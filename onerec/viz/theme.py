@@ -105,7 +105,12 @@ def figure(
             "xref": "container",
             "xanchor": "left",
         }
-        | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
+        | {
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 12 + 10 * (len(lines) > 1), "l": 12},
+        }
         | {"font": {"size": 16}},
         height=height,
         margin={"l": 64, "r": 24, "t": 24 + 22 * len(lines), "b": 56},

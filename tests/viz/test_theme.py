@@ -36,6 +36,8 @@ def test_a_figure_says_what_it_shows() -> None:
     assert theme.title(fig) == "A " * 60
     assert (theme.alt_text(fig), theme.how(fig)) == ("words", "x = 1")
     assert fig.layout.title.text.count("<br>") == 1
+    short = theme.figure(title="A", alt="", how="")
+    assert fig.layout.title.pad.t > short.layout.title.pad.t, "Plotly lifts a title of two lines"
     assert fig.layout.uirevision == "k"
     assert fig.layout.xaxis.title.text == "steps"
     assert fig.layout.paper_bgcolor == fig.layout.plot_bgcolor == theme.CLEAR
