@@ -383,15 +383,7 @@ figure = theme.figure(
     x="beam (log scale)",
     y="share of users",
 )
-for index, name in enumerate(("exact", "proved", "of the ten best")):
-    figure.add_scatter(
-        x=exactness["beam"],
-        y=exactness[name],
-        name=name,
-        mode="lines+markers",
-        line=theme.line(index),
-    )
-figure.update_xaxes(type="log", tickvals=exactness["beam"].tolist())
+theme.add_lines(figure, exactness["beam"], exactness[["exact", "proved", "of the ten best"]])
 show(figure)
 
 # %%
@@ -546,12 +538,9 @@ figure = theme.figure(
     x="beam (log scale)",
     y="TFLOP a user (log scale)",
 )
-for index, name in enumerate(("shared", "plain loop")):
-    figure.add_scatter(
-        x=report["beam"], y=report[name], name=name, mode="lines+markers", line=theme.line(index)
-    )
-figure.update_xaxes(type="log", tickvals=report["beam"].tolist())
-figure.update_yaxes(type="log")
+theme.add_lines(figure, report["beam"], report[["shared", "plain loop"]])
+drawn = report[["shared", "plain loop"]].to_numpy()
+figure.update_yaxes(**theme.log_axis(drawn.min(), drawn.max()))
 show(figure)
 
 # %%
@@ -610,16 +599,12 @@ figure = theme.figure(
     x="beam K (log scale)",
     y="share",
 )
-for index, (name, error) in enumerate((("recall@10", "recall, error"), ("pass@K", "pass, error"))):
-    figure.add_scatter(
-        x=quality.index,
-        y=quality[name],
-        name=name,
-        mode="lines+markers",
-        line=theme.line(index),
-        error_y={"array": quality[error]},
-    )
-figure.update_xaxes(type="log", tickvals=quality.index.tolist())
+theme.add_lines(
+    figure,
+    quality.index,
+    quality[["recall@10", "pass@K"]],
+    quality[["recall, error", "pass, error"]].set_axis(["recall@10", "pass@K"], axis=1),
+)
 show(figure)
 
 # %%
@@ -655,9 +640,10 @@ for width, items in pools.items():
 best_of = pd.DataFrame(rows, columns=["K", "best of K", "mean of K", "best of K at random"])
 ceiling = whole.max(1).mean()
 gain = best_of["best of K"].iloc[-1] / best_of["best of K"].iloc[0] - 1
+middle = best_of["mean of K"].tolist()
 figure = theme.figure(
     title=f"The best of 128 has a true long view {theme.percent(gain)} more often than the best of "
-    f"8; the mean of the pool falls",
+    f"8; the mean of the pool goes from {middle[0]:.3f} to {middle[-1]:.3f}",
     alt="; ".join(
         f"K {r.K}: best {r[2]:.3f}, mean {r[3]:.3f}, best at random {r[4]:.3f}"
         for r in best_of.itertuples()
@@ -667,11 +653,7 @@ figure = theme.figure(
     x="items K in the pool (log scale)",
     y="probability of a long view",
 )
-for index, name in enumerate(best_of.columns[1:]):
-    figure.add_scatter(
-        x=best_of["K"], y=best_of[name], name=name, mode="lines+markers", line=theme.line(index)
-    )
-figure.update_xaxes(type="log", tickvals=best_of["K"].tolist())
+theme.add_lines(figure, best_of["K"], best_of.set_index("K"))
 show(figure)
 
 # %%

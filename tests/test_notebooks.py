@@ -91,3 +91,11 @@ def test_each_part_ends_in_an_assert_and_shows_at_most_one_figure(source: Path) 
         assert drawn <= 1, title
         asked = sum(text.count("*Question:") for kind, text in part if kind == "markdown")
         assert asked == drawn, f"{title}: a figure answers a question"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_results_that_it_reads_are_shipped(source: Path) -> None:
+    """One looked for `routers.json` and said for good that no measurement ships."""
+    results = FOLDER.parent / "onerec" / "bench" / "results"
+    named = re.findall(r'RESULTS / "([^"]+)"', source.read_text(encoding="utf-8"))
+    assert [name for name in named if not (results / name).is_file()] == []

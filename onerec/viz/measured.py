@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan, nan
+from math import isnan, log10, nan
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,10 @@ def stability(frame: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"{label}, one seed<br>%{{y:,.1f}} times<extra></extra>",
             )
     fig.add_hline(y=EXPLODED, line={"color": theme.GREY, "dash": "dash", "width": 1})
+    fig.add_annotation(
+        text=f"above {EXPLODED:g} times", showarrow=False, x=0, xref="paper", xanchor="left",
+        y=log10(EXPLODED), yanchor="bottom",  # on a logarithmic axis Plotly wants the logarithm
+    )  # fmt: skip
     fig.update_yaxes(**theme.log_axis(1, float(frame["growth"].max())))
     fig.update_xaxes(type="category", categoryorder="array", categoryarray=lags)
     return fig

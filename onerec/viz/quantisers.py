@@ -121,7 +121,11 @@ def purity(frame: pd.DataFrame) -> go.Figure:
     """How far first codes agree with the items' categories, beside what chance gives."""
     known = frame.dropna(subset=["purity"])
     if known.empty:
-        return theme.nothing("The items have no categories to compare with.", "", "purity")
+        return theme.nothing(
+            "The items have no categories to compare with.",
+            "Import items that have a column category.",
+            "purity",
+        )
     best = max(known.to_dict("records"), key=lambda row: row["purity"])
     fig = theme.figure(
         title=f"First codes of {NAMES[best['kind']]} agree most with the categories: "

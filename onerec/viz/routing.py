@@ -134,7 +134,8 @@ def tokens(frame: pd.DataFrame, layer: int | None = None) -> go.Figure:
     first = part[part["rank"] == 0]
     favourite = first["expert"].value_counts()
     fig = theme.figure(
-        title=f"Layer {layer}: of {len(places)} tokens expert {favourite.index[0]} is the first "
+        title=f"Layer {layer}: of {theme.count(len(places), 'token')} expert "
+        f"{favourite.index[0]} is the first "
         f"choice of {favourite.iloc[0]}",
         alt="Bars of a token's weights by expert: "
         + "; ".join(

@@ -156,13 +156,13 @@ def contexts(frame: pd.DataFrame, measure: str = "gflops") -> go.Figure:
         f"the lazy decoder's {name}",
         alt=f"{theme.sentence(name)} by positions of a context: "
         + "; ".join(
-            f"{KINDS[str(kind)]} {own.iloc[0]:,.3g} at {own.index[0]:,} and {own.iloc[-1]:,.3g} at "
-            f"{own.index[-1]:,}"
+            f"{KINDS[str(kind)]} {_plain(own.iloc[0])} at {own.index[0]:,} and "
+            f"{_plain(own.iloc[-1])} at {own.index[-1]:,}"
             for kind, own in wide.items()
         ),
         how=f"{unit}, counted: "
         + "; ".join(
-            f"{position:,} positions {row['encoder_decoder']:,.3g} / {row['lazy']:,.3g} = "
+            f"{position:,} positions {_plain(row['encoder_decoder'])} / {_plain(row['lazy'])} = "
             f"{row['encoder_decoder'] / row['lazy']:.1f}"
             for position, row in wide.iterrows()
         ),
@@ -182,6 +182,11 @@ def contexts(frame: pd.DataFrame, measure: str = "gflops") -> go.Figure:
         )
     fig.update_yaxes(**theme.log_axis(float(np.nanmin(wide)), float(np.nanmax(wide))))
     return fig
+
+
+def _plain(value: float) -> str:
+    """Three digits, without a power: 2600 -> "2,600", not "2.6e+03"."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, float]]:

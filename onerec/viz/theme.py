@@ -105,7 +105,12 @@ def figure(
             "xref": "container",
             "xanchor": "left",
         }
-        | {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 12}}
+        | {
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 12 + 10 * (len(lines) > 1), "l": 12},
+        }
         | {"font": {"size": 16}},
         height=height,
         margin={"l": 64, "r": 24, "t": 24 + 22 * len(lines), "b": 56},
@@ -225,6 +230,29 @@ def log_axis(
     ticks = ticks[:: 1 + (len(ticks) - 1) // (TICKS + 2)]
     text = [shown.format(scale * tick) for tick in ticks]
     return {"type": "log", "tickvals": ticks, "ticktext": text}
+
+
+def add_lines(
+    fig: go.Figure, x: Sequence[int], lines: pd.DataFrame, errors: pd.DataFrame | None = None
+) -> None:
+    """A line for each column over sizes that multiply: a logarithmic axis, a tick at each size.
+
+    Args:
+        errors: half the height of the whiskers, for the columns that have some.
+    """
+    for index, name in enumerate(lines.columns):
+        whiskers = {} if errors is None or name not in errors else {"array": errors[name].tolist()}
+        fig.add_scatter(
+            x=list(x),
+            y=lines[name],
+            name=str(name),
+            mode="lines+markers",
+            line=line(index),
+            marker={"symbol": SYMBOLS[index % 8], "size": 7},
+            error_y=whiskers,
+            hovertemplate="%{x:,}: %{y:.4g}",
+        )
+    fig.update_xaxes(type="log", tickvals=list(x), ticktext=[f"{size:,}" for size in x])
 
 
 def add_bars(

@@ -77,7 +77,7 @@ def test_load_says_how_even_it_is_and_that_nothing_is_dropped(open_page: Open) -
     app.segmented_control(key="routing_layer").set_value("1").run()
     assert "Layer 1: expert" in said(app)
     app.segmented_control(key="routing_measure").set_value("Entropy").run()
-    assert "entropy in nats is" in said(app)
+    assert "Entropy in nats is" in said(app)
     assert "At step 60 the busiest is expert" in said(app)
 
 

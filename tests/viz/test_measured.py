@@ -33,6 +33,8 @@ def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
     assert lines["GRPO, rate 0.003"] == pytest.approx([800.0])
     assert list(fig.layout.xaxis.categoryarray) == ["0", "1,000"]
     assert "it explodes" in theme.how(fig)
+    line = fig.layout.annotations[0]
+    assert (line.text, line.y) == ("above 50 times", pytest.approx(np.log10(50)))
     shipped = explain.stability()
     assert shipped.attrs["note"]
     assert shipped.attrs["note"] in theme.how(viz.stability(shipped))

@@ -66,6 +66,7 @@ def test_purity_stands_beside_chance(compared: pd.DataFrame) -> None:
     )
     none = viz.purity(compared.assign(purity=np.nan))
     assert "no categories" in theme.title(none)
+    assert "column category" in theme.how(none), "the next thing to do"
 
 
 def test_nothing_measured_says_how_to_measure(compared: pd.DataFrame) -> None:

@@ -66,3 +66,10 @@ def test_sizes_without_a_law_and_small_costs_have_their_axis() -> None:
     rows = [("encoder_decoder", 8, 0.09), ("lazy", 8, 0.02)]
     cost = viz.contexts(pd.DataFrame(rows, columns=["kind", "positions", "gflops"]))
     assert cost.layout.yaxis.ticktext[0] == "0.02", "it began at 1, above all that is drawn"
+
+
+def test_large_costs_are_written_without_a_power() -> None:
+    rows = [("encoder_decoder", 3000, 2596.4), ("lazy", 3000, 18.84)]
+    fig = viz.contexts(pd.DataFrame(rows, columns=["kind", "positions", "gflops"]))
+    assert "3,000 positions 2,596 / 18.8 = 137.8" in theme.how(fig), "it was 2.6e+03"
+    assert "and 2,596 at 3,000" in theme.alt_text(fig)

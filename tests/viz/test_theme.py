@@ -36,6 +36,8 @@ def test_a_figure_says_what_it_shows() -> None:
     assert theme.title(fig) == "A " * 60
     assert (theme.alt_text(fig), theme.how(fig)) == ("words", "x = 1")
     assert fig.layout.title.text.count("<br>") == 1
+    short = theme.figure(title="A", alt="", how="")
+    assert fig.layout.title.pad.t > short.layout.title.pad.t, "Plotly lifts a title of two lines"
     assert fig.layout.uirevision == "k"
     assert fig.layout.xaxis.title.text == "steps"
     assert fig.layout.paper_bgcolor == fig.layout.plot_bgcolor == theme.CLEAR
@@ -134,3 +136,16 @@ def test_whiskers_reach_from_low_to_high() -> None:
 def test_a_long_label_is_cut() -> None:
     assert theme.short("abc", 3) == "abc"
     assert theme.short("abcd efgh", 6) == "abcd…"
+
+
+def test_lines_over_sizes_have_a_tick_at_each_and_whiskers_where_known() -> None:
+    lines = pd.DataFrame({"a": [0.1, 0.2], "b": [0.3, 0.4]})
+    fig = go.Figure()
+    theme.add_lines(fig, [8, 1024], lines, pd.DataFrame({"b": [0.01, 0.02]}))
+    first, second = fig.data
+    assert (list(first.x), list(second.y)) == ([8, 1024], [0.3, 0.4])
+    assert first.error_y.array is None
+    assert list(second.error_y.array) == [0.01, 0.02]
+    assert first.marker.symbol != second.marker.symbol
+    assert first.line.dash != second.line.dash
+    assert (fig.layout.xaxis.type, fig.layout.xaxis.ticktext) == ("log", ("8", "1,024"))
