@@ -31,7 +31,8 @@ def overlay(curves_by_run: Mapping[str, pd.DataFrame], metric: str = "loss") -> 
     if len(parts) == 1:
         first = f"{theme.sentence(metric_name(metric))} of {best} at its"
     elif len(set(last.values())) == 1:
-        first = f"All {len(parts)} have the same {metric_name(metric)} at their"
+        who = "Both" if len(parts) == 2 else f"All {len(parts)}"
+        first = f"{who} have the same {metric_name(metric)} at their"
     fig = theme.figure(
         title=f"{first} last step: {last[best]:.4g}",
         alt=f"Lines of {metric_name(metric)} by step, one per run; at the end "

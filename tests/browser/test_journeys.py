@@ -183,7 +183,7 @@ def test_two_runs_are_compared(page: Page, own_server: Server) -> None:
     expect(figure.locator(".legendtext").get_by_text("longer")).to_be_visible(timeout=20_000)
     expect(figure.locator(".legendtext").get_by_text("toy_run")).to_be_visible()
     page.get_by_role("radio", name="Curves").click()
-    expect(page.get_by_text("lowest loss")).to_be_visible()
+    expect(page.get_by_text("Both have the same loss")).to_be_visible()
     expect(figure.locator(".legendtext")).to_have_count(2)
     page.get_by_role("radio", name="Settings").click()
     expect(page.get_by_text("Only the settings that differ", exact=True)).to_be_visible()

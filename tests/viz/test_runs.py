@@ -45,7 +45,7 @@ def test_runs_that_are_alike_have_no_leader_and_balance_is_better_when_small() -
         theme.title(viz.overlay({"a": curve, "b": other}, "max_violation"))
         for other in (curve, even)
     ]
-    assert said[0] == "All 2 have the same MaxVio at their last step: 0.5"
+    assert said[0] == "Both have the same MaxVio at their last step: 0.5"
     assert said[1] == "b has the lowest MaxVio at its last step: 0.1"
 
 
