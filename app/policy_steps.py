@@ -6,10 +6,10 @@ import re
 
 import links
 import pandas as pd
-import plain
 import selection
 import streamlit as st
 
+from onerec import plain
 from onerec.viz.composer import words
 
 WHAT = (

@@ -10,11 +10,11 @@ from typing import Any
 
 import cache
 import links
-import plain
 import selection
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import rewards
 from onerec.runs import Run
 from onerec.viz import theme

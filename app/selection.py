@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import cache
 import places
-import plain
 import streamlit as st
 
+from onerec import plain
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens as explain_tokens
 from onerec.runs import Run

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import plain
 import selection
 import streamlit as st
+
+from onerec import plain
 
 TICK_SECONDS = 0.8
 

@@ -14,11 +14,11 @@ import cache
 import links
 import pandas as pd
 import places
-import plain
 import selection
 import streamlit as st
 import tour
 
+from onerec import plain
 from onerec.errors import OneRecError
 from onerec.runs import Run
 from onerec.viz import serving as draw_serving

@@ -4,11 +4,11 @@ import at_scale
 import cache
 import links
 import places
-import plain
 import policy_steps
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import policy
 from onerec.viz import policy as draw
 

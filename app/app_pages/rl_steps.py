@@ -3,12 +3,12 @@
 import at_scale
 import cache
 import places
-import plain
 import policy_steps
 import selection
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import policy, training
 from onerec.viz import policy as draw
 

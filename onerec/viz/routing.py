@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from onerec import plain
 from onerec.explain.routing import FEW
 from onerec.viz import theme
 
@@ -44,7 +45,7 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
         title=_lift_finding(most, sure, kind, layer),
         alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; " + _strongest(sure),
         how="lift = share of the expert's tokens in the group / the group's share of all tokens. "
-        f"Expert {most['expert']} and {theme.literal(most['group'])}: {most['share']:.4f} / "
+        f"Expert {most['expert']} and {plain.text(most['group'])}: {most['share']:.4f} / "
         f"{most['base']:.4f} = "
         f"{most['lift']:.3f}, from {most['tokens']:,} tokens where {most['expected']:.1f} would be "
         f"even; chance alone moves a lift by about 1 / √{most['expected']:.1f} = "

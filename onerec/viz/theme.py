@@ -7,7 +7,6 @@ current numbers. Backgrounds are transparent, so that one figure stands on light
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ TITLE_CHARACTERS = 72
 TICKS = 8  # at most, on a logarithmic axis of fine steps
 
 _DRAWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"})
-_ACTIVE = re.compile(r"([\\`*\[\]$~<])")
 
 _MODELS = (
     *("onerec", "sasrec", "item_knn", "popularity", "onerec_pretrained", "cascade", "oracle"),
@@ -299,13 +297,11 @@ def sentence(text: str) -> str:
 
 
 def drawn(text: object) -> str:
-    """Words of others (a title, a tag) so that Plotly draws them: `<b>` and $x$ as they stand."""
+    """Words of others (a title, a tag) so that Plotly draws them: `<b>` and $x$ as they stand.
+
+    Where Markdown shows them, as in `how`, `plain.text` does that.
+    """
     return str(text).translate(_DRAWN)
-
-
-def literal(text: object) -> str:
-    """Words of others so that the Markdown of `how` shows them: no picture, link or formula."""
-    return _ACTIVE.sub(r"\\\1", str(text))
 
 
 def short(text: str, characters: int = 28) -> str:
