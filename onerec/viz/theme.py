@@ -205,6 +205,16 @@ def count(number: float, thing: str, things: str = "") -> str:
     return f"{text} {thing if text == '1' else things or thing + 's'}"
 
 
+def went(texts: Sequence[str]) -> str:
+    """What became of a value, from its course as it is written: "went from 0.50 to 0.42"."""
+    first, last = texts[0], texts[-1]
+    if first != last:
+        return f"went from {first} to {last}"
+    if len(texts) == 1:
+        return f"is {last}"
+    return f"stayed at {last}" if set(texts) == {last} else f"ended where it began, at {last}"
+
+
 def log_axis(
     least: float, greatest: float, shown: str = "{:,.12g}", scale: int = 1
 ) -> dict[str, Any]:

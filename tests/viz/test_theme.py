@@ -95,6 +95,19 @@ def test_one_thing_is_singular() -> None:
     assert theme.count(1.4, "event") == "1 event", "as it is written"
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["1", "2"], "went from 1 to 2"),
+        (["1", "1", "1"], "stayed at 1"),
+        (["1", "3", "1"], "ended where it began, at 1"),
+        (["1"], "is 1"),
+    ],
+)
+def test_a_course_that_ends_where_it_began_went_nowhere(texts: list[str], said: str) -> None:
+    assert theme.went(texts) == said
+
+
 def test_a_log_axis_has_plain_numbers() -> None:
     assert theme.log_axis(1, 40)["tickvals"] == [1, 2, 5, 10, 20]
     assert theme.log_axis(1, 40)["ticktext"] == ["1", "2", "5", "10", "20"]
