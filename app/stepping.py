@@ -14,8 +14,6 @@ from typing import Any
 import selection
 import streamlit as st
 
-from onerec import plain
-
 TICK_SECONDS = 0.8
 
 
@@ -126,6 +124,6 @@ def _asked_steps(toy: Toy) -> int:
     number = selection.whole(asked)
     if number is not None and number <= toy.most:
         return number
-    st.warning(f"The link asks for {toy.steps_key} “{plain.text(asked)}”, which is not from 0 to "
-               f"{toy.most:,}; the beginning is shown.", icon=":material/link_off:")  # fmt: skip
+    why, instead = f"not from 0 to {toy.most:,}", "the beginning is shown"
+    st.warning(selection.refused("Step", asked, why, instead), icon=":material/link_off:")
     return 0

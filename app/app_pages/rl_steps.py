@@ -119,7 +119,7 @@ names = dict(
 )
 st.header(f"“{plain.text(names[place])}”  :blue-badge[{row['codes']}]")
 st.selectbox(
-    "Item of the group", list(names), key="place",
+    policy_steps.PLACE, list(names), key="place",
     format_func=lambda place: f"{place}: {names[place]}",
     on_change=lambda: choose_place(st.session_state["place"]),
 )  # fmt: skip
