@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import plain
+from onerec import plain
 
 MOST = 200  # edits that are read; a line of text is no upload
 EDIT = re.compile(

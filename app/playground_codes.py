@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import plain
 import selection
 import stepping
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import toy_codes
 from onerec.explain.toy_codes import Codes, CodesSetting
 from onerec.explain.toy_points import SHAPES

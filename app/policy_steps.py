@@ -6,7 +6,6 @@ import re
 
 import links
 import pandas as pd
-import plain
 import selection
 import streamlit as st
 
@@ -17,6 +16,7 @@ WHAT = (
     "score them, and the better ones of a group are made likelier. Each recorded step can be "
     "looked at here."
 )
+PLACE = "Item of the group"  # the label of its control
 SAID = {  # what becomes of an item, by the effect that `onerec.explain.objectives` names
     "pushes": "it pushes in full",
     "bounded push": "its push is bounded, not zero",
@@ -115,8 +115,8 @@ def linked_place(items: pd.DataFrame) -> int | None:
     text = st.query_params.get("place", "") if "place_of" not in st.session_state else ""
     place, last = selection.whole(text), int(items["place"].max())
     if text and (place is None or place > last):
-        st.warning(f"The link asks for place “{plain.text(text)}”, which is not from 0 to {last}.",
-                   icon=":material/link_off:")  # fmt: skip
+        why, instead = f"not from 0 to {last}", "another is shown"
+        st.warning(selection.refused(PLACE, text, why, instead), icon=":material/link_off:")
     return place
 
 

@@ -10,13 +10,13 @@ import cache
 import edits
 import live_model
 import pandas as pd
-import plain
 import recommend_live
 import selection
 import streamlit as st
 import widgets
 from live_model import Who
 
+from onerec import plain
 from onerec.explain import dataset as explain_dataset
 from onerec.runs import Run
 from onerec.viz import theme

@@ -10,11 +10,11 @@ from typing import Any
 
 import cache
 import links
-import plain
 import selection
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import rewards
 from onerec.runs import Run
 from onerec.viz import theme
@@ -94,7 +94,7 @@ def _weights(own: Mapping[str, float]) -> dict[str, float]:
     names = sorted(own, key=lambda name: (name != "pscore", -own[name]))
     steps = {name: [f"{weight:g}" for weight in sorted({*SCALE, own[name]})] for name in names}
     for name in names:
-        _notice(f"weight_{name}", steps[name], f"{own[name]:g}")
+        _notice(words(name), f"weight_{name}", steps[name], f"{own[name]:g}")
     chosen = {}
     with st.grid("auto", min_column_width=150):
         for name in names:
@@ -118,11 +118,11 @@ def _industrial(run: Run, step: int) -> rewards.Rule:
                 icon=":material/hourglass_empty:")  # fmt: skip
         return None
     values = found["value"].tolist()
-    _notice("industrial_value", values, values[0])
+    label = f"Items with this {kind(names[rule])}"
+    _notice(label, "industrial_value", values, values[0])
     with st.grid(3, min_column_width=200) as grid:
         with grid.cell():
-            value = st.selectbox(f"Items with this {kind(names[rule])}", values,
-                                 key="industrial_value", bind="query-params")  # fmt: skip
+            value = st.selectbox(label, values, key="industrial_value", bind="query-params")
         with grid.cell():
             alpha = _slider("α, the factor of their reward", "alpha", 0.5)
         with grid.cell():
@@ -145,15 +145,15 @@ def _slider(label: str, key: str, usual: float) -> float:
     except ValueError:
         fits = False
     if not fits:
-        st.warning(f"The link asks for {key} “{plain.text(asked)}”, which is not from 0 to 1; "
-                   f"{usual} is shown.", icon=":material/link_off:")  # fmt: skip
+        st.warning(selection.refused(label, asked, "not from 0 to 1", f"{usual} is shown"),
+                   icon=":material/link_off:")  # fmt: skip
     st.session_state["page_widgets"].append(key)
     return st.slider(label, 0.0, 1.0, usual, 0.01, key=key, bind="query-params")
 
 
-def _notice(key: str, choices: list[str], usual: str) -> None:
+def _notice(label: str, key: str, choices: list[str], usual: str) -> None:
     """Name a value of the link that is not there; remember the key for copied links."""
-    if notice := selection.bad_parameter(key, choices, usual):
+    if notice := selection.bad_parameter(label, key, choices, usual):
         st.warning(notice, icon=":material/link_off:")
     st.session_state["page_widgets"].append(key)
 

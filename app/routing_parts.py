@@ -110,11 +110,11 @@ def user(view: selection.Selection, known: list[int]) -> int:
 def spared(frame: pd.DataFrame) -> str:
     """The expert that is switched off, as in "0-2", or `NOBODY`."""
     names = {NOBODY: NOBODY} | {name(key, frame): key for key in _keys(frame)}
-    if notice := selection.bad_parameter("routing_off", list(names), NOBODY):
+    label = "Expert to switch off"
+    if notice := selection.bad_parameter(label, "routing_off", list(names), NOBODY):
         st.warning(notice, icon=":material/link_off:")
     st.session_state["page_widgets"].append("routing_off")
-    chosen = st.selectbox("Expert to switch off", list(names), key="routing_off",
-                          bind="query-params", width=260)  # fmt: skip
+    chosen = st.selectbox(label, list(names), key="routing_off", bind="query-params", width=260)
     return names.get(chosen, NOBODY)
 
 
@@ -171,11 +171,12 @@ def off_numbers(facts: dict[str, Any], frame: pd.DataFrame, key: str) -> None:
 def _step(run: Run, known: list[int]) -> int:
     """Which recording is looked at; at first that of the weights which the run goes on with."""
     choices, first = [str(step) for step in known], str(routing.chosen_step(run))
-    if notice := selection.bad_parameter("routing_step", choices, first):
+    label = "Recorded step"
+    if notice := selection.bad_parameter(label, "routing_step", choices, first):
         st.warning(notice, icon=":material/link_off:")
     st.session_state["page_widgets"].append("routing_step")
     chosen = st.selectbox(
-        "Recorded step", choices, choices.index(first), key="routing_step", bind="query-params",
+        label, choices, choices.index(first), key="routing_step", bind="query-params",
         width=180, help="Tokens are recorded at each evaluation of the training",
     )  # fmt: skip
     return int(chosen if chosen in choices else first)

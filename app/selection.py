@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import cache
 import places
-import plain
 import streamlit as st
 
+from onerec import plain
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens as explain_tokens
 from onerec.runs import Run
@@ -100,10 +100,10 @@ def current() -> Selection:
     """The selection, checked against what is on disk; what does not fit becomes a notice."""
     notices = list(st.session_state.get(REMEMBERED, []))
     infos, folders = places.run_infos(), places.dataset_folders()
-    run_name = _known("run", list(infos), notices)
+    run_name = _known("Run", "run", list(infos), notices)
     info = infos.get(run_name or "")
     home = places.dataset_of(run_name, info) if run_name and info else None
-    dataset_name = _known("dataset", list(folders), notices, home)
+    dataset_name = _known("Dataset", "dataset", list(folders), notices, home)
     dataset = folders.get(dataset_name or "")
     run = Run(info.path) if info else None
     sizes = cache.read(explain_dataset.summary, dataset) if dataset else {}
@@ -142,18 +142,23 @@ def link() -> str:
     return urlunsplit((page.scheme, page.netloc, page.path, urlencode(values, doseq=True), ""))
 
 
-def bad_parameter(key: str, choices: Sequence[str], fallback: str) -> str | None:
+def bad_parameter(label: str, key: str, choices: Sequence[str], fallback: str) -> str | None:
     """What to say when the URL asks for something that is not there (the widget falls back)."""
     asked = st.query_params.get(key)
     if not asked or asked in choices:
         return None
-    return f"The link asks for {key} “{plain.text(asked)}”, which is not here; {fallback} is shown."
+    return refused(label, asked, "not here", f"{plain.text(fallback)} is shown")
+
+
+def refused(label: str, asked: object, why: str, instead: str) -> str:
+    """What to say of a value in the URL that a control does not take; `label` is the control's."""
+    return f"The link sets “{label}” to “{plain.text(asked)}”, which is {why}; {instead}."
 
 
 def _picker(
     key: str, label: str, names: list[str], default: int, changed: Callable[[], None]
 ) -> None:
-    if notice := bad_parameter(key, names, names[default]):
+    if notice := bad_parameter(label, key, names, names[default]):
         st.session_state[REMEMBERED].append(notice)
     asked = st.session_state.get(key, st.query_params.get(key))
     if asked not in names:  # not asked for, or deleted or renamed meanwhile
@@ -184,15 +189,14 @@ def _keep_teacher_settings() -> None:
 
 
 def _known(
-    key: str, names: list[str], notices: list[str], default: str | None = None
+    label: str, key: str, names: list[str], notices: list[str], default: str | None = None
 ) -> str | None:
     fallback = default if default in names else (names[0] if names else None)
     asked = raw(key)
     if asked is None or asked in names:
         return asked or fallback
-    shown_instead = f"{fallback} is shown" if fallback else "there is none yet"
-    asked = plain.text(asked)
-    notices.append(f"The link asks for {key} “{asked}”, which is not here; {shown_instead}.")
+    shown_instead = f"{plain.text(fallback)} is shown" if fallback else "there is none yet"
+    notices.append(refused(label, asked, "not here", shown_instead))
     return fallback
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import plain
 import selection
 import streamlit as st
 
@@ -125,6 +124,6 @@ def _asked_steps(toy: Toy) -> int:
     number = selection.whole(asked)
     if number is not None and number <= toy.most:
         return number
-    st.warning(f"The link asks for {toy.steps_key} “{plain.text(asked)}”, which is not from 0 to "
-               f"{toy.most:,}; the beginning is shown.", icon=":material/link_off:")  # fmt: skip
+    why, instead = f"not from 0 to {toy.most:,}", "the beginning is shown"
+    st.warning(selection.refused("Step", asked, why, instead), icon=":material/link_off:")
     return 0

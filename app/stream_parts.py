@@ -32,7 +32,7 @@ def choose_stream(names: list[str]) -> str:
     It has no default of its own: one would be left out of the URL, and the newest may be another
     by the time that a link is opened.
     """
-    if notice := selection.bad_parameter("stream", names, names[0]):
+    if notice := selection.bad_parameter("Stream", "stream", names, names[0]):
         st.warning(notice, icon=":material/link_off:")
     if st.session_state.get("stream", st.query_params.get("stream")) not in names:
         st.session_state["stream"] = names[0]

@@ -14,11 +14,11 @@ import cache
 import links
 import pandas as pd
 import places
-import plain
 import selection
 import streamlit as st
 import tour
 
+from onerec import plain
 from onerec.errors import OneRecError
 from onerec.runs import Run
 from onerec.viz import serving as draw_serving
@@ -52,7 +52,7 @@ def head(title: str, question: str) -> selection.Selection:
 
 def options(label: str, choices: Sequence[str], key: str, **settings: Any) -> str:
     """A choice of a few that lives in the URL; a wrong value falls back and says so."""
-    if notice := selection.bad_parameter(key, choices, choices[0]):
+    if notice := selection.bad_parameter(label, key, choices, choices[0]):
         st.warning(notice, icon=":material/link_off:")
     st.session_state.setdefault("page_widgets", []).append(key)
     chosen = st.segmented_control(
@@ -74,8 +74,9 @@ def number(
     except ValueError:
         fits = False
     if not fits:
-        st.warning(f"The link asks for {key} “{plain.text(asked)}”, which is not from {least} to "
-                   f"{greatest}; {usual} is shown.", icon=":material/link_off:")  # fmt: skip
+        why = f"not from {least} to {greatest}"
+        st.warning(selection.refused(label, asked, why, f"{usual} is shown"),
+                   icon=":material/link_off:")  # fmt: skip
     st.session_state.setdefault("page_widgets", []).append(key)
     return st.slider(label, least, greatest, usual, step, key=key, bind="query-params",
                      help=note or None)  # fmt: skip

@@ -13,7 +13,7 @@ LIBRARY = ROOT / "onerec"
 
 # Each row may import from the rows above it and from itself.
 LAYERS = (
-    ("errors", "metrics", "common", "units"),
+    ("errors", "metrics", "common", "units", "plain"),
     ("loop",),
     ("tokenizer",),
     ("model",),

@@ -4,11 +4,11 @@ import cache
 import import_form
 import pandas as pd
 import places
-import plain
 import selection
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import dataset as explain
 from onerec.viz import dataset as draw
 

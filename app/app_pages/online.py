@@ -80,7 +80,7 @@ def visits() -> None:
     if not rounds:
         st.info("No round is done yet.", icon=":material/hourglass_empty:")
         return
-    if notice := selection.bad_parameter("round", rounds, rounds[0]):
+    if notice := selection.bad_parameter("Round", "round", rounds, rounds[0]):
         st.warning(notice, icon=":material/link_off:")
     st.session_state["page_widgets"].append("round")
     number = int(st.selectbox("Round", rounds, key="round", bind="query-params", width=180))

@@ -3,12 +3,12 @@
 import at_scale
 import cache
 import places
-import plain
 import policy_steps
 import selection
 import streamlit as st
 import widgets
 
+from onerec import plain
 from onerec.explain import policy, training
 from onerec.viz import policy as draw
 
@@ -119,7 +119,7 @@ names = dict(
 )
 st.header(f"“{plain.text(names[place])}”  :blue-badge[{row['codes']}]")
 st.selectbox(
-    "Item of the group", list(names), key="place",
+    policy_steps.PLACE, list(names), key="place",
     format_func=lambda place: f"{place}: {names[place]}",
     on_change=lambda: choose_place(st.session_state["place"]),
 )  # fmt: skip

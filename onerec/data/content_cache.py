@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,17 +143,27 @@ class _Parts:
                 temporary.unlink()
 
     def gather(self, items: Array, encoder: ContentEncoder) -> tuple[Precomputed, Array]:
-        """Content and images read of items (n,), given by place; parts may differ in N_M."""
-        width = max((arrays["mask"].shape[1] for arrays in self.arrays), default=0)
+        """Content and images read of items (n,), given by place; parts may differ in N_M.
+
+        N_M is what these items need: a part may hold others, of another dataset, with more tokens.
+        """
+        width = max(self._widths(), default=0)
         kind = self.arrays[0]["tokens"].dtype if self.arrays else np.float16
         tokens = np.zeros((len(items), width, encoder.dim), dtype=kind)
         mask, images = np.zeros(tokens.shape[:2], dtype=bool), np.zeros(len(items), dtype=np.int64)
         for number, arrays in enumerate(self.arrays):
             to = np.flatnonzero(self.part[items] == number)
-            rows, own = self.row[items[to]], arrays["mask"].shape[1]
-            tokens[to, :own], mask[to, :own] = arrays["tokens"][rows], arrays["mask"][rows]
+            rows, own = self.row[items[to]], min(width, arrays["mask"].shape[1])
+            tokens[to, :own] = arrays["tokens"][rows, :own]
+            mask[to, :own] = arrays["mask"][rows, :own]
             images[to] = arrays["images"][rows]
         return Precomputed(tokens, mask, encoder.name), images
+
+    def _widths(self) -> Iterator[int]:
+        """Places up to the last token of an item that is taken, of each part."""
+        for number, arrays in enumerate(self.arrays):
+            used = arrays["mask"][self.row[self.part == number]].any(axis=0)
+            yield int(np.flatnonzero(used).max(initial=-1)) + 1
 
     def _keep(self, places: Any, rows: Any, arrays: dict[str, Array]) -> None:
         self.part[places], self.row[places] = len(self.arrays), rows

@@ -8,7 +8,9 @@ Everything is fitted on `split.fit_items` and on training rows alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,11 +168,12 @@ def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
     name, weight = f"{content.text} text", content.text_weight
     if content.text == "minicpm":
         mini = MiniCPMV(content.model or MINI_CPM_V, device=str(watch.device))
-        return _encoded("MiniCPM-V", setting, mini, weight, watch)
+        return _encoded("MiniCPM-V", setting, mini, weight, watch, content.model or MINI_CPM_V)
     if content.text == "sentence":
         sentences = SentenceEmbeddings(content.model or MINILM)
         if setting.recipe.qformer.steps:
-            return _encoded(name, setting, TextTokens(sentences), weight, watch)
+            tokens, model = TextTokens(sentences), content.model or MINILM
+            return _encoded(name, setting, tokens, weight, watch, model)
         return TokenSource(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
     hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
     hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
@@ -192,16 +195,20 @@ def _encoded(
     encoder: ContentEncoder,
     weight: float,
     watch: Watch,
+    model: str = "",
     texts: bool = True,
 ) -> TokenSource:
-    """Tokens by an encoder that is worth a cache."""
+    """Tokens by an encoder that is worth a cache; `model` is what it loads, by name or folder."""
     images = setting.recipe.content.images
     reader = ItemReader(setting.dataset, pixels=encoder.pixels if images else 0, texts=texts)
 
     def tell(done: int, of: int) -> None:
         watch.tell(f"{name}: {done:,} of {of:,} items encoded")
 
-    cache = watch.cache and _cache(watch.cache, setting.recipe.content.model)
+    cache = None
+    if watch.cache:
+        _ = encoder.dim  # loads it: only then it is known which commit a name stands for
+        cache = _cache(watch.cache, model)
     encoded = encode_items(encoder, reader, cache, tell)
     more: dict[str, Any] = {"encoder": encoder.name}
     more |= {"encoded": encoded.encoded, "from_cache": encoded.found}
@@ -213,13 +220,27 @@ def _encoded(
 
 
 def _cache(folder: Path, model: str) -> Path:
-    """Where tokens are kept: where the model is a folder, apart for what its files are now."""
+    """Where tokens are kept: apart for what a model's files are now, or the commit of its name."""
     own = Path(model)
     if not model or not own.is_dir():
-        return folder
+        return folder / _commit(model)
     files = [(file, file.stat()) for file in sorted(own.rglob("*")) if file.is_file()]
     told = [f"{file.relative_to(own)} {stat.st_size} {stat.st_mtime_ns}" for file, stat in files]
     return folder / hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _commit(model: str) -> str:
+    """The commit that a name of the Hugging Face hub stands for on this machine; "" if unknown."""
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        return ""
+    for name in (model, f"sentence-transformers/{model}") if model else ():
+        with contextlib.suppress(ValueError):  # no name of a hub
+            found = hub.try_to_load_from_cache(name, "config.json")
+            if isinstance(found, str):
+                return Path(found).parent.name[:16]
+    return ""
 
 
 def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from onerec.assembly import setting_of
 from onerec.common import generator, pick_device, set_threads
-from onerec.errors import RecipeError, RunError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.pipeline.session import Report, quiet
 from onerec.run_files import read_json, write_json
 from onerec.run_writer import RunWriter
@@ -45,6 +45,7 @@ STAGE = "quantisers"
 RESULT = "cache/quantisers.json"
 KINDS = ("rq_kmeans", "balanced", "rq_vae", "random")
 LEFT_OUT = 5  # one item of so many is not seen by the second fit
+LEAST = 2 * LEFT_OUT  # items: one that is left out alone has no spread to be measured by
 LEVEL_VALUES = ("utilisation", "entropy_nats", "perplexity", "dead_codes", "variance_explained")
 Beat = Callable[[], None]
 
@@ -55,6 +56,13 @@ class Items:
 
     vectors: Tensor
     category: NDArray[np.int64] | None
+
+    def __post_init__(self) -> None:
+        if len(self.vectors) < LEAST:
+            raise DataError(
+                f"quantisers are compared on at least {LEAST} items, of which a fifth is left out "
+                f"of the fit; here are {len(self.vectors)}"
+            )
 
     @classmethod
     def of(cls, run: Run, home: Path | None = None, device: str = "auto") -> Items:
@@ -95,6 +103,7 @@ def compare_quantisers(
     Raises:
         RunError: no such run, it has no tokenizer, or another process is at this comparison.
         RecipeError: an unknown kind, or less than one seed.
+        DataError: fewer than `LEAST` items.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise RecipeError(f"quantiser {unknown[0]!r} is unknown; choose of {', '.join(KINDS)}")
@@ -214,15 +223,19 @@ def measured(items: Items, quantiser: Quantiser, codes: Tensor, seed: int) -> di
 
 def held_out_loss(
     x: Tensor, kind: str, shape: Shape, seed: int, beat: Beat = lambda: None
-) -> float:
-    """The loss on the fifth of the items that a fit has not seen, over their own spread."""
+) -> float | None:
+    """The loss on the fifth of the items that a fit has not seen, over their own spread.
+
+    None where these are all alike.
+    """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     seen, unseen = x[order[len(x) // LEFT_OUT :]], x[order[: len(x) // LEFT_OUT]]
     small = replace(shape, size=min(shape.size, len(seen)))
     quantiser, _ = fitted(seen, kind, small, seed, beat)
     codes = quantiser.transform(unseen)
     found = quantisation_report(unseen, codes, quantiser.codebooks, quantiser.decode)
-    return float(found["relative_reconstruction_loss"])
+    loss: float | None = found["relative_reconstruction_loss"]
+    return loss
 
 
 def categories(column: Iterable[Any]) -> NDArray[np.int64] | None:

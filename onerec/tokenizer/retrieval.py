@@ -44,6 +44,7 @@ def partner_recall(
     items, row = np.unique(asked, return_inverse=True)
     places = np.flatnonzero(allowed)
     x = torch.from_numpy(np.array(vectors, dtype=np.float32))
+    x -= x.mean(0, dtype=torch.float64).float()  # far from 0 the distances drown in rounding
     others, hits = x[places], np.zeros(len(items))
     k = min(k, len(places))
     size = max(1, AT_A_TIME // max(1, len(places)))

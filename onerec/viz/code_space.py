@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from onerec import plain
 from onerec.viz import theme
 
 TOKENIZE = "Make them with: onerec tokenize --run NAME --recipe RECIPE --dataset DATASET"
@@ -150,7 +151,7 @@ def neighbours(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
             for r in frame.to_dict("records")
         ),
         how="distance = |v_i - v_j| of the vectors that were quantised; the nearest is "
-        f"{theme.literal(nearest['title'])} at {nearest['distance']:.3f} (cosine "
+        f"{plain.text(nearest['title'])} at {nearest['distance']:.3f} (cosine "
         f"{nearest['cosine']:.3f}).",
         x="distance of the vectors",
         height=120 + 28 * len(frame),

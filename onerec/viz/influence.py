@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from onerec import plain
 from onerec.viz import theme
 
 AGAIN = "Load the model and choose an item."
@@ -204,7 +205,7 @@ def codes(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         ),
         how="p(code | codes before it, user), over all codes of the level. The item: "
         + " × ".join(f"{value:.4f}" for value in chosen["probability"])
-        + f" = {product:.5f} for {theme.literal(title)}. ✓ is its code, ✗ a code that no item has "
+        + f" = {product:.5f} for {plain.text(title)}. ✓ is its code, ✗ a code that no item has "
         "after these.",
         x="probability",
         height=120 + 24 * len(frame),

@@ -94,10 +94,8 @@ def _curves_finding(frame: pd.DataFrame, names: list[str], value: str) -> str:
         what = theme.sentence(value_name(value))
         if len(means) == 1:
             return f"{what} of {names[0]} is {amount(means[0], value)} a visit in round {rounds[0]}"
-        return (
-            f"{what} of {names[0]} went from {amount(means[0], value)} a visit in round "
-            f"{rounds[0]} to {amount(means[-1], value)} in round {rounds[-1]}"
-        )
+        went = theme.went([amount(mean, value) for mean in means])
+        return f"{what} of {names[0]} {went} a visit between rounds {rounds[0]} and {rounds[-1]}"
     table = frame.pivot(index="round", columns="stream", values="mean").dropna()
     if table.empty:
         return f"{theme.sentence(value_name(value))} by round: these streams share no round yet"
@@ -233,9 +231,10 @@ def learning(frame: pd.DataFrame, metric: str = "next_token") -> go.Figure:
     part = frame[frame["metric"] == metric] if len(frame) else frame
     if part.empty:
         return theme.nothing(f"No {name} here.", "This arm does not learn that way.", metric)
-    first, last = (amount(part["value"].iloc[at], metric) for at in (0, -1))
+    course = [amount(value, metric) for value in part["value"]]
+    first, last = course[0], course[-1]
     count, at = len(part), int(part["round"].iloc[-1])
-    went = f"went from {first} to {last} in {count} rounds" if count > 1 else f"is {last}"
+    went = theme.went(course) + (f" in {count} rounds" if count > 1 else "")
     fig = theme.figure(
         title=f"{theme.sentence(name)} {went}",
         alt=f"A line of the {name} by round, from {first} to {last}.",

@@ -49,8 +49,8 @@ def steps(frame: pd.DataFrame) -> go.Figure:
     finding = f"Step {last['step']:,}, the only one recorded, has a mean reward of "
     finding += f"{last['reward']:.3f}"
     if len(frame) > 1:
-        finding = f"The mean reward went from {first['reward']:.3f} at step {first['step']:,} to "
-        finding += f"{last['reward']:.3f} at step {last['step']:,}"
+        went = theme.went([f"{reward:.3f}" for reward in frame["reward"]])
+        finding = f"The mean reward {went} between steps {first['step']:,} and {last['step']:,}"
     fig = theme.figure(
         title=finding,
         alt=f"Mean reward of {len(frame)} recorded steps, from {first['reward']:.3f} to "
@@ -247,26 +247,26 @@ def reward_curves(frame: pd.DataFrame, panel: str = "reward") -> go.Figure:
     part = frame[frame["panel"] == panel] if len(frame) else frame
     if part.empty:
         return theme.nothing(f"No {panel} yet.", ALIGN, f"align-{panel}")
-    ends = {
-        str(name): (float(own["value"].iloc[0]), float(own["value"].iloc[-1]))
+    courses = {
+        str(name): own["value"].astype(float).tolist()
         for name, own in part.groupby("metric", sort=False)
     }
-    lead = next((name for name in (panel, "reward_pscore") if name in ends), next(iter(ends)))
-    first, last = (theme.percent(v) if panel == "share" else f"{v:.3g}" for v in ends[lead])
-    once = (part["metric"] == lead).sum() == 1
+    lead = next((name for name in (panel, "reward_pscore") if name in courses), next(iter(courses)))
+    latest = {name: values[-1] for name, values in courses.items()}
+    course = [theme.percent(v) if panel == "share" else f"{v:.3g}" for v in courses[lead]]
     fig = theme.figure(
         title=theme.sentence(metric_name(lead, panel))
-        + (f": {last}" if once else f" went from {first} to {last}"),
+        + (f" {theme.went(course)}" if len(course) > 1 else f": {course[0]}"),
         alt=f"Lines over {theme.count(part['step'].max(), 'step')}: "
-        + "; ".join(f"{metric_name(name, panel)} now {now:.3g}" for name, (_, now) in ends.items()),
+        + "; ".join(f"{metric_name(name, panel)} now {now:.3g}" for name, now in latest.items()),
         how="From the lines of stage `align` in metrics.jsonl: "
-        + "; ".join(f"`{name}` {now:.4g}" for name, (_, now) in ends.items())
+        + "; ".join(f"`{name}` {now:.4g}" for name, now in latest.items())
         + f" at step {part['step'].max():,}.",
         x="step",
         y=UNITS.get(panel, panel),
         height=320,
         key=f"align-{panel}",
-        legend=len(ends) > 1,
+        legend=len(latest) > 1,
     )
     for index, (name, own) in enumerate(part.groupby("metric", sort=False)):
         fig.add_scatter(

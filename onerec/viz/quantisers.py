@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from onerec.viz import theme
 
 MEASURE = "Measure them with: onerec bench quantisers --run NAME"
+NO_SPREAD = "The vectors do not vary: there is nothing to lose."
 NAMES = {
     "rq_kmeans": "RQ-Kmeans",
     "balanced": "balanced",
@@ -38,6 +39,8 @@ def losses(frame: pd.DataFrame) -> go.Figure:
     """The relative reconstruction error of items that were fitted and of items that were not."""
     if frame.empty:
         return theme.nothing("No quantisers were compared yet.", MEASURE, "losses")
+    if frame[["loss", "held_out_loss"]].isna().all().any():
+        return theme.nothing(NO_SPREAD, MEASURE, "losses")
     (best, loss), (held, held_loss) = (_least(frame, one) for one in ("loss", "held_out_loss"))
     seeds = int(frame["seeds"].max())
     where = f"of the items it was fitted on, {held} of new ones"
@@ -75,7 +78,9 @@ def by_level(frame: pd.DataFrame, measure: str = "spread_left") -> go.Figure:
         raise ValueError(f"measure={measure!r}: choose one of {', '.join(MEASURES)}")
     if frame.empty:
         return theme.nothing("No quantisers were compared yet.", MEASURE, "by_level")
-    last = frame[frame["level"] == frame["level"].max()]
+    last = frame[(frame["level"] == frame["level"].max()) & frame[measure].notna()]
+    if last.empty:
+        return theme.nothing(NO_SPREAD, MEASURE, "by_level")
     fig = theme.figure(
         title=_level_finding(last, measure),
         alt=f"Lines of {MEASURES[measure]} by level: "
@@ -153,7 +158,7 @@ def purity(frame: pd.DataFrame) -> go.Figure:
 
 def _least(frame: pd.DataFrame, column: str) -> tuple[str, str]:
     """Who loses least, and how much."""
-    best = min(frame.to_dict("records"), key=lambda row: row[column])
+    best = min(frame.dropna(subset=[column]).to_dict("records"), key=lambda row: row[column])
     return NAMES[best["kind"]], theme.percent(best[column], 1)
 
 

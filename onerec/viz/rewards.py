@@ -134,10 +134,11 @@ def learning(frame: pd.DataFrame) -> go.Figure:
         for part in [max(1, len(own) // SMOOTH)]
     }
     lead = "fused" if "fused" in ends else next(iter(ends))
-    first, last = ends[lead]
+    course = [ends[lead][0], *frame.loc[frame["metric"] == lead, "value"], ends[lead][1]]
     fig = theme.figure(
-        title=f"The loss of the {'fused score' if lead == 'fused' else words(lead)} went from "
-        f"{first:.3f} to {last:.3f} in {theme.count(frame['step'].max(), 'step')}",
+        title=f"The loss of the {'fused score' if lead == 'fused' else words(lead)} "
+        f"{theme.went([f'{value:.3f}' for value in course])} in "
+        f"{theme.count(frame['step'].max(), 'step')}",
         alt="Lines of the loss by step on a logarithmic axis: "
         + "; ".join(f"{words(name)} now {now:.4f}" for name, (_, now) in ends.items()),
         how="Each tower's loss is the mean of -y ln p - (1 - y) ln(1 - p) over the rows that say "

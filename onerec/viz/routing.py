@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from onerec import plain
 from onerec.explain.routing import FEW
 from onerec.viz import theme
 
@@ -30,10 +31,12 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
     kind = KINDS.get(by, by)
     if frame.empty:
         return theme.nothing(f"No token has a {kind}.", RECORD, f"lift-{by}")
+    if frame["lift"].isna().all():
+        return theme.nothing(f"No lift of a {kind} is known.", RECORD, f"lift-{by}")
     table = frame.pivot(index="group", columns="expert", values="lift")
     table = table.loc[frame["group"].drop_duplicates()]
     rare = frame.pivot(index="group", columns="expert", values="few").loc[table.index]
-    sure = frame[~frame["few"].astype(bool)]
+    sure = frame[~frame["few"].astype(bool) & frame["lift"].notna()]
     most = (sure if len(sure) else frame).nlargest(1, "lift").iloc[0]
     numbered = table.shape[1] <= CELLS
     text = [
@@ -44,7 +47,7 @@ def lift(frame: pd.DataFrame, by: str = "category", layer: int = 0) -> go.Figure
         title=_lift_finding(most, sure, kind, layer),
         alt=f"A heat map of {len(table)} groups by {table.shape[1]} experts; " + _strongest(sure),
         how="lift = share of the expert's tokens in the group / the group's share of all tokens. "
-        f"Expert {most['expert']} and {theme.literal(most['group'])}: {most['share']:.4f} / "
+        f"Expert {most['expert']} and {plain.text(most['group'])}: {most['share']:.4f} / "
         f"{most['base']:.4f} = "
         f"{most['lift']:.3f}, from {most['tokens']:,} tokens where {most['expected']:.1f} would be "
         f"even; chance alone moves a lift by about 1 / √{most['expected']:.1f} = "
@@ -297,8 +300,9 @@ def without(
 
     `expert`, as in "0-2" for expert 2 of layer 0, is drawn larger.
     """
-    if frame.empty:
-        return theme.nothing("No expert was switched off.", RECORD, f"without-{measure}")
+    if frame.empty or frame[f"{measure}_change"].isna().all():
+        said = "No expert was switched off." if frame.empty else "What changes is not known."
+        return theme.nothing(said, RECORD, f"without-{measure}")
     name, worse = MEASURES[measure]
     change, low, high = (frame[f"{measure}_{part}"] for part in ("change", "low", "high"))
     beyond = np.minimum(worse * low, worse * high) > 0

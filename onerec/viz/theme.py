@@ -7,7 +7,6 @@ current numbers. Backgrounds are transparent, so that one figure stands on light
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ TITLE_CHARACTERS = 72
 TICKS = 8  # at most, on a logarithmic axis of fine steps
 
 _DRAWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"})
-_ACTIVE = re.compile(r"([\\`*\[\]$~<])")
 
 _MODELS = (
     *("onerec", "sasrec", "item_knn", "popularity", "onerec_pretrained", "cascade", "oracle"),
@@ -207,6 +205,16 @@ def count(number: float, thing: str, things: str = "") -> str:
     return f"{text} {thing if text == '1' else things or thing + 's'}"
 
 
+def went(texts: Sequence[str]) -> str:
+    """What became of a value, from its course as it is written: "went from 0.50 to 0.42"."""
+    first, last = texts[0], texts[-1]
+    if first != last:
+        return f"went from {first} to {last}"
+    if len(texts) == 1:
+        return f"is {last}"
+    return f"stayed at {last}" if set(texts) == {last} else f"ended where it began, at {last}"
+
+
 def log_axis(
     least: float, greatest: float, shown: str = "{:,.12g}", scale: int = 1
 ) -> dict[str, Any]:
@@ -299,13 +307,11 @@ def sentence(text: str) -> str:
 
 
 def drawn(text: object) -> str:
-    """Words of others (a title, a tag) so that Plotly draws them: `<b>` and $x$ as they stand."""
+    """Words of others (a title, a tag) so that Plotly draws them: `<b>` and $x$ as they stand.
+
+    Where Markdown shows them, as in `how`, `plain.text` does that.
+    """
     return str(text).translate(_DRAWN)
-
-
-def literal(text: object) -> str:
-    """Words of others so that the Markdown of `how` shows them: no picture, link or formula."""
-    return _ACTIVE.sub(r"\\\1", str(text))
 
 
 def short(text: str, characters: int = 28) -> str:

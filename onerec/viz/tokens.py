@@ -27,8 +27,8 @@ __all__ = [
 
 def utilisation(levels: pd.DataFrame) -> go.Figure:
     """Codes in use per level, and those that no item uses."""
-    if levels.empty:
-        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "utilisation")
+    if levels.empty or levels["utilisation"].isna().all():
+        return _nothing(levels, "how many codes are in use", "utilisation")
     dead, size = int(levels["dead_codes"].sum()), int(levels["size"].sum())
     worst = levels.iloc[int(levels["utilisation"].argmin())]
     finding = (
@@ -68,8 +68,8 @@ def utilisation(levels: pd.DataFrame) -> go.Figure:
 
 def entropy(levels: pd.DataFrame) -> go.Figure:
     """Entropy of the codes per level against its bound ln N."""
-    if levels.empty:
-        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "entropy")
+    if levels.empty or levels["entropy_share"].isna().all():
+        return _nothing(levels, "how evenly the codes are used", "entropy")
     low = levels.iloc[int(levels["entropy_share"].argmin())]
     fig = theme.figure(
         title=f"Codes are spread to at least {theme.percent(low['entropy_share'])} of the possible "
@@ -112,8 +112,8 @@ def entropy(levels: pd.DataFrame) -> go.Figure:
 
 def residuals(levels: pd.DataFrame) -> go.Figure:
     """How much of the vectors' variance is explained after each level."""
-    if levels.empty:
-        return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "residuals")
+    if levels.empty or levels["variance_explained"].isna().all():
+        return _nothing(levels, "a share of the variance: the vectors do not vary", "residuals")
     first, last = levels.iloc[0], levels.iloc[-1]
     fig = theme.figure(
         title=f"{theme.percent(last['variance_explained'])} of the variance is explained by all "
@@ -298,6 +298,12 @@ def _tree_colours(frame: pd.DataFrame) -> list[str]:
         "#5C5C5C" if other else palette[min(level - base, len(palette) - 1)]
         for level, other in zip(frame["level"], frame["other"], strict=True)
     ]
+
+
+def _nothing(levels: pd.DataFrame, what: str, key: str) -> go.Figure:
+    """Stands where there is no report, or where its numbers are all unknown."""
+    said = "There are no semantic IDs yet." if levels.empty else f"The report cannot say {what}."
+    return theme.nothing(said, TOKENIZE, key)
 
 
 def _level_names(levels: pd.DataFrame) -> list[str]:

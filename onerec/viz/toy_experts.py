@@ -109,11 +109,12 @@ def load(state: Experts) -> go.Figure:
 def course(state: Experts, most: int = 400) -> go.Figure:
     """Loss and MaxVio by step; at most `most` steps are drawn of each."""
     told = toy_experts.history(state)
-    first, last = told.to_dict("records")[0], told.to_dict("records")[-1]
+    last = told.to_dict("records")[-1]
+    loss = theme.went([f"{value:.3f}" for value in told["loss"]])
+    violation = theme.went([f"{value:.2f}" for value in told["max_violation"]])
     shown = told.iloc[np.unique(np.linspace(0, len(told) - 1, min(most, len(told))).astype(int))]
     fig = theme.figure(
-        title=f"Step {last['step']}: the loss went from {first['loss']:.3f} to {last['loss']:.3f}, "
-        f"MaxVio from {first['max_violation']:.2f} to {last['max_violation']:.2f}",
+        title=f"Step {last['step']}: the loss {loss}, MaxVio {violation}",
         alt=f"Two lines over {last['step']} steps: the loss, now {last['loss']:.4f}, and MaxVio, "
         f"now {last['max_violation']:.3f}.",
         how=f"Loss = mean of (answer - target)² / 2 = {last['loss']:.4f}. MaxVio = busiest load / "

@@ -40,10 +40,11 @@ def losses(curves: pd.DataFrame) -> go.Figure:
     if not names:
         return theme.nothing("No training step yet.", START, "losses")
     shown = "loss" if "loss" in names else names[0]
-    first, last = _ends(curves, shown)
+    course = curves[curves["metric"] == shown]
+    last, went = course.iloc[-1], theme.went([f"{value:.2f}" for value in course["value"]])
     levels = {name: _ends(curves, name)[1]["value"] for name in names if name.startswith("loss_")}
-    finding = f"The loss went from {first['value']:.2f} to {last['value']:.2f} in "
-    finding += f"{theme.count(last['step'], 'step')}"
+    finding = f"The loss {went} {'in' if len(course) > 1 else 'after'} "
+    finding += theme.count(last["step"], "step")
     if levels:
         hardest = max(levels, key=lambda name: levels[name])
         finding += f"; level {hardest.removeprefix('loss_')} is the hardest ({levels[hardest]:.2f})"

@@ -66,7 +66,13 @@ def test_a_link_that_cannot_be_followed_falls_back_and_says_so(
     assert not app.exception
     assert app.sidebar.selectbox(key="run").value == "toy_run"
     if name == "home":  # a switch of page drops what the URL asked for first
-        for word in ("run “gone”", "dataset “gone”", "Item “x”", "Code “99-1”", "User “-3”"):
+        for word in (
+            "“Run” to “gone”",
+            "“Dataset” to “gone”",
+            "Item “x”",
+            "Code “99-1”",
+            "User “-3”",
+        ):
             assert word in said(app)
 
 

@@ -126,7 +126,7 @@ def test_visits_of_a_round(open_page: Open) -> None:
     app.selectbox(key="round").set_value("1").run()
     assert "User 5 in round 1" in said(app)
     app = open_page(stream="ecpo", online_view="Visits", round="9", user="20")
-    assert "round “9”, which is not here; 3 is shown" in said(app)
+    assert "“Round” to “9”, which is not here; 3 is shown" in said(app)
     assert "User 20 did not come in round 3; user 6 is shown" in said(app)
 
 
@@ -139,10 +139,10 @@ def test_bad_parameters_fall_back_and_say_so(open_page: Open) -> None:
     app = open_page(
         stream="gone", online_view="Nonsense", online_value="Joy", arm="rfst", user="banana"
     )
-    for part in ("stream “gone”", "online_view “Nonsense”", "online_value “Joy”", "arm “rfst”"):
+    for part in ("Stream” to “gone”", "Show” to “Nonsense”", "Counted” to “Joy”", "Arm” to “rfst”"):
         assert part in said(app)
     assert "Stream frozen" in said(app)
-    assert "against “gone”" in said(open_page(online_view="A/B", against="gone"))
+    assert "“Against” to “gone”" in said(open_page(online_view="A/B", against="gone"))
 
 
 # ------------------------------------------------------------------ empty states

@@ -123,17 +123,20 @@ def test_a_link_opens_the_same_step_and_point(open_page: Open) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"codes_steps": "many"}, "codes_steps “many”, which is not from 0 to 300"),
-        ({"codes_steps": "²"}, "codes_steps “²”"),
+        ({"codes_steps": "many"}, "“Step” to “many”, which is not from 0 to 300"),
+        ({"codes_steps": "²"}, "“Step” to “²”"),
         ({"codes_point": "²"}, "Point “²” is not a number"),
-        ({"codes_steps": "9999"}, "codes_steps “9999”"),
-        ({"codes_size": "99"}, "codes_size “99”, which is not from 2 to 16; 6 is shown"),
-        ({"codes_levels": "two"}, "codes_levels “two”"),
-        ({"codes_shape": "star"}, "codes_shape “star”, which is not here"),
+        ({"codes_steps": "9999"}, "“Step” to “9999”"),
+        ({"codes_size": "99"}, "“Codes a level” to “99”, which is not from 2 to 16; 6 is shown"),
+        ({"codes_levels": "two"}, "“Levels” to “two”"),
+        ({"codes_shape": "star"}, "“The points form” to “star”, which is not here"),
         ({"codes_point": "-3"}, "Point “-3” is not a number from 0 to 239"),
         ({"codes_point": "240"}, "Point “240” is not a number from 0 to 239"),
-        ({"playground_view": "Rings"}, "playground_view “Rings”"),
-        ({"playground_view": "Experts", "experts_lr": "0"}, "experts_lr “0”, which is not from"),
+        ({"playground_view": "Rings"}, "“Show” to “Rings”"),
+        (
+            {"playground_view": "Experts", "experts_lr": "0"},
+            "“Learning rate” to “0”, which",
+        ),
     ],
 )
 def test_what_a_link_may_not_ask_falls_back_and_is_said(

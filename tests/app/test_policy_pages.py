@@ -98,9 +98,9 @@ def test_a_link_with_no_objective_is_followed_without_a_warning(open_page: Open)
 def test_ecpo_says_what_of_a_link_it_cannot_follow(open_page: Open) -> None:
     text = said(open_page("ecpo", epsilon="7", delta="x", step="5", objectives="PPO"))
     for part in (
-        "epsilon “7”, which is not from 0.05 to 0.9; 0.2 is shown",
-        "delta “x”",
-        "objective “PPO”, which is not here",
+        "“ε, half-width of the clip” to “7”, which is not from 0.05 to 0.9; 0.2 is shown",
+        "“δ, the early clip begins at 1+ε+δ” to “x”",
+        "“Compare” to “PPO”, which is not here",
         "Step 5 was not recorded in this run; 30 is shown",
     ):
         assert part in text
@@ -177,7 +177,7 @@ def test_parts_of_a_reward_are_called_as_on_the_other_pages() -> None:
 @pytest.mark.parametrize("place", ["8", "-1", "abc", "9" * 30])
 def test_a_place_that_is_not_there_is_said(open_page: Open, place: str) -> None:
     app = open_page("rl_steps", step="10", user="4", place=place)
-    assert f"place “{place}”, which is not from 0 to 7" in said(app)
+    assert f"“Item of the group” to “{place}”, which is not from 0 to 7" in said(app)
     assert app.selectbox(key="place").value in range(8)
 
 

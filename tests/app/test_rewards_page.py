@@ -160,14 +160,14 @@ def test_what_of_a_link_cannot_be_followed_is_said(open_page: Open) -> None:
     for part in (
         "Step 5 was not recorded in this run; 10 is shown",
         "User 0 has no group in this step; user 4 is shown",
-        "weight_like “3.14”, which is not here; 0.5 is shown",
-        "industrial_value “opera”, which is not here",
-        "alpha “7”, which is not from 0 to 1; 0.5 is shown",
-        "limit “x”, which is not from 0 to 1; 0.1 is shown",
-        "format_reward “Always”",
+        "“like” to “3.14”, which is not here; 0.5 is shown",
+        "“Items with this category” to “opera”, which is not here",
+        "“α, the factor of their reward” to “7”, which is not from 0 to 1; 0.5 is shown",
+        "“f, the share they may take” to “x”, which is not from 0 to 1; 0.1 is shown",
+        "“Format reward” to “Always”",
     ):
         assert part in text
-    assert "rewards_view “Nonsense”" in said(open_page(rewards_view="Nonsense"))
+    assert "“Show” to “Nonsense”" in said(open_page(rewards_view="Nonsense"))
 
 
 def test_a_skipped_stage_says_why(use_home: Callable[..., Path], finished: Path) -> None:

@@ -139,14 +139,14 @@ def test_another_recorded_step(open_page: Open) -> None:
 
 def test_what_of_a_link_cannot_be_followed_is_said(open_page: Open) -> None:
     text = said(open_page(routing_view="Sideways", routing_layer="9", routing_measure="x"))
-    assert "routing_view “Sideways”, which is not here; Load is shown" in text
-    assert "routing_layer “9”, which is not here; 0 is shown" in text
-    assert "routing_measure “x”" in text
+    assert "“Show” to “Sideways”, which is not here; Load is shown" in text
+    assert "“Layer” to “9”, which is not here; 0 is shown" in text
+    assert "“Measure” to “x”" in text
     text = said(open_page(routing_view="Lift", routing_step="7", routing_by="Colour"))
-    assert "routing_step “7”, which is not here; 60 is shown" in text
-    assert "routing_by “Colour”" in text
+    assert "“Recorded step” to “7”, which is not here; 60 is shown" in text
+    assert "“By” to “Colour”" in text
     text = said(open_page(routing_view="Switch off", routing_off="8-8", routing_effect="x"))
-    assert "routing_off “8-8”, which is not here; none is shown" in text
+    assert "“Expert to switch off” to “8-8”, which is not here; none is shown" in text
     assert "User 0 is not" not in said(open_page(routing_view="One user"))
 
 

@@ -154,7 +154,7 @@ def test_a_damaged_result_is_one_line(open_page: Open, toy_run: Run) -> None:
 
 def test_a_bad_link_falls_back_and_says_so(open_page: Open) -> None:
     text = said(open_page(tokens_layout="Globe", tokens_view="Map"))
-    assert "tokens_layout “Globe”, which is not here" in text
+    assert "“Laid out by” to “Globe”, which is not here" in text
 
 
 def test_codebooks_list_the_levels_and_no_dead_code(open_page: Open) -> None:

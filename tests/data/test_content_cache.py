@@ -84,6 +84,22 @@ def test_only_items_that_changed_are_encoded_again(toy: Dataset, tmp_path: Path)
     assert made.content.mask[4].sum() == 2
 
 
+def test_longer_items_that_a_cached_part_holds_besides_add_no_places(
+    toy: Dataset, tmp_path: Path
+) -> None:
+    """Another dataset's item of many words once made the tokens of all items as wide as its own."""
+    usual = toy.items.loc[3, "title"]
+    toy.items.loc[3, "title"] = "long " * 40
+    encode(toy, tmp_path / "c")
+    toy.items.loc[3, "title"] = usual
+    made, encoder = encode(toy, tmp_path / "c")
+    assert encoder.asked == [1]
+    fresh, _ = encode(toy, None)
+    assert made.content.tokens.shape == fresh.content.tokens.shape
+    assert np.array_equal(made.content.tokens, fresh.content.tokens)
+    assert np.array_equal(made.content.mask, fresh.content.mask)
+
+
 def test_items_of_equal_content_are_encoded_once(toy: Dataset) -> None:
     toy.items["title"] = [f"title {i % 3}" for i in range(toy_home.ITEMS)]
     toy.items["tags"] = [["x"]] * toy_home.ITEMS

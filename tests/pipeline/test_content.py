@@ -255,6 +255,34 @@ def test_a_models_folder_that_changes_is_another_model(
     assert found() == 0
 
 
+def test_another_commit_of_a_model_of_the_hub_is_another_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name alone was the key: after an update of the model its old tokens were taken."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(module, "SentenceEmbeddings", Letters)
+    changes = {**ALIGNED, "content.text": "sentence", "content.model": "me/letters"}
+
+    def found(commit: str) -> int:
+        repository = home / "hub" / "models--me--letters"
+        for path, text in ((f"snapshots/{commit}/config.json", "{}"), ("refs/main", commit)):
+            (repository / path).parent.mkdir(parents=True, exist_ok=True)
+            (repository / path).write_text(text)
+        made = content_vectors(make_setting(home, changes), Watch(cache=home / "cache"))
+        return int(made.parts[0]["reads"][0]["from_cache"])
+
+    assert found("a" * 40) == 0
+    assert found("a" * 40) == toy_home.ITEMS
+    assert found("b" * 40) == 0
+    assert found("a" * 40) == toy_home.ITEMS
+
+
+@pytest.mark.parametrize("model", ["me/other", "letters", "/no/such/folder", "a b", ""])
+def test_a_model_whose_commit_is_unknown_has_its_name_alone(model: str, tmp_path: Path) -> None:
+    assert module._cache(tmp_path, model) == tmp_path
+
+
 @pytest.mark.usefixtures("pictures")
 def test_what_an_item_without_a_picture_gets_knows_no_item_outside_fit_items(home: Path) -> None:
     changes = {"content.images": "true", "content.behaviour_weight": "0", "content.text": "none"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from onerec.errors import RecipeError, RunError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.pipeline import quantisers
 from onerec.pipeline.quantisers import Items, Shape, compare_quantisers, measure, purity
 from onerec.run_writer import RunWriter
@@ -104,6 +104,17 @@ def test_it_stops_between_two_fits_and_goes_on_there(
     assert Run(folder).status().state == "stopped"
     monkeypatch.setattr(quantisers, "measure", real)
     assert len(compare_quantisers("first", finished, seeds=2, kinds=("random",))["rows"]) == 2
+
+
+@pytest.mark.parametrize("kind", quantisers.KINDS)
+def test_few_items_are_measured_or_refused_in_one_line(kind: str) -> None:
+    """A fifth of four items is none: that was a division by zero; of nine it was one item."""
+    with pytest.raises(DataError, match=r"at least 10 items, .*; here are 9"):
+        made_up(9, 3)
+    assert math.isfinite(measure(made_up(10, 2), kind, Shape(2, 2, 3), seed=0)["held_out_loss"])
+    alike = Items(torch.ones(10, 6), None)
+    told = measure(alike, kind, Shape(2, 2, 3), seed=0)
+    assert (told["loss"], told["held_out_loss"]) == (None, None)
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line(finished: Path) -> None:

@@ -48,7 +48,7 @@ def test_curves_name_the_most_and_the_least(both: pd.DataFrame) -> None:
 def test_curves_of_one_stream_and_of_the_first_round(both: pd.DataFrame) -> None:
     alone = both[both["stream"] == "frozen"]
     assert theme.title(viz.curves(alone)) == (
-        "True watch time of frozen went from 156.0 s a visit in round 1 to 198.0 s in round 3"
+        "True watch time of frozen went from 156.0 s to 198.0 s a visit between rounds 1 and 3"
     )
     first = viz.curves(alone.iloc[:1])
     assert theme.title(first) == "True watch time of frozen is 156.0 s a visit in round 1"
@@ -121,7 +121,7 @@ def test_learning_by_round(streamed: Run) -> None:
     )
     assert theme.title(viz.learning(frame[frame["round"] == 1], "reward")) == "Mean reward is 0.100"
     legal = viz.learning(frame, "legality")
-    assert theme.title(legal) == "Share of legal items went from 90.0% to 90.0% in 3 rounds"
+    assert theme.title(legal) == "Share of legal items stayed at 90.0% in 3 rounds"
     assert legal.layout.yaxis.tickformat == ".0%"
 
 

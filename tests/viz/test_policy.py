@@ -26,7 +26,7 @@ def test_a_bar_is_a_recorded_step(aligned: Run) -> None:
     assert '"customdata":[[' in fig.to_json(), "a packed array has no [0] in a click's event"
     first, last = frame["reward"].iloc[[0, -1]]
     assert theme.title(fig) == (
-        f"The mean reward went from {first:.3f} at step 1 to {last:.3f} at step 30"
+        f"The mean reward went from {first:.3f} to {last:.3f} between steps 1 and 30"
     )
     assert "the only one recorded" in theme.title(viz.steps(frame.iloc[:1]))
     many = pd.concat([frame] * 20)
@@ -83,6 +83,8 @@ def test_curves_have_one_unit_a_panel(aligned: Run) -> None:
     assert theme.title(shares) == "Legal items went from 80% to 95%"
     assert shares.layout.yaxis.tickformat == ".0%"
     assert not viz.reward_curves(frame, "ratio").layout.showlegend
+    still = viz.reward_curves(frame[frame["panel"] == "ratio"].assign(value=1.0), "ratio")
+    assert theme.title(still) == "Greatest ratio stayed at 1", "it once went from 1 to 1"
     assert "onerec align" in viz.reward_curves(frame.iloc[:0], "reward").layout.annotations[0].text
 
 

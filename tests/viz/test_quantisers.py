@@ -72,3 +72,14 @@ def test_purity_stands_beside_chance(compared: pd.DataFrame) -> None:
 def test_nothing_measured_says_how_to_measure(compared: pd.DataFrame) -> None:
     assert "onerec bench quantisers" in theme.how(viz.losses(compared.head(0)))
     assert "onerec bench quantisers" in theme.how(viz.by_level(compared.head(0)))
+
+
+def test_losses_that_are_unknown_make_no_finding(
+    compared: pd.DataFrame, by_level: pd.DataFrame
+) -> None:
+    """Of vectors that are all alike there is no relative loss: the first kind once lost least."""
+    first = compared.assign(loss=[np.nan, 0.2, 0.3])
+    assert theme.title(viz.losses(first)).startswith("RQ-VAE loses least")
+    none = viz.losses(compared.assign(loss=np.nan))
+    assert theme.title(none) == theme.title(viz.by_level(by_level.assign(spread_left=np.nan)))
+    assert "do not vary" in theme.title(none)

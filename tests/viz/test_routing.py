@@ -152,3 +152,13 @@ def test_no_sure_lift_is_said_in_the_alternative_text_too() -> None:
     rows = [(0, "a", 3, 2.0, 0.6, 0.4, 1.5, True)]
     fig = viz.lift(pd.DataFrame(rows, columns=list(explain.LIFT)))
     assert theme.alt_text(fig).endswith("each is of too few tokens to be sure")
+
+
+def test_lifts_and_changes_that_are_all_unknown_are_no_crash(run: Run) -> None:
+    rows = [(0, "a", 30, 40.0, 0.3, 0.4, np.nan, False), (1, "a", 30, 40.0, 0.3, 0.4, 0.9, False)]
+    frame = pd.DataFrame(rows, columns=list(explain.LIFT))
+    assert "expert 1 sees tag a 0.90 times" in theme.title(viz.lift(frame, "tags"))
+    none = viz.lift(frame.assign(lift=np.nan), "tags")
+    assert theme.title(none) == "No lift of a tag is known."
+    blank = explain.without(run).assign(recall_change=np.nan)
+    assert theme.title(viz.without(blank)) == "What changes is not known."

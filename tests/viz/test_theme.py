@@ -95,6 +95,19 @@ def test_one_thing_is_singular() -> None:
     assert theme.count(1.4, "event") == "1 event", "as it is written"
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["1", "2"], "went from 1 to 2"),
+        (["1", "1", "1"], "stayed at 1"),
+        (["1", "3", "1"], "ended where it began, at 1"),
+        (["1"], "is 1"),
+    ],
+)
+def test_a_course_that_ends_where_it_began_went_nowhere(texts: list[str], said: str) -> None:
+    assert theme.went(texts) == said
+
+
 def test_a_log_axis_has_plain_numbers() -> None:
     assert theme.log_axis(1, 40)["tickvals"] == [1, 2, 5, 10, 20]
     assert theme.log_axis(1, 40)["ticktext"] == ["1", "2", "5", "10", "20"]
@@ -112,10 +125,9 @@ def test_no_log_axis_is_bare_or_crowded(least: float, greatest: float) -> None:
     assert all(least <= tick <= greatest for tick in ticks)
 
 
-def test_words_of_others_are_drawn_and_told_as_they_stand() -> None:
+def test_words_of_others_are_drawn_as_they_stand() -> None:
     words = "<b>5 $ & $ 6</b> ![](http://x) `a`"
     assert theme.drawn(words) == "&lt;b&gt;5 &#36; &amp; &#36; 6&lt;/b&gt; ![](http://x) `a`"
-    assert theme.literal(words) == r"\<b>5 \$ & \$ 6\</b> !\[\](http://x) \`a\`"
     fig = theme.figure(title=words, alt="a", how="h")
     assert fig.layout.title.text == theme.drawn(words)
     assert theme.title(fig) == words, "a page writes it in its own way"

@@ -1,7 +1,11 @@
 """The pictures of a tokenizer show its numbers."""
 
+from collections.abc import Callable
+
 import fake_run
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from onerec.explain import tokens as explain
@@ -131,3 +135,18 @@ def test_empty_frames_name_the_command(levels: pd.DataFrame) -> None:
     for make in (viz.utilisation, viz.entropy, viz.rank_frequency, viz.code_tree, viz.leaf_sizes):
         assert "onerec tokenize" in make(none).layout.annotations[0].text
     assert not viz.projection(none, (0, 0)).data
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (viz.utilisation, "The report cannot say how many codes are in use."),
+        (viz.entropy, "The report cannot say how evenly the codes are used."),
+        (viz.residuals, "do not vary"),
+    ],
+)
+def test_a_report_of_unknown_numbers_is_no_crash(
+    levels: pd.DataFrame, draw: Callable[[pd.DataFrame], go.Figure], said: str
+) -> None:
+    unknown = levels.assign(utilisation=np.nan, entropy_share=np.nan, variance_explained=np.nan)
+    assert said in theme.title(draw(unknown))

@@ -39,6 +39,12 @@ def test_the_bias_stands_on_the_bars_where_it_is_on() -> None:
     assert "now it is off" in theme.how(viz.load(off))
 
 
+def test_before_the_first_step_nothing_went_anywhere() -> None:
+    title = theme.title(viz.course(after(ExpertsSetting(points=50), 0)))
+    assert title.startswith("Step 0: the loss is 0.")
+    assert ", MaxVio is " in title
+
+
 def test_the_course_keeps_both_ends_of_a_long_history() -> None:
     state = after(ExpertsSetting(points=50), 900)
     fig = viz.course(state, most=100)

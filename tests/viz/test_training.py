@@ -27,6 +27,12 @@ def test_losses_of_levels_stand_beside_their_sum(curves: pd.DataFrame) -> None:
     assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == len(fig.data)
 
 
+def test_a_loss_that_did_not_change_stayed(curves: pd.DataFrame) -> None:
+    assert "The loss stayed at 2.00 in 60 steps" in theme.title(viz.losses(curves.assign(value=2)))
+    first = curves[curves["step"] == 1].assign(value=2)
+    assert theme.title(viz.losses(first)).startswith("The loss is 2.00 after 1 step;")
+
+
 def test_one_metric(curves: pd.DataFrame) -> None:
     fig = viz.metric(curves, "grad_norm")
     assert list(fig.data[0].x) == list(range(1, fake_run.STEPS + 1))
