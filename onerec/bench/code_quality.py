@@ -5,7 +5,10 @@
 
     rq_kmeans, balanced, rq_vae      the quantisers, on the same content vectors
     half, quarter                    residual k-means with fewer codes
+    near_mean                        residual k-means from the start near the mean
     content, consumed                what is quantised: content alone, co-consumption alone
+    qformer, qformer_consumed        what a QFormer (contrastive loss) makes of content: alone, as
+                                     `content`, and beside co-consumption, as `rq_kmeans`
     shuffled                         the codes of rq_kmeans dealt out to other items
 
 One part is one of these and a seed: the tokenizer is fitted, its codes are measured, and a model is
@@ -52,24 +55,36 @@ from onerec.settings import listed, nearest
 from onerec.tokenizer.quality import code_quality, nearest_pairs
 
 PLAIN, SHUFFLED = "rq_kmeans", "shuffled"
-KINDS = (PLAIN, "balanced", "rq_vae", "half", "quarter", "content", "consumed", SHUFFLED)
+KINDS = (
+    *(PLAIN, "balanced", "rq_vae", "near_mean", "half", "quarter"),
+    *("content", "consumed", "qformer", "qformer_consumed", SHUFFLED),
+)
+QFORMER = {"steps": 300, "width": 64, "caption_weight": 0.0}
+PAIRS = (
+    *(("qformer", "content"), ("qformer_consumed", PLAIN)),
+    *(("balanced", PLAIN), ("rq_vae", PLAIN), ("near_mean", PLAIN)),
+)
 QUERIES, NEAR = 2_000, 10
 RECALL = "recall@10"
 
 
 def kind_recipe(base: Recipe, kind: str, seed: int) -> Recipe:
     """The recipe of one of `KINDS`."""
-    tokenizer, content = base.tokenizer, base.content
+    tokenizer, content, qformer = base.tokenizer, base.content, base.qformer
     if kind in ("balanced", "rq_vae"):
         tokenizer = replace(tokenizer, kind=kind)
     elif kind in ("half", "quarter"):
         size = tokenizer.codebook_size // (2 if kind == "half" else 4)
         tokenizer = replace(tokenizer, codebook_size=size)
-    elif kind == "content":
+    elif kind == "near_mean":
+        tokenizer = replace(tokenizer, init="near-mean")
+    elif kind in ("content", "qformer"):
         content = replace(content, behaviour_weight=0.0)
     elif kind == "consumed":
         content = replace(content, text_weight=0.0, tokens_weight=0.0)
-    return replace(base, seed=seed, tokenizer=tokenizer, content=content)
+    if kind.startswith("qformer"):
+        qformer = replace(qformer, **QFORMER)
+    return replace(base, seed=seed, tokenizer=tokenizer, content=content, qformer=qformer)
 
 
 def deal_out(run: Run, seed: int) -> None:
@@ -139,7 +154,7 @@ def part(chosen: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
 
 
 def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds by kind, and how each measure ranks the kinds beside recall@10."""
+    """Means over seeds by kind, recall@10 of `PAIRS` by seed, and how measures rank the kinds."""
     kinds = {}
     for kind in KINDS:
         mine = [one for one in parts if one["kind"] == kind]
@@ -151,9 +166,21 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     apart = [one for one in parts if one["kind"] != SHUFFLED]
     return {
         "kinds": kinds,
+        "differences": differences(parts),
         "foretells": foretells(parts),
         "foretells_without_shuffled": foretells(apart),
     }
+
+
+def differences(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """recall@10 of one kind less that of another of the same seed, for `PAIRS` that are there."""
+    found = {(one["kind"], one["seed"]): one[RECALL] for one in parts}
+    result = {}
+    for a, b in PAIRS:
+        seeds = [seed for kind, seed in found if kind == a and (b, seed) in found]
+        if seeds:
+            result[f"{a} - {b}"] = interval([found[a, seed] - found[b, seed] for seed in seeds])
+    return result
 
 
 def foretells(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -179,14 +206,16 @@ def table(result: Mapping[str, Any]) -> str:
     """The comparison for people: a line per kind, then what foretells recall."""
     kinds = result["kinds"]
     names = [name for name in next(iter(kinds.values())) if name != RECALL]
-    lines = [f"{'':<12}{RECALL:>10}" + "".join(f"{name[:14]:>16}" for name in names)]
+    lines = [f"{'':<17}{RECALL:>10}" + "".join(f"{name[:14]:>16}" for name in names)]
     for kind, told in kinds.items():
         numbers = "".join(f"{told[name]['mean']:>16.4f}" for name in names)
-        lines.append(f"{kind:<12}{told[RECALL]['mean']:>10.4f}{numbers}")
+        lines.append(f"{kind:<17}{told[RECALL]['mean']:>10.4f}{numbers}")
     for title in ("foretells", "foretells_without_shuffled"):
         found = result[title]
         means = [f"{found[name]['mean']:.2f}" if name in found else "-" for name in names]
-        lines.append(f"{title[:22]:<22}" + "".join(f"{mean:>16}" for mean in means))
+        lines.append(f"{title[:27]:<27}" + "".join(f"{mean:>16}" for mean in means))
+    for pair, by in result["differences"].items():
+        lines.append(f"{RECALL} {pair}: {by['mean']:+.4f} [{by['low']:+.4f}, {by['high']:+.4f}]")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import pytest
 import small_world
 
 from onerec.bench import arms, code_quality
-from onerec.bench.code_quality import KINDS, RECALL, SHUFFLED, foretells, kind_recipe
+from onerec.bench.code_quality import KINDS, RECALL, SHUFFLED, differences, foretells, kind_recipe
 from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.recipes import recipe
@@ -24,6 +24,10 @@ def test_a_kind_changes_what_it_says() -> None:
     assert found["half"].tokenizer.codebook_size * 2 == base.tokenizer.codebook_size
     assert found["content"].content.behaviour_weight == 0 < found["content"].content.tokens_weight
     assert found["consumed"].content.tokens_weight == 0 < found["consumed"].content.behaviour_weight
+    assert found["near_mean"].tokenizer.init == "near-mean" != base.tokenizer.init
+    assert base.qformer.steps == 0 < found["qformer"].qformer.steps
+    assert found["qformer"].content == found["content"].content
+    assert found["qformer_consumed"].content == base.content
     assert found[SHUFFLED] == found["rq_kmeans"]
 
 
@@ -37,6 +41,15 @@ def test_ranks_by_hand() -> None:
     assert found["good"]["mean"] == pytest.approx((1 - 1) / 2)
     assert found["bad"]["mean"] == -1
     assert "same" not in found
+
+
+def test_differences_by_hand() -> None:
+    recall = {("qformer", 0): 0.3, ("content", 0): 0.1, ("qformer", 1): 0.5, ("content", 1): 0.2}
+    recall[("qformer", 2)] = 0.9  # without a partner of its seed
+    parts = [{"kind": kind, "seed": seed, RECALL: value} for (kind, seed), value in recall.items()]
+    found = differences(parts)
+    assert list(found) == ["qformer - content"]
+    assert found["qformer - content"]["mean"] == pytest.approx(0.25)
 
 
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
