@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PORT ?= 8501
 export OMP_WAIT_POLICY := passive
 
-.PHONY: app test check format types unit browser notebooks demo clean help
+.PHONY: app test check format types unit browser notebooks demo pictures clean help
 
 help:
 	@echo "make app        open the app at http://127.0.0.1:$(PORT)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      lint and types alone (what the commit hook runs)"
 	@echo "make demo       rebuild the shipped demo (data/demo)"
 	@echo "make notebooks  make the .ipynb files from their sources"
+	@echo "make pictures   take the README's pictures of the app"
 
 app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
@@ -34,6 +35,9 @@ format: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+
+pictures: $(VENV)/.chromium
+	$(BIN)/python docs/pictures.py
 
 demo: $(VENV)/.app
 	$(BIN)/python -m onerec demo
