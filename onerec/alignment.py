@@ -140,7 +140,7 @@ class Alignment:
             rollout.drawn = rollout.log_prob
         objective = rollout.step(log_prob)
         self.last = rollout
-        values = _values(rollout, objective.loss, objective.ratio)
+        values = _values(rollout, objective.loss)
         if self.config.measure_norm:
             values["policy_norm"] = _norm(objective.loss, self.model)
         return objective.loss, values
@@ -258,9 +258,10 @@ def _norm(loss: Tensor, model: OneRec) -> Tensor:
 
 
 @torch.no_grad()
-def _values(rollout: Rollout, loss: Tensor, ratio: Tensor) -> dict[str, Tensor]:
-    """What metrics.jsonl says of a policy step."""
+def _values(rollout: Rollout, loss: Tensor) -> dict[str, Tensor]:
+    """What metrics.jsonl says of a policy step; ratios are pi / pi_old before any early clip."""
     counted = rollout.counted
+    ratio = (rollout.log_prob - rollout.drawn).exp().masked_fill(~counted, 0.0)
     number = counted.sum().clamp(min=1)
     advantage, reward = rollout.advantage(), rollout.reward()
     epsilon = rollout.settings.get("epsilon", EPSILON)
@@ -275,7 +276,7 @@ def _values(rollout: Rollout, loss: Tensor, ratio: Tensor) -> dict[str, Tensor]:
         "outside": (outside & counted).sum() / number,
         "beyond": (beyond & negative).sum() / negative.sum().clamp(min=1),
         "flat_groups": rollout.flat().float().mean(),
-        "ratio_max": (ratio * counted).amax(),
+        "ratio_max": ratio.amax(),
     }
     for name, part in rollout.parts.items():
         values[f"reward_{name}"] = (part * counted).sum() / number
