@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onerec.common import generator
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.sample import Samples, sample, sequence_log_probs
@@ -188,7 +189,7 @@ class Alignment:
             )
             scores = found.scores.masked_fill(found.items < 0, 0.0)  # fewer legal items than beams
             return Samples(found.items, found.codes.clamp(min=0), scores, scores)
-        stream = torch.Generator(device=batch.context.target.device).manual_seed(batch.seed)
+        stream = generator(batch.seed, batch.context.target.device)
         return sample(
             self.served,
             batch.context,
@@ -210,7 +211,7 @@ class Alignment:
         return format_reward(
             drawn.legal,
             config.format_items,
-            torch.Generator(device=drawn.legal.device).manual_seed(seed + 1),
+            generator(seed + 1, drawn.legal.device),
             by="probability" if config.format_by == "probability" else "random",
             log_prob=drawn.model,
             illegal=config.format_illegal,

@@ -33,14 +33,19 @@ class Checkpoint:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
+    """Write a safetensors file under a temporary name, then rename it.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; no half of a file is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot write ({error.strerror}); free some disk space") from error
+    except (OSError, SafetensorError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise RunError(f"{path}: cannot write ({why}); free some disk space") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,7 +103,7 @@ def write_checkpoint(
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """Finished checkpoints of a folder, oldest first; one that is cut short is left out."""
     found = []
-    for description in sorted(folder.glob("checkpoint-*.json")):
+    for description in folder.glob("checkpoint-*.json"):
         path = description.with_suffix(".safetensors")
         try:
             info = read_json(description)
@@ -106,7 +111,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
             continue
         if path.is_file() and path.stat().st_size == info.get("bytes"):
             found.append(Checkpoint(path, int(info["step"]), info))
-    return found
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:

@@ -46,6 +46,14 @@ def gradients(alignment, batch):
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
+def test_the_seed_of_a_step_may_be_beyond_64_bits():
+    """A recipe's seed is at most 10^18 and is multiplied before it gets here."""
+    policy = make()
+    drawn = policy.rollout(make_batch(10**22)).item
+    assert drawn.equal(policy.rollout(make_batch(10**22)).item)
+    assert not drawn.equal(policy.rollout(make_batch(10**22 + 2)).item)
+
+
 @pytest.mark.parametrize("search", ["sample", "constrained", "beam"])
 def test_the_current_policy_has_a_ratio_of_exactly_one(search):
     alignment = make(search=search)

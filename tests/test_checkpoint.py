@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from onerec.checkpoint import (
@@ -13,6 +14,8 @@ from onerec.checkpoint import (
     load_tensors,
     prune,
     save_checkpoint,
+    save_tensors,
+    write_checkpoint,
 )
 from onerec.errors import RunError
 
@@ -65,6 +68,30 @@ def test_pruning_keeps_the_newest_and_the_named(tmp_path: Path) -> None:
     prune(tmp_path, keep=2, also={1})
     assert [c.step for c in checkpoints(tmp_path)] == [1, 4, 5]
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_checkpoints_are_in_the_order_of_their_steps_however_long(tmp_path: Path) -> None:
+    for step in (999_998, 999_999, 1_000_000):
+        write_checkpoint(tmp_path, step, {"model.w": torch.zeros(1)}, {})
+    assert [c.step for c in checkpoints(tmp_path)] == [999_998, 999_999, 1_000_000]
+    prune(tmp_path, keep=2)
+    assert [c.step for c in checkpoints(tmp_path)] == [999_999, 1_000_000]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError])
+def test_a_full_disk_is_told_and_leaves_no_half_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | Exception
+) -> None:
+    """safetensors has an error of its own for it, which is no OSError."""
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error if isinstance(error, OSError) else error("I/O error: No space left on device")
+
+    monkeypatch.setattr("onerec.checkpoint.save_file", full)
+    with pytest.raises(RunError, match=r"cannot write \(.*No space left.*free some disk space"):
+        save_tensors(tmp_path / "weights.safetensors", {"w": torch.zeros(3)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

@@ -145,12 +145,18 @@ class Aligning:
         """The serving copy as it was sent last before the step that training goes on from."""
         if not self.config.lag or not self.start:
             return
-        sent = (self.start - 1) // self.config.lag * self.config.lag
-        weights = load_tensors(self.folder / _served(sent))
+        weights = load_tensors(self.folder / _served(self._sent(self.start)))
         self.alignment.served.load_state_dict(weights)
 
+    def _sent(self, step: int) -> int:
+        """Before which step the serving copy was sent that goes with the checkpoint of `step`."""
+        return (step - 1) // self.config.lag * self.config.lag
+
     def send(self, step: int) -> None:
-        """Renew the serving copy before the step `step` where it is due, and keep it on disk."""
+        """Renew the serving copy before the step `step` where it is due, and keep it on disk.
+
+        The copies that go with a checkpoint stay beside it, however many were sent since.
+        """
         lag = self.config.lag
         if not lag or step % lag:
             return
@@ -158,8 +164,11 @@ class Aligning:
         if self.writer is None:
             return
         save_tensors(self.folder / _served(step), self.alignment.served.state_dict())
-        for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
-            old.unlink()
+        needed = {step, *(self._sent(each.step) for each in checkpoints(self.folder) if each.step)}
+        kept = {_served(each) for each in needed}
+        for old in self.folder.glob("served-*.safetensors"):
+            if old.name not in kept:
+                old.unlink()
 
     def save(self, step: int) -> None:
         """Write a checkpoint; only the last two and the best on valid are kept."""

@@ -112,6 +112,23 @@ def test_a_stop_in_the_middle_changes_nothing(home, lag):
     assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
 
 
+def test_a_training_that_was_killed_finds_the_serving_copy_of_its_checkpoint(home):
+    """Copies are sent oftener than checkpoints are written: the last two need not be the one."""
+    lagging = recipe(**{"align.lag": "1"})
+    whole = run_stage("align", "w", recipe=lagging, dataset="toy", home=home)
+
+    def kill(stage, now, of, values):
+        if stage == "align" and now == 7:  # the last checkpoint is of step 4
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("align", "k", recipe=lagging, dataset="toy", home=home, report=kill)
+    part = run_stage("align", "k", home=home)
+    a, b = weights(whole), weights(part)
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert len(list((part.path / "align").glob("served-*"))) <= 4
+
+
 def test_with_a_lag_ratios_move_and_stay_replayable(home):
     run = run_stage(
         "align",
