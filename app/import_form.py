@@ -46,8 +46,7 @@ def draw() -> None:
     missing = [
         f"{ours} (of {table})"
         for table in uploads
-        for ours in imports.required(table)
-        if not mapping[table][ours]
+        for ours in imports.unanswered(table, mapping[table])
     ]
     if missing:
         st.info(f"Choose above which column is {' and which is '.join(missing)}.",
@@ -65,7 +64,7 @@ def _mapping(table: str, names: list[str], proposed: dict[str, str]) -> dict[str
     """Ours -> theirs; what was recognised is filled in, anything can be changed."""
     chosen: dict[str, str] = {}
     found = sum(bool(theirs) for theirs in proposed.values())
-    missing = [ours for ours in imports.required(table) if not proposed[ours]]
+    missing = imports.unanswered(table, proposed)
     label = f"Columns of {table}: {found} of {len(names)} recognised"
     body = st.expander(label, expanded=bool(missing), icon=":material/view_column:")
     body.caption(

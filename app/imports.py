@@ -18,8 +18,16 @@ from onerec.data import schema
 from onerec.errors import DataError
 
 TABLES = ("interactions", "items", "users")
+ORDERS = ("timestamp", "position")
 SOURCE = "uploaded in the app"
 LIMIT_BYTES = 50 * 1024 * 1024  # as server.maxUploadSize, checked again here
+NAME_AN_ORDER = "name one with --column timestamp=THEIRS or --column position=THEIRS"
+OTHERS = {  # by their first bytes
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"[": "JSON",
+    b"{": "JSON",
+}
 
 
 def columns(content: bytes, table: str) -> list[str]:
@@ -34,6 +42,11 @@ def columns(content: bytes, table: str) -> list[str]:
         try:
             rows = connection.execute(f"DESCRIBE SELECT * FROM {reader}(?)", [str(path)]).fetchall()
         except duckdb.Error as error:
+            if path.suffix == ".csv" and _other_letters(content):
+                raise DataError(
+                    f"{table}: its letters are not in UTF-8 (GBK or Latin-1?); save the table as "
+                    "“CSV UTF-8” and choose it again"
+                ) from None
             kind = {"read_csv": "CSV", "read_parquet": "Parquet"}[reader]
             first = str(error).splitlines()[0].replace(f"{folder}/", "")[:160]
             raise DataError(
@@ -64,6 +77,14 @@ def required(table: str) -> list[str]:
     return [field.name for field in schema.TABLES[table] if field.required]  # type: ignore[index]
 
 
+def unanswered(table: str, mapping: Mapping[str, str]) -> list[str]:
+    """What the table needs and no column was chosen for; of the two orders one is enough."""
+    missing = [ours for ours in required(table) if not mapping[ours]]
+    if table == "interactions" and not any(mapping[ours] for ours in ORDERS):
+        missing.append(" or ".join(ORDERS))
+    return missing
+
+
 def run(name: str, uploads: Mapping[str, bytes], mapping: Mapping[str, Mapping[str, str]]) -> str:
     """Import the uploads as dataset `name`; returns its name in the app.
 
@@ -92,6 +113,7 @@ def run(name: str, uploads: Mapping[str, bytes], mapping: Mapping[str, Mapping[s
 def _for_the_form(message: str, folder: str) -> str:
     """The library's words, with what to do in the form in place of options of the command line."""
     message = message.replace(f"{folder}/", "").replace(f"{SOURCE}:", "this upload:")
+    message = message.replace(NAME_AN_ORDER, "choose a column for one of them above")
     message = re.sub(r"name it with --column (\w+)=THEIRS", r"choose it for \1 above", message)
     message = re.sub(r"is --column (\w+)=THEIRS needed", r"is another column the \1", message)
     return re.sub(r"; mend it$", "; mend the file and choose it again", message)
@@ -106,6 +128,15 @@ def overrides(mapping: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     }
 
 
+def _other_letters(content: bytes) -> bool:
+    """Whether this is text, but in another encoding than UTF-8."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return b"\0" not in content
+    return False
+
+
 def _save(folder: Path, table: str, content: bytes) -> Path:
     if not content:
         raise DataError(f"{table}: the file is empty; choose another")
@@ -114,6 +145,9 @@ def _save(folder: Path, table: str, content: bytes) -> Path:
             f"{table}: {len(content) / 2**20:.0f} MB is above {LIMIT_BYTES // 2**20} MB; "
             "use `onerec data import` in a terminal for larger files"
         )
+    for start, kind in OTHERS.items():
+        if content.startswith(start):
+            raise DataError(f"{table}: this looks like {kind}; save the table as CSV and choose it")
     path = folder / (f"{table}.parquet" if content[:4] == b"PAR1" else f"{table}.csv")
     path.write_bytes(content)
     return path

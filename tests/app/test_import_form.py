@@ -71,4 +71,7 @@ def test_a_needed_column_is_asked_for_before_the_import(form: AppTest) -> None:
     assert any(asked in box.value for box in form.info)
     form.selectbox(key="map_interactions_user_id").set_value("who")
     form.selectbox(key="map_interactions_item_id").set_value("what").run()
+    assert form.button(key="import_go").disabled, "nothing tells the order of the events"
+    assert any("is timestamp or position (of inter" in box.value for box in form.info)
+    form.selectbox(key="map_interactions_timestamp").set_value("when").run()
     assert not form.button(key="import_go").disabled

@@ -37,6 +37,9 @@ def test_parquet_is_known_by_its_bytes(tmp_path: Path) -> None:
         (b"PAR1garbage", "not readable as Parquet"),
         (b"word\n1\n", "only one column, “word”"),
         (bytes(range(256)) * 20, "not readable as CSV; choose a table"),
+        ("商品,标题\n1,猫\n".encode("gbk"), "not in UTF-8"),
+        (b"PK\x03\x04\x14" + bytes(range(200)), "looks like an Excel workbook"),
+        (b'[{"user_id": 1, "item_id": 2}]', "looks like JSON"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(content: bytes, says: str) -> None:
@@ -60,6 +63,10 @@ def test_a_file_above_the_limit_names_the_command(monkeypatch: pytest.MonkeyPatc
          "log.csv: no column user_id; it has a; choose it for user_id above"),
         ("uploaded in the app: no user has 3 events; is --column user_id=THEIRS needed?",
          "this upload: no user has 3 events; is another column the user_id?"),
+        ("interactions: neither timestamp nor position, so the order of events is unknown; name "
+         "one with --column timestamp=THEIRS or --column position=THEIRS",
+         "interactions: neither timestamp nor position, so the order of events is unknown; choose "
+         "a column for one of them above"),
         ("/x/log.csv, row 1, column user_id: empty; mend it",
          "log.csv, row 1, column user_id: empty; mend the file and choose it again"),
     ],
