@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import jobs
+import links
 import places
 import selection
+import start_cost
 import streamlit as st
 import widgets
 
@@ -40,9 +42,21 @@ NUMBERS = {
     "grad_norm": ("Gradient norm", "{:.2f}"),
     "valid_recall@10": ("Recall@10 on valid", "{:.3f}"),
 }
-MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm", "Throughput": "samples_per_second",
-        "FLOP/s": "flops_per_second", "MFU": "mfu"}  # fmt: skip
+MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm",
+        "Samples a second": "samples_per_second", "Arithmetic": "flops_per_second",
+        "MFU": "mfu"}  # fmt: skip
+SAY = (
+    "The solid line is the sum of the others, one for each code word of a name. Guessing among N "
+    "codes costs ln N a level: 4.85 for 128. A level that stays there has learned nothing."
+)
 NOTES = {
+    "loss": "How surprised the model is by what people really watched next: the sum over the "
+    "levels of -ln of the probability that it gave the right code, in nats. 0 is no surprise.",
+    "samples_per_second": "A sample is one person's history with what came after it.",
+    "grad_norm": "How strongly a step pulls at the weights, before it is clipped. A jump warns of "
+    "an unstable training.",
+    "valid_recall@10": "Of what people watched who are held out for this, the share that stands "
+    "among the first ten of their list. 1 would be all of it.",
     "flops_per_second": "Operations of matrix products (onerec.count has the formula), at the mean "
     "number of events and targets of the last 20 batches. Evaluation, saving and pauses are not "
     "counted. Its share of the device's peak rate is MFU; of a CPU no peak is known.",
@@ -71,6 +85,7 @@ def _body(view: selection.Selection, was_busy: bool) -> None:
         st.rerun()  # the whole page once more: start the clock, stop it, or forget a removed run
     colour, icon = BADGES.get(job.state, ("gray", "help"))
     st.header(f"Run {view.run_name}  :{colour}-badge[:material/{icon}: {job.state}]")
+    st.markdown(viz.stages(training.progress(run)))
     _progress(job)
     if not view.read_only and selection.shown("train"):
         _controls(run, job)
@@ -79,14 +94,21 @@ def _body(view: selection.Selection, was_busy: bool) -> None:
     if curves.empty:
         st.info(_before_curves(job), icon=":material/hourglass_top:")
         return
-    _numbers(run, curves)
+    _numbers(run, curves, job)
     _figures(run, curves, job)
+    _checkpoints(run)
+    if job.state == "done":
+        _go_on()
 
 
 def _progress(job: jobs.Job) -> None:
+    """How far the present stage is."""
+    if job.state == "done":
+        return
     if job.of:
         text = f"{job.stage}: step {job.step:,} of {job.of:,}"
-        st.progress(min(1.0, job.share), text=f"{text} · {job.message}" if job.message else text)
+        said = job.message if job.state != "stopped" else "stopped as asked, its weights are saved"
+        st.progress(min(1.0, job.share), text=f"{text} · {said}" if said else text)
     elif job.message and job.state not in ("failed", "interrupted"):
         st.caption(job.message)
 
@@ -150,12 +172,14 @@ def _trouble(run: Run, job: jobs.Job) -> None:
 def _before_curves(job: jobs.Job) -> str:
     if job.state == "starting":
         return "The process is loading its libraries; the first numbers come in a few seconds."
+    if job.busy and job.stage == "pretrain":
+        return "The first steps are on their way: curves follow."
     if job.busy:
         return f"Stage {job.stage or 'data'} comes before the training: curves follow."
     return "This run has no training curves."
 
 
-def _numbers(run: Run, curves: Any) -> None:
+def _numbers(run: Run, curves: Any, job: jobs.Job) -> None:
     latest = training.latest(run)
     with st.grid("auto", min_column_width=150):
         for metric, (label, form) in NUMBERS.items():
@@ -168,8 +192,9 @@ def _numbers(run: Run, curves: Any) -> None:
                       help=NOTES.get(metric), delta="no peak known" if no_peak else None,
                       delta_color="off", delta_arrow="off")  # fmt: skip
         left = latest.get("eta_seconds")
-        if left:
-            st.metric("Left", f"{left:,.0f} s", border=True, height="stretch")
+        if left and job.busy and job.stage == "pretrain":
+            st.metric("Left", start_cost.duration(left), border=True, height="stretch",
+                      help="Of this stage, at the pace of its last steps")  # fmt: skip
 
 
 def _figures(run: Run, curves: Any, job: jobs.Job) -> None:
@@ -183,9 +208,40 @@ def _figures(run: Run, curves: Any, job: jobs.Job) -> None:
     for key, draw_figure, drawing in pairs:
         if job.busy:
             widgets.place(draw_figure(curves, **drawing), key=key)
+            if key == "losses":
+                st.caption(SAY)
         else:
             widgets.show(run, training.curves, draw_figure, key=key, drawing=drawing,
+                         say=SAY if key == "losses" else "",
                          command=places.command(f"runs show {run.name} --json", run))  # fmt: skip
+
+
+def _checkpoints(run: Run) -> None:
+    """The saved weights: what Resume goes on from, and which of them the lists are made with."""
+    saved = training.checkpoints(run)
+    if saved.empty:
+        return
+    with st.expander(f"Checkpoints ({len(saved)})", icon=":material/save:"):
+        st.dataframe(
+            saved, hide_index=True, alt="Saved weights of the run, by stage and step",
+            column_config={
+                "stage": "Stage",
+                "step": st.column_config.NumberColumn("Step"),
+                "mebibytes": st.column_config.NumberColumn("MiB", format="%.1f"),
+                "saved": st.column_config.DatetimeColumn("Saved (UTC)", format="D MMM, HH:mm:ss"),
+                "chosen": st.column_config.CheckboxColumn(
+                    "Used", help="The stages that come after go on with these weights"
+                ),
+            },
+        )  # fmt: skip
+
+
+def _go_on() -> None:
+    """Where to look at what was made."""
+    with st.container(horizontal=True):
+        links.to("tokenizer", "Its code words", "tag")
+        links.to("recommend", "Its lists", "recommend")
+        links.to("runs", "Compare it with others", "table_chart")
 
 
 def _try(action: Any, run: Run) -> None:

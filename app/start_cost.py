@@ -24,9 +24,13 @@ def draw(recipe: Recipe, dataset: str) -> None:
         for number in numbers:
             _card(number.name, number.value, number.says)
         _card(
-            f"Time on {DEVICES.get(device, device)}", _duration(expected.seconds),
-            "Estimated for two CPU cores, or one large GPU; evaluation and baselines come on top.",
+            f"Time on {DEVICES.get(device, device)}", duration(expected.seconds),
+            "Of pre-training, estimated for two free CPU cores or one large GPU. The other stages "
+            "come on top: at tiny they take about half as long again.",
         )  # fmt: skip
+    if not known:
+        st.caption("The world is made by the first run; its features, not counted yet, make the "
+                   "model somewhat larger.")  # fmt: skip
     more = st.expander("How it is computed", icon=":material/function:", key="train_cost_more",
                        on_change="rerun")  # fmt: skip
     if more.open:
@@ -43,7 +47,8 @@ def _card(name: str, value: str, says: str) -> None:
         st.caption(says)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that a person would say it in."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6_000:

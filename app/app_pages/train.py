@@ -9,6 +9,7 @@ import widgets
 
 view = widgets.head(
     "Train a model and watch it learn",
+    "The model reads what a person watched and learns to say the code words of what came next. "
     "Training runs as a process of its own: closing this page, or the app, does not end it.",
 )
 if selection.shown("train") and not selection.locked():

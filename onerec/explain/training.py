@@ -102,3 +102,23 @@ def progress(run: Run) -> pd.DataFrame:
         rows.append((stage, LABELS[stage], state, step, of, share, seconds))
     columns = ["stage", "label", "state", "step", "of", "share", "seconds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def checkpoints(run: Run) -> pd.DataFrame:
+    """stage, step, mebibytes, saved, chosen: every whole checkpoint, in the order of the stages."""
+    columns = ["stage", "step", "mebibytes", "saved", "chosen"]
+    parts = []
+    for stage in STAGES:
+        found = run.checkpoints(stage)
+        names = [path.name for path in found["path"]]
+        chosen = (run.done(stage) or {}).get("checkpoint")
+        parts.append(
+            found.assign(
+                stage=stage,
+                mebibytes=found["bytes"] / 2**20,
+                saved=pd.to_datetime(found["written"].astype("float64"), unit="s"),
+                chosen=[name == chosen for name in names],
+            )
+        )
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True)[columns] if filled else empty(columns)

@@ -159,6 +159,22 @@ def progress(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def stages(frame: pd.DataFrame) -> str:
+    """The stages as a line of Markdown: what is done and how long it took, what is on, what waits.
+
+    Takes the frame of `explain.training.progress`, as `progress` does.
+    """
+    words = []
+    for row in frame.to_dict("records"):
+        label = str(row["label"])
+        if row["state"] == "done":
+            known = row["seconds"] == row["seconds"]
+            words.append(f"✓ {label}" + (f" {row['seconds']:,.0f} s" if known else ""))
+        else:
+            words.append(label if row["state"] == "waiting" else f"**▸ {label}**")
+    return " → ".join(words)
+
+
 def _state_words(state: str, step: int, of: int) -> str:
     return f"{state}, {step:,} of {of:,}" if of and state != "done" else state
 

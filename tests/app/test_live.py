@@ -62,6 +62,53 @@ def test_every_state_is_named_and_offers_the_next_step(
         assert "loss is not finite" in [box.value for box in app.error]
 
 
+def words(app: AppTest) -> str:
+    parts = (app.markdown, app.caption, app.info)
+    return "\n".join(box.value for boxes in parts for box in boxes)
+
+
+def test_the_stages_are_a_line_with_the_present_one_marked(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    run = with_status(own_home, state="running")
+    (run.path / "pretrain" / "done.json").unlink()
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert "✓ Tokenize 10 s → **▸ Pre-train** → " in words(app)
+    assert "4.85 for 128" in words(app), "how to read the loss"
+
+
+def test_before_the_first_step_of_pre_training_nothing_is_said_to_come_before_it(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    run = with_status(own_home, state="running", step=0)
+    (run.path / "metrics.jsonl").unlink()
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert "The first steps are on their way" in words(app)
+    assert "comes before the training" not in words(app)
+
+
+def test_a_stop_is_told_in_the_words_of_the_page(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    with_status(own_home, state="stopped", message="stopped as asked; run the same command")
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    bars = [bar.proto.text for bar in app.get("progress")]
+    assert bars == ["pretrain: step 7 of 60 · stopped as asked, its weights are saved"]
+    assert "Left" not in metrics(app)
+
+
+def test_a_finished_run_lists_its_checkpoints(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert any(box.label.startswith("Checkpoints (") for box in app.expander)
+    assert not app.get("progress"), "all stages are ticked"
+
+
 def test_a_press_reaches_the_trainer_through_the_run_folder(
     use_home: Callable[..., Path], own_home: Path
 ) -> None:

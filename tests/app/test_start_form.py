@@ -46,6 +46,13 @@ def test_a_wrong_setting_is_one_line_and_no_start(form: AppTest, settings: str, 
     assert "Start training" not in [button.label for button in form.button]
 
 
+def test_a_wrong_setting_is_told_without_words_of_the_command_line(form: AppTest) -> None:
+    form.text_area(key="train_settings").set_value("x" * 3000).run()
+    assert "--set" not in form.error[0].value
+    assert "write as in train.steps=100" in form.error[0].value
+    assert len(form.error[0].value) < 150
+
+
 @pytest.mark.parametrize(
     ("settings", "gpu", "says"),
     [

@@ -65,3 +65,21 @@ def test_progress_follows_stamps_first_and_the_status_second(run: Run, tmp_path:
     ]
     assert frame.set_index("stage")["share"][["pretrain", "recommend"]].tolist() == [0.25, 0]
     assert frame["seconds"][0] == 10
+
+
+def test_checkpoints_of_all_stages_with_the_chosen_one(run: Run, tmp_path: Path) -> None:
+    own = Run(shutil.copytree(run.path, tmp_path / "own"))
+    for path in own.path.glob("*/checkpoint-*"):
+        path.unlink()
+    assert training.checkpoints(own).empty
+    for step in (20, 60):
+        path = own.path / "pretrain" / f"checkpoint-{step:06d}.safetensors"
+        path.write_bytes(b"0" * 2**20)
+        path.with_suffix(".json").write_text("{}")
+    done = own.path / "pretrain" / "done.json"
+    done.write_text(json.dumps({"checkpoint": "checkpoint-000020.safetensors"}))
+    frame = training.checkpoints(own)
+    assert frame["step"].tolist() == [20, 60]
+    assert frame["stage"].tolist() == ["pretrain"] * 2
+    assert frame["mebibytes"].tolist() == [1.0, 1.0]
+    assert frame["chosen"].tolist() == [True, False]
