@@ -22,6 +22,15 @@ COUNTED = {
     "duplicates": "rows that stood there twice and were merged",
 }
 
+SAY = {
+    "timeline": "The ends may be cut off: the log may begin and end in the middle of one.",
+    "behaviours": "A hatched behaviour makes an event positive: the model learns to say such items "
+    "next.",
+    "history_lengths": "Of a person with few events the model knows little.",
+    "popularity": "On the dotted line all items are met equally often; the further above it, the "
+    "more a few items get. Gini says it in one number: 0 is equal, 1 is one item with everything.",
+}
+
 view = widgets.head(
     "What happened on the platform",
     "Who watched what, when, and what they did with it: everything that the model will know.",
@@ -54,6 +63,7 @@ if part == "Overview":
             widgets.show(
                 folder, read, figure,
                 key=figure.__name__, command=command, drawing=drawing, empty=empty,
+                say=SAY[figure.__name__],
             )  # fmt: skip
 elif part == "One user":
     wanted = st.text_input("Find a user", key="find_user", bind="query-params", type="search",
@@ -89,6 +99,10 @@ elif part == "One user":
             "time": st.column_config.DatetimeColumn("when", format="D MMM YYYY, HH:mm"),
             "title": st.column_config.TextColumn(width="medium"),
             "behaviours": "what they did",
+            "item_id": "item's id in the data",
+            "play_ms": st.column_config.NumberColumn("watched, ms", format="localized"),
+            "duration_ms": st.column_config.NumberColumn("length, ms", format="localized"),
+            "play_share": st.column_config.NumberColumn("share watched", format="percent"),
         },
     )  # fmt: skip
 else:

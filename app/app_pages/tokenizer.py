@@ -58,10 +58,14 @@ def pick_code(points: list[dict]) -> None:
 facts = cache.read(tokens.collisions, run)
 levels = cache.read(tokens.levels, run)
 with st.grid(4, min_column_width=130):
-    st.metric("Code words an item", len(levels), border=True)
-    st.metric("Codes in use", f"{levels['utilisation'].mean():.0%}", border=True)
-    st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True)
-    st.metric("Largest shared name", f"{facts['largest_leaf']:,}", border=True)
+    st.metric("Code words an item", len(levels), border=True,
+              help="One of each level; together they are its name, or semantic ID")  # fmt: skip
+    st.metric("Codes in use", f"{levels['utilisation'].mean():.0%}", border=True,
+              help="Of all codes that there are, those that some item has")  # fmt: skip
+    st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True,
+              help="All their codes are the same: the model cannot tell them apart")  # fmt: skip
+    st.metric("Largest shared name", f"{facts['largest_leaf']:,}", border=True,
+              help="So many items have the fullest name; 1: no name is shared")  # fmt: skip
 
 part = widgets.options("Show", VIEWS, "tokens_view")
 if part == "Map":
@@ -80,7 +84,8 @@ if part == "Map":
         widgets.show(
             run, tokens.residual_walk, draw.residual_walk,
             key="walk", command=command, reading={"item": view.item},
-            say="Each code takes away a part of what is still unsaid about the item.",
+            say="Each code says a part of what is still unsaid about the item. Many items share a "
+            "code, so it is right on average: for one item it may also say too much.",
         )  # fmt: skip
         widgets.show(
             run, tokens.neighbours, draw.neighbours,
@@ -112,4 +117,7 @@ else:
     if shared.empty:
         st.success("Every item has a name of its own.", icon=":material/check_circle:")
     else:
-        widgets.table(shared, key="shared", title="Names that several items share")
+        widgets.table(
+            shared, key="shared", title="Names that several items share",
+            column_config={"codes": "name", "leaf_size": "items", "item_ids": "ids in the data"},
+        )  # fmt: skip

@@ -309,6 +309,7 @@ def align(session: Session) -> None:
     training = Aligning(session.run, session.setting, session.device, session.writer)
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
     training.resume()
+    session.goes_on(STAGE, training.start, config.steps)
     if not training.start:
         chosen = (session.run.done("pretrain") or {}).get("step")
         known = session.kept.get(f"valid lists of step {chosen}")

@@ -257,6 +257,7 @@ def pretrain(session: Session) -> None:
         STAGE, config.steps, f"{_count(training.model):,} parameters on {device}{several}{streams}"
     )
     training.resume()
+    session.goes_on(STAGE, training.start, config.steps)
     saved_at = training.start
     training.begun = time.perf_counter()
     with training.batches() as batches, told_of_compiler():

@@ -61,6 +61,11 @@ class Session:
         self.writer.log(f"{stage}: begins{': ' + message if message else ''}")
         self.report(stage, 0, of, {"message": message})
 
+    def goes_on(self, stage: str, step: int, of: int) -> None:
+        """Say from which step an interrupted stage goes on; at its beginning nothing is said."""
+        if step and self.processes.leads:
+            self.writer.set_status(stage, step, of, "running", f"goes on from step {step:,}")
+
     def advance(self, stage: str, step: int, of: int, **values: Any) -> None:
         """One step further; stops here if the user asked for it. The first process's alone.
 

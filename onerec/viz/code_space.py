@@ -196,9 +196,11 @@ def residual_walk(frame: pd.DataFrame) -> go.Figure:
         *(f"level {r['level']}<br>code {r['code']}" for r in frame.to_dict("records")),
     ]
     norms = [float(frame["norm_before"].iloc[0]), *frame["norm_after"]]
+    worse = frame.loc[frame["norm_after"] > frame["norm_before"], "level"].tolist()
+    added = f"; level {' and '.join(map(str, worse))} made that larger" if worse else ""
     fig = theme.figure(
         title=f"The codes {codes} describe {theme.percent(1 - last['share_left'])} of this item; "
-        f"{theme.percent(last['share_left'])} of its squared norm is left",
+        f"{theme.percent(last['share_left'])} of its squared norm is left{added}",
         alt="Bars of the norm that is left: " + ", ".join(f"{norm:.3f}" for norm in norms),
         how="r₁ = x, rₗ₊₁ = rₗ - Cₗ[codeₗ]: "
         + " → ".join(f"{norm:.3f}" for norm in norms)

@@ -105,17 +105,20 @@ def _behaviours_finding(known: pd.DataFrame) -> str:
     low, top = known.iloc[0], known.iloc[-1]
     most = theme.sentence(_plain(top["behaviour"]))
     if len(known) == 1:
-        return f"{most} is true in {theme.chance(top['rate'])} of the rows where it is known"
+        return f"{most} is true in {_rate(top['rate'])} of the rows where it is known"
     if low["rate"] == top["rate"]:
-        return f"All {len(known)} behaviours are equally frequent ({theme.chance(top['rate'])})"
+        return f"All {len(known)} behaviours are equally frequent ({_rate(top['rate'])})"
     return (
         f"{most} is the most frequent behaviour ({theme.percent(top['rate'])} of the rows where "
-        f"it is known), {_plain(low['behaviour'])} the rarest ({theme.chance(low['rate'])})"
+        f"it is known), {_plain(low['behaviour'])} the rarest ({_rate(low['rate'])})"
     )
 
 
 def _rate(rate: float) -> str:
-    return theme.chance(rate) if rate == rate else "never known"
+    """In percent, with a digit of it however rare: 0.07%, where a power would be hard to read."""
+    if rate != rate:
+        return "never known"
+    return f"{100 * rate:.1g}%" if 0 < rate < 1e-3 else theme.chance(rate)
 
 
 def history_lengths(frame: pd.DataFrame) -> go.Figure:

@@ -60,7 +60,7 @@ def losses(frame: pd.DataFrame) -> go.Figure:
             f"{NAMES[r['kind']]}: {r['loss']:.4f} and {r['held_out_loss']:.4f}"
             for r in frame.to_dict("records")
         ),
-        y="relative error",
+        y="spread left (relative error)",
         key="quantiser-losses",
     )
     _pairs_of_bars(fig, frame, {"loss": "fitted", "held_out_loss": "new items"}, theme.COLOURS)

@@ -189,18 +189,18 @@ def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
     total, alone = frame["items"].sum(), frame.loc[frame["leaf_size"] == 1, "items"].sum()
     shared = total - alone
     fig = theme.figure(
-        title="Every item has a code of its own"
+        title="Every item has a name of its own"
         if shared == 0
-        else f"{theme.percent(shared / total)} of the items share their code with another; at "
-        f"most {frame['leaf_size'].max()} are on one",
-        alt="Bars of items by the number of items on their code: "
+        else f"{theme.percent(shared / total)} of the items share their name with another; at "
+        f"most {frame['leaf_size'].max()} have the same",
+        alt="Bars of items by the number of items that have their name: "
         + "; ".join(
-            f"{r['leaf_size']} on a code: {r['items']:,} items"
+            f"{r['leaf_size']} on a name: {r['items']:,} items"
             for r in frame.to_dict("records")[:12]
         ),
-        how=f"Items grouped by their full code. {shared:,} of {total:,} items stand on a code "
-        f"with others = {shared / total:.3f}. {frame['leaves'].sum():,} codes are in use.",
-        x="items on the code",
+        how=f"Items grouped by their name, the codes of all levels. {shared:,} of {total:,} items "
+        f"share theirs = {shared / total:.3f}. {frame['leaves'].sum():,} names are in use.",
+        x="items that have the same name",
         y="items",
         key="leaf_sizes",
         legend=False,
@@ -213,7 +213,7 @@ def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
             "pattern": {"shape": ["" if size == 1 else "/" for size in frame["leaf_size"]]},
         },
         customdata=frame["leaves"],
-        hovertemplate="%{customdata:,} codes with %{x} items each: %{y:,} items<extra></extra>",
+        hovertemplate="%{customdata:,} names with %{x} items each: %{y:,} items<extra></extra>",
         showlegend=False,
     )
     fig.update_xaxes(dtick=1 if frame["leaf_size"].max() <= 20 else None)

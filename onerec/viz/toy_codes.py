@@ -113,7 +113,7 @@ def course(state: Codes) -> go.Figure:
             x=told["step"],
             y=values,
             name=name,
-            mode="lines",
+            mode="lines" if len(told) > 1 else "markers",
             line=theme.line(place) | more,
             customdata=told[["level", "iteration"]],
             hovertemplate="step %{x}, level %{customdata[0]}, iteration %{customdata[1]}: %{y:.1%}",
@@ -127,6 +127,8 @@ def course(state: Codes) -> go.Figure:
         ]
     )
     fig.update_yaxes(tickformat=".0%", range=[0, 1.04])
+    if len(told) == 1:  # a lone point would stand in the middle of an axis from -1
+        fig.update_xaxes(range=[-0.5, 10])
     return fig
 
 

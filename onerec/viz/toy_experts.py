@@ -129,11 +129,13 @@ def course(state: Experts, most: int = 400) -> go.Figure:
             x=shown["step"],
             y=shown[column],
             name=name,
-            mode="lines",
+            mode="lines" if len(told) > 1 else "markers",
             line=theme.line(place),
             yaxis="y" if place == 0 else "y2",
             hovertemplate=f"step %{{x}}: {name} %{{y:.4f}}<extra></extra>",
         )
+    if len(told) == 1:  # a lone point would stand in the middle of an axis from -1
+        fig.update_xaxes(range=[-0.5, 10])
     fig.update_yaxes(title_text="loss", rangemode="tozero")
     fig.update_layout(
         yaxis2={"title": {"text": "MaxVio", "standoff": 14}, "overlaying": "y", "side": "right"}

@@ -37,6 +37,19 @@ def test_a_session_reports_writes_and_obeys(tmp_path: Path) -> None:
     assert writer.run.status().step == 2
 
 
+def test_a_stage_that_goes_on_does_not_seem_to_begin_anew(tmp_path: Path) -> None:
+    """The page Train once showed step 0 of a resumed training until its next step was done."""
+    description = {"name": "r", "recipe": {}, "seed": 0, "dataset": {}}
+    with RunWriter.claim(tmp_path / "x", description) as writer:
+        session = Session(writer, cast(Setting, None), torch.device("cpu"), quiet)
+        session.begin("pretrain", 200, "541,224 parameters")
+        session.goes_on("pretrain", 0, 200)
+        assert session.run.status().message == "541,224 parameters"
+        session.goes_on("pretrain", 103, 200)
+        assert (session.run.status().step, session.run.status().of) == (103, 200)
+        assert session.run.status().message == "goes on from step 103"
+
+
 def test_the_default_listener_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` promises one object on stdout and nothing else."""
     quiet("tokenize", 0, 1, {"message": "reading"})

@@ -49,6 +49,16 @@ def test_bars_of_behaviours_are_rates(folder: Path) -> None:
     assert "follow 48 / 216" in theme.how(fig)
 
 
+def test_a_rare_behaviour_is_still_a_percentage(folder: Path) -> None:
+    """It stood there as 7e-04, on an axis of percent."""
+    frame = explain.behaviours(folder)
+    frame.loc[frame["behaviour"] == "follow", "rate"] = 0.00071
+    fig = viz.behaviours(frame)
+    assert "0.07%" in fig.data[0].text
+    assert theme.title(fig).endswith("follow the rarest (0.07%)")
+    assert "follow 0.07%" in theme.alt_text(fig)
+
+
 def test_history_lengths_and_what_they_find(folder: Path) -> None:
     fig = viz.history_lengths(explain.history_lengths(folder))
     assert dict(zip(fig.data[0].x, fig.data[0].y, strict=True)) == {

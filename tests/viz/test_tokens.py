@@ -130,6 +130,14 @@ def test_the_walk_shows_each_norm(run: Run) -> None:
     assert "23%" in theme.title(fig)
 
 
+def test_a_level_that_says_too_much_is_named(run: Run) -> None:
+    """The words below once said that each code takes away a part, above a bar that grew."""
+    walk = explain.residual_walk(run, 5)
+    assert "larger" not in theme.title(viz.residual_walk(walk))
+    walk.loc[2, "norm_after"] = walk.loc[2, "norm_before"] + 0.1
+    assert theme.title(viz.residual_walk(walk)).endswith("; level 3 made that larger")
+
+
 def test_empty_frames_name_the_command(levels: pd.DataFrame) -> None:
     none = pd.DataFrame()
     for make in (viz.utilisation, viz.entropy, viz.rank_frequency, viz.code_tree, viz.leaf_sizes):

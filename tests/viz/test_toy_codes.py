@@ -71,6 +71,14 @@ def test_the_course_is_the_history() -> None:
     assert all(theme.alt_text(one) for one in (fig, viz.plane(state), viz.residual(state, 2)))
 
 
+def test_the_course_of_no_step_yet_shows_its_first_value() -> None:
+    """A line of one point was no mark at all, on an axis from -1 to 1."""
+    fig = viz.course(begin(CodesSetting()))
+    assert {trace.mode for trace in fig.data} == {"markers"}
+    assert fig.layout.xaxis.range[0] > -1
+    assert {trace.mode for trace in viz.course(after(CodesSetting(), 2)).data} == {"lines"}
+
+
 def test_codes_with_the_same_colour_differ_in_symbol_and_ground() -> None:
     assert len({*theme.COLOURS, *viz.PALE}) == 16
     state = after(CodesSetting(size=16, points=400), 5)

@@ -45,6 +45,13 @@ def test_before_the_first_step_nothing_went_anywhere() -> None:
     assert ", MaxVio is " in title
 
 
+def test_the_course_of_no_step_yet_shows_its_first_value() -> None:
+    """A line of one point was no mark at all, on an axis from -1 to 1."""
+    fig = viz.course(after(ExpertsSetting(points=50), 0))
+    assert {trace.mode for trace in fig.data} == {"markers"}
+    assert fig.layout.xaxis.range[0] > -1
+
+
 def test_the_course_keeps_both_ends_of_a_long_history() -> None:
     state = after(ExpertsSetting(points=50), 900)
     fig = viz.course(state, most=100)
