@@ -55,7 +55,7 @@ def test_leaf_sizes_hold_all_items(run: Run) -> None:
     assert sum(fig.data[0].y) == fake_run.ITEMS
     assert theme.title(fig).startswith("75% of the items share")
     alone = pd.DataFrame({"leaf_size": [1], "leaves": [5], "items": [5]})
-    assert theme.title(viz.leaf_sizes(alone)) == "Every item has a code of its own"
+    assert theme.title(viz.leaf_sizes(alone)) == "Every item has a name of its own"
 
 
 def test_the_tree_is_an_icicle_whose_branches_add_up(run: Run) -> None:
