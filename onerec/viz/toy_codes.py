@@ -114,6 +114,7 @@ def course(state: Codes) -> go.Figure:
             y=values,
             name=name,
             mode="lines" if len(told) > 1 else "markers",
+            marker={"symbol": theme.SYMBOLS[place], "color": theme.COLOURS[place], "size": 9},
             line=theme.line(place) | more,
             customdata=told[["level", "iteration"]],
             hovertemplate="step %{x}, level %{customdata[0]}, iteration %{customdata[1]}: %{y:.1%}",

@@ -130,6 +130,7 @@ def course(state: Experts, most: int = 400) -> go.Figure:
             y=shown[column],
             name=name,
             mode="lines" if len(told) > 1 else "markers",
+            marker={"symbol": theme.SYMBOLS[place], "color": theme.COLOURS[place], "size": 9},
             line=theme.line(place),
             yaxis="y" if place == 0 else "y2",
             hovertemplate=f"step %{{x}}: {name} %{{y:.4f}}<extra></extra>",
