@@ -171,7 +171,7 @@ def stages(frame: pd.DataFrame) -> str:
             known = row["seconds"] == row["seconds"]
             words.append(f"✓ {label}" + (f" {row['seconds']:,.0f} s" if known else ""))
         else:
-            words.append(label if row["state"] == "waiting" else f"**▸ {label}**")
+            words.append(label if row["state"] == "waiting" else f"**{label}: {row['state']}**")
     return " → ".join(words)
 
 

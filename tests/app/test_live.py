@@ -74,7 +74,7 @@ def test_the_stages_are_a_line_with_the_present_one_marked(
     run = with_status(own_home, state="running")
     (run.path / "pretrain" / "done.json").unlink()
     app = AppTest.from_file(str(PAGE), default_timeout=30).run()
-    assert "✓ Tokenize 10 s → **▸ Pre-train** → " in words(app)
+    assert "✓ Tokenize 10 s → **Pre-train: running** → " in words(app)
     assert "4.85 for 128" in words(app), "how to read the loss"
 
 
