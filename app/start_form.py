@@ -31,7 +31,7 @@ def draw(view: selection.Selection) -> None:
                      format_func=lambda name: LABELS.get(name, name))  # fmt: skip
         st.text_input("Name of the run", max_chars=80, key="train_name")
     st.text_area(
-        "Settings that differ from the recipe", key="train_settings", height=80,
+        "Settings that differ from the recipe", key="train_settings", height="content",
         help="Leave it empty for the recipe as it is. `onerec recipes` lists every setting.",
         placeholder="one a line, as in  train.steps=100",
     )  # fmt: skip
@@ -77,7 +77,7 @@ def _asked() -> Asked:
 def _for_the_form(message: str) -> str:
     """The library's words for who types a line into a box, not options into a terminal."""
     message = re.sub(r"^--set '(.*)' has no '='; write --set ", _no_equals, message)
-    return message.replace("; onerec recipes lists", "; in a terminal `onerec recipes` lists")
+    return message.replace("; `onerec recipes` lists", "; in a terminal `onerec recipes` lists")
 
 
 def _no_equals(found: re.Match[str]) -> str:

@@ -86,10 +86,11 @@ def latest(run: Run, stage: str = "pretrain") -> dict[str, Any]:
 
 
 def progress(run: Run) -> pd.DataFrame:
-    """One row per stage: stage, label, state, step, of, share, seconds.
+    """One row per stage: stage, label, state, step, of, share, seconds, skipped.
 
     A finished stage is done whatever came after; the stage that the status names has the run's
-    state; the others wait. `seconds` is known of finished stages.
+    state; the others wait. `seconds` is known of finished stages; of a skipped one, which is done
+    too, they say nothing.
     """
     status, rows = run.status(), []
     for stage in STAGES:
@@ -99,8 +100,9 @@ def progress(run: Run) -> pd.DataFrame:
             state, share, seconds = "done", 1.0, float(stamp.get("seconds", np.nan))
         elif status.stage == stage:
             state, step, of, share = status.state, status.step, status.of, status.share
-        rows.append((stage, LABELS[stage], state, step, of, share, seconds))
-    columns = ["stage", "label", "state", "step", "of", "share", "seconds"]
+        skipped = bool((stamp or {}).get("skipped"))
+        rows.append((stage, LABELS[stage], state, step, of, share, seconds, skipped))
+    columns = ["stage", "label", "state", "step", "of", "share", "seconds", "skipped"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -167,7 +167,9 @@ def stages(frame: pd.DataFrame) -> str:
     words = []
     for row in frame.to_dict("records"):
         label = str(row["label"])
-        if row["state"] == "done":
+        if row["skipped"]:
+            words.append(f"{label}: left out")
+        elif row["state"] == "done":
             known = row["seconds"] == row["seconds"]
             words.append(f"✓ {label}" + (f" {row['seconds']:,.0f} s" if known else ""))
         else:

@@ -10,6 +10,7 @@ import pytest
 
 from onerec.explain import training
 from onerec.runs import STAGES, Run
+from onerec.viz import training as viz
 
 
 def test_curves_are_the_lines_of_the_log(run: Run) -> None:
@@ -65,6 +66,12 @@ def test_progress_follows_stamps_first_and_the_status_second(run: Run, tmp_path:
     ]
     assert frame.set_index("stage")["share"][["pretrain", "recommend"]].tolist() == [0.25, 0]
     assert frame["seconds"][0] == 10
+
+
+def test_a_stage_that_was_skipped_is_not_said_to_have_been_done_in_no_time(run: Run) -> None:
+    frame = training.progress(run)
+    assert frame.loc[frame["skipped"], "stage"].tolist() == ["reward", "align"]
+    assert " → Reward: left out → Align: left out → ✓ Evaluate" in viz.stages(frame)
 
 
 def test_checkpoints_of_all_stages_with_the_chosen_one(run: Run, tmp_path: Path) -> None:
