@@ -39,8 +39,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot write ({error.strerror}); free some disk space") from error
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot write ({error}); free some disk space") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from onerec.checkpoint import (
@@ -13,6 +14,7 @@ from onerec.checkpoint import (
     load_tensors,
     prune,
     save_checkpoint,
+    save_tensors,
 )
 from onerec.errors import RunError
 
@@ -70,3 +72,20 @@ def test_pruning_keeps_the_newest_and_the_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file; run the stage"):
         load_tensors(tmp_path / "none.safetensors")
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_old_file_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has an error of its own, no OSError: a training ended in a traceback."""
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.ones(2)})
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("onerec.checkpoint.save_file", full)
+    with pytest.raises(RunError, match=r"No space left .*free some disk space"):
+        save_tensors(path, {"x": torch.zeros(2)})
+    assert load_tensors(path)["x"].tolist() == [1.0, 1.0]
+    assert list(tmp_path.iterdir()) == [path]
