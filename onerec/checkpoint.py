@@ -98,7 +98,7 @@ def write_checkpoint(
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """Finished checkpoints of a folder, oldest first; one that is cut short is left out."""
     found = []
-    for description in sorted(folder.glob("checkpoint-*.json")):
+    for description in folder.glob("checkpoint-*.json"):
         path = description.with_suffix(".safetensors")
         try:
             info = read_json(description)
@@ -106,7 +106,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
             continue
         if path.is_file() and path.stat().st_size == info.get("bytes"):
             found.append(Checkpoint(path, int(info["step"]), info))
-    return found
+    return sorted(found, key=lambda each: each.step)  # names sort so up to six digits alone
 
 
 def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:

@@ -69,6 +69,15 @@ def test_pruning_keeps_the_newest_and_the_named(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_steps_of_seven_digits_are_newer_than_those_of_six(tmp_path: Path) -> None:
+    """In the order of names 1,000,000 came before 999,999, so the newest was pruned."""
+    model, optimizer = _trained(0)
+    for step in (999_998, 999_999, 1_000_000):
+        save_checkpoint(tmp_path, step, model, optimizer, {})
+    prune(tmp_path, keep=2)
+    assert [c.step for c in checkpoints(tmp_path)] == [999_999, 1_000_000]
+
+
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file; run the stage"):
         load_tensors(tmp_path / "none.safetensors")
