@@ -145,12 +145,14 @@ class Aligning:
         """The serving copy as it was sent last before the step that training goes on from."""
         if not self.config.lag or not self.start:
             return
-        sent = (self.start - 1) // self.config.lag * self.config.lag
-        weights = load_tensors(self.folder / _served(sent))
+        weights = load_tensors(self.folder / _served(self._sent_before(self.start)))
         self.alignment.served.load_state_dict(weights)
 
     def send(self, step: int) -> None:
-        """Renew the serving copy before the step `step` where it is due, and keep it on disk."""
+        """Renew the serving copy before the step `step` where it is due, and keep it on disk.
+
+        What a checkpoint goes on with stays there as long as the checkpoint.
+        """
         lag = self.config.lag
         if not lag or step % lag:
             return
@@ -158,8 +160,15 @@ class Aligning:
         if self.writer is None:
             return
         save_tensors(self.folder / _served(step), self.alignment.served.state_dict())
-        for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
-            old.unlink()
+        starts = [checkpoint.step for checkpoint in checkpoints(self.folder) if checkpoint.step]
+        needed = {_served(step), *(_served(self._sent_before(start)) for start in starts)}
+        for old in self.folder.glob("served-*.safetensors"):
+            if old.name not in needed:
+                old.unlink()
+
+    def _sent_before(self, step: int) -> int:
+        """The step before which the serving copy was renewed last, of those before `step`."""
+        return (step - 1) // self.config.lag * self.config.lag
 
     def save(self, step: int) -> None:
         """Write a checkpoint; only the last two and the best on valid are kept."""
