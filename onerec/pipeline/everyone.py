@@ -5,8 +5,8 @@
 Parts stand in a folder beside the file, `<file>.parts`, until all are there; then they become the
 file, and the folder goes. A folder says in `of.json` what its parts are of: called again with the
 same run, k and beam the work goes on, and parts of anything else are made anew. A part is renamed
-into its place when it is whole. One call at a time has the folder. Memory is that of one part. Processes that torchrun started take
-parts in turn; the first one waits for all, and makes the file.
+into its place when it is whole. One call at a time has the folder. Memory is that of one part.
+Processes that torchrun started take parts in turn; the first one waits for all, and makes the file.
 """
 
 import contextlib

@@ -134,7 +134,7 @@ def test_an_answer_that_is_no_http(tmp_path: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
-        with pytest.raises(DataError, match="cannot be fetched .*run the same command again"):
+        with pytest.raises(DataError, match=r"cannot be fetched .*run the same command again"):
             download(url, tmp_path / "a")
         thread.join()
 
