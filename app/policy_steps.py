@@ -9,6 +9,8 @@ import pandas as pd
 import selection
 import streamlit as st
 
+from onerec.explain import policy
+from onerec.runs import Run
 from onerec.viz.composer import words
 
 WHAT = (
@@ -87,6 +89,23 @@ def picker(view: selection.Selection, known: list[int]) -> int:
     if doing and doing.active and doing.stage == "align":
         st.caption(f"This run is at step {doing.step:,}: reload the page for newer steps.")
     return step
+
+
+def say_age(run: Run, step: int) -> None:
+    """How old the weights are that drew the step's items: that is why ratios leave 1."""
+    told = policy.age(run, step)
+    if told is None:
+        return
+    updates, lag = told
+    if not lag:
+        st.caption("The model drew these items itself (`align.lag` 0), so every ratio is 1 and "
+                   "nothing is clipped.")  # fmt: skip
+        return
+    drawn = f"were drawn with the weights of {updates:,} update{'s' * (updates != 1)} ago"
+    if not updates:
+        drawn = "were drawn with the model's own weights, so every ratio is 1"
+    st.caption(f"These items {drawn}: the copy that draws gets new weights every {lag:,} updates "
+               "(`align.lag`). The older its weights, the farther ratios lie from 1.")  # fmt: skip
 
 
 def numbers(groups: pd.DataFrame) -> None:

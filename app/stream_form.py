@@ -27,6 +27,10 @@ WHAT = (
     "and `rsft_ecpo` do that and also let the model generate groups of items, which the reward "
     "model scores, with the objective GRPO or ECPO. All arms take the same number of steps."
 )
+READ_ONLY = (
+    "The demo is only read: train a run of your own with the recipe `tiny`, and start a stream of "
+    "it here."
+)
 ARMS = {  # as `onerec.stream.ARMS`, which a page cannot read: it would load torch
     "rsft_ecpo": "The visits with the most play time, and rewarded groups with ECPO.",
     "rsft_grpo": "The visits with the most play time, and rewarded groups with GRPO.",
@@ -132,8 +136,7 @@ def _propose_name(run: Run, arm: str) -> None:
 def none_yet(view: selection.Selection, run: Run) -> None:
     """The empty state: what to do for a first stream."""
     if view.read_only:
-        how = "The demo is only read: train a run of your own with the recipe `tiny`, and start a "
-        how += "stream of it here."
+        how = READ_ONLY
     elif selection.shown("train") and not selection.locked():
         how = f"Start one above, or in a terminal: `onerec stream --run {run.name} --arm rsft_ecpo`"
     else:
@@ -143,6 +146,17 @@ def none_yet(view: selection.Selection, run: Run) -> None:
         icon=":material/sync:",
         title="No stream yet",
     )
+    _offer_a_run(view)
+
+
+def other_arms(view: selection.Selection) -> None:
+    """Below the demo's streams: how to make some of one's own."""
+    if view.read_only and selection.shown("train") and not selection.locked():
+        st.caption(READ_ONLY)
+        _offer_a_run(view)
+
+
+def _offer_a_run(view: selection.Selection) -> None:
     if view.read_only:
         links.to("train", "Train a run", "play_arrow")
 

@@ -13,6 +13,7 @@ import jobs
 import pandas as pd
 import selection
 import stream_form
+import stream_parts
 import streamlit as st
 import widgets
 from live import BADGES
@@ -190,7 +191,7 @@ def _figures(watched: Watched, job: jobs.Job) -> None:
     widgets.show(
         run, online.curves, draw.curves, key=f"online_{value}", command=made,
         reading={"streams": streams, "value": value}, drawing={"value": value},
-        say=SAY_BAND + SAY_SAME * bool(watched.beside),
+        say=SAY_BAND + SAY_SAME * bool(watched.beside) + stream_parts.first_served(run, streams),
     )  # fmt: skip
     known = online.learning(run, watched.name)
     if known.empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cache
@@ -55,6 +56,21 @@ def numbers(whole: dict[str, Any], name: str, other: str, value: str) -> None:
             delta=f"95%: {low} to {high}" if known else None, delta_color="off", delta_arrow="off",
             help=f"{whole['users']:,} users, drawn whole 1,000 times", height="stretch",
         )  # fmt: skip
+
+
+def first_served(run: Run, names: Sequence[str]) -> str:
+    """From which round on streams can differ; nothing where there is none to compare."""
+    asked = [online.settings(run, name) for name in names]
+    learning = [one for one in asked if one and one.get("arm") != "frozen"]
+    if not learning or len(names) < 2:
+        return ""
+    first = min(online.served_from(int(one["steps"]), int(one["lag"])) for one in learning)
+    if first > max(int(one["rounds"]) for one in learning):
+        return ""  # `say_what_was_served` says so
+    return (
+        f" Up to round {first - 1} all serve the same weights: round {first} is the first that is "
+        "served by what was learned."
+    )
 
 
 def say_what_was_served(source: Run, name: str, other: str) -> None:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onerec.common import generator
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.sample import Samples, sample, sequence_log_probs
@@ -140,7 +141,7 @@ class Alignment:
             rollout.drawn = rollout.log_prob
         objective = rollout.step(log_prob)
         self.last = rollout
-        values = _values(rollout, objective.loss, objective.ratio)
+        values = _values(rollout, objective.loss)
         if self.config.measure_norm:
             values["policy_norm"] = _norm(objective.loss, self.model)
         return objective.loss, values
@@ -188,7 +189,7 @@ class Alignment:
             )
             scores = found.scores.masked_fill(found.items < 0, 0.0)  # fewer legal items than beams
             return Samples(found.items, found.codes.clamp(min=0), scores, scores)
-        stream = torch.Generator(device=batch.context.target.device).manual_seed(batch.seed)
+        stream = generator(batch.seed, batch.context.target.device)
         return sample(
             self.served,
             batch.context,
@@ -210,7 +211,7 @@ class Alignment:
         return format_reward(
             drawn.legal,
             config.format_items,
-            torch.Generator(device=drawn.legal.device).manual_seed(seed + 1),
+            generator(seed + 1, drawn.legal.device),
             by="probability" if config.format_by == "probability" else "random",
             log_prob=drawn.model,
             illegal=config.format_illegal,
@@ -258,9 +259,10 @@ def _norm(loss: Tensor, model: OneRec) -> Tensor:
 
 
 @torch.no_grad()
-def _values(rollout: Rollout, loss: Tensor, ratio: Tensor) -> dict[str, Tensor]:
-    """What metrics.jsonl says of a policy step."""
+def _values(rollout: Rollout, loss: Tensor) -> dict[str, Tensor]:
+    """What metrics.jsonl says of a policy step; ratios are pi / pi_old before any early clip."""
     counted = rollout.counted
+    ratio = (rollout.log_prob - rollout.drawn).exp().masked_fill(~counted, 0.0)
     number = counted.sum().clamp(min=1)
     advantage, reward = rollout.advantage(), rollout.reward()
     epsilon = rollout.settings.get("epsilon", EPSILON)
@@ -275,7 +277,7 @@ def _values(rollout: Rollout, loss: Tensor, ratio: Tensor) -> dict[str, Tensor]:
         "outside": (outside & counted).sum() / number,
         "beyond": (beyond & negative).sum() / negative.sum().clamp(min=1),
         "flat_groups": rollout.flat().float().mean(),
-        "ratio_max": (ratio * counted).amax(),
+        "ratio_max": ratio.amax(),
     }
     for name, part in rollout.parts.items():
         values[f"reward_{name}"] = (part * counted).sum() / number

@@ -33,14 +33,19 @@ class Checkpoint:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
+    """Write a safetensors file under a temporary name, then rename it.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; no half of a file is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot write ({error}); free some disk space") from error
+        why = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise RunError(f"{path}: cannot write ({why}); free some disk space") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -106,7 +111,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
             continue
         if path.is_file() and path.stat().st_size == info.get("bytes"):
             found.append(Checkpoint(path, int(info["step"]), info))
-    return sorted(found, key=lambda each: each.step)  # names sort so up to six digits alone
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:

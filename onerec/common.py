@@ -20,6 +20,7 @@ from onerec.errors import RecipeError
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
+SEEDS = 2**63  # torch takes a seed below it
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # names of <malloc.h>
 
 
@@ -115,7 +116,7 @@ def keep_memory() -> None:
 
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator; the same seed gives the same stream on the same kind of device."""
-    return torch.Generator(device=device).manual_seed(seed)
+    return torch.Generator(device=device).manual_seed(seed % SEEDS)
 
 
 @contextlib.contextmanager

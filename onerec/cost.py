@@ -23,7 +23,13 @@ from onerec.units import byte_text
 # Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in eager bfloat16.
 CPU_RATE, GPU_RATE = 3.5e10, 2.5e13
 # Dense bfloat16, without sparsity, as NVIDIA's data sheets say; the first name that fits counts.
-PEAK_RATES = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
+PEAK_RATES = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H200 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
 BYTES_TRAINED = 16  # float32 weight, gradient and two AdamW moments
 BYTES_KEPT = 4  # of an activation; 2 of those that a GPU keeps in bfloat16
 _CGROUPS = ("memory.max", "memory/memory.limit_in_bytes")  # version 2, version 1

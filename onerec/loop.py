@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from onerec.common import autocast, spread
+from onerec.common import SEEDS, autocast, generator, spread
 from onerec.errors import RunError
 
 BatchT = TypeVar("BatchT")
@@ -64,8 +64,8 @@ class EpochRows:
             return torch.arange(self.n)
         epoch, place = divmod(step, self.n // self.size)
         if epoch != self._order[0]:
-            generator = torch.Generator().manual_seed(self.seed * _STEP_SEED + epoch)
-            self._order = epoch, torch.randperm(self.n, generator=generator)
+            stream = generator(self.seed * _STEP_SEED + epoch)
+            self._order = epoch, torch.randperm(self.n, generator=stream)
         return self._order[1][place * self.size : (place + 1) * self.size]
 
 
@@ -112,10 +112,10 @@ def loop(
     begun = time.perf_counter()
     trainee.model.train()
     for step in range(start, steps):
-        torch.manual_seed(seed * _STEP_SEED + step)
+        torch.manual_seed((seed * _STEP_SEED + step) % SEEDS)
         lr = trainee.learning_rate(step)
         for group in trainee.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            group["lr"] = lr
         if trainee.before_step is not None:
             trainee.before_step(step)
         batch = trainee.batch(step)

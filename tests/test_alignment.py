@@ -1,11 +1,14 @@
 """A policy step: exact ratios, who counts, and that objectives agree where they must."""
 
+import math
+
+import fake_rollouts
 import numpy as np
 import pytest
 import torch
 import toy_model as toy
 
-from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
+from onerec.alignment import AlignBatch, Alignment, PolicyConfig, _values, score_lists
 from onerec.errors import RunError
 from onerec.model.routers import RouterConfig
 from onerec.rollouts import read_rollout, write_rollout
@@ -41,6 +44,14 @@ def gradients(alignment, batch):
     loss.backward()
     named = alignment.model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def test_the_seed_of_a_step_may_be_beyond_64_bits():
+    """A recipe's seed is at most 10^18 and is multiplied before it gets here."""
+    policy = make()
+    drawn = policy.rollout(make_batch(10**22)).item
+    assert drawn.equal(policy.rollout(make_batch(10**22)).item)
+    assert not drawn.equal(policy.rollout(make_batch(10**22 + 2)).item)
 
 
 @pytest.mark.parametrize("search", ["sample", "constrained", "beam"])
@@ -156,7 +167,19 @@ def test_a_recorded_step_replays_to_the_same_numbers(tmp_path):
     assert again.step().ratio.equal(rollout.step().ratio)
     assert again.reward().equal(rollout.reward())
     assert again.advantage().equal(rollout.advantage())
-    assert values["ratio_max"] == (again.step().ratio * again.counted).max()
+    ratio = (again.log_prob - again.drawn).exp()[again.counted]
+    assert values["ratio_max"] == ratio.max()
+
+
+def test_ratios_are_told_as_they_are_before_the_early_clip():
+    """ECPO lets in at most 1.3; told as the greatest ratio, it hid how far the model had moved."""
+    rollout = fake_rollouts.rollout(objective="ecpo")
+    values = _values(rollout, torch.zeros(()))
+    assert rollout.step().ratio.max() < 1.301
+    assert values["ratio_max"].item() == pytest.approx(3.0, rel=1e-5)  # the greatest of its RATIOS
+    blamed = rollout.counted & (rollout.advantage() < 0)
+    far = (rollout.log_prob - rollout.drawn > math.log(1.3)) & blamed
+    assert values["beyond"] == far.sum() / blamed.sum() > 0
 
 
 def test_auxiliary_losses_are_minimised_and_not_told_as_next_token_loss():

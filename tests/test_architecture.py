@@ -49,6 +49,7 @@ LAYERS = (
     ("explain", "viz"),
     ("pipeline",),
     ("stream", "bench"),
+    ("demo",),
     ("cli", "__main__"),
 )
 NUMERICAL = {name for layer in LAYERS[:7] for name in layer}  # up to and including the world

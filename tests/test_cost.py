@@ -91,6 +91,7 @@ def test_utilisation_is_the_share_of_the_peak() -> None:
     assert cost.peak_rate("NVIDIA H100 80GB HBM3") == 989e12
     assert cost.peak_rate("NVIDIA H200") == 989e12
     assert cost.peak_rate("NVIDIA H100 PCIe") == 756e12
+    assert cost.peak_rate("NVIDIA H100 NVL") == cost.peak_rate("NVIDIA H200 NVL") == 835e12
     assert cost.peak_rate("AMD EPYC") is None
     assert cost.mfu(989e9, 250.0, cost.peak_rate("NVIDIA H200")) == pytest.approx(0.25)
     assert cost.mfu(989e9, 250.0, None) is None

@@ -44,6 +44,16 @@ def test_stopping_and_going_on_gives_the_same_weights_as_never_stopping() -> Non
         assert torch.equal(left, right)
 
 
+def test_a_seed_may_be_as_large_as_a_recipe_takes() -> None:
+    """Times the step's factor it is beyond 64 bits, at which torch stopped with an overflow."""
+    first, other = (
+        [r.loss for r in loop(_regression(dropout=0.5), steps=2, seed=seed)]
+        for seed in (10**18, 10**18 - 1)
+    )
+    assert first != other
+    assert EpochRows(8, 2, 10**18)(0).tolist() != EpochRows(8, 2, 10**18 - 1)(0).tolist()
+
+
 def test_clipping_bounds_the_update_but_reports_the_norm_before_it() -> None:
     trainee = _regression()
     trainee.optimizer = torch.optim.SGD(trainee.model.parameters(), lr=1.0)

@@ -78,6 +78,7 @@ if known:
     said += f"ε = {taken['epsilon']:g}, δ = {taken['delta']:g}"
     st.caption(said + ("." if as_taken else "; the dots show what its items would do with "
                f"{draw.NAMES[under]} and the bounds above."))  # fmt: skip
+    policy_steps.say_age(view.run, step)
 
 curves = policy.curves(tuple(chosen), **bounds, signs=(sign,), probability=probability)
 cell = (

@@ -65,6 +65,7 @@ PAGES = (
     ("rewards", "The reward"),
     ("rl_steps", "The alignment"),
     ("recommend", "The recommendations"),
+    ("online", "The online loop"),
     ("runs", "The comparison"),
 )
 st.markdown("**Look inside a stage**")

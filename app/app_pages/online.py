@@ -68,7 +68,8 @@ def ab(value: str) -> None:
         reading={"a": name, "b": other, "value": value},
         drawing={"a": name, "b": other, "value": value},
         say="On the dashed line both arms are worth the same to their visitors. A whisker is the "
-        "95% interval of a round, the band that of all rounds together.",
+        "95% interval of a round, the band that of all rounds together."
+        + stream_parts.first_served(run, (name, other)),
         empty="These two streams have no round in common yet.",
     )  # fmt: skip
     stream_parts.say_what_was_served(source, name, other)
@@ -124,3 +125,4 @@ with st.expander("All streams of this run", icon=":material/table_rows:"):
         known.assign(value=known["value"].map(draw.value_name)), key="streams",
         title=f"{len(names)} stream{'s' * (len(names) != 1)}", column_config=stream_parts.STREAMS,
     )  # fmt: skip
+stream_form.other_arms(view)

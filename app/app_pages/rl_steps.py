@@ -84,6 +84,7 @@ widgets.show(
 step = policy_steps.picker(view, known)
 groups = cache.read(policy.groups, run, step)
 policy_steps.numbers(groups)
+policy_steps.say_age(run, step)
 users = groups["user"].tolist()
 teaching = groups.loc[~groups["flat"], "user"].tolist()  # the first to be shown: not a flat one
 user = view.user if view.user in users else (teaching or users)[0]

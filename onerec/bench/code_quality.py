@@ -59,7 +59,6 @@ KINDS = (
     *(PLAIN, "balanced", "rq_vae", "near_mean", "half", "quarter"),
     *("content", "consumed", "qformer", "qformer_consumed", SHUFFLED),
 )
-QFORMER = {"steps": 300, "width": 64, "caption_weight": 0.0}
 PAIRS = (
     *(("qformer", "content"), ("qformer_consumed", PLAIN)),
     *(("balanced", PLAIN), ("rq_vae", PLAIN), ("near_mean", PLAIN)),
@@ -83,7 +82,7 @@ def kind_recipe(base: Recipe, kind: str, seed: int) -> Recipe:
     elif kind == "consumed":
         content = replace(content, text_weight=0.0, tokens_weight=0.0)
     if kind.startswith("qformer"):
-        qformer = replace(qformer, **QFORMER)
+        qformer = replace(qformer, steps=300, width=64, caption_weight=0.0)
     return replace(base, seed=seed, tokenizer=tokenizer, content=content, qformer=qformer)
 
 

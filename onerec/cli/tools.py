@@ -37,8 +37,8 @@ def app_command(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 
 def demo_command(
     folder: Annotated[Path, typer.Option(help="Where the demo is built.")] = Path("data/demo"),
 ) -> None:
-    """Build the shipped demo anew: a small world and a finished run."""
-    from onerec.pipeline.demo import make_demo
+    """Build the shipped demo anew: a small world, a finished run and its streams."""
+    from onerec.demo import make_demo
 
     with Bars(quiet=False) as bars:
         made = make_demo(folder, bars.report)

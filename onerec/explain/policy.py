@@ -24,6 +24,7 @@ from onerec.explain.tokens import code_columns, text_of
 from onerec.runs import Run
 
 __all__ = [
+    "age",
     "curves",
     "dots",
     "groups",
@@ -96,6 +97,15 @@ def _summary(step: int, rows: pd.DataFrame, taken: dict[str, Any]) -> dict[str, 
 def rule(run: Run, step: int) -> dict[str, Any]:
     """By what a step was taken: objective, epsilon, delta, beta, and the rewards' weights."""
     return _rows(run, step)[1]
+
+
+def age(run: Run, step: int) -> tuple[int, int] | None:
+    """(updates made since the weights that drew a step's items, updates after which the drawing
+    copy gets new ones; 0: the policy itself draws); None where the recipe does not say."""
+    lag = ((run.recipe().get("recipe") or {}).get("align") or {}).get("lag")
+    if lag is None:
+        return None
+    return ((step - 1) % int(lag) if lag else 0), int(lag)
 
 
 def groups(run: Run, step: int) -> pd.DataFrame:

@@ -386,6 +386,8 @@ def _one_each(beams: _Beams, trie: Trie, ranks: int) -> tuple[Tensor, Tensor]:
 
 def contains(exclude: Tensor, item: Tensor) -> Tensor:
     """Which of item (B, R), 0 for none, stand in exclude (B, X): (B, R) bool."""
+    if not exclude.shape[1]:
+        return torch.zeros_like(item, dtype=torch.bool)
     exclude = exclude.sort(dim=1).values
     place = torch.searchsorted(exclude, item).clamp(max=exclude.shape[1] - 1)
     return (exclude.gather(1, place) == item) & (item > 0)

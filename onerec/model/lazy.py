@@ -105,7 +105,7 @@ class LazyDecoder(OneRec):
         return lazy_ffn_hidden(self.config.width), lazy_expert_hidden(self.config.width)
 
     def embed(self, batch: Batch) -> tuple[Tensor, Packing]:
-        """The context's tokens, always as a grid."""
+        """The context's tokens where the pathways leave them: nothing here attends to segments."""
         x, where = self.pathways(batch, self.items, self.codes)
         return x, where
 

@@ -126,7 +126,8 @@ class LossFreeRouter(_LinearRouter):
             order = order.masked_fill(self.off, -torch.inf)
         expert = order.topk(self.active, dim=-1).indices  # (T, k)
         weight = affinity.gather(-1, expert)
-        return Routing(expert, weight / weight.sum(-1, keepdim=True))
+        total = weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        return Routing(expert, weight / total)
 
     @torch.no_grad()
     def update(self, load: Tensor, step: float) -> None:

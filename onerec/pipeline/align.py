@@ -145,13 +145,17 @@ class Aligning:
         """The serving copy as it was sent last before the step that training goes on from."""
         if not self.config.lag or not self.start:
             return
-        weights = load_tensors(self.folder / _served(self._sent_before(self.start)))
+        weights = load_tensors(self.folder / _served(self._sent(self.start)))
         self.alignment.served.load_state_dict(weights)
+
+    def _sent(self, step: int) -> int:
+        """Before which step the serving copy was sent that goes with the checkpoint of `step`."""
+        return (step - 1) // self.config.lag * self.config.lag
 
     def send(self, step: int) -> None:
         """Renew the serving copy before the step `step` where it is due, and keep it on disk.
 
-        What a checkpoint goes on with stays there as long as the checkpoint.
+        The copies that go with a checkpoint stay beside it, however many were sent since.
         """
         lag = self.config.lag
         if not lag or step % lag:
@@ -160,15 +164,11 @@ class Aligning:
         if self.writer is None:
             return
         save_tensors(self.folder / _served(step), self.alignment.served.state_dict())
-        starts = [checkpoint.step for checkpoint in checkpoints(self.folder) if checkpoint.step]
-        needed = {_served(step), *(_served(self._sent_before(start)) for start in starts)}
+        needed = {step, *(self._sent(each.step) for each in checkpoints(self.folder) if each.step)}
+        kept = {_served(each) for each in needed}
         for old in self.folder.glob("served-*.safetensors"):
-            if old.name not in needed:
+            if old.name not in kept:
                 old.unlink()
-
-    def _sent_before(self, step: int) -> int:
-        """The step before which the serving copy was renewed last, of those before `step`."""
-        return (step - 1) // self.config.lag * self.config.lag
 
     def save(self, step: int) -> None:
         """Write a checkpoint; only the last two and the best on valid are kept."""

@@ -171,6 +171,15 @@ class Pretraining:
             writer.rewind_metrics(STAGE, self.start)
             self.routing.rewind(self.start)
 
+    def measures(self, step: int) -> bool:
+        """Whether the model is evaluated on valid after that step."""
+        return step % self.config.evaluate_every == 0 or step == self.config.steps
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due then: of every measured step, if the best is to be kept."""
+        due = step % self.config.checkpoint_every == 0 or step == self.config.steps
+        return due or (self.config.keep == "best" and self.measures(step))
+
     def save(self, step: int) -> None:
         """Write a checkpoint; only the last two and the best on valid are kept."""
         info = {"valid": self.valid, "codes": list(self.ids.sizes), "seconds": self.seconds()}
@@ -210,7 +219,7 @@ class Pretraining:
     def look(self, result: StepResult) -> dict[str, float]:
         """Evaluate and log after a step; returns what is known of it, {} where another leads."""
         session, config, step = self.session, self.config, result.step
-        evaluated = step % config.evaluate_every == 0 or step == config.steps
+        evaluated = self.measures(step)
         if evaluated:
             self.processes.gather(self.trained, self.model)
         if not self.processes.leads:
@@ -260,7 +269,7 @@ def pretrain(session: Session) -> None:
             device=device,
         ):
             values = training.look(result)
-            if result.step % config.checkpoint_every == 0 or result.step == config.steps:
+            if training.saves(result.step):
                 training.save(result.step)
                 saved_at = result.step
             if training.stops(result.step, values):

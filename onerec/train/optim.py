@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class OptimConfig:
 
 
 def make_adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Weight decay acts on matrices; norms, biases and embedding tables are left alone."""
+    """Weight decay acts on matrices; norms, biases and embedding tables are left alone.
+
+    A step counts up the versions of the parameters, by which copies of them are known to be old;
+    torch's fused kernel alone does not.
+    """
     tables = {
         id(parameter)
         for module in model.modules()
@@ -43,9 +48,12 @@ def make_adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
     )
+    trained = decayed + free
+    optimizer.register_step_post_hook(lambda *_: increment_version(trained))
+    return optimizer
 
 
 def cosine_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:

@@ -34,6 +34,8 @@ RATIO = "ratio π / π_old of the whole item"
 ONE_RATIO = "One ratio per item: all its codes together, not one per code."
 DOTS_SHOWN = 2000
 TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+NEAR = (0.25, 4.0)  # ratios shown at least where there are items
+NEAR_TICKS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3)
 
 
 def value(
@@ -45,7 +47,8 @@ def value(
     delta: float = 0.1,
 ) -> go.Figure:
     """What one item adds to the objective, against its ratio, for one sign of the advantage."""
-    bound, own = 1 + epsilon + delta, _own(curves, advantage)
+    bound = 1 + epsilon + delta
+    own = _own(curves, advantage, dots, (1 - epsilon, bound))
     ends = _ends(own, "value")
     fig = _figure(
         _value_finding(ends, own, advantage, epsilon, bound) + _dots_words(dots, advantage),
@@ -68,7 +71,8 @@ def push(
     delta: float = 0.1,
 ) -> go.Figure:
     """The gradient of the same by the item's log-probability: how hard it pushes the model."""
-    bound, own = 1 + epsilon + delta, _own(curves, advantage)
+    bound = 1 + epsilon + delta
+    own = _own(curves, advantage, dots, (1 - epsilon, bound))
     ends = _ends(own, "push")
     fig = _figure(
         _push_finding(ends, advantage, epsilon, bound),
@@ -130,8 +134,16 @@ def regions(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def _own(curves: pd.DataFrame, advantage: float) -> pd.DataFrame:
-    return curves.loc[curves["advantage"] * advantage > 0]
+def _own(
+    curves: pd.DataFrame, advantage: float, dots: pd.DataFrame | None, bounds: tuple[float, float]
+) -> pd.DataFrame:
+    """The curves of this sign; with items, only around these and the bounds: none is a heap."""
+    own = curves.loc[curves["advantage"] * advantage > 0]
+    if dots is None or dots.empty:
+        return own
+    least = min(NEAR[0], bounds[0] / 1.5, float(dots["ratio"].min()) / 1.2)
+    most = max(NEAR[1], bounds[1] * 1.5, float(dots["ratio"].max()) * 1.2)
+    return own[own["ratio"].between(least, most)]
 
 
 def _ends(own: pd.DataFrame, column: str) -> dict[str, float]:
@@ -193,7 +205,8 @@ def _figure(
         height=420,
         key=f"objective-{kind}",
     )
-    fig.update_xaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
+    ticks = NEAR_TICKS if reach < TICKS[-3] else TICKS
+    fig.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     return fig
 
 

@@ -12,6 +12,7 @@ import stream_parts
 from streamlit.testing.v1 import AppTest
 
 from onerec.explain import online
+from onerec.runs import Run
 
 PAGE = Path(__file__).resolve().parents[2] / "app" / "app_pages" / "online.py"
 
@@ -52,3 +53,36 @@ def test_the_demo_without_a_stream_leads_to_the_training(
     assert not app.exception
     assert "train a run of your own with the recipe `tiny`" in said(app)
     assert "Train a run (page train)" in said(app), "a page alone names what main.py links to"
+
+
+def test_the_demo_with_streams_says_how_to_make_ones_own(
+    use_home: Callable[..., Path], streamed: Path, tmp_path: Path
+) -> None:
+    use_home(tmp_path / "empty", streamed.parents[1])
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "The demo is only read: train a run of your own" in said(app)
+    app.query_params["hide"] = "train"
+    assert "The demo is only read" not in said(app.run())
+
+
+def test_two_streams_say_from_which_round_they_can_differ(
+    use_home: Callable[..., Path], streamed: Path
+) -> None:
+    use_home(streamed.parents[1])
+    alone = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert "serve the same weights" not in said(alone)
+    fake_streams.build(streamed, "frozen")
+    fake_streams.build(streamed, "slow", arm="rsft", lag=50)
+    run = Run(streamed)
+    told = stream_parts.first_served(run, ("ecpo", "frozen"))
+    assert told == (
+        " Up to round 2 all serve the same weights: round 3 is the first that is served by what "
+        "was learned."
+    )
+    assert stream_parts.first_served(run, ("slow", "frozen")) == "", "none of its three rounds"
+    app = AppTest.from_file(str(PAGE), default_timeout=60)
+    app.query_params["stream"] = "ecpo"
+    assert told in said(app.run())
+    app.query_params["online_view"] = "A/B"
+    assert told in said(app.run())

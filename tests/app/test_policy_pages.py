@@ -1,5 +1,6 @@
 """ECPO and RL steps: with recorded steps, without any, and with links that cannot be followed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -73,6 +74,24 @@ def test_ecpo_draws_curves_dots_and_counts(open_page: Open) -> None:
     assert "the dots show what its items would do with ECPO and the bounds above" in said(app)
     app.segmented_control(key="advantage").set_value("A > 0").run()
     assert "The push beyond a ratio of 1.2: ECPO has none" in said(app)
+
+
+def set_lag(home: Path, lag: int) -> None:
+    path = home / "runs" / "toy_run" / "recipe.json"
+    described = json.loads(path.read_text())
+    described["recipe"].setdefault("align", {})["lag"] = lag
+    path.write_text(json.dumps(described))
+
+
+def test_both_pages_say_how_old_the_weights_were_that_drew(open_page: Open, aligned: Path) -> None:
+    for page in ("ecpo", "rl_steps"):
+        set_lag(aligned, 20)
+        text = said(open_page(page, step="10"))
+        assert "drawn with the weights of 9 updates ago" in text
+        assert "new weights every 20 updates" in text
+        assert "own weights, so every ratio is 1" in said(open_page(page, step="1"))
+        set_lag(aligned, 0)
+        assert "`align.lag` 0), so every ratio is 1" in said(open_page(page))
 
 
 def test_ecpo_asks_for_the_probability_only_with_gbpo(open_page: Open) -> None:

@@ -190,3 +190,17 @@ def test_what_is_not_there_is_named(aligned: Run) -> None:
         policy.levels(aligned, STEP, 4, 9)
     with pytest.raises(RunError, match="step-000099"):
         policy.groups(aligned, 99)
+
+
+def test_the_age_of_the_weights_that_drew(tmp_path: Path) -> None:
+    """With a lag of 20 the copy is renewed before the steps 1, 21, 41, ..."""
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "recipe.json").write_text('{"recipe": {"align": {"steps": 60}}}')
+    assert policy.age(run, 1) is None, "a recipe that does not say"
+    (run.path / "recipe.json").write_text('{"recipe": {"align": {"lag": 20}}}')
+    assert [policy.age(run, step) for step in (1, 2, 20, 21, 40)] == [
+        *((0, 20), (1, 20), (19, 20), (0, 20), (19, 20)),
+    ]
+    (run.path / "recipe.json").write_text('{"recipe": {"align": {"lag": 0}}}')
+    assert policy.age(run, 7) == (0, 0)

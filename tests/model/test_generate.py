@@ -238,6 +238,13 @@ def test_excluded_items_give_way_to_the_next():
     assert beam_search(model, batch, trie, k=5, beam=widest, exclude=wider).items.equal(got)
 
 
+def test_a_list_of_excluded_items_may_be_empty():
+    model, batch, trie = toy.make_model(), toy.make_batch(), Trie(toy.item_codes(), toy.SIZES)
+    nothing = torch.zeros(batch.size, 0, dtype=torch.int64)
+    got = beam_search(model, batch, trie, k=3, beam=4, exclude=nothing)
+    assert got.items.equal(beam_search(model, batch, trie, k=3, beam=4).items)
+
+
 def test_nothing_is_left_when_everything_is_excluded():
     model, batch, trie = toy.make_model(), toy.make_batch(), make_trie()
     seen = torch.arange(1, toy.N_ITEMS + 1).expand(3, -1)

@@ -334,6 +334,16 @@ def test_a_bias_moves_against_the_load_and_only_where_there_is_one():
     assert plain.weight.equal(before)
 
 
+def test_a_token_that_no_expert_wants_is_no_division_by_zero():
+    """Below -104 a sigmoid is 0 in float32, and 0 / 0 stopped the training."""
+    router = LossFreeRouter(4, 3, 2)
+    router.weight.data.fill_(-60.0)
+    routing = router(torch.ones(1, 4))
+    assert routing.weight.isfinite().all()
+    routing.weight.sum().backward()
+    assert router.weight.grad.isfinite().all()
+
+
 def test_scores_are_at_least_float32():
     router = SoftmaxRouter(4, 3, 2).bfloat16()
     with torch.no_grad():

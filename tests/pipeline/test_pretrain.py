@@ -33,7 +33,7 @@ from onerec.loop import StepResult
 from onerec.metrics import recall_at_k
 from onerec.model.routers import RouterConfig, competition_schedule
 from onerec.pipeline import run_stage
-from onerec.pipeline.pretrain import _values, sample_cases
+from onerec.pipeline.pretrain import Pretraining, _values, sample_cases
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 from onerec.throughput import counts
@@ -155,6 +155,23 @@ def test_keep_best_chooses_by_valid(home: Path) -> None:
     valid = {int(k): v for k, v in done["valid"].items()}
     assert valid[done["step"]] == max(valid.values())
     assert (run.path / "pretrain" / done["checkpoint"]).is_file()
+
+
+def test_the_best_step_is_there_also_where_no_checkpoint_is_due(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where steps are measured and saved at different times the last one was taken in its place."""
+
+    def measured(self: Pretraining, step: int) -> dict[str, float]:
+        self.valid[step] = 1.0 / step
+        return {}
+
+    monkeypatch.setattr(Pretraining, "evaluate", measured)
+    changes = {"train.steps": "6", "train.evaluate_every": "2", "train.checkpoint_every": "5"}
+    recipe = toy_home.make_recipe({**changes, "train.keep": "best"})
+    run = run_stage("pretrain", "b", recipe=recipe, dataset="toy", home=home)
+    assert (run.done("pretrain") or {})["checkpoint"] == "checkpoint-000002.safetensors"
+    assert run.checkpoints()["step"].tolist() == [2, 5, 6]
 
 
 def test_the_load_of_every_expert_is_recorded(trained: Path) -> None:

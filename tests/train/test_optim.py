@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from onerec.model.moe import MixtureOfExperts
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 
@@ -15,6 +16,26 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_its_share() -> None:
     assert rate(60) == pytest.approx(0.1 + 0.9 * 0.5)  # half of the way down
     assert rate(110) == pytest.approx(0.1)
     assert rate(1_000) == pytest.approx(0.1)
+
+
+def test_copies_of_experts_are_made_again_after_a_step() -> None:
+    """They are by version, which the fused kernel leaves as it was: a model served old experts.
+
+    In a model that trains, the pass with gradients drops them; its twin that serves has no such
+    pass where the policy has no weight.
+    """
+    mixture = MixtureOfExperts(4, 4, experts=2, active=1)
+    for parameter in mixture.parameters():
+        nn.init.normal_(parameter)
+    optimizer = make_adamw(mixture, OptimConfig(learning_rate=0.1))
+    mixture(torch.ones(3, 4)).sum().backward()
+    with torch.no_grad():
+        before = mixture._weights(torch.bfloat16)[1]
+        assert mixture._weights(torch.bfloat16)[1] is before
+        optimizer.step()
+        after = mixture._weights(torch.bfloat16)[1]
+    assert not torch.equal(after, before)
+    assert torch.equal(after, mixture.down.to(torch.bfloat16))
 
 
 def test_decay_acts_on_matrices_and_not_on_tables_norms_or_biases() -> None:

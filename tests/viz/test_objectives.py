@@ -68,6 +68,22 @@ def test_dots_stand_where_the_items_are(curves: pd.DataFrame, aligned: Run) -> N
     )
 
 
+def test_with_items_the_picture_is_as_wide_as_they_need(curves: pd.DataFrame, aligned: Run) -> None:
+    """On an axis from 0.05 to 20 the items of a step, most between 0.5 and 2, were one heap."""
+    dots = explain.dots(aligned, 10)
+    near = viz.value(curves, dots.assign(ratio=dots["ratio"].clip(0.5, 2.0)))
+    assert "GRPO's reaches -4 at 4" in theme.title(near)
+    for trace in near.data[:3]:
+        assert 0.24 < min(trace.x) < 0.26
+        assert 3.9 < max(trace.x) < 4.0
+    assert near.layout.xaxis.tickvals == viz.NEAR_TICKS
+    far = viz.push(curves, dots.assign(ratio=dots["ratio"] * 3))
+    assert max(far.data[0].x) > 3 * dots["ratio"].max()
+    assert far.layout.xaxis.tickvals == viz.TICKS
+    wide = explain.curves(("ecpo",), epsilon=0.9, delta=2.0)
+    assert max(viz.value(wide, dots, epsilon=0.9, delta=2.0).data[0].x) > 1 + 0.9 + 2.0 + 1
+
+
 def test_very_many_dots_are_thinned(curves: pd.DataFrame, aligned: Run) -> None:
     many = pd.concat([explain.dots(aligned, 10)] * 200, ignore_index=True)
     fig = viz.value(curves, many)

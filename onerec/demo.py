@@ -1,7 +1,8 @@
-"""The shipped demo: a small world with covers and a finished run, small enough to travel along.
+"""The shipped demo: a small world with covers, a finished run and three streams of it.
 
 Made by `make demo` with the same stages as any run; afterwards what only a training needs
-(optimiser moments, older checkpoints) is left out.
+(optimiser moments, older checkpoints, the copy that served) is left out, so that it is small
+enough to travel along.
 """
 
 import shutil
@@ -16,6 +17,7 @@ from onerec.pipeline.stages import run
 from onerec.recipes import recipe
 from onerec.run_files import write_json
 from onerec.runs import Run
+from onerec.stream import StreamConfig, stream
 from onerec.world import WorldConfig
 
 DATASET, RUN = "small_world", "first_run"
@@ -31,9 +33,15 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
     "align.steps": "40",
     "align.weight": "0.3",
     "align.tilt": "0",  # what the papers do is what pages and notebook 06 explain
+    "align.lag": "40",  # groups of the policy as it began: ratios leave the clip's range
     "align.learning_rate": "0.0001",
     "evaluate.recommend_users": "400",
 }
+STREAMS = {arm: StreamConfig(arm=arm, rounds=8) for arm in ("frozen", "rsft", "rsft_ecpo")}
+_ONLY_FOR_TRAINING = (  # a companion's curve stands in metrics.jsonl as well
+    *("baselines/*.safetensors", "reward/curve.json", "align/served-*"),
+    *("stream/*/served-*", "stream/*/checkpoint-*"),
+)
 
 
 def make_demo(folder: Path, report: Report = quiet) -> Run:
@@ -51,6 +59,8 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
         run(RUN, settings, DATASET, home=work, report=report)
         make_map(RUN, work, report=report)
         compare_quantisers(RUN, work, report=report)
+        for config in STREAMS.values():  # the last one is the first that the app shows
+            stream(RUN, config, home=work, report=report)
         _strip(Run(work / "runs" / RUN))
         size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         assert size <= SIZE_LIMIT, f"the demo has {size >> 20} MiB, the limit is 10"
@@ -62,14 +72,18 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
 
 
 def _strip(finished: Run) -> None:
-    """Keep the chosen checkpoints' weights alone, and no lists but those on show."""
+    """Keep the chosen checkpoints' weights alone, and no lists but those on show.
+
+    Of a stream stays what was shown, done and measured; nobody is served by its weights.
+    """
     for folder in finished.path.glob("cache/*"):
         if folder.is_dir():  # what a process was at: its result stands beside it
             shutil.rmtree(folder)
     for stage in ("pretrain", "reward", "align"):
         _strip_stage(finished.path / stage, (finished.done(stage) or {}).get("checkpoint", ""))
-    for lists in (finished.path / "baselines").glob("*.safetensors"):
-        lists.unlink()
+    for pattern in _ONLY_FOR_TRAINING:
+        for path in finished.path.glob(pattern):
+            path.unlink()
     for path in finished.path.glob("rollouts/*.parquet"):  # every fifth, the first and the last
         if int(path.stem.rpartition("-")[2]) % 5 and path.stem != "step-000001":
             path.unlink()
