@@ -197,7 +197,7 @@ def load_semantic_ids(run: Run) -> tuple[SemanticIds, NDArray[np.int64]]:
     """A run's semantic IDs and the training popularity of its items (n,).
 
     Raises:
-        RunError: the tokenizer stage has not finished.
+        RunError: the tokenizer stage has not finished, or its file is damaged.
     """
     report = run.report()
     if not run.is_done("tokenize") or report is None:
@@ -207,13 +207,12 @@ def load_semantic_ids(run: Run) -> tuple[SemanticIds, NDArray[np.int64]]:
     path = str(run.path / "tokenizer" / "semantic_ids.parquet")
     levels = len(report["sizes"])
     names = [f"code_{level}" for level in range(1, levels + 1)]
-    columns = (
-        duckdb.connect()
-        .execute(
-            f"SELECT {', '.join(names)}, popularity FROM read_parquet(?) ORDER BY item", [path]
-        )
-        .fetchnumpy()
-    )
+    sql = f"SELECT {', '.join(names)}, popularity FROM read_parquet(?) ORDER BY item"
+    try:
+        columns = duckdb.connect().execute(sql, [path]).fetchnumpy()
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: cannot be read ({reason}); start a new run") from error
     codes = np.stack([np.asarray(columns[name], dtype=np.int64) for name in names], axis=1)
     ids = SemanticIds(codes, tuple(report["sizes"]), report["collisions"]["policy"], report)
     return ids, np.asarray(columns["popularity"], dtype=np.int64)

@@ -122,7 +122,7 @@ class Tuned(Generic[Config]):
 
     config: Config
     model: Baseline
-    trials: list[dict[str, Any]]  # config, recall@10, ndcg@10, seconds; in the order tried
+    trials: list[dict[str, Any]]  # config, recall@10 and ndcg@10 if measured, seconds; as tried
 
 
 def tune(
@@ -143,7 +143,8 @@ def tune(
         grid: frozen dataclasses, the default first.
         fit: trains one setting; what it reads of the split must be training rows (and, to stop
             early, valid cases).
-        part: the cases to tune on, `valid` unless there is a reason that is written down.
+        part: the cases to tune on, `valid` unless there is a reason that is written down. Without
+            a case nothing can be chosen: the default stands, unmeasured.
         trials: how many settings; all of the grid by default.
 
     Raises:
@@ -157,6 +158,10 @@ def tune(
     cases: Cases = getattr(split, part)
     best: tuple[float, Config, Baseline] | None = None
     record: list[dict[str, Any]] = []
+    if not len(cases.user):
+        began, model = time.perf_counter(), fit(grid[0])
+        seconds = round(time.perf_counter() - began, 3)
+        return Tuned(grid[0], model, [{"config": _plain(grid[0]), "seconds": seconds}])
     for config in grid[:trials]:
         began = time.perf_counter()
         model = fit(config)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+COUNTS_AT_A_TIME = 2**24  # numbers that a bootstrap holds in memory together
+
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float64]
 
@@ -195,8 +197,12 @@ def bootstrap_interval(
     if len(values) == 0 or not np.isfinite(values).all():
         raise ValueError("an interval needs at least one value, all finite")
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = generator.multinomial(len(values), counts / len(values), size=n)  # (n, distinct)
-    means = drawn @ distinct / len(values)
+    means = np.empty(n)
+    some = max(1, COUNTS_AT_A_TIME // len(distinct))  # resamples; the stream of draws is the same
+    for begin in range(0, n, some):
+        part = means[begin : begin + some]
+        drawn = generator.multinomial(len(values), counts / len(values), size=len(part))
+        part[:] = drawn @ distinct / len(values)  # (some, distinct) @ (distinct,)
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)

@@ -34,6 +34,7 @@ from onerec.sections import Recipe
 
 POLL_SECONDS = 0.05
 BEAT_SECONDS = 1.0
+CLAIM = "writer.json"
 FIXED = ("name", "recipe", "seed", "dataset")  # what a run is: may not change when it goes on
 
 
@@ -94,7 +95,7 @@ class RunWriter:
         if known.is_file() and description is not None:
             _refuse_other(path.name, read_json(known), description)
         path.mkdir(parents=True, exist_ok=True)
-        _take(path)
+        take(path)
         writer = cls(path)
         try:
             if description is not None and not known.is_file():
@@ -102,7 +103,7 @@ class RunWriter:
             writer.clear_control()
             writer._write_status()
         except BaseException:
-            (path / "writer.json").unlink(missing_ok=True)
+            (path / CLAIM).unlink(missing_ok=True)
             raise
         return writer
 
@@ -126,7 +127,7 @@ class RunWriter:
             self._status |= {"state": state, "message": message}
             self._write_status()
         finally:
-            (self.path / "writer.json").unlink(missing_ok=True)
+            (self.path / CLAIM).unlink(missing_ok=True)
 
     def set_status(
         self, stage: str, step: int = 0, of: int = 0, state: str = "running", message: str = ""
@@ -253,9 +254,15 @@ def _identity() -> dict[str, Any]:
     return {"pid": process.pid, "process_started": process.create_time()}
 
 
-def _take(path: Path) -> None:
-    """Create writer.json exclusively; take over a claim whose process is gone."""
-    claim = path / "writer.json"
+def take(path: Path, what: str = "run") -> None:
+    """Create writer.json in a folder exclusively; take over a claim whose process is gone.
+
+    Who is done with the folder removes the file. Messages call it `what`.
+
+    Raises:
+        RunError: another live process holds the folder.
+    """
+    claim = path / CLAIM
     own = json.dumps({**_identity(), "host": socket.gethostname(), "since": time.time()})
     for _ in range(3):
         try:
@@ -263,13 +270,13 @@ def _take(path: Path) -> None:
         except FileExistsError:
             holder = _holder(claim)
             if holder is not None:
-                raise RunError(f"run {path.name!r} is held by {holder}; stop it first") from None
+                raise RunError(f"{what} {path.name!r} is held by {holder}; stop it first") from None
             _set_aside(claim)
             continue
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(own)
         return
-    raise RunError(f"run {path.name!r} is being started by another process at this moment")
+    raise RunError(f"{what} {path.name!r} is being started by another process at this moment")
 
 
 def _holder(claim: Path) -> str | None:

@@ -1,6 +1,7 @@
 """A run's parts put together: the same for the same recipe, and refused where they do not fit."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,15 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(
     ids, _ = load_semantic_ids(open_run("first", trained))
     with pytest.raises(RunError, match="not trained yet; `onerec pretrain --run x` goes on"):
         trained_model(Run(empty), setting, ids)
+
+
+def test_damaged_semantic_ids_are_told_in_one_line(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "cut"
+    shutil.copytree(trained / "runs" / "first" / "tokenizer", path / "tokenizer")
+    file = path / "tokenizer" / "semantic_ids.parquet"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(RunError, match=r"semantic_ids\.parquet: cannot be read .* start a new run"):
+        load_semantic_ids(Run(path))
 
 
 def test_a_checkpoint_of_another_shape_is_named(trained: Path) -> None:

@@ -124,3 +124,18 @@ def test_tune_refuses_uneven_effort(trials):
 def test_tune_refuses_unknown_parts():
     with pytest.raises(ValueError, match="choose valid or test"):
         tuned([1], part="train")
+
+
+def test_without_a_case_the_default_stands_and_nothing_is_measured():
+    """Recall over no case was NaN, which a run's JSON refuses: evaluation ended in a traceback."""
+    nobody = SimpleNamespace(
+        user=np.empty(0, int), target_offsets=np.array([0]), target_items=np.empty(0, int)
+    )
+    fitted = []
+    chosen = ev.tune(
+        [Setting(1), Setting(7)],
+        lambda c: (fitted.append(c.item), Always(c.item))[1],
+        SimpleNamespace(valid=nobody),
+    )
+    assert (chosen.config, chosen.model.item, fitted) == (Setting(1), 1, [1])
+    assert [set(trial) for trial in chosen.trials] == [{"config", "seconds"}]

@@ -192,3 +192,22 @@ def test_rank_biased_overlap_takes_no_item_for_agreement():
     assert metrics.rank_biased_overlap(empty, empty) < 1
     with pytest.raises(ValueError, match="one shape"):
         metrics.rank_biased_overlap(empty, empty[:, :2])
+
+
+def test_a_bootstrap_holds_a_bounded_number_of_counts(monkeypatch):
+    """A thousand resamples of a million different values were 8 GB of counts at once."""
+
+    class Watched:
+        def __init__(self):
+            self.own, self.most = np.random.default_rng(3), 0
+
+        def multinomial(self, n, share, size):
+            self.most = max(self.most, len(share) * size)
+            return self.own.multinomial(n, share, size=size)
+
+    values = np.random.default_rng(0).random(200)
+    whole = metrics.bootstrap_interval(values, np.random.default_rng(3))
+    monkeypatch.setattr(metrics, "COUNTS_AT_A_TIME", 1_500)
+    watched = Watched()
+    assert metrics.bootstrap_interval(values, watched) == pytest.approx(whole, rel=1e-12)
+    assert watched.most == 1_400

@@ -298,7 +298,10 @@ def fit(
 
 
 def _train(model: SASRec, windows: Windows, split: Split, seed: int, seconds: float | None) -> None:
-    """The loop, and an evaluation on valid every so often; ends with the best weights loaded."""
+    """The loop, and an evaluation on valid every so often; ends with the best weights loaded.
+
+    Without a valid case there is no best and no early stop: the last weights stand.
+    """
     config, network = model.config, model.network
 
     def loss(batch: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
@@ -331,7 +334,7 @@ def _train(model: SASRec, windows: Windows, split: Split, seed: int, seconds: fl
             }
         )
         without_gain += 1
-        if reached > best:
+        if reached > best or not len(split.valid.user):
             best, without_gain = reached, 0
             best_weights = {name: each.clone() for name, each in network.state_dict().items()}
         if out_of_time or without_gain >= PATIENCE:

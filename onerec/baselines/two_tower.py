@@ -113,14 +113,19 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def ranked(self, batch: Batch, k: int, exclude: Tensor | None = None) -> Tensor:
-        """The k items (B, k) with the highest score; `exclude` (B, X) item + 1 never comes."""
+        """The k items (B, k) with the highest score, -1 where fewer are left.
+
+        `exclude` (B, X) item + 1 never comes.
+        """
         every = self.item(torch.arange(1, len(self.items) + 1, device=batch.static.device))
         scores = self.user(batch) @ every.T  # (B, n)
         if exclude is not None:
             hidden = torch.zeros(len(scores), len(self.items) + 1, dtype=torch.bool)
             hidden = hidden.to(scores.device).scatter(1, exclude, True)[:, 1:]
             scores = scores.masked_fill(hidden, -torch.inf)
-        return scores.topk(k, dim=-1).indices
+        values, best = scores.topk(min(k, scores.shape[1]), dim=-1)
+        best = best.masked_fill(values == -torch.inf, -1)
+        return F.pad(best, (0, k - best.shape[1]), value=-1)
 
 
 def fit(

@@ -245,7 +245,7 @@ def examples_of(log: Interactions, chosen: NDArray[np.bool_], targets: int = 1) 
     user = log.user[rows].astype(np.int64)
     keep = rows > log.offsets[user]
     target = np.zeros((len(rows), targets), dtype=np.int64)
-    for m in range(targets):
+    for m in range(min(targets, len(rows))):
         same = np.zeros(len(rows), dtype=bool)
         same[: len(rows) - m] = user[: len(rows) - m] == user[m:]
         target[same, m] = log.item[rows[m:][same[: len(rows) - m]]].astype(np.int64) + 1

@@ -7,6 +7,7 @@ from where it stopped, if the server can.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import tarfile
 import urllib.error
@@ -69,8 +70,8 @@ def download(url: str, target: Path, expected: str = "", progress: Progress | No
     partial = target.with_name(target.name + ".part")
     try:
         _fetch(url, partial, progress)
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or repr(error)
         raise DataError(
             f"{url}: cannot be fetched ({reason}); run the same command again to go on, or fetch "
             "it by hand and give --from PATH"

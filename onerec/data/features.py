@@ -164,7 +164,7 @@ def _categorise(column: pd.Series) -> Ints | None:
         edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, NUMERIC_BINS + 1)[1:-1]))
         bins = 1 + np.searchsorted(edges, numbers, side="right")
         return np.where(np.isfinite(numbers), bins, 0).astype(np.int64)
-    if column.map(lambda value: isinstance(value, list | np.ndarray)).any():
+    if _has_lists(column):
         return None
     if column.nunique() > MAX_CATEGORIES:
         return None
@@ -184,9 +184,13 @@ def _frequent(column: pd.Series, *, min_count: int) -> Ints:
 
 def _first_present(items: pd.DataFrame, names: Iterable[str]) -> pd.Series | None:
     for name in names:
-        if name in items.columns and items[name].nunique() > 1:
+        if name in items.columns and not _has_lists(items[name]) and items[name].nunique() > 1:
             return items[name]
     return None
+
+
+def _has_lists(column: pd.Series) -> bool:
+    return bool(column.map(lambda value: isinstance(value, list | np.ndarray)).any())
 
 
 def _varying_depth(items: pd.DataFrame, names: Iterable[str]) -> pd.Series | None:

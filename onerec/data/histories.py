@@ -225,7 +225,8 @@ def static_codes(dataset: Dataset, features: UserFeatures, given: Mapping[str, A
         column = dataset.users[name]
         number = isinstance(value, int | float) and np.isfinite(value)
         if pd.api.types.is_numeric_dtype(column) and number:
-            row = int((column - value).abs().fillna(np.inf).to_numpy(np.float64).argmin())
+            apart = np.abs(column.to_numpy(np.float64, na_value=np.nan) - value)
+            row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
         else:
             same = np.flatnonzero(column.astype("string").fillna("").to_numpy() == str(value))
             if not len(same):

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ _TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".item", ".user", ".inter", ".
 _DELIMITERS = ("\t", "::", ";", "|", ",")
 _NULLS = ("", "NULL", "null", "NaN", "nan", "\\N")
 _HEAD_BYTES = 1 << 20
+_UNREADABLE = (OSError, EOFError, zlib.error)  # what a damaged or cut off file raises
 
 Known: TypeAlias = tuple[re.Pattern[bytes], set[bytes]]
 
@@ -141,8 +143,8 @@ def _first_line(path: Path) -> str:
     try:
         with _open(path) as file:
             head = file.readline(_HEAD_BYTES)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({error}); get the file again") from error
     try:
         return head.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
@@ -228,14 +230,21 @@ def _known(connection: duckdb.DuckDBPyConnection, column: str) -> Known | None:
 def _literal_to_json(path: Path, folder: Path, known: Known | None) -> Path:
     """Rewrite lines of Python dictionaries (the Amazon metadata of 2014) as JSON lines."""
     clean = folder / f"{path.name.removesuffix('.gz')}l"
-    with _open(path) as lines, clean.open("w", encoding="utf-8") as out:
-        for number, line in enumerate(lines, start=1):
-            found = known[0].search(line) if known else None
-            if known and found and found.group(1) not in known[1]:
-                continue
-            try:
-                row: Any = ast.literal_eval(line.decode("utf-8"))
-                out.write(json.dumps(row) + "\n")
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: neither JSON nor a literal") from error
+    try:
+        with _open(path) as lines, clean.open("w", encoding="utf-8") as out:
+            for number, line in enumerate(lines, start=1):
+                found = known[0].search(line) if known else None
+                if known and found and found.group(1) not in known[1]:
+                    continue
+                out.write(_as_json(line, f"{path}, line {number}") + "\n")
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({error}); get the file again") from error
     return clean
+
+
+def _as_json(line: bytes, where: str) -> str:
+    try:
+        row: Any = ast.literal_eval(line.decode("utf-8"))
+        return json.dumps(row)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise DataError(f"{where}: neither JSON nor a literal") from error

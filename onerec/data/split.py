@@ -103,8 +103,9 @@ def make_split(
         leave_one_out: a user's last positive is his test target, the last but one his valid target;
             his history is everything before the target. Users with fewer than 3 positives are only
             trained on.
-        auto: given where the log has a split column; else temporal where times are exact and at
-            least half of the users with test targets have a history; else leave_one_out.
+        auto: given where the log has a split column; else temporal where times are exact, the cuts
+            leave no part empty, and at least half of the users with test targets have a history;
+            else leave_one_out.
 
     Raises:
         DataError: the rule is unknown or the log has not what it needs.
@@ -123,7 +124,7 @@ def make_split(
         return _leave_one_out(log)
     if rule == "temporal":
         return _temporal(log, valid_share, test_share)
-    if log.exact_time and _cut_is_fair(log, test_share):
+    if log.exact_time and _cut_is_fair(log, valid_share, test_share):
         return _temporal(log, valid_share, test_share)
     return _leave_one_out(log)
 
@@ -158,10 +159,8 @@ def _temporal(log: Interactions, valid_share: float, test_share: float) -> Split
             f"temporal split: the data need exact timestamps, but {what}; use --set "
             f"evaluate.split={'given' if 'split' in log.columns else 'leave_one_out'}"
         )
-    time = log.columns["timestamp"]
-    valid_from = _cut(time, 1 - valid_share - test_share)
-    test_from = _cut(time, 1 - test_share)
-    part = (time >= valid_from).astype(np.int8) + (time >= test_from)  # (N,)
+    valid_from, test_from = _cuts(log, valid_share, test_share)
+    part = _parts(log, valid_from, test_from)
     if len(np.unique(part)) < 3:
         raise DataError(
             f"temporal split: the cuts at {valid_from} and {test_from} ms leave a part empty, "
@@ -251,10 +250,24 @@ def _cut(time: Array, share: float) -> int:
     return int(np.partition(time, place)[place])
 
 
-def _cut_is_fair(log: Interactions, test_share: float) -> bool:
-    """Whether half of the users with test targets have history before the test period."""
+def _cuts(log: Interactions, valid_share: float, test_share: float) -> tuple[int, int]:
+    """The times at which valid and test begin."""
     time = log.columns["timestamp"]
-    after = time >= _cut(time, 1 - test_share)
+    return _cut(time, 1 - valid_share - test_share), _cut(time, 1 - test_share)
+
+
+def _parts(log: Interactions, valid_from: int, test_from: int) -> Array:
+    """(N,) int8 part of each row by two cuts in time."""
+    time = log.columns["timestamp"]
+    return np.asarray((time >= valid_from).astype(np.int8) + (time >= test_from))
+
+
+def _cut_is_fair(log: Interactions, valid_share: float, test_share: float) -> bool:
+    """Whether no part is empty and half of the users with test targets have history before test."""
+    part = _parts(log, *_cuts(log, valid_share, test_share))
+    if len(np.unique(part)) < 3:
+        return False
+    after = part == _TEST
     tested = np.bincount(log.user[after & log.positive], minlength=log.n_users) > 0
     known = np.bincount(log.user[~after], minlength=log.n_users) > 0
     return bool(tested.any()) and (tested & known).sum() * 2 >= tested.sum()

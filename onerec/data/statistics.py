@@ -1,9 +1,10 @@
 """How often users and items got each behaviour before a moment: features of a ranker.
 
 A rate is known only from what came before. For a row of the log, an item's rate counts the training
-rows of that item with an earlier time, and a user's the user's own rows before it, so a row never
-counts itself. For serving, an item's rate counts all training rows. Where times are not exact, the
-place in the user's own history stands in for the time (ours).
+rows of that item with an earlier time (of equal times, those that stand before it), and a user's
+the user's own rows before it, so a row never counts itself. For serving, an item's rate counts all
+training rows. Where times are not exact, the place in the user's own history stands in for the time
+(ours).
 
 A rate is smoothed towards that of the whole log and given as the difference of log-odds, so 0 means
 "as usual" and an unknown item is as usual. Columns: log(1 + exposures), then one per behaviour.
@@ -49,7 +50,7 @@ class Statistics:
         counts = np.concatenate([np.ones((len(log), 1), np.float32), known, yes], axis=1)
         running = np.zeros((len(log) + 1, counts.shape[1]))
         np.cumsum(counts, axis=0, out=running[1:])
-        self._running = running.astype(np.float64)
+        self._running = running
         self._offsets = log.offsets
         self._user = log.user
         per_item = np.stack(

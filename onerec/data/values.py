@@ -24,6 +24,7 @@ _DATE_FORMATS = (
     *("%Y%m%d", "%Y-%m", "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y-%m-%d %H:%M:%S UTC"),
 )
 _LONG_MS = 1000  # a typical play time or duration is at least this if it is in ms
+_EXACT = 2**53  # from it on two whole numbers may be one floating-point number
 _YES = ("1", "true", "t", "yes", "y")
 _NO = ("0", "false", "f", "no", "n")
 _SPLIT_NAMES = {
@@ -154,7 +155,8 @@ def _number(column: str, type_: str) -> str:
 
 def _identifier(column: str, type_: str) -> str:
     if type_ in ("FLOAT", "DOUBLE"):  # a column of whole numbers that once held a missing one
-        return f"CASE WHEN {column} = floor({column}) THEN CAST({column} AS BIGINT) END"
+        exact = f"{column} = floor({column}) AND abs({column}) < {_EXACT}"
+        return f"CASE WHEN {exact} THEN CAST({column} AS BIGINT) END"
     if type_ in _NUMBERS:
         return column
     return f"nullif(trim({_as_text(column, type_)}), '')"
@@ -208,7 +210,7 @@ def _time(
     limit, per_ms = next((limit, per) for name, limit, per in _TIME_UNITS if name == found)
     # A value far beyond the unit of the column is a mistake of the source, not a time to come.
     inside = f"CASE WHEN abs({number}) < {limit:.0f} THEN {number} END"
-    return Reading(f"CAST(round({inside} / {per_ms!r}) AS BIGINT)", _UNIT_NAMES[found])
+    return Reading(f"TRY_CAST(round({inside} / {per_ms!r}) AS BIGINT)", _UNIT_NAMES[found])
 
 
 def _milliseconds(
@@ -224,7 +226,7 @@ def _milliseconds(
         middle = connection.execute(f"SELECT median({number}) FROM {raw.table}").fetchall()[0][0]
         found = "ms" if middle is None or middle >= _LONG_MS else "s"
     per_ms = next(per for name, _, per in _TIME_UNITS if name == found)
-    return Reading(f"CAST(round({number} / {per_ms!r}) AS BIGINT)", _UNIT_NAMES[found])
+    return Reading(f"TRY_CAST(round({number} / {per_ms!r}) AS BIGINT)", _UNIT_NAMES[found])
 
 
 def _list(connection: duckdb.DuckDBPyConnection, raw: Raw, column: str, type_: str) -> str:

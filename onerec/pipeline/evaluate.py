@@ -1,8 +1,9 @@
 """Stage 5: OneRec and its baselines on the same cases, through one path.
 
-Every baseline is tuned on valid with the same number of trials; the part that is reported
-(`evaluate.part`) is looked at once. On the built-in world a list at random and one that knows the
-truth mark the two ends of what any model could reach.
+Every baseline is tuned on valid; SASRec, of which a trial costs as much as a training, with fewer
+trials (`BaselineConfig`). The part that is reported (`evaluate.part`) is looked at once. On the
+built-in world a list at random and one that knows the truth mark the two ends of what any model
+could reach.
 
 Where the policy was aligned, it stands beside itself before (`onerec_pretrained`); where there is a
 reward model, `reward` holds what it thinks of each model's list, and on the built-in world `truth`

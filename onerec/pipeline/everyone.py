@@ -5,15 +5,16 @@
 Parts stand in a folder beside the file, `<file>.parts`, until all are there; then they become the
 file, and the folder goes. A folder says in `of.json` what its parts are of: called again with the
 same run, k and beam the work goes on, and parts of anything else are made anew. A part is renamed
-into its place when it is whole. Memory is that of one part. Processes that torchrun started take
-parts in turn; the first one waits for all, and makes the file.
+into its place when it is whole. One call at a time has the folder. Memory is that of one part.
+Processes that torchrun started take parts in turn; the first one waits for all, and makes the file.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError
 from onerec.recommend import Recommender
+from onerec.run_writer import CLAIM, take
 from onerec.runs import Run, open_run
 from onerec.train.distributed import Processes
 
@@ -68,7 +70,7 @@ def recommend_all(
             of `out`; what those that do not lead return says nothing.
 
     Raises:
-        RunError: the run is missing or not trained.
+        RunError: the run is missing or not trained, or another call is writing this file.
         DataError: k is below 1, or the file cannot be written.
         SystemExit: the first of several processes failed, and has said why; the code is 2.
     """
@@ -86,18 +88,36 @@ def recommend_all(
         raise DataError(f"{out} {what}; --out names the Parquet file to write")
     recommender = _loaded(run, home, device, processes)
     of = _described(open_run(run, home) if isinstance(run, str) else run, recommender, k, part)
-    folder, users = _folder(out, of), recommender.setting.dataset.n_users
-    before = _done(folder, users, part)
-    processes.say("go")
-    _share(recommender, folder, part, k, processes, tell)
-    while (done := _done(folder, users, part)) < users:  # others are still at theirs
-        tell(done, users)
-        time.sleep(POLL_S)
-    if processes.world > 1:
-        tell(users, users)
-    rows = _joined(folder, out)
-    shutil.rmtree(folder)
+    folder, users = out.with_name(f"{out.name}.parts"), recommender.setting.dataset.n_users
+    with _held(folder):
+        _clear(folder, of)
+        before = _done(folder, users, part)
+        processes.say("go")
+        _share(recommender, folder, part, k, processes, tell)
+        while (done := _done(folder, users, part)) < users:
+            if processes.world == 1:
+                raise DataError(f"{folder}: parts were taken away; start the same command again")
+            tell(done, users)  # others are still at theirs
+            time.sleep(POLL_S)
+        if processes.world > 1:
+            tell(users, users)
+        rows = _joined(folder, out)
+        shutil.rmtree(folder)
     return Written(out, users, rows, before)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder of parts, made where it is not there, for this call alone."""
+    try:
+        folder.mkdir(exist_ok=True)
+        take(folder, "the folder")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        (folder / CLAIM).unlink(missing_ok=True)
 
 
 def _loaded(run: Run | str, home: Path | None, device: str, processes: Processes) -> Recommender:
@@ -150,9 +170,8 @@ def _described(run: Run, recommender: Recommender, k: int, part: int) -> dict[st
     }
 
 
-def _folder(out: Path, of: dict[str, Any]) -> Path:
-    """The folder of parts; what another call left there, or cut off, is taken away."""
-    folder = out.with_name(f"{out.name}.parts")
+def _clear(folder: Path, of: dict[str, Any]) -> None:
+    """Take away what a call of something else left in the folder, and parts that are cut off."""
     file = folder / "of.json"
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -160,17 +179,19 @@ def _folder(out: Path, of: dict[str, Any]) -> Path:
         known = None
     try:
         if known != of:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            for path in folder.iterdir():
+                if path.name != CLAIM:
+                    path.unlink()
             file.write_text(json.dumps(of, indent=1), encoding="utf-8")
         for path in folder.glob("part-*.parquet"):
             if not _whole(path):
                 path.unlink()
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-    return folder
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be written ({error.strerror}); choose another --out")
 
 
 def _whole(path: Path) -> bool:

@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+AT_A_TIME = 2**24
+"""Distances that are held in memory together."""
+
 
 @dataclass(frozen=True)
 class LastLevel:
@@ -73,8 +76,15 @@ def _spread(codes: np.ndarray, members: np.ndarray, crowded: np.ndarray, last: L
     taken = np.zeros(len(last.entries), dtype=bool)
     taken[codes[members]] = True  # someone keeps each
     items = members[crowded[members]]
-    distances = last.distances(items)  # (m, N)
-    own = distances[np.arange(len(items)), codes[items]]
+    rows = max(1, AT_A_TIME // len(taken))
+    whole = last.distances(items) if len(items) <= rows else None  # (m, N)
+    if whole is not None:
+        own = whole[np.arange(len(items)), codes[items]]
+    else:
+        parts = [items[begin : begin + rows] for begin in range(0, len(items), rows)]
+        own = np.concatenate(
+            [last.distances(part)[np.arange(len(part)), codes[part]] for part in parts]
+        )
     hashes = [hashlib.sha256(last.residual[item].tobytes()).digest() for item in items]
     queue = sorted(range(len(items)), key=lambda place: (own[place], hashes[place], items[place]))
     kept: set[int] = set()
@@ -85,6 +95,7 @@ def _spread(codes: np.ndarray, members: np.ndarray, crowded: np.ndarray, last: L
             continue
         if taken.all():
             return
-        free = np.where(taken, np.inf, distances[place])
+        asked = last.distances(items[[place]])[0] if whole is None else whole[place]  # (N,)
+        free = np.where(taken, np.inf, asked)
         codes[items[place]] = nearest = int(free.argmin())
         taken[nearest] = True

@@ -210,6 +210,17 @@ def test_keeps_the_best_weights_and_stops_when_valid_stops(toy, generator, monke
         assert torch.equal(value, weights[1][name])
 
 
+def test_without_valid_cases_it_trains_to_the_end(toy, generator):
+    """Every look found a recall of 0: the first weights were kept, and patience ended soon."""
+    split = circle(toy)
+    split.valid = toy.cases([], [], [])
+    config = replace(TINY, evaluations=10)
+    model = fit(split, config, generator)
+    assert model.stages[-1]["step"] == config.steps
+    ranked = model.recommend(split, split.test, 1)
+    assert (ranked[:, 0] == split.test.target_items).mean() > 0.3
+
+
 def test_a_limit_in_seconds_stops_early(toy, generator):
     model = fit(circle(toy), replace(TINY, steps=10_000), generator, seconds=0.0)
     assert [stage["step"] for stage in model.stages] == [1]

@@ -55,6 +55,16 @@ def test_what_is_excluded_never_comes():
         assert not set(first[row].tolist()) & set(later[row].tolist())
 
 
+def test_where_fewer_items_are_left_there_is_nothing():
+    """Excluded items filled the list up, and a catalogue smaller than the list was an error."""
+    model, batch = make(), toy.make_batch(lengths=(4, 3, 2))
+    exclude = model.ranked(batch, 3) + 1
+    ranked = model.ranked(batch, toy.N_ITEMS + 2, exclude)
+    assert (ranked[:, -5:] == -1).all()
+    left = [sorted(set(range(toy.N_ITEMS)) - set((row - 1).tolist())) for row in exclude]
+    assert ranked[:, :-5].sort().values.tolist() == left
+
+
 def test_it_learns_to_find_an_item_again():
     model = make(steps=150, learning_rate=1e-2)
 

@@ -150,6 +150,13 @@ def test_three_targets_are_the_next_positives_of_the_same_user() -> None:
     assert examples.target.tolist() == [[3, 4, 0], [4, 0, 0], [3, 2, 1], [2, 1, 0], [1, 0, 0]]
 
 
+def test_more_targets_than_there_are_positives() -> None:
+    """Two positives and three targets ended in numpy's words about shapes that do not fit."""
+    only = np.isin(np.arange(10), (2, 3))
+    examples = training_examples(everything(), targets=4, allowed=only)
+    assert examples.target.tolist() == [[3, 4, 0, 0], [4, 0, 0, 0]]
+
+
 def test_targets_are_training_rows_and_no_example_sees_its_targets() -> None:
     split = make_split(make_log(), "leave_one_out")
     assert split.train_end.tolist() == [2, 5, 7]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import socket
 import tarfile
 import threading
 import zipfile
@@ -118,6 +119,24 @@ def test_an_address_that_does_not_answer(server: Server, tmp_path: Path) -> None
         download(server.url.replace("archive.zip", "missing"), tmp_path / "a")
     with pytest.raises(DataError, match="cannot be fetched"):
         download("http://127.0.0.1:9/nobody-listens", tmp_path / "a")
+
+
+def test_an_answer_that_is_no_http(tmp_path: Path) -> None:
+    """http.client has errors of its own, which are no OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"no HTTP at all\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
+        with pytest.raises(DataError, match=r"cannot be fetched .*run the same command again"):
+            download(url, tmp_path / "a")
+        thread.join()
 
 
 def test_checksums(tmp_path: Path) -> None:

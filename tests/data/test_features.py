@@ -95,6 +95,11 @@ def test_an_author_of_one_item_is_unknown_and_brand_stands_in() -> None:
     assert constant.author.tolist() == [1, 1, 2, 2]
 
 
+def test_a_list_is_no_author() -> None:
+    items = item_features(with_items(author_id=["x"] * 4, brand=[["b"], ["b"], ["c"], []]))
+    assert (items.author.tolist(), items.n_authors) == ([0] * 4, 0)
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [

@@ -162,3 +162,12 @@ def test_a_number_takes_the_nearest_bin_and_none_at_all_is_refused():
     assert static_codes(dataset, features, {"age": 31}).tolist() == [2]
     with pytest.raises(DataError, match="no user has age=nan"):
         static_codes(dataset, features, {"age": float("nan")})
+
+
+def test_yes_and_no_of_somebody_new():
+    """numpy knows no difference of two truths, so features={"student": True} was a traceback."""
+    users = pd.DataFrame({"user_id": range(4), "student": [True, False, False, False]})
+    features = SimpleNamespace(names=("student",), codes=np.array([[2], [1], [1], [1]]))
+    dataset = SimpleNamespace(name="toy", users=users)
+    assert static_codes(dataset, features, {"student": True}).tolist() == [2]
+    assert static_codes(dataset, features, {"student": False}).tolist() == [1]

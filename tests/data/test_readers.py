@@ -113,3 +113,15 @@ def test_missing_empty_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match=r"bad\.csv\.gz: cannot be read"):
         read(tmp_path / "bad.csv.gz")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.json.gz"])
+def test_a_damaged_gzip_is_told_in_one_line(tmp_path: Path, name: str, damage: str) -> None:
+    """Amazon's metadata, lines of Python, ended in an EOFError; damage inside in a zlib.error."""
+    rows = "".join(str({"asin": f"b{n}", "price": n * 7919 % 1009}) + "\n" for n in range(3000))
+    path = file(tmp_path, name, rows if "json" in name else f"asin,price\n{rows}")
+    data = path.read_bytes()
+    path.write_bytes(data[:-99] if damage == "cut off" else data[:20] + b"\xff" * 30 + data[50:])
+    with pytest.raises(DataError, match=rf"{name}: "):
+        read(path)

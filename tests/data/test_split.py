@@ -129,6 +129,15 @@ def test_auto_takes_what_the_data_allow() -> None:
     assert make_split(one_after_another, test_share=0.5, valid_share=0.1).rule == "leave_one_out"
 
 
+def test_auto_leaves_one_out_where_many_events_share_few_times() -> None:
+    """Times of two or three days were taken for a temporal split, which then refused the log."""
+    user, item = [0] * 6 + [1] * 6, list(range(12))
+    days = make_log(user, item, [1, 1, 1, 2, 2, 2] * 2)
+    with pytest.raises(DataError, match="leave a part empty"):
+        make_split(days, "temporal")
+    assert make_split(days).rule == "leave_one_out"
+
+
 def test_refusals() -> None:
     plain = make_log([0, 0, 0], [1, 2, 3])
     with pytest.raises(DataError, match="need exact timestamps, but it has no times"):

@@ -117,6 +117,18 @@ def test_ids_that_were_floats_are_whole_again() -> None:
     assert read([7.0, 7.5, None], "id", "DOUBLE")[0] == [7, None, None]
 
 
+def test_what_no_whole_number_can_hold_is_unreadable() -> None:
+    """Each of these ended an import in a traceback of the database."""
+    assert read(["1e30", "5"], "ms", name="play_ms")[0] == [None, 5]
+    assert read([1e300, 87.4], "ms", "DOUBLE", "seconds")[0] == [None, 87400]
+    assert read(["1e60", "1e60", "7"], "time")[0] == [None, None, 0]
+
+
+def test_ids_that_floats_cannot_tell_apart_are_no_ids() -> None:
+    """JSON numbers beyond 64 bits become floats: 1e25 and 1e25 + 1 were to be one user."""
+    assert read([1e25, 2.0**53 - 1, 2.0**53], "id", "DOUBLE")[0] == [None, 2**53 - 1, None]
+
+
 def test_an_unreadable_value_is_named_by_file_row_and_column() -> None:
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE raw AS SELECT unnest(['1650615870', 'soon']) AS moment")

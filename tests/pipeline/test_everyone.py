@@ -75,3 +75,41 @@ def test_what_cannot_be_written_is_said_before_the_work(trained: Path, tmp_path:
         recommend_all("first", tmp_path / "x.parquet", k=0, home=trained)
     with pytest.raises(RunError, match="no run 'frist'"):
         recommend_all("frist", tmp_path / "x.parquet", home=trained)
+
+
+def test_a_second_call_for_the_same_file_is_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to clear the first one's parts: lists of two lengths came into one file."""
+    out, own, refused = tmp_path / "lists.parquet", everyone._lists, []
+
+    def meanwhile(recommender, start, stop, k):
+        if not refused:
+            with pytest.raises(
+                RunError, match=r"lists\.parquet\.parts' is held by process"
+            ) as error:
+                recommend_all("first", out, k=5, home=trained, part=9)
+            refused.append(error)
+        return own(recommender, start, stop, k)
+
+    monkeypatch.setattr(everyone, "_lists", meanwhile)
+    assert recommend_all("first", out, k=3, home=trained, part=9).rows == 3 * toy_home.USERS
+    assert refused
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_parts_that_vanish_end_the_call(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for ever for other processes, of which there were none."""
+    out, own = tmp_path / "lists.parquet", everyone._lists
+
+    def vanish(recommender, start, stop, k):
+        for path in (tmp_path / "lists.parquet.parts").glob("part-*"):
+            path.unlink()
+        return own(recommender, start, stop, k)
+
+    monkeypatch.setattr(everyone, "_lists", vanish)
+    monkeypatch.setattr(everyone.time, "sleep", lambda _: pytest.fail("waits for nobody"))
+    with pytest.raises(DataError, match="parts were taken away; start the same command again"):
+        recommend_all("first", out, k=3, home=trained, part=9)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from onerec.tokenizer import nearest_free as module
 from onerec.tokenizer.nearest_free import LastLevel, nearest_free
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
 
@@ -88,3 +89,24 @@ def test_what_is_left_for_the_last_level_by_hand() -> None:
     assert level.residual.tolist() == [[3.0], [-2.0]]
     assert level.entries.tolist() == [[-1.0], [1.0]]
     assert level.distances(np.array([1])).tolist() == [[1.0, 9.0]]
+
+
+def test_one_crowded_prefix_holds_a_bounded_number_of_distances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one level all items share the empty prefix: items x codes distances stood together."""
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    quantiser = RQKmeans(RQKmeansConfig(levels=1, codebook_size=64)).fit(x)
+    codes = quantiser.transform(x)
+    level, prefix = LastLevel.of(x, codes, quantiser.codebooks), np.zeros(200, dtype=np.int64)
+    whole = nearest_free(codes[:, 0].numpy(), prefix, level)
+    own, asked = LastLevel.distances, []
+
+    def watched(self: LastLevel, items: np.ndarray) -> np.ndarray:
+        asked.append(len(items))
+        return own(self, items)
+
+    monkeypatch.setattr(module, "AT_A_TIME", 64 * 30)
+    monkeypatch.setattr(LastLevel, "distances", watched)
+    assert np.array_equal(nearest_free(codes[:, 0].numpy(), prefix, level), whole)
+    assert max(asked) == 30
