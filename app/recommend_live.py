@@ -188,7 +188,7 @@ def beam(run: Run, who: Who) -> None:
     frame = live_model.tree(who, K, width)
     items = [int(item) for item in frame["item"] if item >= 0]
     titles = dict(zip(items, titles_of(run, items), strict=True))
-    figure = draw_beam.beam_tree(frame, titles)
+    figure = draw_beam.beam_tree(frame, titles, K)
 
     def pick(points: list[dict]) -> None:
         item = int(points[0]["customdata"][0])
@@ -199,7 +199,12 @@ def beam(run: Run, who: Who) -> None:
     st.caption(
         "From left to right the model says one code after the other. Filled circles were kept; "
         "open squares fell out of the beam; crosses lead to no item, so the trie takes them away. "
-        "Click the end of a branch to select its item, then look under **Why**."
+        + (
+            "Diamonds were watched before: the list leaves them out. "
+            if frame["seen"].any()
+            else ""
+        )
+        + "Click the end of a branch to select its item, then look under **Why**."
     )
     shown = frame.assign(codes=["-".join(map(str, codes)) for codes in frame["codes"]])
     _belongings(figure, shown, "beam_tree", run, who,

@@ -83,11 +83,11 @@ def test_a_model_is_loaded_when_it_is_asked_for(
     assert not app.slider
     app.button(key="load_model").click().run()
     assert not app.exception
-    assert "leaves that the search kept" in said(app)
+    assert "of the list have" in said(app)
     app.segmented_control(key="recommend_view").set_value("Why").run()
     assert "Which events made it so?" in said(app)  # and not asked for a second time
     again = open_page(trained, recommend_view="Beam")  # nor is the next visitor
-    assert "leaves that the search kept" in said(again)
+    assert "of the list have" in said(again)
 
 
 def test_a_run_without_a_model_says_what_to_do(open_page: Open, finished: Path) -> None:
@@ -132,7 +132,7 @@ def test_an_item_of_a_larger_dataset_is_not_asked_about(
 def test_the_beam_follows_its_slider(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Beam", recommend_beam="3")
     assert app.slider(key="recommend_beam").value == 3
-    assert "The 10 leaves" in said(app) or "leaves that the search kept" in said(app)
+    assert "of the list have" in said(app)
     app.slider(key="recommend_beam").set_value(30).run()
     assert not app.exception
     assert "fell out at level 1" not in said(app)  # all 4 codes fit
