@@ -33,7 +33,9 @@ def compare(run: Run, who: Who) -> None:
     k = recommend_live.K
     first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))
     shared = set(first_list["item"]) & set(second_list["item"])
-    st.markdown(f"**{len(shared)} of {k} items are in both lists**")
+    st.markdown(
+        f"**{len(shared)} of {k} items {'is' if len(shared) == 1 else 'are'} in both lists**"
+    )
     own = cache.read(serving.users, run).set_index("user")["user_id"][who.user]
     here = f"User {own}" if what == "Another user" else f"{run.name}"
     for column, title, one, listed, of in zip(
@@ -51,7 +53,8 @@ def compare(run: Run, who: Who) -> None:
                 }
             )
             st.dataframe(
-                table, hide_index=True, alt=f"List of {title}",
+                table, hide_index=True, alt=f"List of {title}", height="content",
+                row_height=recommend_parts.LINES,
                 column_config={
                     "rank": st.column_config.NumberColumn("#", width=40),
                     "title": st.column_config.TextColumn("Title", width="medium"),
@@ -73,8 +76,11 @@ def _other_user(run: Run, who: Who) -> tuple[str, Who, Run] | None:
         return None
     names = dict(zip(people["user_id"].astype(str), people["user"].tolist(), strict=True))
     st.session_state.setdefault("page_widgets", []).append("recommend_other")
+    first = next(iter(names))
+    if notice := selection.bad_parameter("User", "recommend_other", list(names), first):
+        st.warning(notice, icon=":material/link_off:")
     if selection.raw("recommend_other") not in names:
-        st.session_state["recommend_other"] = next(iter(names))
+        st.session_state["recommend_other"] = first
     chosen = st.selectbox("User", list(names), key="recommend_other", bind="query-params")
     return f"User {chosen}", Who.of(run, names[chosen]), run
 
@@ -98,8 +104,11 @@ def _other_model(run: Run, who: Who) -> tuple[str, Who, Run] | None:
         links.to("train", "Train another", "play_arrow")
         return None
     st.session_state.setdefault("page_widgets", []).append("recommend_model")
+    first = next(iter(choices))
+    if notice := selection.bad_parameter("Model", "recommend_model", list(choices), first):
+        st.warning(notice, icon=":material/link_off:")
     if selection.raw("recommend_model") not in choices:
-        st.session_state["recommend_model"] = next(iter(choices))
+        st.session_state["recommend_model"] = first
     chosen = st.selectbox("Model", list(choices), key="recommend_model", bind="query-params")
     of, stage = choices[chosen]
     return chosen, Who.of(of, who.user, who.edit, stage), of

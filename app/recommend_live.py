@@ -94,12 +94,11 @@ def titles_of(run: Run, items: list[int]) -> list[str]:
 def width_of(who: Who) -> int:
     """The beam of the slider; the recipe's at first."""
     usual = min(live_model.usual_beam(who), WIDEST)
-    st.session_state.setdefault("page_widgets", []).append("recommend_beam")
-    value = st.slider(
-        "Beam: prefixes kept at each level", 1, WIDEST, usual, key="recommend_beam",
-        bind="query-params",
-    )  # fmt: skip
-    return int(value)
+    return int(widgets.number(
+        "Beam: prefixes kept at each level", "recommend_beam", 1, WIDEST, usual, 1,
+        "A prefix is the beginning of an item's codes. A wider beam misses fewer items and takes "
+        "longer",
+    ))  # fmt: skip
 
 
 def edit_note(run: Run, who: Who) -> None:
@@ -132,8 +131,8 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     widgets.place(figure, key="influence")
     st.caption(
         "**Leave one out is the truth**: the model was run again without the event. Attention and "
-        "gradient are cheap guesses at it. To the left: without the event the item were likelier. "
-        f"The numbers count from the oldest event. The user's own features have "
+        "gradient are cheap guesses at it. To the left: without the event the item would be "
+        f"likelier. The numbers count from the oldest event. The user's own features have "
         f"{theme.percent(found.elsewhere['static'], 1)} of the attention."
     )
     _belongings(figure, named, "influence", run, who,

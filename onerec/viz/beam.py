@@ -53,7 +53,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
     fig.update_yaxes(
         tickvals=list(ends),
-        ticktext=[theme.wrapped(_words(row, titles, 42)) for row in ends.values()],
+        ticktext=[theme.wrapped(_words(row, titles, 44), 34) for row in ends.values()],
         side="right",
         showgrid=False,
         range=[max(slots.values()) + 0.7, -0.7],

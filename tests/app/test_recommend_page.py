@@ -52,11 +52,15 @@ def listed(app: AppTest, key: str = "edit_list") -> list[str]:
 def test_the_first_view_keeps_what_it_had(open_page: Open, finished: Path) -> None:
     app = open_page(finished)
     text = said(app)
-    for words in ("What the model saw", "What it says next", "What really came next"):
+    for words in ("What came before", "What it says next", "What really came next"):
         assert words in text
     assert "How sure it was of each code" in text
     assert app.selectbox(key="why_item").value is not None
     assert next(metric.label for metric in app.metric) == "Watched later (held out)"
+    assert "The newest " in text, "it called what is shown what the model saw"
+    found = next(each.value for each in app.dataframe if "found_by" in each.value)["found_by"]
+    assert not found.str.contains("onerec").any(), "elsewhere it is OneRec"
+    assert found.str.contains("OneRec #").any()
 
 
 def test_opening_the_page_imports_no_torch(finished: Path) -> None:
@@ -275,7 +279,7 @@ def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> N
 
 def test_two_users_side_by_side(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Compare")
-    assert "of 10 items are in both lists" in said(app)
+    assert "in both lists of 10" in said(app)
     assert len([each for each in app.dataframe if "probability" in each.value]) == 2
     app.selectbox(key="recommend_other").select_index(3).run()
     assert not app.exception
@@ -284,9 +288,27 @@ def test_two_users_side_by_side(open_page: Open, trained: Path) -> None:
 def test_a_model_beside_itself_before_alignment(open_page: Open, aligned: Path) -> None:
     app = live(open_page, aligned, "Compare", recommend_with="Another model")
     assert app.selectbox(key="recommend_model").value == "before alignment"
-    assert "items are in both lists" in said(app)
+    assert "in both lists of 10" in said(app)
 
 
 def test_nothing_to_compare_with_says_so(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Compare", recommend_with="Another model")
     assert "No other model was trained on this very dataset" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "query"),
+    [
+        ("recommend_beam", "5000", {"recommend_view": "Beam"}),
+        ("recommend_beam", "wide", {"recommend_view": "Edit"}),
+        ("recommend_temperature", "-1", {"recommend_view": "Edit", "recommend_decode": "Draw"}),
+        ("recommend_power", "x", {"recommend_decode": "Draw", "recommend_draw": "Power"}),
+        ("recommend_other", "nobody", {"recommend_view": "Compare"}),
+    ],
+)
+def test_what_a_link_asks_in_vain_is_said(
+    open_page: Open, trained: Path, key: str, value: str, query: dict[str, str]
+) -> None:
+    """It fell back without a word."""
+    view = query.pop("recommend_view", "Edit")
+    assert f"to “{value}”" in said(live(open_page, trained, view, **query, **{key: value}))

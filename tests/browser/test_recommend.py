@@ -47,7 +47,7 @@ def at_rest(page: Page, part: Locator) -> None:
 def test_the_model_waits_to_be_asked(page: Page, real_server: Server) -> None:
     page.goto(f"{real_server.url}/recommend")
     settled(page)
-    expect(page.get_by_text("What the model saw")).to_be_visible()
+    expect(page.get_by_text("What came before")).to_be_visible()
     page.get_by_role("radio", name="Edit").click()
     settled(page)
     expect(page.get_by_text("The model is not loaded yet")).to_be_visible()

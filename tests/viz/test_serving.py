@@ -26,7 +26,7 @@ def test_why_is_in_the_given_order(run: Run) -> None:
     frame = explain.why(run, 0, 23)
     fig = viz.why(frame, "music clip 23")
     assert list(fig.data[0].x) == frame["cosine"].tolist()
-    assert "is music clip 15, which shares its first code" in theme.title(fig)
+    assert "is “music clip 15”, which shares its first code" in theme.title(fig)
 
 
 def test_bars_of_a_metric_are_sorted_and_say_whether_intervals_overlap(run: Run) -> None:
