@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import cache
 import links
@@ -33,9 +34,8 @@ def compare(run: Run, who: Who) -> None:
     k = recommend_live.K
     first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))
     shared = set(first_list["item"]) & set(second_list["item"])
-    st.markdown(
-        f"**{len(shared)} of {k} items {'is' if len(shared) == 1 else 'are'} in both lists**"
-    )
+    are = "item is" if len(shared) == 1 else "items are"
+    st.markdown(f"**{len(shared)} {are} in both lists of {k}**")
     own = cache.read(serving.users, run).set_index("user")["user_id"][who.user]
     here = f"User {own}" if what == "Another user" else f"{run.name}"
     for column, title, one, listed, of in zip(
@@ -111,4 +111,12 @@ def _other_model(run: Run, who: Who) -> tuple[str, Who, Run] | None:
         st.session_state["recommend_model"] = first
     chosen = st.selectbox("Model", list(choices), key="recommend_model", bind="query-params")
     of, stage = choices[chosen]
-    return chosen, Who.of(of, who.user, who.edit, stage), of
+    second = Who.of(of, who.user, who.edit, stage)
+    recommend_live.load(second)
+    end = live_model.end(who)
+    if live_model.end(second) != end:
+        st.caption(
+            f"Run {of.name} holds out other events of this user, so it may have been trained on "
+            "what came next here. Both are given the history of this run."
+        )
+    return chosen, replace(second, end=end), of

@@ -1,6 +1,7 @@
 """Recommend: saved lists without a model; why, beam, edits and comparisons with one, on demand."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -289,6 +290,29 @@ def test_a_model_beside_itself_before_alignment(open_page: Open, aligned: Path) 
     app = live(open_page, aligned, "Compare", recommend_with="Another model")
     assert app.selectbox(key="recommend_model").value == "before alignment"
     assert "in both lists of 10" in said(app)
+
+
+def test_a_model_of_another_split_is_given_the_same_history(
+    open_page: Open, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given that of its own split, and edits named other events."""
+    import toy_home
+
+    from onerec.pipeline import run_stage
+
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    recipe = toy_home.make_recipe({"evaluate.split": "temporal", "train.steps": "2"})
+    run_stage("pretrain", "other", recipe=recipe, dataset="toy", home=home)
+    asked: list[live_model.Who] = []
+    lists = live_model.lists
+    monkeypatch.setattr(live_model, "lists", lambda who, *a: asked.append(who) or lists(who, *a))
+    query = {"run": "first", "recommend_with": "Another model", "edit": "-2"}
+    app = live(open_page, home, "Compare", **query)
+    first, second = asked[-2:]
+    assert first.path != second.path
+    assert live_model.events(first).equals(live_model.events(second))
+    assert "Run other holds out other events" in said(app)
 
 
 def test_nothing_to_compare_with_says_so(open_page: Open, trained: Path) -> None:
