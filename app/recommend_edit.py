@@ -75,12 +75,7 @@ def _history(run: Run, who: Who) -> None:
                   on_click=_rewrite, args=(edits.less(who.edit),))  # fmt: skip
         st.button("Reset", key="edit_reset", icon=":material/restart_alt:", disabled=not who.edit,
                   on_click=_rewrite, args=("",))  # fmt: skip
-    st.session_state.setdefault("page_widgets", []).append("edit")
-    st.text_input(
-        "Edits", key="edit", bind="query-params", placeholder="none",
-        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
-        "the event at place 5 to place 1. They stand in the link.",
-    )  # fmt: skip
+    recommend_live.edits_field()
 
 
 def _button(label: str, key: str, icon: str, more: list[str], enabled: bool) -> None:
@@ -160,7 +155,9 @@ def _rules(who: Who) -> dict[str, Any]:
     tags, authors = live_model.ruled(who)
     chosen: dict[str, Any] = {}
     said = st.container()  # in sight where the rules themselves are folded away
-    with st.expander("Rules and diversity", icon=":material/tune:"):
+    asked_for = {"rule_tags", "rule_author", "rule_groups"} & set(st.query_params)
+    unfolded = st.session_state.setdefault("rules_unfolded", bool(asked_for))
+    with st.expander("Rules and diversity", unfolded, icon=":material/tune:"):
         if tags:
             st.session_state.setdefault("page_widgets", []).append("rule_tags")
             asked = st.session_state.get("rule_tags") or st.query_params.get_all("rule_tags")
@@ -188,6 +185,8 @@ def _rules(who: Who) -> dict[str, Any]:
                 "Penalty for a first code that is taken", "rule_penalty", 0.0, 10.0, 1.0, 0.5,
                 "In nats, for each beam of an earlier group that has it",
             )  # fmt: skip
+    if any(chosen.values()) or groups > 1:
+        said.caption("Rules or diversity are on; the places “before” are by the same.")
     return chosen | {"groups": groups}
 
 

@@ -101,8 +101,20 @@ def width_of(who: Who) -> int:
     ))  # fmt: skip
 
 
+def edits_field() -> None:
+    """The edits as text; a view without it would lose them from its address."""
+    st.session_state.setdefault("page_widgets", []).append("edit")
+    st.text_input(
+        "Edits", key="edit", bind="query-params", placeholder="none",
+        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
+        "the event at place 5 to place 1. They stand in the link.",
+    )  # fmt: skip
+
+
 def edit_note(run: Run, who: Who) -> None:
     """Says that the history is an edited one, where it is."""
+    if who.edit:
+        edits_field()
     if edited(run, who).changed:
         st.info("This is for the edited history (see **Edit**).", icon=":material/edit:")
 
@@ -184,6 +196,9 @@ def beam(run: Run, who: Who) -> None:
     """The search as a tree."""
     edit_note(run, who)
     width = width_of(who)
+    if width < K:
+        st.caption(f"So narrow a beam may find fewer than {K} items: other views keep at least {K} "
+                   "prefixes for their list.")  # fmt: skip
     frame = live_model.tree(who, K, width)
     items = [int(item) for item in frame["item"] if item >= 0]
     titles = dict(zip(items, titles_of(run, items), strict=True))

@@ -31,8 +31,8 @@ def person(view: selection.Selection, run: Run) -> int:
     known = people["user"].tolist()
     user = view.user if view.user in known else known[0]
     if view.user is not None and view.user not in known:
-        st.warning(f"User {view.user} has no list in this run; {people['user_id'][0]} is shown.",
-                   icon=":material/link_off:")  # fmt: skip
+        st.warning(f"User number {view.user} has no list in this run; user {people['user_id'][0]} "
+                   "is shown.", icon=":material/link_off:")  # fmt: skip
     row = people[people["user"] == user].iloc[0]
 
     def pick_user() -> None:
@@ -40,10 +40,17 @@ def person(view: selection.Selection, run: Run) -> int:
         if rows:
             selection.choose(user=known[rows[0]], item=None)
 
-    with st.expander(f"User **{row['user_id']}**: choose another", icon=":material/person_search:"):
+    number = "" if str(user) == row["user_id"] else f" (number {user} in the sidebar)"
+    said = f"User **{row['user_id']}**{number}: choose another"
+    with st.expander(said, icon=":material/person_search:"):
         st.dataframe(
             people, hide_index=True, height=260, key="people", on_select=pick_user,
             selection_mode="single-row", alt="Users that have lists, those with hits first",
+            column_config={
+                "user": "Number", "user_id": "User", "targets": "Watched later",
+                **{column: f"Found by {theme.model_name(column.removeprefix('hits_'))}"
+                   for column in people.columns if column.startswith("hits_")},
+            },
         )  # fmt: skip
     return int(user)
 

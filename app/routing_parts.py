@@ -101,7 +101,7 @@ def user(view: selection.Selection, known: list[int]) -> int:
                    icon=":material/link_off:")  # fmt: skip
     st.session_state["routing_user"] = chosen  # follows the shared selection, and sets it
     st.selectbox(
-        "User", known, key="routing_user", width=180,
+        "User (number)", known, key="routing_user", width=180,
         on_change=lambda: selection.choose(user=st.session_state["routing_user"], item=None),
     )  # fmt: skip
     return chosen

@@ -146,7 +146,7 @@ def _how(seen: pd.DataFrame) -> str:
 
 def deletion(curves: pd.DataFrame) -> go.Figure:
     """What is left of ln p after the first events of each order are deleted."""
-    if curves.empty:
+    if curves.empty or not curves["deleted"].any():
         return theme.nothing("No events to delete.", AGAIN, "deletion")
     area = curves.groupby("method")["log_prob"].mean()
     start = float(curves[curves["deleted"] == 0]["log_prob"].iloc[0])

@@ -195,6 +195,35 @@ def test_edits_go_with_the_other_views(open_page: Open, trained: Path) -> None:
         assert "This is for the edited history" in said(app)
 
 
+def test_a_link_copied_from_another_view_brings_the_edits(open_page: Open, trained: Path) -> None:
+    """They left the address with the view that shows them: a reload lost them."""
+    app = live(open_page, trained, "Beam", edit="-1")
+    assert app.query_params["edit"] == "-1"
+    assert "edit" in app.session_state["page_widgets"]
+
+
+def test_the_saved_list_keeps_the_edits_for_the_other_views(open_page: Open, trained: Path) -> None:
+    app = open_page(trained, edit="-1")
+    assert app.text_input(key="edit").value == "-1"
+    assert "Saved lists are of the history as it was" in said(app)
+    assert "Saved lists are" not in said(open_page(trained))
+
+
+def test_rules_of_a_link_are_not_folded_away(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", rule_groups="4")
+    assert "Rules or diversity are on" in said(app)
+    fold = next(each for each in app.expander if each.label == "Rules and diversity")
+    assert fold.proto.expanded
+    app = live(open_page, trained, "Edit")
+    assert "Rules or diversity are on" not in said(app)
+
+
+def test_the_number_of_a_user_stands_beside_its_id(open_page: Open, trained: Path) -> None:
+    """The sidebar takes the number, and the page named only the id."""
+    app = open_page(trained, user="3")
+    assert any("(number 3 in the sidebar)" in each.label for each in app.expander)
+
+
 def test_edits_stay_with_the_user_whose_history_they_change(open_page: Open, trained: Path) -> None:
     """Another user's history was edited by the places of the one before."""
     app = live(open_page, trained, "Edit", edit="-1")
