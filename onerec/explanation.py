@@ -133,11 +133,12 @@ def tree(
     """
     at_least_one(k=k, beam=beam, few=few)
     batch = recommender.prompts.batch([history])
-    seen = np.unique(history.item) if recommender.setting.recipe.evaluate.filter_seen else []
-    left_out = torch.tensor([[int(item) + 1 for item in seen]], device=recommender.device)
+    filters = recommender.setting.recipe.evaluate.filter_seen
+    seen = {int(item) for item in history.item} if filters else set()
+    left_out = torch.tensor([[item + 1 for item in sorted(seen)]], device=recommender.device)
     _, levels = beam_tree(
         *(recommender.model, batch, recommender.trie),
-        k=k, beam=beam, few=few, exclude=left_out.long() if len(seen) else None,
+        k=k, beam=beam, few=few, exclude=left_out if seen else None,
     )  # fmt: skip
     frame = pd.DataFrame(columns(levels))
     frame["probability"] = np.exp(frame["log_prob"].astype(float))
@@ -146,7 +147,7 @@ def tree(
         for state in ("pruned", "illegal"):
             first = (frame["level"] == depth) & (frame["state"] == state) & (frame["rank"] == 1)
             frame.loc[first, "lost"] = float(getattr(level, f"{state}_probability")[0])
-    frame = _with_leaves(recommender, frame, k, set(map(int, seen)))
+    frame = _with_leaves(recommender, frame, k, seen)
     frame = _ended(frame, len(levels), few)
     frame["code"] = [codes[-1] for codes in frame["codes"]]
     ids = recommender.items["item_id"].astype(str).to_numpy()
@@ -185,8 +186,8 @@ def _ended(frame: pd.DataFrame, depth: int, few: int) -> pd.DataFrame:
     pruned = last & frame["state"].eq("pruned")
     lost = frame.loc[pruned, "lost"].sum() + frame.loc[spare, "probability"].sum()
     own = frame[spare | pruned].sort_values("log_prob", ascending=False, kind="stable").head(few)
-    own = own.assign(state="pruned", rank=range(1, len(own) + 1), lost=np.nan)
-    own.iloc[0, own.columns.get_loc("lost")] = lost
+    sums = [lost, *[np.nan] * (len(own) - 1)]
+    own = own.assign(state="pruned", rank=range(1, len(own) + 1), lost=sums)
     kept = last & frame["state"].eq("kept") & ~spare
     rest = last & frame["state"].eq("illegal")
     parts = [frame[~last], frame[kept], own, frame[rest]]
