@@ -31,13 +31,14 @@ _LOADED: set[tuple[str, str, str | None]] = set()  # of this server, those let g
 @dataclass(frozen=True)
 class Who:
     """Whose list by which weights: a run's (as they were before alignment with stage pretrain),
-    for a user's history, with edits."""
+    for a user's history before row `end` of the log (None: as the run's split cuts it), edited."""
 
     path: str
     stamp: str
     user: int
     edit: str = ""
     stage: str | None = None
+    end: int | None = None
 
     @classmethod
     def of(cls, run: Run, user: int, edit: str = "", stage: str | None = None) -> Who:
@@ -56,12 +57,16 @@ class Live:
     ends: dict[int, int]  # user -> row of the log before which his history ends
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def end(self, who: Who) -> int:
+        """The row of the log before which his history ends."""
+        offsets = self.recommender.setting.split.log.offsets
+        return self.ends.get(who.user, int(offsets[who.user + 1])) if who.end is None else who.end
+
     def history(self, who: Who) -> Any:
         """What the model is given: the history of the evaluated part, edited."""
         prompts = self.recommender.prompts
         log = self.recommender.setting.split.log
-        end = self.ends.get(who.user, int(log.offsets[who.user + 1]))
-        whole = prompts.before(who.user, end)
+        whole = prompts.before(who.user, self.end(who))
         edited = edits.apply(who.edit, len(whole), log.n_items)
         return whole.plus(edited.added, prompts.typical).take(edited.order)
 
@@ -150,6 +155,11 @@ def usual_beam(who: Who) -> int:
     """The beam of the run's recipe."""
     beam: int = _ask("beam", who.plain(), {}, lambda r, h: r.setting.recipe.evaluate.beam)
     return beam
+
+
+def end(who: Who) -> int:
+    """The row of the log before which the history ends; the same in all runs on a dataset."""
+    return _live(who.path, who.stamp, who.stage).end(who)
 
 
 def loaded(who: Who) -> bool:

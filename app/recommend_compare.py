@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import cache
 import links
@@ -33,7 +34,8 @@ def compare(run: Run, who: Who) -> None:
     k = recommend_live.K
     first_list, second_list = (live_model.lists(one, k, width) for one in (who, second))
     shared = set(first_list["item"]) & set(second_list["item"])
-    st.markdown(f"**{len(shared)} of {k} items are in both lists**")
+    are = "item is" if len(shared) == 1 else "items are"
+    st.markdown(f"**{len(shared)} {are} in both lists of {k}**")
     own = cache.read(serving.users, run).set_index("user")["user_id"][who.user]
     here = f"User {own}" if what == "Another user" else f"{run.name}"
     for column, title, one, listed, of in zip(
@@ -51,7 +53,8 @@ def compare(run: Run, who: Who) -> None:
                 }
             )
             st.dataframe(
-                table, hide_index=True, alt=f"List of {title}",
+                table, hide_index=True, alt=f"List of {title}", height="content",
+                row_height=recommend_parts.LINES,
                 column_config={
                     "rank": st.column_config.NumberColumn("#", width=40),
                     "title": st.column_config.TextColumn("Title", width="medium"),
@@ -73,8 +76,11 @@ def _other_user(run: Run, who: Who) -> tuple[str, Who, Run] | None:
         return None
     names = dict(zip(people["user_id"].astype(str), people["user"].tolist(), strict=True))
     st.session_state.setdefault("page_widgets", []).append("recommend_other")
+    first = next(iter(names))
+    if notice := selection.bad_parameter("User", "recommend_other", list(names), first):
+        st.warning(notice, icon=":material/link_off:")
     if selection.raw("recommend_other") not in names:
-        st.session_state["recommend_other"] = next(iter(names))
+        st.session_state["recommend_other"] = first
     chosen = st.selectbox("User", list(names), key="recommend_other", bind="query-params")
     return f"User {chosen}", Who.of(run, names[chosen]), run
 
@@ -98,8 +104,19 @@ def _other_model(run: Run, who: Who) -> tuple[str, Who, Run] | None:
         links.to("train", "Train another", "play_arrow")
         return None
     st.session_state.setdefault("page_widgets", []).append("recommend_model")
+    first = next(iter(choices))
+    if notice := selection.bad_parameter("Model", "recommend_model", list(choices), first):
+        st.warning(notice, icon=":material/link_off:")
     if selection.raw("recommend_model") not in choices:
-        st.session_state["recommend_model"] = next(iter(choices))
+        st.session_state["recommend_model"] = first
     chosen = st.selectbox("Model", list(choices), key="recommend_model", bind="query-params")
     of, stage = choices[chosen]
-    return chosen, Who.of(of, who.user, who.edit, stage), of
+    second = Who.of(of, who.user, who.edit, stage)
+    recommend_live.load(second)
+    end = live_model.end(who)
+    if live_model.end(second) != end:
+        st.caption(
+            f"Run {of.name} holds out other events of this user, so it may have been trained on "
+            "what came next here. Both are given the history of this run."
+        )
+    return chosen, replace(second, end=end), of

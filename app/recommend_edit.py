@@ -11,6 +11,7 @@ import edits
 import live_model
 import pandas as pd
 import recommend_live
+import recommend_parts
 import selection
 import streamlit as st
 import widgets
@@ -50,7 +51,8 @@ def _history(run: Run, who: Who) -> None:
     )
     newest = frame.iloc[::-1][["place", "title", "new"]].reset_index(drop=True)
     chosen = st.dataframe(
-        newest, hide_index=True, height=330, key=f"edit_rows_{len(who.edit)}_{len(frame)}",
+        newest, hide_index=True, height=500, row_height=recommend_parts.LINES,
+        key=f"edit_rows_{len(who.edit)}_{len(frame)}",
         on_select="rerun", selection_mode="multi-row", alt="History to edit, newest first",
         column_config={
             "place": st.column_config.NumberColumn("#", width=40),
@@ -73,12 +75,7 @@ def _history(run: Run, who: Who) -> None:
                   on_click=_rewrite, args=(edits.less(who.edit),))  # fmt: skip
         st.button("Reset", key="edit_reset", icon=":material/restart_alt:", disabled=not who.edit,
                   on_click=_rewrite, args=("",))  # fmt: skip
-    st.session_state.setdefault("page_widgets", []).append("edit")
-    st.text_input(
-        "Edits", key="edit", bind="query-params", placeholder="none",
-        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
-        "the event at place 5 to place 1. They stand in the link.",
-    )  # fmt: skip
+    recommend_live.edits_field()
 
 
 def _button(label: str, key: str, icon: str, more: list[str], enabled: bool) -> None:
@@ -141,7 +138,8 @@ def _lists(run: Run, who: Who) -> None:
         }
     )
     st.dataframe(
-        table, hide_index=True, key="edit_list", alt="Generated list for the edited history",
+        table, hide_index=True, key="edit_list", row_height=recommend_parts.LINES,
+        height="content", alt="Generated list for the edited history",
         column_config={
             "rank": st.column_config.NumberColumn("#", width=40),
             "title": st.column_config.TextColumn("Title", width="medium"),
@@ -157,7 +155,9 @@ def _rules(who: Who) -> dict[str, Any]:
     tags, authors = live_model.ruled(who)
     chosen: dict[str, Any] = {}
     said = st.container()  # in sight where the rules themselves are folded away
-    with st.expander("Rules and diversity", icon=":material/tune:"):
+    asked_for = {"rule_tags", "rule_author", "rule_groups"} & set(st.query_params)
+    unfolded = st.session_state.setdefault("rules_unfolded", bool(asked_for))
+    with st.expander("Rules and diversity", unfolded, icon=":material/tune:"):
         if tags:
             st.session_state.setdefault("page_widgets", []).append("rule_tags")
             asked = st.session_state.get("rule_tags") or st.query_params.get_all("rule_tags")
@@ -185,6 +185,8 @@ def _rules(who: Who) -> dict[str, Any]:
                 "Penalty for a first code that is taken", "rule_penalty", 0.0, 10.0, 1.0, 0.5,
                 "In nats, for each beam of an earlier group that has it",
             )  # fmt: skip
+    if any(chosen.values()) or groups > 1:
+        said.caption("Rules or diversity are on; the places “before” are by the same.")
     return chosen | {"groups": groups}
 
 
@@ -198,15 +200,14 @@ def _draws(run: Run, who: Who) -> None:
     """Items drawn instead of searched."""
     kinds = ("Temperature", "Power")
     kind = widgets.options("By", kinds, "recommend_draw")
-    st.session_state["page_widgets"] += ["recommend_temperature", "recommend_power"]
+    power, temperature = 0.0, 1.0
     if kind == "Power":
-        power = st.slider("α: draw from p^α", 1.0, 8.0, 4.0, 0.5, key="recommend_power",
-                          bind="query-params")  # fmt: skip
-        temperature = 1.0
+        power = widgets.number("α: draw from p^α", "recommend_power", 1.0, 8.0, 4.0, 0.5)
     else:
-        power = 0.0
-        temperature = st.slider("Temperature of each code", 0.1, 2.0, 1.0, 0.1,
-                                key="recommend_temperature", bind="query-params")  # fmt: skip
+        temperature = widgets.number(
+            "Temperature of each code", "recommend_temperature", 0.1, 2.0, 1.0, 0.1,
+            "Below 1 the probable codes become more so, above 1 less",
+        )  # fmt: skip
     frame = live_model.draws(who, DRAWS, float(temperature), float(power), seed=0)
     top = frame.head(recommend_live.K)
     first = theme.percent(float(top["share"].iloc[0]), 1) if len(top) else "0%"
@@ -219,7 +220,8 @@ def _draws(run: Run, who: Who) -> None:
                 "p": 100 * top["score"].map(lambda score: math.exp(score)),
             }
         ),
-        hide_index=True, key="draw_list", alt="Items that were drawn most often",
+        hide_index=True, key="draw_list", row_height=recommend_parts.LINES,
+        height="content", alt="Items that were drawn most often",
         column_config={
             "title": st.column_config.TextColumn("Title", width="medium"),
             "share": st.column_config.NumberColumn("Drawn", format="%.1f%%"),

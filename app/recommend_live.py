@@ -94,16 +94,27 @@ def titles_of(run: Run, items: list[int]) -> list[str]:
 def width_of(who: Who) -> int:
     """The beam of the slider; the recipe's at first."""
     usual = min(live_model.usual_beam(who), WIDEST)
-    st.session_state.setdefault("page_widgets", []).append("recommend_beam")
-    value = st.slider(
-        "Beam: prefixes kept at each level", 1, WIDEST, usual, key="recommend_beam",
-        bind="query-params",
+    return int(widgets.number(
+        "Beam: prefixes kept at each level", "recommend_beam", 1, WIDEST, usual, 1,
+        "A prefix is the beginning of an item's codes. A wider beam misses fewer items and takes "
+        "longer",
+    ))  # fmt: skip
+
+
+def edits_field() -> None:
+    """The edits as text; a view without it would lose them from its address."""
+    st.session_state.setdefault("page_widgets", []).append("edit")
+    st.text_input(
+        "Edits", key="edit", bind="query-params", placeholder="none",
+        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
+        "the event at place 5 to place 1. They stand in the link.",
     )  # fmt: skip
-    return int(value)
 
 
 def edit_note(run: Run, who: Who) -> None:
     """Says that the history is an edited one, where it is."""
+    if who.edit:
+        edits_field()
     if edited(run, who).changed:
         st.info("This is for the edited history (see **Edit**).", icon=":material/edit:")
 
@@ -132,8 +143,8 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     widgets.place(figure, key="influence")
     st.caption(
         "**Leave one out is the truth**: the model was run again without the event. Attention and "
-        "gradient are cheap guesses at it. To the left: without the event the item were likelier. "
-        f"The numbers count from the oldest event. The user's own features have "
+        "gradient are cheap guesses at it. To the left: without the event the item would be "
+        f"likelier. The numbers count from the oldest event. The user's own features have "
         f"{theme.percent(found.elsewhere['static'], 1)} of the attention."
     )
     _belongings(figure, named, "influence", run, who,
@@ -185,10 +196,13 @@ def beam(run: Run, who: Who) -> None:
     """The search as a tree."""
     edit_note(run, who)
     width = width_of(who)
+    if width < K:
+        st.caption(f"So narrow a beam may find fewer than {K} items: other views keep at least {K} "
+                   "prefixes for their list.")  # fmt: skip
     frame = live_model.tree(who, K, width)
     items = [int(item) for item in frame["item"] if item >= 0]
     titles = dict(zip(items, titles_of(run, items), strict=True))
-    figure = draw_beam.beam_tree(frame, titles)
+    figure = draw_beam.beam_tree(frame, titles, K)
 
     def pick(points: list[dict]) -> None:
         item = int(points[0]["customdata"][0])
@@ -199,7 +213,12 @@ def beam(run: Run, who: Who) -> None:
     st.caption(
         "From left to right the model says one code after the other. Filled circles were kept; "
         "open squares fell out of the beam; crosses lead to no item, so the trie takes them away. "
-        "Click the end of a branch to select its item, then look under **Why**."
+        + (
+            "Diamonds were watched before: the list leaves them out. "
+            if frame["seen"].any()
+            else ""
+        )
+        + "Click the end of a branch to select its item, then look under **Why**."
     )
     shown = frame.assign(codes=["-".join(map(str, codes)) for codes in frame["codes"]])
     _belongings(figure, shown, "beam_tree", run, who,

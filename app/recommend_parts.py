@@ -15,6 +15,10 @@ from onerec.runs import Run
 from onerec.viz import serving as draw
 from onerec.viz import theme
 
+WHOLE = 1_000_000_000  # events of a history, all of them
+NAMES = {rf"\b{name}\b": theme.model_name(name) for name in widgets.MODELS}
+LINES = 66  # pixels of a row: only above 64 does Streamlit wrap a title
+
 
 def person(view: selection.Selection, run: Run) -> int:
     """The selected user, or the first; with a table to choose another."""
@@ -27,8 +31,8 @@ def person(view: selection.Selection, run: Run) -> int:
     known = people["user"].tolist()
     user = view.user if view.user in known else known[0]
     if view.user is not None and view.user not in known:
-        st.warning(f"User {view.user} has no list in this run; {people['user_id'][0]} is shown.",
-                   icon=":material/link_off:")  # fmt: skip
+        st.warning(f"User number {view.user} has no list in this run; user {people['user_id'][0]} "
+                   "is shown.", icon=":material/link_off:")  # fmt: skip
     row = people[people["user"] == user].iloc[0]
 
     def pick_user() -> None:
@@ -36,10 +40,17 @@ def person(view: selection.Selection, run: Run) -> int:
         if rows:
             selection.choose(user=known[rows[0]], item=None)
 
-    with st.expander(f"User **{row['user_id']}**: choose another", icon=":material/person_search:"):
+    number = "" if str(user) == row["user_id"] else f" (number {user} in the sidebar)"
+    said = f"User **{row['user_id']}**{number}: choose another"
+    with st.expander(said, icon=":material/person_search:"):
         st.dataframe(
             people, hide_index=True, height=260, key="people", on_select=pick_user,
             selection_mode="single-row", alt="Users that have lists, those with hits first",
+            column_config={
+                "user": "Number", "user_id": "User", "targets": "Watched later",
+                **{column: f"Found by {theme.model_name(column.removeprefix('hits_'))}"
+                   for column in people.columns if column.startswith("hits_")},
+            },
         )  # fmt: skip
     return int(user)
 
@@ -48,10 +59,13 @@ def numbers(run: Run, user: int) -> None:
     """What was held out, and how much of it was found."""
     people = cache.read(serving.users, run)
     row = people[people["user"] == user].iloc[0]
+    events = len(cache.read(serving.history, run, user, WHOLE))
+    listed = len(cache.read(serving.recommendations, run, user))
     with st.grid(3, min_column_width=140):
         st.metric("Watched later (held out)", int(row["targets"]), border=True)
-        st.metric("Found by OneRec", int(row.get("hits_onerec", 0)), border=True)
-        st.metric("History shown", len(cache.read(serving.history, run, user)), border=True)
+        st.metric(f"Found in its first {listed}", int(row.get("hits_onerec", 0)), border=True,
+                  help="Of OneRec's list; the table below shows its first ten")  # fmt: skip
+        st.metric("Events before that", f"{events:,}", border=True)
 
 
 def lists(view: selection.Selection, run: Run, user: int) -> None:
@@ -59,9 +73,10 @@ def lists(view: selection.Selection, run: Run, user: int) -> None:
     left, right = st.columns([4, 5])
     with left:
         history = cache.read(serving.history, run, user)
-        st.header("What the model saw")
+        st.header("What came before")
         covers(view, history.iloc[::-1])
         past(history)
+        st.caption(_read_by(run, len(history)))
     with right:
         st.header("What it says next")
         models = cache.read(serving.models, run)
@@ -69,6 +84,7 @@ def lists(view: selection.Selection, run: Run, user: int) -> None:
         beside = cache.read(serving.side_by_side, run, user, tuple(models))
         st.dataframe(
             beside.set_index("rank"), alt="Generated list beside the baseline's",
+            row_height=LINES, height=10 * LINES + 38,
             column_config={
                 name: st.column_config.TextColumn(
                     theme.sentence(theme.model_name(name)), width="medium"
@@ -78,25 +94,43 @@ def lists(view: selection.Selection, run: Run, user: int) -> None:
         )  # fmt: skip
     targets = cache.read(serving.targets, run, user)
     if not targets.empty:
+        found = targets["found_by"].replace(NAMES, regex=True)
         widgets.table(
-            targets.drop(columns=["part"]), key="targets", title="What really came next",
+            targets.drop(columns=["part"]).assign(found_by=found), key="targets",
+            title="What really came next",
             column_config={
                 "item": "Item", "item_id": "Id in the data", "title": "Title",
                 "found_by": st.column_config.TextColumn(
-                    "Found by", help="onerec #2: the second of OneRec's list. Empty: nobody did"
+                    "Found by", help="OneRec #2: the second of OneRec's list. Empty: nobody did"
                 ),
             },
         )  # fmt: skip
+
+
+def _read_by(run: Run, shown: int) -> str:
+    """How much of a history is shown, and how much of it the model reads."""
+    lengths = (run.recipe().get("recipe") or {}).get("history") or {}
+    text = f"The newest {shown} are shown. "
+    if not lengths.get("short_length"):
+        return text
+    text += f"The model reads the newest {lengths['short_length']}"
+    if lengths.get("positive_length"):
+        text += (
+            f" and the last {lengths['positive_length']} that went well (long views, likes, ...)"
+        )
+    if lengths.get("lifelong_length"):
+        text += ", and all older ones in clusters"
+    return text + "."
 
 
 def past(history: pd.DataFrame, alt: str = "History of the user, newest first") -> None:
     """A history, newest first."""
     newest = history.iloc[::-1][["title", "behaviours", "time"]]
     st.dataframe(
-        newest, hide_index=True, alt=alt,
+        newest, hide_index=True, alt=alt, row_height=LINES, height=10 * LINES + 38,
         column_config={
             "title": st.column_config.TextColumn("Newest first", width="medium"),
-            "behaviours": st.column_config.TextColumn("What they did", width="small"),
+            "behaviours": st.column_config.TextColumn("Behaviour", width=95),
             "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY"),
         },
     )  # fmt: skip
@@ -143,7 +177,8 @@ def neighbours(run: Run, user: int, item: int) -> None:
     widgets.show(
         run, serving.why, draw.why,
         key="why", command=again(run), reading={"user": user, "item": item},
-        say="What in the history resembles this item most, and how many code words they share.",
+        say="What in the history resembles this item most, and how many code words they share. The "
+        "numbers (#) count the history's events from the oldest.",
         empty="No item of the history lies near this one.",
     )  # fmt: skip
 

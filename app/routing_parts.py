@@ -101,7 +101,7 @@ def user(view: selection.Selection, known: list[int]) -> int:
                    icon=":material/link_off:")  # fmt: skip
     st.session_state["routing_user"] = chosen  # follows the shared selection, and sets it
     st.selectbox(
-        "User", known, key="routing_user", width=180,
+        "User (number)", known, key="routing_user", width=180,
         on_change=lambda: selection.choose(user=st.session_state["routing_user"], item=None),
     )  # fmt: skip
     return chosen
@@ -146,6 +146,11 @@ def balance_numbers(frame: pd.DataFrame, number: int) -> None:
                       chart_data=own[column].tolist()[-60:])  # fmt: skip
         st.metric("Dropped tokens", "0", border=True, height="stretch",
                   help="Experts have no capacity limit here, so this is always 0")  # fmt: skip
+    st.caption(
+        "How even is the load? MaxVio is how far the busiest expert is above an even share, CV the "
+        "spread of all: both are 0 where all experts do as much. Entropy is then "
+        f"{last['max_entropy_nats']:.3f} nats, its most."
+    )
 
 
 def off_numbers(facts: dict[str, Any], frame: pd.DataFrame, key: str) -> None:

@@ -124,32 +124,74 @@ def tree(
 
     Beside its columns: code, the last of the prefix; probability of the prefix; lost, on the best
     pruned or illegal row of a level, the probability of all such prefixes together; item and
-    item_id of a leaf that was kept, -1 and empty elsewhere.
+    item_id of a leaf that was kept, -1 and empty elsewhere; place of that item in the list, 0 where
+    there is none; items, how many of the list's the leaf holds; seen, a kept leaf that the list
+    leaves out, since the user has had all that it holds and the run filters what was seen.
 
     Raises:
         DataError: k, beam or few is below 1.
     """
     at_least_one(k=k, beam=beam, few=few)
     batch = recommender.prompts.batch([history])
-    _, levels = beam_tree(recommender.model, batch, recommender.trie, k=k, beam=beam, few=few)
+    filters = recommender.setting.recipe.evaluate.filter_seen
+    seen = {int(item) for item in history.item} if filters else set()
+    left_out = torch.tensor([[item + 1 for item in sorted(seen)]], device=recommender.device)
+    _, levels = beam_tree(
+        *(recommender.model, batch, recommender.trie),
+        k=k, beam=beam, few=few, exclude=left_out if seen else None,
+    )  # fmt: skip
     frame = pd.DataFrame(columns(levels))
-    frame["code"] = [codes[-1] for codes in frame["codes"]]
     frame["probability"] = np.exp(frame["log_prob"].astype(float))
     frame["lost"] = np.nan
     for depth, level in enumerate(levels, start=1):
         for state in ("pruned", "illegal"):
             first = (frame["level"] == depth) & (frame["state"] == state) & (frame["rank"] == 1)
             frame.loc[first, "lost"] = float(getattr(level, f"{state}_probability")[0])
-    trie, last = recommender.trie, frame["level"].eq(len(levels)) & frame["state"].eq("kept")
-    frame["item"] = -1
-    if last.any():
-        leaf = trie.leaf_of(
-            torch.tensor(frame.loc[last, "codes"].tolist(), device=recommender.device)
-        )
-        frame.loc[last, "item"] = trie.leaf_items[trie.leaf_start[leaf]].cpu().numpy()
+    frame = _with_leaves(recommender, frame, k, seen)
+    frame = _ended(frame, len(levels), few)
+    frame["code"] = [codes[-1] for codes in frame["codes"]]
     ids = recommender.items["item_id"].astype(str).to_numpy()
     frame["item_id"] = [ids[item] if item >= 0 else "" for item in frame["item"]]
     return frame
+
+
+def _with_leaves(
+    recommender: Recommender, frame: pd.DataFrame, k: int, seen: set[int]
+) -> pd.DataFrame:
+    """What the leaves that were kept hold, as far as the list of k items goes."""
+    trie, depth = recommender.trie, len(recommender.ids.sizes)
+    frame = frame.assign(item=-1, place=0, items=0, seen=False)
+    rows = frame.index[(frame["level"] == depth) & (frame["state"] == "kept")]
+    if not len(rows):
+        return frame
+    codes = torch.tensor(frame.loc[rows, "codes"].tolist(), device=recommender.device)
+    listed = 0
+    for row, leaf in zip(rows, trie.leaf_of(codes).tolist(), strict=True):
+        held = trie.items_of(leaf).tolist()
+        left = [item for item in held if item not in seen][: k - listed]
+        if listed < k:
+            place, all_seen = (listed + 1, False) if left else (0, True)
+            known = [left[0] if left else held[0], place, len(left), all_seen]
+            frame.loc[row, ["item", "place", "items", "seen"]] = known
+        listed += len(left)
+    return frame
+
+
+def _ended(frame: pd.DataFrame, depth: int, few: int) -> pd.DataFrame:
+    """Leaves behind the end of the list, which the search held in reserve, are pruned ones."""
+    last = frame["level"].eq(depth)
+    spare = last & frame["state"].eq("kept") & frame["item"].lt(0)
+    if not spare.any():
+        return frame
+    pruned = last & frame["state"].eq("pruned")
+    lost = frame.loc[pruned, "lost"].sum() + frame.loc[spare, "probability"].sum()
+    own = frame[spare | pruned].sort_values("log_prob", ascending=False, kind="stable").head(few)
+    sums = [lost, *[np.nan] * (len(own) - 1)]
+    own = own.assign(state="pruned", rank=range(1, len(own) + 1), lost=sums)
+    kept = last & frame["state"].eq("kept") & ~spare
+    rest = last & frame["state"].eq("illegal")
+    parts = [frame[~last], frame[kept], own, frame[rest]]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _places(recommender: Recommender, history: History, batch: Batch) -> Places:

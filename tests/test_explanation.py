@@ -1,5 +1,7 @@
 """The tables of one item: the library's numbers with names, for both kinds of model."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,7 @@ def test_the_tree_ends_in_the_list(recommender: Recommender) -> None:
     history = recommender.prompts.history("u08")
     frame = tree(recommender, history, k=6, beam=3)
     kept = frame[(frame["state"] == "kept") & (frame["level"] == 2)]
+    assert not kept["seen"].any()
     listed = recommender.recommend_for(history, k=6, beam=6)
     leaves = kept["item"].tolist()
     assert set(leaves[:2]) <= set(listed["item"])
@@ -106,9 +109,41 @@ def test_the_tree_ends_in_the_list(recommender: Recommender) -> None:
     assert lost == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.fixture
+def filtering(recommender: Recommender) -> Recommender:
+    """The same model for lists without what the user has seen."""
+    setting = recommender.setting
+    recipe = replace(setting.recipe, evaluate=replace(setting.recipe.evaluate, filter_seen=True))
+    other = copy.copy(recommender)
+    other.setting = replace(setting, recipe=recipe)
+    return other
+
+
+def test_the_tree_leaves_out_what_the_list_leaves_out(filtering: Recommender) -> None:
+    """It counted seen items among the first, so its places were not those of the list."""
+    history = filtering.prompts.history("u08")
+    frame = tree(filtering, history, k=6, beam=30)
+    listed = filtering.recommend_for(history, k=6, beam=30)["item"].tolist()
+    leaves = frame[(frame["state"] == "kept") & (frame["level"] == 2)]
+    there = leaves[leaves["place"] > 0]
+    assert there["items"].sum() == len(listed)
+    for row in there.to_dict("records"):
+        assert row["item"] == listed[row["place"] - 1]
+    left_out = leaves[leaves["seen"]]
+    assert len(left_out), "this user has seen what the model finds likely"
+    assert set(left_out["item"]) <= set(history.item)
+    assert left_out["log_prob"].min() > there["log_prob"].min()
+    assert len(there) + len(left_out) == len(leaves)
+    lost = frame["lost"].sum() + leaves["probability"].sum()
+    assert lost == pytest.approx(1.0, abs=1e-4)
+    pruned = frame[(frame["state"] == "pruned") & (frame["level"] == 2)]
+    assert pruned["rank"].tolist() == list(range(1, len(pruned) + 1))
+    assert len(pruned) <= 3
+
+
 def test_the_place_in_the_beam_is_that_of_the_tree(recommender: Recommender) -> None:
     history = recommender.prompts.history("u08")
-    frame = tree(recommender, history, k=3, beam=3)
+    frame = tree(recommender, history, k=9, beam=3)  # of several items a leaf
     kept = frame[frame["state"] == "kept"]
     item = int(kept[kept["level"] == 2]["item"].iloc[1])
     chosen = explain(recommender, history, item, beam=3).codes

@@ -5,6 +5,7 @@ import recommend_compare
 import recommend_edit
 import recommend_live
 import recommend_parts
+import selection
 import streamlit as st
 import widgets
 
@@ -22,6 +23,9 @@ user = recommend_parts.person(view, run)
 part = widgets.options("Show", VIEWS, "recommend_view")
 
 if part == "List":
+    if selection.raw("edit"):
+        recommend_live.edits_field()
+        st.caption("Saved lists are of the history as it was; the other views follow the edits.")
     recommend_parts.numbers(run, user)
     recommend_parts.lists(view, run, user)
     recommend_parts.sureness(run, user)

@@ -132,8 +132,9 @@ else:
     step = routing_parts.needs_tokens(view, run)
     facts = cache.read(routing.sample, run, step)
     st.caption(
-        f"{facts['tokens']:,} tokens a layer: {facts['targets']:,} targets of {facts['users']:,} "
-        f"valid users, {facts['levels']} codes each; a token goes to {active} of {count} experts."
+        f"{facts['tokens']:,} tokens: {facts['targets']:,} items that {facts['users']:,} users of "
+        f"the validation part watched next, {facts['levels']} codes each. In each layer a token "
+        f"goes to {active} of {count} experts."
     )
     if part == "Flow":
         flow(step, facts["layers"])

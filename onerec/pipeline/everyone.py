@@ -34,6 +34,7 @@ from onerec.runs import Run, open_run
 from onerec.train.distributed import Processes
 
 PART = 4_096  # users of a part; ours: some seconds of work, some megabytes
+OTHERS = (".csv", ".tsv", ".txt", ".json", ".jsonl")  # endings that say what Parquet is not
 POLL_S = 0.2  # between two looks at what other processes have written
 
 Tell = Callable[[int, int], None]
@@ -71,7 +72,7 @@ def recommend_all(
 
     Raises:
         RunError: the run is missing or not trained, or another call is writing this file.
-        DataError: k is below 1, or the file cannot be written.
+        DataError: k is below 1, or the file cannot be written, or is there and no Parquet file.
         SystemExit: the first of several processes failed, and has said why; the code is 2.
     """
     processes = processes or Processes()
@@ -83,9 +84,7 @@ def recommend_all(
         return Written(out, 0, 0, 0)
     if k < 1:
         raise DataError(f"k={k}: ask for at least one item")
-    if out.is_dir() or not out.parent.is_dir():
-        what = "is a folder" if out.is_dir() else "stands in a folder that is not there"
-        raise DataError(f"{out} {what}; --out names the Parquet file to write")
+    _check(out)
     recommender = _loaded(run, home, device, processes)
     of = _described(open_run(run, home) if isinstance(run, str) else run, recommender, k, part)
     folder, users = out.with_name(f"{out.name}.parts"), recommender.setting.dataset.n_users
@@ -118,6 +117,26 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / CLAIM).unlink(missing_ok=True)
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _check(out: Path) -> None:
+    """Refuse a path that cannot become the file, or where something else would be lost."""
+    what = ""
+    if out.is_dir():
+        what = "is a folder"
+    elif not out.parent.is_dir():
+        what = "stands in a folder that is not there"
+    elif out.suffix.lower() in OTHERS:
+        what = f"would be no {out.suffix} file"
+    elif out.is_file() and _begins(out) not in (b"", b"PAR1"):
+        what = "is there and holds something else"
+    if what:
+        raise DataError(f"{out} {what}; --out names the Parquet file to write")
 
 
 def _loaded(run: Run | str, home: Path | None, device: str, processes: Processes) -> Recommender:

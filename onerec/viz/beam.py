@@ -16,22 +16,25 @@ from onerec.viz import theme
 
 LOOK = {
     "kept": (theme.BLUE, "solid", "circle", "kept"),
+    "seen": (theme.PINK, "dashdot", "diamond-open", "seen before, left out"),
     "pruned": (theme.GREY, "dash", "square-open", "fell out of the beam"),
     "illegal": (theme.ORANGE, "dot", "x-thin-open", "leads to no item"),
 }
-ROW = 26  # pixels of a branch
+ROW = 32  # pixels of a branch, whose words may take two lines
 
 Prefix = tuple[int, ...]
 Row = dict[Any, Any]  # of the table
 
 
 def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> go.Figure:
-    """The first `top` leaves with all that leads to them, and the branches that did not.
+    """The first `top` leaves of the list with all that leads to them, and the branches that did
+    not get there.
 
     customdata[0] of a leaf is its item.
     """
     if frame.empty:
         return theme.nothing("No search yet.", "Generate a list first.", "beam_tree")
+    frame = frame.assign(state=frame["state"].mask(frame["seen"], "seen"))
     rows = _shown(frame, top)
     slots = _slots(rows)
     depth = max(map(len, rows))
@@ -50,7 +53,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     ends = {slots[prefix]: row for prefix, row in rows.items() if not _has_child(prefix, rows)}
     fig.update_yaxes(
         tickvals=list(ends),
-        ticktext=[theme.drawn(_words(row, titles)) for row in ends.values()],
+        ticktext=[theme.wrapped(_words(row, titles, 44), 34) for row in ends.values()],
         side="right",
         showgrid=False,
         range=[max(slots.values()) + 0.7, -0.7],
@@ -68,11 +71,10 @@ def _shown(frame: pd.DataFrame, top: int) -> dict[Prefix, Row]:
     """Rows by prefix: the first leaves, what did not get through, and the ancestors of both."""
     known = {tuple(row["codes"]): row for row in frame.to_dict("records")}
     last = int(frame["level"].max())
-    chosen = [
-        prefix
-        for prefix, row in known.items()
-        if row["state"] != "kept" or (row["level"] == last and row["rank"] <= top)
-    ]
+    chosen = [prefix for prefix, row in known.items() if row["state"] in ("pruned", "illegal")]
+    for state in ("kept", "seen"):
+        leaves = [p for p, row in known.items() if row["state"] == state and row["level"] == last]
+        chosen += leaves[:top]  # best first
     wanted = {prefix[:length] for prefix in chosen for length in range(1, len(prefix) + 1)}
     return {prefix: row for prefix, row in known.items() if prefix in wanted}
 
@@ -174,7 +176,7 @@ def _ends(row: Row, depth: int) -> bool:
     return bool(row["state"] != "kept" or row["level"] == depth)
 
 
-def _words(row: Row, titles: Mapping[int, str]) -> str:
+def _words(row: Row, titles: Mapping[int, str], characters: int = 200) -> str:
     """What stands at the end of a branch."""
     chance = theme.chance(float(row["probability"]))
     if row["state"] == "pruned":
@@ -183,16 +185,22 @@ def _words(row: Row, titles: Mapping[int, str]) -> str:
         return f"code {row['code']} is no item, {chance}"
     if row["item"] < 0:
         return f"code {row['code']}, {chance}"
-    return f"{row['rank']}. {theme.short(titles.get(row['item'], row['item_id']), 24)}, {chance}"
+    title = theme.short(str(titles.get(row["item"], row["item_id"])), characters)
+    if row["state"] == "seen":
+        return f"seen: {title}, {chance}"
+    more = f" and {row['items'] - 1} more" if row["items"] > 1 else ""
+    return f"{row['place']}. {title}{more}, {chance}"
 
 
 def _finding(frame: pd.DataFrame) -> str:
-    kept = frame[(frame["level"] == frame["level"].max()) & (frame["state"] == "kept")]
-    found = float(kept["probability"].sum())
+    last = frame[frame["level"] == frame["level"].max()]
+    kept, seen = (last[last["state"] == state]["probability"] for state in ("kept", "seen"))
     lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
     leaves = theme.count(len(kept), "leaf", "leaves")
     have = "has" if len(kept) == 1 else "have"
-    text = f"The {leaves} that the search kept {have} {theme.chance(found)} of the probability"
+    text = f"The {leaves} of the list {have} {theme.chance(kept.sum())} of the probability"
+    if len(seen):
+        text += f"; items seen before, {theme.chance(seen.sum())}, are left out"
     if lost.sum() > 0:
         most = f"{theme.chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
         text += f"; most of the rest, {most}"
@@ -202,7 +210,7 @@ def _finding(frame: pd.DataFrame) -> str:
 def _how(frame: pd.DataFrame) -> str:
     lines = []
     for level, part in frame.groupby("level"):
-        kept = int((part["state"] == "kept").sum())
+        kept = int(part["state"].isin(["kept", "seen"]).sum())
         pruned, illegal = (
             theme.chance(float(part.loc[part["state"] == state, "lost"].sum()))
             for state in ("pruned", "illegal")
@@ -211,6 +219,8 @@ def _how(frame: pd.DataFrame) -> str:
     return (
         "The number at a mark is a code; p(prefix) is the product of the probabilities of its "
         "codes, over all codes, not only legal ones. At each level the most probable legal "
-        "prefixes are kept. " + "; ".join(lines) + ". What was kept at the end, pruned and illegal "
-        "add up to 1."
+        "prefixes are kept, at the last as many leaves as the list needs. "
+        + "; ".join(lines)
+        + ". "
+        "What was kept at the end, seen before or not, pruned and illegal add up to 1."
     )

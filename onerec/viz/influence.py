@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from onerec import plain
 from onerec.viz import theme
 
+LONG = 80  # characters of a title in a sentence above a picture
 AGAIN = "Load the model and choose an item."
 NAMES = {
     "leave_one_out": "leave one out (the truth)",
@@ -40,7 +41,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
     ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
     ends = [ranked.head(top - top // 2), ranked.tail(top // 2)]
     rows = ranked if len(ranked) <= top else pd.concat(ends)
-    labels = [f"#{r['event'] + 1} {theme.label(r['title'], 16)}" for r in rows.to_dict("records")]
+    labels = [theme.wrapped(f"#{r['event'] + 1} {r['title']}", 26) for r in rows.to_dict("records")]
     fig = theme.figure(
         title=_finding(seen, title),
         alt="Bars of influence by leave-one-out: "
@@ -48,7 +49,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
             f"{r['title']} {r['leave_one_out']:+z.2f} nats" for r in rows.to_dict("records")
         ),
         how=_how(seen),
-        height=170 + 28 * len(rows),
+        height=170 + 36 * len(rows),
         key="influence",
         legend=False,
     )
@@ -79,7 +80,7 @@ def _panel(fig: go.Figure, rows: pd.DataFrame, labels: list[str], method: str, p
     )
     end = float(values.iloc[int(values.abs().to_numpy().argmax())])
     ends = {0.0: "0", end: f"{end:.2g}"}  # one tick where all are 0
-    start, width = place * 0.365, 0.27
+    start, width = place * 0.38, 0.24
     fig.update_layout(
         {
             f"xaxis{axis}": {
@@ -119,11 +120,13 @@ def _finding(seen: pd.DataFrame, title: str) -> str:
     value = float(best["leave_one_out"])
     if value <= 0:
         without = "likelier" if value < 0 else "as likely or likelier"
-        return f"No event speaks for {theme.short(title, 30)}: without any of them it is {without}"
+        return (
+            f"No event speaks for {theme.short(title, LONG)}: without any of them it is {without}"
+        )
     rank = int((seen["attention"] > best["attention"]).sum()) + 1
     return (
-        f"“{theme.short(str(best['title']), 30)}” speaks most for it: {value:.2f} nats; attention "
-        f"has that event at place {rank} of {len(seen)}"
+        f"“{theme.short(str(best['title']), LONG)}” speaks most for it: {value:.2f} nats; "
+        f"attention has that event at place {rank} of {len(seen)}"
     )
 
 
@@ -143,7 +146,7 @@ def _how(seen: pd.DataFrame) -> str:
 
 def deletion(curves: pd.DataFrame) -> go.Figure:
     """What is left of ln p after the first events of each order are deleted."""
-    if curves.empty:
+    if curves.empty or not curves["deleted"].any():
         return theme.nothing("No events to delete.", AGAIN, "deletion")
     area = curves.groupby("method")["log_prob"].mean()
     start = float(curves[curves["deleted"] == 0]["log_prob"].iloc[0])

@@ -120,9 +120,10 @@ def balance(
     last = frame[frame["step"] == frame["step"].max()].reset_index(drop=True)
     low = measure == "entropy_nats"
     worst = last.iloc[int(last[measure].argmin() if low else last[measure].argmax())]
+    where = f"in layer {worst['layer']:.0f}" + (", the least even one" if len(last) > 1 else "")
     fig = theme.figure(
-        title=f"{theme.sentence(name)} is {worst[measure]:.3f} at worst, in layer "
-        f"{worst['layer']:.0f} at step {worst['step']:,.0f}",
+        title=f"{theme.sentence(name)} is {worst[measure]:.3f} at step {worst['step']:,.0f} "
+        + where,
         alt=f"Lines of {name} by step, one per layer; now "
         + ", ".join(f"layer {r['layer']}: {r[measure]:.3f}" for r in last.to_dict("records")),
         how=f"{name} = {formula}. Layer {worst['layer']:.0f}: {worst[measure]:.4f}.",

@@ -218,7 +218,7 @@ def flow(frame: pd.DataFrame) -> go.Figure:
     widest = kept.nlargest(6, "tokens").to_dict("records")
     tallest = max(pd.Series([layer for layer, _ in nodes]).value_counts())
     fig = theme.figure(
-        title=f"From {most['start']} tokens go to {most['end']} {most['lift']:.2f} times as often "
+        title=f"Tokens of {most['start']} go to {most['end']}, {most['lift']:.2f} times as often "
         f"as by chance ({most['tokens']:,} tokens)",
         alt="A flow diagram; the widest bands: "
         + "; ".join(f"{r['start']} to {r['end']}: {r['tokens']:,} tokens" for r in widest),

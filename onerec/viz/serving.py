@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from onerec.viz import theme
 from onerec.viz.code_space import shared_words
 
+LONG = 80  # characters of a title in a sentence above a picture
 RECOMMEND = "Make lists with: onerec recommend --run NAME"
 EVALUATE = "Measure with: onerec evaluate --run NAME"
 # The two ends of every result on the world, and the policy before alignment: no rivals.
@@ -43,7 +44,7 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
         + f" = {first['log_prob']:.3f}, e^{first['log_prob']:.3f} = "
         f"{np.exp(first['log_prob']):.4f}.",
         x="-ln p in nats, all levels",
-        height=150 + 30 * len(totals),
+        height=150 + 36 * len(totals),
         key="code_log_probs",
     )
     for index, (level, part) in enumerate(frame.groupby("level")):
@@ -75,8 +76,8 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
     shared = int(best["shared_prefix"])
     codes = {0: "no code", 1: "its first code"}.get(shared, f"its first {shared} codes")
     fig = theme.figure(
-        title=f"The past item nearest to {theme.short(title, 30)} is "
-        f"{theme.short(str(best['title']), 30)}, which shares {codes}",
+        title=f"The past item nearest to {theme.short(title, LONG)} is "
+        f"“{theme.short(str(best['title']), LONG)}”, which shares {codes}",
         alt="Bars of the cosine of past items: "
         + "; ".join(
             f"{r['title']}: cosine {r['cosine']:.2f}, {shared_words(r['shared_prefix'])}"
@@ -86,16 +87,13 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         f"{best['cosine']:.3f}. Sorted by shared leading codes, then cosine. Nearness is a hint, "
         "not the cause.",
         x="cosine of the vectors",
-        height=120 + 28 * len(frame),
+        height=120 + 36 * len(frame),
         key="why",
         legend=False,
     )
     fig.add_bar(
         x=frame["cosine"],
-        y=[
-            f"#{r['position']} {theme.label(r['title'], 22)}, " + shared_words(r["shared_prefix"])
-            for r in frame.to_dict("records")
-        ],
+        y=[theme.wrapped(f"#{r['position']} {r['title']}", 32) for r in frame.to_dict("records")],
         orientation="h",
         marker={
             "color": [theme.BLUE if n else theme.GREY for n in frame["shared_prefix"]],
@@ -104,7 +102,13 @@ def why(frame: pd.DataFrame, title: str = "this item") -> go.Figure:
         customdata=frame[["item", "title"]].assign(title=frame["title"].map(theme.drawn)),
         hovertemplate="%{customdata[1]}: cosine %{x:.3f}<extra></extra>",
         showlegend=False,
+        text=[shared_words(n) for n in frame["shared_prefix"]],
+        textposition="outside",
+        cliponaxis=False,
     )
+    ends = [*frame["cosine"], 0.0]
+    room = 0.4 * (max(ends) - min(ends)) or 1.0  # for the words behind a bar
+    fig.update_xaxes(range=[min(ends) - room * (min(ends) < 0), max(ends) + room])
     fig.update_yaxes(autorange="reversed")
     return fig
 
@@ -198,4 +202,4 @@ def _with_interval(row: dict[object, object]) -> str:
 
 def _label(row: dict[object, object]) -> str:
     mark = "✓ " if row["hit"] else ""
-    return f"{row['rank']}. {mark}{theme.label(row['title'])}"
+    return theme.wrapped(f"{row['rank']}. {mark}{row['title']}", 32)

@@ -193,9 +193,9 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def chance(probability: float) -> str:
-    """0.416 -> "41.6%"; below a thousandth as a power, since "0.0%" would say never."""
+    """0.416 -> "41.6%", 0.0004 -> "0.04%"; below a millionth as a power: "0.0%" would say never."""
     if 0 < probability < 1e-3:
-        return f"{probability:.0e}"
+        return f"{100 * probability:.1g}%" if probability >= 1e-6 else f"{probability:.0e}"
     return percent(probability, 1) if probability else "0%"
 
 
@@ -317,6 +317,14 @@ def drawn(text: object) -> str:
 def short(text: str, characters: int = 28) -> str:
     """A label that fits; the whole text belongs in the hover."""
     return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
+
+
+def wrapped(text: object, characters: int = 30) -> str:
+    """Words of others as a label of two lines at most, drawn as they stand."""
+    lines = textwrap.wrap(str(text), characters, break_on_hyphens=False)
+    if len(lines) > 2:
+        lines = [lines[0], short(" ".join(lines[1:]), characters)]
+    return "<br>".join(map(drawn, lines))
 
 
 def label(text: object, characters: int = 28) -> str:

@@ -1,6 +1,7 @@
 """Recommend: saved lists without a model; why, beam, edits and comparisons with one, on demand."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,11 +53,15 @@ def listed(app: AppTest, key: str = "edit_list") -> list[str]:
 def test_the_first_view_keeps_what_it_had(open_page: Open, finished: Path) -> None:
     app = open_page(finished)
     text = said(app)
-    for words in ("What the model saw", "What it says next", "What really came next"):
+    for words in ("What came before", "What it says next", "What really came next"):
         assert words in text
     assert "How sure it was of each code" in text
     assert app.selectbox(key="why_item").value is not None
     assert next(metric.label for metric in app.metric) == "Watched later (held out)"
+    assert "The newest " in text, "it called what is shown what the model saw"
+    found = next(each.value for each in app.dataframe if "found_by" in each.value)["found_by"]
+    assert not found.str.contains("onerec").any(), "elsewhere it is OneRec"
+    assert found.str.contains("OneRec #").any()
 
 
 def test_opening_the_page_imports_no_torch(finished: Path) -> None:
@@ -83,11 +88,11 @@ def test_a_model_is_loaded_when_it_is_asked_for(
     assert not app.slider
     app.button(key="load_model").click().run()
     assert not app.exception
-    assert "leaves that the search kept" in said(app)
+    assert "of the list have" in said(app)
     app.segmented_control(key="recommend_view").set_value("Why").run()
     assert "Which events made it so?" in said(app)  # and not asked for a second time
     again = open_page(trained, recommend_view="Beam")  # nor is the next visitor
-    assert "leaves that the search kept" in said(again)
+    assert "of the list have" in said(again)
 
 
 def test_a_run_without_a_model_says_what_to_do(open_page: Open, finished: Path) -> None:
@@ -132,7 +137,7 @@ def test_an_item_of_a_larger_dataset_is_not_asked_about(
 def test_the_beam_follows_its_slider(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Beam", recommend_beam="3")
     assert app.slider(key="recommend_beam").value == 3
-    assert "The 10 leaves" in said(app) or "leaves that the search kept" in said(app)
+    assert "of the list have" in said(app)
     app.slider(key="recommend_beam").set_value(30).run()
     assert not app.exception
     assert "fell out at level 1" not in said(app)  # all 4 codes fit
@@ -188,6 +193,35 @@ def test_edits_go_with_the_other_views(open_page: Open, trained: Path) -> None:
     for view in ("Why", "Beam"):
         app = live(open_page, trained, view, edit="-1")
         assert "This is for the edited history" in said(app)
+
+
+def test_a_link_copied_from_another_view_brings_the_edits(open_page: Open, trained: Path) -> None:
+    """They left the address with the view that shows them: a reload lost them."""
+    app = live(open_page, trained, "Beam", edit="-1")
+    assert app.query_params["edit"] == "-1"
+    assert "edit" in app.session_state["page_widgets"]
+
+
+def test_the_saved_list_keeps_the_edits_for_the_other_views(open_page: Open, trained: Path) -> None:
+    app = open_page(trained, edit="-1")
+    assert app.text_input(key="edit").value == "-1"
+    assert "Saved lists are of the history as it was" in said(app)
+    assert "Saved lists are" not in said(open_page(trained))
+
+
+def test_rules_of_a_link_are_not_folded_away(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", rule_groups="4")
+    assert "Rules or diversity are on" in said(app)
+    fold = next(each for each in app.expander if each.label == "Rules and diversity")
+    assert fold.proto.expanded
+    app = live(open_page, trained, "Edit")
+    assert "Rules or diversity are on" not in said(app)
+
+
+def test_the_number_of_a_user_stands_beside_its_id(open_page: Open, trained: Path) -> None:
+    """The sidebar takes the number, and the page named only the id."""
+    app = open_page(trained, user="3")
+    assert any("(number 3 in the sidebar)" in each.label for each in app.expander)
 
 
 def test_edits_stay_with_the_user_whose_history_they_change(open_page: Open, trained: Path) -> None:
@@ -275,7 +309,7 @@ def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> N
 
 def test_two_users_side_by_side(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Compare")
-    assert "of 10 items are in both lists" in said(app)
+    assert "in both lists of 10" in said(app)
     assert len([each for each in app.dataframe if "probability" in each.value]) == 2
     app.selectbox(key="recommend_other").select_index(3).run()
     assert not app.exception
@@ -284,9 +318,50 @@ def test_two_users_side_by_side(open_page: Open, trained: Path) -> None:
 def test_a_model_beside_itself_before_alignment(open_page: Open, aligned: Path) -> None:
     app = live(open_page, aligned, "Compare", recommend_with="Another model")
     assert app.selectbox(key="recommend_model").value == "before alignment"
-    assert "items are in both lists" in said(app)
+    assert "in both lists of 10" in said(app)
+
+
+def test_a_model_of_another_split_is_given_the_same_history(
+    open_page: Open, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given that of its own split, and edits named other events."""
+    import toy_home
+
+    from onerec.pipeline import run_stage
+
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    recipe = toy_home.make_recipe({"evaluate.split": "temporal", "train.steps": "2"})
+    run_stage("pretrain", "other", recipe=recipe, dataset="toy", home=home)
+    asked: list[live_model.Who] = []
+    lists = live_model.lists
+    monkeypatch.setattr(live_model, "lists", lambda who, *a: asked.append(who) or lists(who, *a))
+    query = {"run": "first", "recommend_with": "Another model", "edit": "-2"}
+    app = live(open_page, home, "Compare", **query)
+    first, second = asked[-2:]
+    assert first.path != second.path
+    assert live_model.events(first).equals(live_model.events(second))
+    assert "Run other holds out other events" in said(app)
 
 
 def test_nothing_to_compare_with_says_so(open_page: Open, trained: Path) -> None:
     app = live(open_page, trained, "Compare", recommend_with="Another model")
     assert "No other model was trained on this very dataset" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "query"),
+    [
+        ("recommend_beam", "5000", {"recommend_view": "Beam"}),
+        ("recommend_beam", "wide", {"recommend_view": "Edit"}),
+        ("recommend_temperature", "-1", {"recommend_view": "Edit", "recommend_decode": "Draw"}),
+        ("recommend_power", "x", {"recommend_decode": "Draw", "recommend_draw": "Power"}),
+        ("recommend_other", "nobody", {"recommend_view": "Compare"}),
+    ],
+)
+def test_what_a_link_asks_in_vain_is_said(
+    open_page: Open, trained: Path, key: str, value: str, query: dict[str, str]
+) -> None:
+    """It fell back without a word."""
+    view = query.pop("recommend_view", "Edit")
+    assert f"to “{value}”" in said(live(open_page, trained, view, **query, **{key: value}))

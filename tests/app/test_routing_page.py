@@ -112,7 +112,7 @@ def test_flow_is_between_layers_or_from_levels_and_says_so(
     shutil.copytree(source, toy_run.path / "routing")
     text = said(open_page(routing_view="Flow"))
     assert "one layer of experts" in text
-    assert "From level" in text
+    assert "Tokens of level" in text
 
 
 def test_an_expert_switched_off_moves_recall_and_loss(open_page: Open) -> None:

@@ -71,6 +71,13 @@ def test_what_cannot_be_written_is_said_before_the_work(trained: Path, tmp_path:
         recommend_all("first", tmp_path / "nowhere" / "lists.parquet", home=trained)
     with pytest.raises(DataError, match="is a folder; --out names the Parquet file"):
         recommend_all("first", tmp_path, home=trained)
+    with pytest.raises(DataError, match=r"lists\.csv would be no \.csv file"):
+        recommend_all("first", tmp_path / "lists.csv", home=trained)
+    notes = tmp_path / "notes"
+    notes.write_text("not to be lost")
+    with pytest.raises(DataError, match="notes is there and holds something else"):
+        recommend_all("first", notes, home=trained)
+    assert notes.read_text() == "not to be lost"
     with pytest.raises(DataError, match="k=0"):
         recommend_all("first", tmp_path / "x.parquet", k=0, home=trained)
     with pytest.raises(RunError, match="no run 'frist'"):

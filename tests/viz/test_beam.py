@@ -23,6 +23,9 @@ FRAME = pd.DataFrame(
     log_prob=lambda f: np.log(f["probability"]),
     code=lambda f: [c[-1] for c in f["codes"]],
     item_id=lambda f: [f"v{n}" if n >= 0 else "" for n in f["item"]],
+    place=lambda f: f["rank"].where(f["item"] >= 0, 0),
+    items=lambda f: (f["item"] >= 0).astype(int),
+    seen=False,
 )
 TITLES = {11: "soup", 12: "goal", 13: "bread"}
 
@@ -30,7 +33,7 @@ TITLES = {11: "soup", 12: "goal", 13: "bread"}
 def test_it_says_what_was_kept_and_where_most_fell_out() -> None:
     fig = beam.beam_tree(FRAME, TITLES)
     assert theme.title(fig) == (
-        "The 3 leaves that the search kept have 65.0% of the probability; "
+        "The 3 leaves of the list have 65.0% of the probability; "
         "most of the rest, 18.0%, fell out at level 1"
     )
     assert "level 2: 3 kept, 5.0% pruned, 10.0% illegal" in theme.how(fig)
@@ -46,7 +49,7 @@ def test_every_end_has_words_at_the_edge() -> None:
         "3. bread, 10.0%",
         "code 6 fell out, 5.0%",
         "code 7 fell out, 15.0%",
-        "code 8 is no item, 5e-04",
+        "code 8 is no item, 0.05%",
         "code 9 is no item, 1.0%",
     }
     assert sorted(fig.layout.yaxis.tickvals) == list(range(7))
@@ -88,5 +91,29 @@ def test_nothing_to_draw_says_what_to_do() -> None:
 def test_a_search_that_lost_nothing_says_so_in_plain_numbers() -> None:
     whole = FRAME[(FRAME["state"] == "kept") & (FRAME["level"] == 1)].head(1)
     fig = beam.beam_tree(whole, TITLES)
-    assert theme.title(fig).startswith("The 1 leaf that the search kept has ")
+    assert theme.title(fig).startswith("The 1 leaf of the list has ")
     assert "level 1: 1 kept, 0% pruned, 0% illegal" in theme.how(fig), "it was 0e+00"
+
+
+def test_what_was_seen_before_is_no_place_of_the_list() -> None:
+    """It counted as the second of a list that leaves it out."""
+    frame = FRAME.assign(
+        seen=FRAME["item"] == 12,
+        place=FRAME["place"].replace({2: 0, 3: 2}).where(FRAME["item"] > 0, 0),
+    )
+    fig = beam.beam_tree(frame, TITLES)
+    assert theme.title(fig) == (
+        "The 2 leaves of the list have 40.0% of the probability; items seen before, 25.0%, are "
+        "left out; most of the rest, 18.0%, fell out at level 1"
+    )
+    words = list(fig.layout.yaxis.ticktext)
+    assert {"1. soup, 30.0%", "seen: goal, 25.0%", "2. bread, 10.0%"} <= set(words)
+    marks = {t.name: t.marker.symbol for t in fig.data if t.mode == "markers+text"}
+    assert len(marks) == len(set(marks.values())) == 4
+    assert "level 2: 3 kept" in theme.how(fig)
+    assert (2, 5) in beam._shown(frame.assign(state=frame["state"].mask(frame["seen"], "seen")), 1)
+
+
+def test_a_leaf_of_several_items_says_how_many() -> None:
+    frame = FRAME.assign(items=FRAME["items"].where(FRAME["item"] != 11, 2))
+    assert "1. soup and 1 more, 30.0%" in list(beam.beam_tree(frame, TITLES).layout.yaxis.ticktext)

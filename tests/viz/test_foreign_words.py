@@ -70,7 +70,8 @@ def _tree() -> pd.DataFrame:
 
 def _beam() -> pd.DataFrame:
     row = {"level": 1, "state": "kept", "rank": 1, "codes": (3,), "code": 3, "probability": 0.5}
-    return pd.DataFrame([row | {"log_prob": -0.7, "lost": np.nan, "item": 1, "item_id": "v1"}])
+    row |= {"log_prob": -0.7, "lost": np.nan, "item": 1, "item_id": "v1"}
+    return pd.DataFrame([row | {"place": 1, "items": 1, "seen": False}])
 
 
 FIGURES = {

@@ -116,3 +116,10 @@ def test_random_deletion_may_win_and_is_then_no_method() -> None:
         said == "Deleting at random costs most: ln p is -3.00 on average, lower than by any method"
     )
     assert draw.deletion(CURVES[CURVES["method"] != "random"]).data, "no random order was made"
+
+
+def test_without_an_event_to_delete_no_method_is_the_best() -> None:
+    """An empty history said that attention costs most."""
+    rows = [(method, 0, -3.4) for method in ("leave_one_out", "attention", "random")]
+    fig = draw.deletion(pd.DataFrame(rows, columns=["method", "deleted", "log_prob"]))
+    assert theme.title(fig) == "No events to delete."

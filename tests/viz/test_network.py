@@ -33,7 +33,11 @@ def test_balance_has_a_line_per_layer_and_names_the_worst(run: Run) -> None:
     fig = viz.balance(frame)
     assert [trace.name for trace in fig.data] == ["layer 0", "layer 1"]
     worst = frame[frame["step"] == 60]["max_violation"].max()
-    assert f"MaxVio is {worst:.3f} at worst" in theme.title(fig)
+    said = theme.title(fig)
+    assert said.startswith(f"MaxVio is {worst:.3f} at step 60 in layer "), "not the worst of all"
+    assert said.endswith(", the least even one")
+    alone = theme.title(viz.balance(frame[frame["layer"] == 1]))
+    assert "least even" not in alone, "there is no other"
     low = frame[frame["step"] == 60]["entropy_nats"].min()
     assert f"{low:.3f}" in theme.title(viz.balance(frame, "entropy_nats"))
 

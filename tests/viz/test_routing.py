@@ -88,7 +88,7 @@ def test_flow_of_one_layer_comes_from_levels(run: Run) -> None:
     assert list(fig.data[0].node.label) == ["level 1", "level 2", "expert 0"]
     heads = [note.text for note in fig.layout.annotations]
     assert heads == ["<b>level of the code</b>", "<b>layer 0</b>"]
-    assert theme.title(fig).startswith("From level 1 tokens go to expert 0 1.33 times")
+    assert theme.title(fig).startswith("Tokens of level 1 go to expert 0, 1.33 times")
 
 
 def test_of_very_many_bands_the_widest_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def test_why_is_in_the_given_order(run: Run) -> None:
     frame = explain.why(run, 0, 23)
     fig = viz.why(frame, "music clip 23")
     assert list(fig.data[0].x) == frame["cosine"].tolist()
-    assert "is music clip 15, which shares its first code" in theme.title(fig)
+    assert "is “music clip 15”, which shares its first code" in theme.title(fig)
 
 
 def test_bars_of_a_metric_are_sorted_and_say_whether_intervals_overlap(run: Run) -> None:
@@ -70,7 +70,7 @@ def test_the_worth_of_lists_is_said_with_what_alignment_did() -> None:
 def test_an_unlikely_list_is_not_said_to_be_impossible() -> None:
     row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
     frame = pd.DataFrame([row | {"log_prob": -10.0, "probability": np.exp(-10)}])
-    assert "The first item has probability 5e-05;" in theme.title(viz.code_log_probs(frame))
+    assert "The first item has probability 0.005%;" in theme.title(viz.code_log_probs(frame))
 
 
 def test_the_only_model_is_named_though_the_oracle_is_above_it() -> None:

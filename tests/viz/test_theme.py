@@ -84,8 +84,17 @@ def test_percent_never_hides_a_remainder(share: float, text: str) -> None:
 
 
 def test_a_probability_that_is_small_is_not_called_zero() -> None:
-    said = [theme.chance(value) for value in (0.0, 0.00004, 0.002, 0.416, 1.0)]
-    assert said == ["0%", "4e-05", "0.2%", "41.6%", "100.0%"], "nothing pruned was once 0e+00"
+    said = [theme.chance(value) for value in (0.0, 4e-9, 0.00004, 0.002, 0.416, 1.0)]
+    wanted = ["0%", "4e-09", "0.004%", "0.2%", "41.6%", "100.0%"]
+    assert said == wanted, "nothing pruned was once 0e+00"
+
+
+def test_a_long_label_takes_two_lines_and_no_more() -> None:
+    title = "nobody tells you this about <b> gentle sonata after scales on a budget"
+    text = theme.wrapped(title, 30)
+    assert text == "nobody tells you this about<br>&lt;b&gt; gentle sonata after scale…"
+    assert theme.wrapped("soup") == "soup"
+    assert theme.wrapped("") == ""
 
 
 def test_one_thing_is_singular() -> None:
