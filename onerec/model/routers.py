@@ -126,7 +126,7 @@ class LossFreeRouter(_LinearRouter):
             order = order.masked_fill(self.off, -torch.inf)
         expert = order.topk(self.active, dim=-1).indices  # (T, k)
         weight = affinity.gather(-1, expert)
-        total = weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        total = weight.sum(-1, keepdim=True) + torch.finfo(weight.dtype).tiny  # no 0 / 0
         return Routing(expert, weight / total)
 
     @torch.no_grad()
