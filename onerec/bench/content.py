@@ -20,7 +20,6 @@ code, and of its parts: encoding (0 where the dataset brings tokens), QFormer, q
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.dataset import dataset_path, open_dataset
@@ -270,7 +269,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     if asked.out is not None:
         write(result, asked.out)
-    print(json.dumps(result) if asked.json else table(result))
+    print(as_json(result) if asked.json else table(result))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ Intervals are bootstraps over users.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import evaluating, set_threads
 from onerec.data.batches import case_batches
 from onerec.data.sources.world import world_of
@@ -274,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(chosen.run, **given)
     if chosen.out is not None:
         write(result, chosen.out)
-    print(json.dumps(result) if chosen.json else "\n".join(table(result)))
+    print(as_json(result) if chosen.json else "\n".join(table(result)))
     return 0
 
 

@@ -19,7 +19,6 @@ than three events that the model reads, and rankings without any difference.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import set_threads
 from onerec.explanation import METHODS, Explanation, explain
 from onerec.metrics import bootstrap_interval
@@ -168,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.out is not None:
         write(result, chosen.out)
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     for name in RIVALS:
         own = result["rank_correlation"][name]

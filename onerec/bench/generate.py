@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -266,10 +267,23 @@ def commit() -> str:
         return "unknown"
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: what is not finite, as the interval of one value, is null."""
+
+    def strict(each: Any) -> Any:
+        if isinstance(each, dict):
+            return {key: strict(one) for key, one in each.items()}
+        if isinstance(each, list | tuple):
+            return [strict(one) for one in each]
+        return None if isinstance(each, float) and not math.isfinite(each) else each
+
+    return json.dumps(strict(value), indent=indent, allow_nan=False)
+
+
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write JSON under a temporary name, then rename."""
+    """Write strict JSON (`as_json`) under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.write_text(as_json(result, indent=1) + "\n")
     os.replace(temporary, path)
 
 
@@ -292,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out:
         write(result, options.out)
     if options.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     for kind in ("results", "results_with_kept_memory"):
         for row in result[kind]:

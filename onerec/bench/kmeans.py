@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import statistics
 import time
 import warnings
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import generator, set_threads
 from onerec.errors import OneRecError
 from onerec.tokenizer.distances import inertia_of
@@ -216,7 +215,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     if asked.out is not None:
         write(result, asked.out)
-    print(json.dumps(result) if asked.json else table(result))
+    print(as_json(result) if asked.json else table(result))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ whose products are float32's throughout: what TF32 saves, and what it costs in i
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import commit, write
+from onerec.bench.generate import as_json, commit, write
 from onerec.bench.kmeans import NOISE, ROWS_PER_TOPIC
 from onerec.common import generator, pick_device
 from onerec.pipeline.pretrain import device_name
@@ -127,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if asked.out is not None:
         write(result, asked.out)
     if asked.json:
-        print(json.dumps(result))
+        print(as_json(result))
     else:
         memory = result["memory_above_data"]
         print(

@@ -12,7 +12,6 @@ taken beyond vectors and events: by tensors on a GPU, by the process on a CPU.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import threading
 import time
@@ -24,7 +23,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import generator, pick_device, set_threads
 from onerec.model.lifelong import LENGTH, LIMIT, Clusters, compress
 
@@ -171,15 +170,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = vars(parser.parse_args(words))
-    as_json, out, threads = (asked.pop(name) for name in ("json", "out", "threads"))
+    wanted, out, threads = (asked.pop(name) for name in ("json", "out", "threads"))
     set_threads(threads)
     result = measure(**asked)
     told = " ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
     result["command"] = f"python -m onerec.bench.lifelong {told}"
     if out is not None:
         write(result, out)
-    if as_json:
-        print(json.dumps(result))
+    if wanted:
+        print(as_json(result))
         return
     positions = result["positions"]
     print(

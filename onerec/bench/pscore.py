@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting
 from onerec.bench.at_once import AtOnce
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
 from onerec.common import set_threads
@@ -363,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {"kuairand": chosen.kuairand, "trials": chosen.trials, "seed": chosen.seed}
     result = run(out=chosen.out, **given)
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     for name, line in result["behaviours"].items():
         ours, trees = line["pscore"], line["lightgbm"]

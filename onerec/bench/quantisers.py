@@ -10,7 +10,6 @@ them for a run's page; here several seeds make an interval, and `nearest_free` i
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.paired import interval
 from onerec.common import set_threads
 from onerec.pipeline.quantisers import Items, Shape, fitted, held_out_loss, measured
@@ -138,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     if asked.out is not None:
         write(result, asked.out)
-    print(json.dumps(result) if asked.json else table(result))
+    print(as_json(result) if asked.json else table(result))
 
 
 if __name__ == "__main__":

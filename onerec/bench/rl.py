@@ -13,7 +13,6 @@ users alone gets groups. Times on a GPU are taken with the device synchronised b
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ import torch
 
 from onerec.alignment import AlignBatch, Alignment, Scorer
 from onerec.assembly import setting_of
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import pick_device, set_threads
 from onerec.model.sample import Samples
 from onerec.pipeline import run as run_stages
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=chosen.out,
     )
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
     else:
         for key, value in result.items():
             print(f"{key:22} {value}")

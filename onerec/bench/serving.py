@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 
 from onerec.assembly import model_config, new_model
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.train import peak_memory
 from onerec.common import autocast, evaluating, generator, pick_device, set_threads
 from onerec.cost import mfu, peak_rate
@@ -241,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.out is not None:
         write(result, chosen.out)
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     for row in result["results"]:
         print(

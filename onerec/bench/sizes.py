@@ -20,7 +20,6 @@ backward pass are `onerec.count`'s, for full contexts in float32. Nothing is tra
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onerec.bench.generate import commit, write
+from onerec.bench.generate import as_json, commit, write
 from onerec.count import Cardinalities, Counter
 from onerec.model.sizes import ContextConfig, ffn_hidden
 from onerec.paper_recipes import PAPER_RECIPES
@@ -196,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out:
         write(result, options.out)
     if options.json:
-        print(json.dumps(result))
+        print(as_json(result))
     else:
         show(result)
     return 0

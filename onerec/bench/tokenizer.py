@@ -26,7 +26,6 @@ RQ-VAE whose held-out loss is lowest; a claim holds where the interval says so.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
 from onerec.bench.paired import interval
@@ -334,7 +333,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     if asked.out is not None:
         write(result, asked.out)
-    print(json.dumps(result) if asked.json else table(result))
+    print(as_json(result) if asked.json else table(result))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ and what broke them, in all steps (null without).
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 
 from onerec.assembly import Setting, load_semantic_ids
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import pick_device, set_threads
 from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
@@ -220,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=chosen.stream,
     )
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     print(
         f"{result['recipe']} on {result['device']}: {result['samples_per_second']} samples a "

@@ -20,7 +20,6 @@ Shapes: U users, H = 20 items of history, L = 3 codes an item.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -41,6 +40,7 @@ from onerec.bench.generate import (
     LAYERS,
     LEVELS,
     WIDTH,
+    as_json,
     commit,
     cpu_name,
     t5_config,
@@ -353,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     result = run(rounds=chosen.rounds, learn=chosen.learn, users=chosen.users, out=chosen.out)
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
         return 0
     for name, line in result["speed"].items():
         recall = result.get("learned", {}).get(name, {}).get("recall@10", "")

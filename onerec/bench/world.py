@@ -10,7 +10,6 @@ baselines. Where the folder is not there, the column is left out, and the table 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from onerec.baselines import item_knn, popularity
 from onerec.bench.click_models import areas, kuairand_rows, world_rows
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.common import generator, set_threads
 from onerec.data.dataset import Dataset
 from onerec.data.ingest import import_files
@@ -245,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     result = run(out=options.out, kuairand=options.kuairand, threads=options.threads)
-    print(json.dumps(result) if options.json else markdown(result))
+    print(as_json(result) if options.json else markdown(result))
     return 0
 
 

@@ -6,6 +6,7 @@ Each function reads one file of `onerec/bench/results`; the benchmark of that na
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +107,11 @@ def _held(arms: list[dict[str, Any]]) -> dict[str, bool]:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    text = (folder / f"{name}.json").read_text()
+    result: dict[str, Any] = json.loads(text, object_hook=_of_one)
     return result
+
+
+def _of_one(found: dict[str, Any]) -> dict[str, Any]:
+    """An interval of one value, whose ends are null, has ends that are not known."""
+    return {k: math.nan if v is None and k in ("low", "high") else v for k, v in found.items()}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onerec.bench import generate
+from onerec.explain.measured import RESULTS
 
 
 def test_rate_counts_users():
@@ -53,3 +54,16 @@ def test_a_small_run_is_complete_and_writes_its_file(tmp_path, monkeypatch):
     generate.write(result, path)
     assert json.loads(path.read_text())["setting"]["items"] == 300
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_results_are_strict_json(tmp_path):
+    """The interval of one seed has no ends: null, which every reader of JSON knows."""
+    path = tmp_path / "one.json"
+    generate.write({"recall": {"mean": 0.1, "low": float("nan"), "by_seed": (float("inf"),)}}, path)
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert found == {"recall": {"mean": 0.1, "low": None, "by_seed": [None]}}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_what_is_shipped_is_strict_json(path):
+    json.loads(path.read_text(), parse_constant=pytest.fail)
