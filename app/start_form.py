@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import jobs
@@ -12,7 +11,7 @@ import start_cost
 import streamlit as st
 import widgets
 
-from onerec import plain, recipes
+from onerec import recipes
 from onerec.errors import OneRecError, RecipeError
 
 WORLD = "world"  # built in: made by the first run that asks for it
@@ -39,7 +38,7 @@ def draw(view: selection.Selection) -> None:
         asked = _asked()
         start_cost.draw(recipes.recipe(asked.recipe, asked.settings), asked.dataset)
     except OneRecError as error:
-        widgets.mistake(RecipeError(_for_the_form(str(error))))
+        widgets.mistake(error)
         return
     st.code(jobs.command_line(asked.words), language="bash", wrap_lines=True)
     st.button(
@@ -72,17 +71,6 @@ def _asked() -> Asked:
         raise RecipeError(f"no dataset {dataset!r} here; choose one of the list")
     lines = [line for line in state["train_settings"].splitlines() if line.strip()]
     return Asked(state["recipe"], dataset, state["train_name"], recipes.parse_overrides(lines))
-
-
-def _for_the_form(message: str) -> str:
-    """The library's words for who types a line into a box, not options into a terminal."""
-    message = re.sub(r"^--set '(.*)' has no '='; write --set ", _no_equals, message)
-    return message.replace("; `onerec recipes` lists", "; in a terminal `onerec recipes` lists")
-
-
-def _no_equals(found: re.Match[str]) -> str:
-    line = found[1] if len(found[1]) <= 60 else f"{found[1][:60]}…"
-    return f"the line “{plain.text(line)}” has no '='; write as in "
 
 
 def _start() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from onerec.errors import RecipeError
 
 _GREATEST = 10**18  # a larger number is no count of anything, and no array could be indexed by it
+_SHOWN = 60  # characters of what cannot be read
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, str]:
@@ -26,7 +27,8 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, str]:
     for entry in settings:
         name, equals, value = entry.partition("=")
         if not equals:
-            raise RecipeError(f"--set {entry!r} has no '='; write --set train.steps=100")
+            short = entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}…"
+            raise RecipeError(f"setting {short!r} has no '='; write as in train.steps=100")
         result[name.strip()] = value.strip()
     return result
 
@@ -65,7 +67,8 @@ def set_by_path(
     fields = {item.name: item for item in dataclasses.fields(config)}
     if head not in fields or head == "name":
         raise RecipeError(
-            f"no setting {full!r}{nearest(full, names)}; `onerec recipes` lists them all"
+            f"no setting {full!r}{nearest(full, names)}; "
+            "the command `onerec recipes` lists them all"
         )
     value = getattr(config, head)
     if dataclasses.is_dataclass(value):

@@ -35,7 +35,7 @@ def test_the_command_follows_the_form(form: AppTest) -> None:
     ("settings", "says"),
     [
         ("train.stepz=5", "train.steps"),
-        ("wrong=5", "in a terminal `onerec recipes` lists them all"),
+        ("wrong=5", "the command `onerec recipes` lists them all"),
         ("train.steps", "no '='"),
         ("train.steps=x", "whole number"),
     ],
