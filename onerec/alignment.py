@@ -15,15 +15,19 @@ Shapes: B users, G items of a group, L levels.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from onerec.alignment_settings import FEEDBACK, LOG
 from onerec.common import generator
+from onerec.errors import RunError
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.sample import Samples, sample, sequence_log_probs
@@ -34,6 +38,7 @@ from onerec.train.policy import DELTA, EPSILON
 
 Ints = NDArray[np.int64]
 
+AT_ONCE = 1 << 23  # items of a group times width that one pass holds; beyond, parts are recomputed
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
 
@@ -47,7 +52,8 @@ class Scorer(Protocol):
 class AlignBatch:
     """One step's work: `next_token` to train on, and contexts for the policy.
 
-    `user`, `end` (B,) say whose contexts `context` holds; `seed` is the step's own.
+    `user`, `end` (B,) say whose contexts `context` holds; `seed` is the step's own. `logged` is
+    what a search of the log takes as the group.
     """
 
     next_token: Batch
@@ -55,6 +61,16 @@ class AlignBatch:
     end: Ints
     context: Batch
     seed: int
+    logged: LoggedItems | None = None
+
+
+class LoggedItems(NamedTuple):
+    """What people were shown next: `items` (B, G), -1 for none, their `codes` (B, G, L), 0 for
+    none, and `advantage` (B, G) of what they did (`pipeline.feedback.LoggedFeedback`)."""
+
+    items: Tensor
+    codes: Tensor
+    advantage: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,9 @@ class PolicyConfig:
     settings: dict[str, float] = field(default_factory=dict)
     measure_norm: bool = False
     tilt: float = 0.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    icepop: float = 0.0
 
 
 class Alignment:
@@ -137,8 +156,10 @@ class Alignment:
         levels = self._levels(self.acting, batch.context, rollout.codes)
         log_prob = levels.sum(-1)
         rollout.levels = levels.detach()
-        if not self.lag:
-            rollout.drawn = rollout.log_prob
+        if not self.lag or rollout.logged:
+            rollout.drawn, rollout.drawn_levels = rollout.log_prob, rollout.levels
+        if rollout.logged:  # no policy of ours drew them: pi_old = sg[pi] (V2 section 3.3)
+            rollout.sampled = rollout.drawn
         objective = rollout.step(log_prob)
         self.last = rollout
         values = _values(rollout, objective.loss)
@@ -149,25 +170,29 @@ class Alignment:
     @torch.no_grad()
     def rollout(self, batch: AlignBatch) -> Rollout:
         """Groups of the serving policy, scored. `levels` are still the sampler's own."""
-        drawn = self._draw(batch)
-        parts = {
-            name: part.float()
-            for name, part in self.scorer.score(batch.user, batch.end, drawn.items).items()
-        }
+        logged = self.config.search == LOG
+        drawn = _shown(batch) if logged else self._draw(batch)
+        parts = {FEEDBACK: drawn.drawn} if logged else self._scored(batch, drawn.items)
         device = drawn.items.device
-        weights = {name: self.config.weights.get(name, 0.0) for name in parts}
+        old, levels = drawn.drawn, drawn.levels
+        if self.config.icepop and self.lag and not logged:
+            levels = self._levels(self.served, batch.context, drawn.codes)
+            old = levels.sum(-1)
+        weights = {FEEDBACK: 1.0}
+        if not logged:
+            weights = {name: self.config.weights.get(name, 0.0) for name in parts}
         formatted = self._format(drawn, batch.seed)
         return Rollout(
             user=torch.from_numpy(np.asarray(batch.user)).to(device),
             end=torch.from_numpy(np.asarray(batch.end)).to(device),
             item=drawn.items,
             codes=drawn.codes,
-            drawn=drawn.drawn,
+            drawn=old,
             levels=torch.zeros(drawn.codes.shape, device=device),
             sampled=drawn.drawn,
             parts=parts,
             weights=weights,
-            factor=self._factor(drawn.items),
+            factor=torch.ones_like(old) if logged else self._factor(drawn.items),
             counted=drawn.legal,
             format=formatted,
             objective=self.config.objective,
@@ -175,7 +200,15 @@ class Alignment:
             reference=self._reference(batch.context, drawn.codes),
             tilt=self.config.tilt,
             beam=self.config.search == "beam",
+            model=None if logged else drawn.model,
+            drawn_levels=levels,
+            icepop=self.config.icepop,
+            logged=logged,
         )
+
+    def _scored(self, batch: AlignBatch, items: Tensor) -> dict[str, Tensor]:
+        found = self.scorer.score(batch.user, batch.end, items)
+        return {name: part.float() for name, part in found.items()}
 
     def _reference(self, context: Batch, codes: Tensor) -> Tensor | None:
         if self.reference is None:
@@ -187,8 +220,10 @@ class Alignment:
             found = beam_search(
                 self.served, batch.context, self.trie, k=self.config.group, beam=self.config.group
             )
-            scores = found.scores.masked_fill(found.items < 0, 0.0)  # fewer legal items than beams
-            return Samples(found.items, found.codes.clamp(min=0), scores, scores)
+            none = found.items < 0  # fewer legal items than beams
+            scores = found.scores.masked_fill(none, 0.0)
+            levels = found.code_log_probs.masked_fill(none[..., None], 0.0)
+            return Samples(found.items, found.codes.clamp(min=0), scores, scores, levels)
         stream = generator(batch.seed, batch.context.target.device)
         return sample(
             self.served,
@@ -197,11 +232,31 @@ class Alignment:
             group=self.config.group,
             generator=stream,
             constrained=self.config.search == "constrained",
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
         )
 
     def _levels(self, model: OneRec, context: Batch, codes: Tensor) -> Tensor:
-        trie = self.trie if self.config.search == "constrained" else None
-        return sequence_log_probs(model, context, codes, trie=trie)
+        """(B, G, L): the probability with which this model as a sampler would draw each code.
+
+        Of very large groups a part of the users at a time, whose forward pass is done again for the
+        gradient: 2,048 items for each of 64 users do not fit otherwise.
+        """
+        how: dict[str, Any] = {}
+        if self.config.search in ("sample", "constrained"):
+            how = {"temperature": self.config.temperature, "top_p": self.config.top_p}
+        if self.config.search == "constrained":
+            how["trie"] = self.trie
+
+        def of(context: Batch, codes: Tensor) -> Tensor:
+            return sequence_log_probs(model, context, codes, **how)
+
+        users, group = codes.shape[:2]
+        parts = min(users, math.ceil(users * group * model.config.width / AT_ONCE))
+        if parts < 2:
+            return of(context, codes)
+        split = zip(context.split(parts), codes.tensor_split(_ends(users, parts)), strict=True)
+        return torch.cat([checkpoint(of, *part, use_reentrant=False) for part in split])
 
     def _format(self, drawn: Samples, seed: int) -> Tensor:
         """The format reward's advantage (B, G), where it is on."""
@@ -234,6 +289,18 @@ class Alignment:
             "grpo_kl": {"epsilon": EPSILON, "kl": KL},
         }
         return {**defaults.get(self.config.objective, {}), **self.config.settings}
+
+
+def _shown(batch: AlignBatch) -> Samples:
+    """The logged group in the place of a drawn one; its advantages where a sample has `drawn`."""
+    if batch.logged is None:
+        raise RunError("align.search=log needs the log's items; this batch has none")
+    return Samples(batch.logged.items, batch.logged.codes, *[batch.logged.advantage.float()] * 2)
+
+
+def _ends(users: int, parts: int) -> list[int]:
+    """Where `Batch.split` cuts."""
+    return [users * part // parts for part in range(1, parts)]
 
 
 def in_evaluation(model: OneRec) -> OneRec:
@@ -273,12 +340,14 @@ def _values(rollout: Rollout, loss: Tensor) -> dict[str, Tensor]:
     values = {
         "policy": loss.detach(),
         "reward": (reward * counted).sum() / number,
-        "legality": (rollout.item >= 0).float().mean(),
+        "legality": (rollout.logged | (rollout.item >= 0)).float().mean(),
         "outside": (outside & counted).sum() / number,
         "beyond": (beyond & negative).sum() / negative.sum().clamp(min=1),
         "flat_groups": rollout.flat().float().mean(),
         "ratio_max": ratio.amax(),
     }
+    if rollout.icepop:
+        values["masked"] = ((rollout.trusted() == 0) & counted).sum() / number
     for name, part in rollout.parts.items():
         values[f"reward_{name}"] = (part * counted).sum() / number
     return values

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from onerec.alignment_settings import check_groups
 from onerec.errors import RecipeError
 from onerec.model.sizes import ITEM_QFORMER_HEADS as HEADS
 from onerec.model.sizes import ExpertBlocks, expert_blocks
@@ -201,7 +202,7 @@ _CHOICES = {
     "model.expert_blocks": ("decoder", "alternate", "late"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
-    "align.search": ("sample", "constrained", "beam"),
+    "align.search": ("sample", "constrained", "beam", "log"),
     "align.objective": ("ecpo", "grpo", "grpo_kl", "ppo_clip", "gbpo", "reinforce", "dpo"),
     "evaluate.split": ("auto", "leave_one_out", "temporal", "given"),
     "evaluate.part": ("valid", "test"),
@@ -306,6 +307,7 @@ def _check(config: Recipe) -> Recipe:
     ):
         if not 0 <= value(path) <= 1:
             raise RecipeError(f"{path}={value(path)}: needs a number from 0 to 1")
+    check_groups(config.align, config.sampling)
     _check_together(config)
     return config
 

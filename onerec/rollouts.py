@@ -11,6 +11,7 @@ Shapes: B users, G items of a group, L levels.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, Callable[..., policy.Objective]] = {
 }
 
 REFERENCED = ("grpo_kl", "dpo")  # objectives that compare the policy with a fixed reference
+MAYBE = ("reference", "model")  # (B, G) fields that a step may lack
 
 
 @dataclass
@@ -54,6 +56,11 @@ class Rollout:
     leaves alone; `objective` a name of `OBJECTIVES`, `settings` what it is called with; `reference`
     (B, G) the log-probability of the fixed reference, for objectives that have one; `tilt` above 0
     takes advantages from `policy.tilted_advantage` and, of a `beam`, counts items by probability.
+
+    `model` (B, G) the drawing policy's own log-probability of the codes, over all of them and at
+    temperature 1, whatever the sampler did; `drawn_levels` (B, G, L) `drawn` code by code;
+    `icepop` above 0 leaves out items of which training and sampling disagree, see `trusted`;
+    `logged`: the items are what people were shown, and the reward is the advantage itself.
 
     Raises:
         RunError: an unknown objective or one whose reference is missing, a reward part without a
@@ -77,6 +84,10 @@ class Rollout:
     reference: Tensor | None = None
     tilt: float = 0.0
     beam: bool = False
+    model: Tensor | None = None
+    drawn_levels: Tensor | None = None
+    icepop: float = 0.0
+    logged: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -107,20 +118,41 @@ class Rollout:
         return total * self.factor
 
     def advantage(self) -> Tensor:
-        """(B, G); 0 for items that do not count and for groups whose rewards do not differ."""
+        """(B, G); 0 for items that do not count and for groups whose rewards do not differ.
+
+        Also under a tilt, whose pull to the reference such a group would still give (ours).
+        """
+        if self.logged:
+            return self.reward() * self.counted
         if not self.tilt:
             return policy.group_advantage(self.reward(), self.counted)
         assert self.reference is not None  # or it would not have been made
         told = self.reward(), self.log_prob, self.reference, self.counted, self.share()
-        return policy.tilted_advantage(*told, tilt=self.tilt)
+        advantage = policy.tilted_advantage(*told, tilt=self.tilt)
+        return advantage.masked_fill(self.flat()[:, None], 0.0)
 
     def share(self) -> Tensor:
         """(B, G): how much each item counts for the expectation over its group."""
         return policy.group_share(self.drawn, self.counted, self.beam)
 
     def flat(self) -> Tensor:
-        """(B,) bool: groups whose counted rewards do not differ; they teach nothing."""
-        return (self.advantage() == 0).all(1)
+        """(B,) bool: groups whose counted rewards do not differ; they teach nothing.
+
+        Of logged items, groups in which nothing was liked or disliked.
+        """
+        if self.logged:
+            return (self.advantage() == 0).all(1)
+        return policy.without_spread(self.reward(), self.counted)
+
+    def trusted(self) -> Tensor:
+        """(B, G): IcePop's weight of each item, 1 where it is off.
+
+        `drawn` is then the drawing policy's probability as training computes it, `sampled` as its
+        sampler did.
+        """
+        if not self.icepop:
+            return torch.ones_like(self.drawn)
+        return policy.icepop(self.drawn, self.sampled, high=self.icepop)
 
     def step(self, log_prob: Tensor | None = None) -> policy.Objective:
         """The objective, at `log_prob` (B, G) with its gradients or at what was recorded."""
@@ -128,10 +160,13 @@ class Rollout:
         counted = self.counted.to(log_prob.dtype)
         if self.tilt and self.beam:
             counted = self.share() * self.item.shape[1]  # the mean over G is then the expectation
+        trusted = self.trusted().to(log_prob.dtype)
+        counted = counted * trusted
         first = self._term(log_prob, self.advantage(), counted)
         if not bool(self.format.any()):
             return first
-        second = self._term(log_prob, self.format, (self.format != 0).to(log_prob.dtype))
+        formatted = (self.format != 0).to(log_prob.dtype)
+        second = self._term(log_prob, self.format, formatted * trusted)
         return policy.Objective(first.loss + second.loss, first.ratio, first.push + second.push)
 
     def _term(self, log_prob: Tensor, advantage: Tensor, weight: Tensor) -> policy.Objective:
@@ -167,6 +202,31 @@ def check_weights(weights: Mapping[str, float], parts: Iterable[str]) -> None:
         raise RunError("the weights of all rewards are 0: give at least one a weight above 0")
 
 
+def check_whole(meta: Mapping[str, Any], rows: int) -> None:
+    """Refuse a step that lost rows; files from before this was written down pass.
+
+    Raises:
+        ValueError: other than `users` times `group` rows.
+    """
+    expected = meta.get("users", 0) * meta.get("group", 0)
+    if expected and rows != expected:
+        raise ValueError(f"{rows:,} of {expected:,} rows")
+
+
+def check_settings(objective: str, settings: Mapping[str, float]) -> None:
+    """Refuse settings that an objective does not know.
+
+    Raises:
+        ValueError: an unknown objective or setting.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective {objective!r} is unknown")
+    given = inspect.signature(OBJECTIVES[objective]).parameters.values()
+    known = {one.name for one in given if one.kind is one.KEYWORD_ONLY} - {"reference"}
+    if strange := sorted(settings.keys() - known):
+        raise ValueError(f"{objective} has no setting {strange[0]!r}")
+
+
 def write_rollout(path: Path, rollout: Rollout) -> None:
     """One row per item.
 
@@ -175,11 +235,15 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
     """
     users, group = rollout.item.shape
     meta = {
+        "users": users,
+        "group": group,
         "objective": rollout.objective,
         "settings": rollout.settings,
         "weights": rollout.weights,
         "tilt": rollout.tilt,
         "beam": rollout.beam,
+        "icepop": rollout.icepop,
+        "logged": rollout.logged,
     }
     rollout = rollout.to("cpu")
     columns: dict[str, object] = {
@@ -198,8 +262,12 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
         columns[f"code_{level}"] = code.numpy()
     for level, log_prob in enumerate(rollout.levels.flatten(0, 1).T, start=1):
         columns[f"lp_{level}"] = log_prob.numpy()
-    if rollout.reference is not None:
-        columns["reference"] = rollout.reference.flatten().numpy()
+    if rollout.drawn_levels is not None:
+        for level, log_prob in enumerate(rollout.drawn_levels.flatten(0, 1).T, start=1):
+            columns[f"drawn_{level}"] = log_prob.numpy()
+    for name in MAYBE:
+        if (values := getattr(rollout, name)) is not None:
+            columns[name] = values.flatten().numpy()
     for name, part in rollout.parts.items():
         columns[f"reward_{name}"] = part.flatten().numpy()
     columns["step"] = [json.dumps(meta)] * (users * group)  # zstd keeps it once
@@ -216,10 +284,13 @@ def read_rollout(path: Path) -> Rollout:
     try:
         group = int(frame["place"].max()) + 1
         meta = json.loads(frame["step"].iloc[0])
+        check_whole(meta, len(frame))
+        check_settings(meta["objective"], meta["settings"])
         names = [str(name) for name in frame.columns]
         rewards = [name for name in names if name.startswith("reward_")]
         codes = [name for name in names if name.startswith("code_")]
         levels = [name for name in names if name.startswith("lp_")]
+        drawn = [name for name in names if name.startswith("drawn_")]
 
         def table(name: str) -> Tensor:
             return _tensor(frame[name]).view(-1, group)
@@ -239,9 +310,12 @@ def read_rollout(path: Path) -> Rollout:
             counted=table("counted"),
             objective=meta["objective"],
             settings=meta["settings"],
-            reference=table("reference") if "reference" in names else None,
             tilt=meta.get("tilt", 0.0),
             beam=meta.get("beam", False),
+            drawn_levels=torch.stack([table(name) for name in drawn], dim=-1) if drawn else None,
+            icepop=meta.get("icepop", 0.0),
+            logged=meta.get("logged", False),
+            **{name: table(name) for name in MAYBE if name in names},
         )
     except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
         raise DataError(f"{path}: not a whole rollout ({error}); delete it and go on") from error

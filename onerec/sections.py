@@ -181,9 +181,11 @@ class AlignConfig:
     """Reinforcement learning beside next-token training; `steps` 0 leaves it out.
 
     In each step `users` contexts get a group of `group` items from the policy of up to `lag`
-    updates ago (0: the current one). `search` is sample (all codes), constrained (legal codes) or
-    beam. `reward` is pscore or a behaviour; `format_items` of each group get the format reward
-    (0: none). `weight` is that of the policy's loss beside the next-token loss; 0 turns it off.
+    updates ago (0: the current one). `search` is sample (all codes), constrained (legal codes),
+    beam, or log: what people were shown next, whose `reward` is feedback, by what they did (V2
+    section 3.3). Else `reward` is pscore, a behaviour, or several with weights, such as
+    pscore=0.7,like=0.3; `format_items` of each sampled group get the format reward (0: none).
+    `weight` is that of the policy's loss beside the next-token loss; 0 turns it off.
     With a `tilt` above 0 the policy is drawn to the pre-trained one times reward^tilt, and no
     farther (`train.policy.tilted_advantage`); 0 takes the papers' (r - mean) / std.
     """
@@ -199,6 +201,17 @@ class AlignConfig:
     format_items: int = 3
     lag: int = 0
     learning_rate: float = 5e-4
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How alignment's groups are sampled: `temperature`, and of the codes of a level the most
+    probable that together reach `top_p`. With `icepop` above 0 an item takes no part that training
+    finds more than so many times as probable as the sampler did, or less than half as probable."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    icepop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -257,6 +270,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     industrial: IndustrialConfig = field(default_factory=IndustrialConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)

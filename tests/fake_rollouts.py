@@ -50,6 +50,8 @@ def rollout(step: int = 0, *, objective: str = "ecpo", users: int = USERS) -> Ro
         objective=objective,
         settings=SETTINGS.get(objective, {}),
         reference=torch.from_numpy(drawn - random.random(shape)).float(),
+        model=torch.from_numpy(drawn).float(),
+        drawn_levels=torch.from_numpy(drawn[..., None] * SHARES).float(),
     )
 
 
@@ -65,12 +67,6 @@ def build(run: Path, *, steps: tuple[int, ...] = STEPS) -> Path:
 def rewrite(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """Change the rows of a step: for columns that it may lack or have more of."""
     write_parquet(path, change(read_parquet(path)))
-
-
-def with_drawn_levels(rows: pd.DataFrame) -> pd.DataFrame:
-    """The log-probabilities of the levels when the item was drawn, which add up to the item's."""
-    shares = {f"drawn_{level}": rows["drawn"] * share for level, share in enumerate(SHARES, 1)}
-    return rows.assign(**shares)
 
 
 def _line(step: int) -> dict[str, object]:

@@ -8,11 +8,22 @@ import pytest
 import torch
 import toy_model as toy
 
-from onerec.alignment import AlignBatch, Alignment, PolicyConfig, _values, score_lists
+import onerec.alignment as alignment_module
+from onerec.alignment import (
+    KL,
+    AlignBatch,
+    Alignment,
+    LoggedItems,
+    PolicyConfig,
+    _values,
+    score_lists,
+)
 from onerec.errors import RunError
 from onerec.model.routers import RouterConfig
-from onerec.rollouts import read_rollout, write_rollout
+from onerec.model.sample import sequence_log_probs
+from onerec.rollouts import Rollout, read_rollout, write_rollout
 from onerec.tokenizer.trie import Trie
+from onerec.train.policy import EPSILON
 
 GROUP = 12
 
@@ -296,3 +307,167 @@ def test_the_norm_is_that_of_the_objective_alone():
     loss.backward()
     found = [p.grad.norm() for p in alignment.model.parameters() if p.grad is not None]
     torch.testing.assert_close(values["policy_norm"], torch.stack(found).norm())
+
+
+def test_grpo_with_kl_is_an_objective_of_its_own():
+    """What comparisons call GRPO with KL: the divergence is in the loss, with its weight."""
+    alignment, batch = moved(make(objective="grpo_kl")), make_batch()
+    loss, _ = alignment.policy_loss(batch)
+    last = alignment.last
+    assert last.settings["kl"] == KL
+    plain = Rollout(**{**vars(last), "objective": "grpo", "settings": {"epsilon": EPSILON}})
+    apart = (last.reference - last.log_prob).double()
+    divergence = ((apart.exp() - apart - 1) * last.counted).mean()
+    assert divergence > 0
+    expected = plain.step().loss.double() + KL * divergence
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_industrial_reward_begins_just_above_the_limit():
+    """The share is that of the listed among the legal items of the step."""
+    listed = torch.arange(toy.N_ITEMS) < toy.N_ITEMS // 3
+
+    def factors(limit):
+        alignment = make(listed=listed, alpha=0.25, limit=limit)
+        alignment.policy_loss(make_batch())
+        item = alignment.last.item
+        assert (item < 0).any()  # illegal ones are in neither number
+        mine = (item >= 0) & listed[item.clamp(min=0)]
+        return alignment.last.factor, mine, float(mine.sum() / (item >= 0).sum())
+
+    share = factors(1.0)[2]
+    assert 0.05 < share < 0.95
+    factor, mine, _ = factors(share - 1e-3)
+    assert factor[mine].unique().tolist() == [0.25]
+    assert factors(share + 1e-3)[0].unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("search", ["sample", "constrained"])
+@pytest.mark.parametrize("how", [{"temperature": 0.6}, {"top_p": 0.7}], ids=str)
+def test_the_old_probability_is_that_with_which_the_sampler_drew(search, how):
+    alignment = make(search=search, **how)
+    _, values = alignment.policy_loss(make_batch())
+    last = alignment.last
+    assert values["ratio_max"] == 1
+    found = last.counted
+    torch.testing.assert_close(last.sampled[found], last.drawn[found], atol=1e-4, rtol=1e-4)
+    own = sequence_log_probs(alignment.acting, make_batch().context, last.codes).sum(-1)
+    torch.testing.assert_close(last.model[found], own[found], atol=1e-4, rtol=1e-4)
+    assert (last.drawn[found] - last.model[found]).abs().max() > 0.1  # stored apart
+    plain = make(search=search)
+    plain.policy_loss(make_batch())
+    assert not plain.last.codes.equal(last.codes)
+
+
+def test_a_code_that_left_the_nucleus_still_has_a_probability():
+    alignment, batch = make(lag=9, top_p=0.3), make_batch()
+    moved(alignment).policy_loss(batch)
+    assert bool(alignment.last.log_prob.isfinite().all())
+    assert alignment.last.step().loss.isfinite()
+
+
+def test_a_beam_knows_no_temperature():
+    alignment = make(search="beam", temperature=0.5, top_p=0.5)
+    alignment.policy_loss(make_batch())
+    plain = make(search="beam")
+    plain.policy_loss(make_batch())
+    assert alignment.last.log_prob.equal(plain.last.log_prob)
+
+
+@pytest.mark.parametrize("search", ["sample", "constrained", "beam"])
+@pytest.mark.parametrize("lag", [0, 5])
+def test_what_was_drawn_is_told_code_by_code(search, lag):
+    alignment = make(search=search, lag=lag)
+    if lag:
+        moved(alignment)
+    alignment.policy_loss(make_batch())
+    last = alignment.last
+    found = last.counted
+    torch.testing.assert_close(
+        last.drawn_levels.sum(-1)[found], last.drawn[found], atol=1e-5, rtol=1e-5
+    )
+    apart = (last.drawn_levels - last.levels)[found].abs().max()
+    assert apart > 0.01 if lag else apart == 0
+
+
+@pytest.mark.parametrize("lag", [0, 5])
+def test_icepop_compares_training_and_sampling_of_the_policy_that_drew(lag, monkeypatch):
+    alignment, batch = make(lag=lag, icepop=5.0, objective="reinforce"), make_batch()
+    if lag:
+        moved(alignment)  # the ratio to the served copy is no disagreement
+    _, values = alignment.policy_loss(batch)
+    assert values["masked"] == 0
+    torch.testing.assert_close(alignment.last.trusted(), torch.ones(4, GROUP), atol=1e-3, rtol=1e-3)
+    honest = alignment_module.sample
+
+    def wrong(*args, **kwargs):  # a kernel that is wrong about every other item
+        found = honest(*args, **kwargs)
+        off = 3.0 * (torch.arange(GROUP) % 2)
+        return found._replace(drawn=found.drawn + off)
+
+    monkeypatch.setattr(alignment_module, "sample", wrong)
+    _, values = alignment.policy_loss(batch)
+    push = alignment.last.step().push
+    assert values["masked"] > 0.3
+    assert (push[:, 1::2] == 0).all()
+    assert (push[:, ::2] != 0).any()
+
+
+def test_very_large_groups_are_done_in_parts_with_the_same_gradient(monkeypatch):
+    whole = gradients(make(), make_batch())
+    monkeypatch.setattr(alignment_module, "AT_ONCE", 2 * GROUP * toy.make_model().config.width)
+    calls = []
+    honest = alignment_module.sequence_log_probs
+    counting = lambda *a, **k: calls.append(len(a[2])) or honest(*a, **k)  # noqa: E731
+    monkeypatch.setattr(alignment_module, "sequence_log_probs", counting)
+    parts = gradients(make(), make_batch())
+    assert calls == [2, 2, 2, 2]  # forward, and again for the gradient
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def logged_batch():
+    items = torch.tensor([[3, 1, 7], [2, 2, 5], [0, 9, -1], [4, -1, -1]])
+    codes = toy.item_codes()
+    codes = torch.as_tensor(codes)[items.clamp(min=0)].masked_fill(items[..., None] < 0, 0)
+    advantage = torch.tensor([[1.0, 0, -1], [0, 1, 0], [0, 0, 0], [-1, 0, 0]])
+    batch = make_batch()
+    batch.logged = LoggedItems(items, codes, advantage)
+    return batch
+
+
+@pytest.mark.parametrize("lag", [0, 3])
+def test_what_people_were_shown_is_a_group_whose_old_probability_is_the_present_one(lag):
+    """V2 section 3.3: pi_old := sg[pi] for what the policy did not draw, so the ratio is 1."""
+    alignment, batch = make(lag=lag, search="log", objective="ppo_clip"), logged_batch()
+    if lag:
+        moved(alignment)
+    loss, values = alignment.policy_loss(batch)
+    last = alignment.last
+    assert last.logged
+    assert last.item.equal(batch.logged.items)
+    assert values["ratio_max"] == 1
+    assert last.counted.equal(batch.logged.items >= 0)
+    assert last.step().push.equal(batch.logged.advantage)
+    assert float(values["flat_groups"]) == 0.25
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in alignment.model.parameters())
+
+
+def test_training_on_what_people_did_raises_what_they_liked():
+    alignment, batch = make(search="log", objective="gbpo"), logged_batch()
+    adam = torch.optim.Adam(alignment.model.parameters(), lr=0.01)
+    told = []
+    for _ in range(20):
+        adam.zero_grad()
+        alignment.policy_loss(batch)[0].backward()
+        adam.step()
+        told.append(alignment.last.log_prob)
+    liked, none = batch.logged.advantage > 0, batch.logged.items < 0
+    assert (told[-1][liked] > told[0][liked] + 0.5).all()
+    assert bool((alignment.last.step().push[none] == 0).all())
+
+
+def test_a_search_of_the_log_without_a_log_is_one_line():
+    with pytest.raises(RunError, match="needs the log's items"):
+        make(search="log").policy_loss(make_batch())

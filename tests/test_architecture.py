@@ -26,6 +26,7 @@ LAYERS = (
         "run_writer",
         "settings",
         "sections",
+        "alignment_settings",
         "paper_recipes",
         "recipes",
         "count",

@@ -113,8 +113,9 @@ def test_the_number_of_knobs_is_a_budget() -> None:
     the lifelong pathway 4, quantisers 2, content 7: whether images are read and which
     model reads, steps of the QFormer (0 is the mean), its width, which decides whether a CPU can
     train it, its two losses, and who tells captions; and `train.compile` 1: it changes how fast
-    and, by rounding, what a run computes, so a run says whether it had it."""
-    assert len(setting_names()) <= 102
+    and, by rounding, what a run computes, so a run says whether it had it; how groups are
+    sampled 3: what the sampler really did is the old probability of every ratio."""
+    assert len(setting_names()) <= 105
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:

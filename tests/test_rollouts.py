@@ -1,10 +1,12 @@
 """A recorded step gives the same rewards, advantages, ratios and loss, and damage is one line."""
 
+import math
+
 import pytest
 import torch
 
 from onerec.common import generator
-from onerec.data.tables import write_parquet
+from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RunError
 from onerec.rollouts import OBJECTIVES, REFERENCED, Rollout, read_rollout, write_rollout
 
@@ -96,6 +98,92 @@ def test_a_group_of_equal_rewards_is_flat():
         part[1] = 0.5
     rollout.factor[:] = 1.0
     assert rollout.flat().tolist() == [False, True, False]
+
+
+def test_a_group_of_equal_rewards_is_flat_and_skipped_under_a_tilt_too():
+    """Its pull to the reference would still move the policy: it is skipped, and counted."""
+    rollout = make(tilt=2.0)
+    for part in rollout.parts.values():
+        part[1] = 0.5
+    rollout.factor[:] = 1.0
+    assert rollout.flat().tolist() == [False, True, False]
+    assert (rollout.advantage()[1] == 0).all()
+    assert (rollout.advantage()[[0, 2]] != 0).any(1).all()
+    assert (Rollout(**{**vars(rollout), "format": torch.zeros(3, 5)}).step().push[1] == 0).all()
+
+
+def test_a_group_of_which_one_item_counts_is_flat():
+    rollout = make()
+    rollout.counted[:] = True
+    rollout.counted[2, 1:] = False
+    assert rollout.flat().tolist() == [False, False, True]
+
+
+def test_icepop_weighs_what_agrees_and_drops_what_does_not():
+    rollout = make("reinforce")
+    rollout.format[:] = 0.0
+    rollout.counted[:] = True
+    whole = rollout.step().push
+    apart = torch.tensor([0.0, math.log(2.0), math.log(6.0), math.log(0.4), math.log(0.6)])
+    masked = Rollout(**{**vars(rollout), "sampled": rollout.drawn - apart, "icepop": 5.0})
+    torch.testing.assert_close(masked.trusted()[0], torch.tensor([1.0, 2.0, 0.0, 0.0, 0.6]))
+    torch.testing.assert_close(masked.step().push, whole * masked.trusted())
+    assert Rollout(**{**vars(masked), "icepop": 0.0}).step().push.equal(whole)
+    wider = Rollout(**{**vars(masked), "icepop": 7.0})
+    assert wider.trusted()[0, 2] == pytest.approx(6.0, rel=1e-5)
+
+
+def test_icepop_masks_the_format_reward_as_well():
+    rollout = make()
+    rollout.counted[:] = False
+    rollout.format[:] = 1.0
+    apart = {"sampled": rollout.drawn - math.log(9.0), "icepop": 5.0}
+    assert rollout.step().push.abs().sum() > 0
+    assert Rollout(**{**vars(rollout), **apart}).step().push.abs().sum() == 0
+
+
+def test_the_reward_of_logged_items_is_their_advantage():
+    rollout = make("gbpo")
+    rollout.parts = {"feedback": torch.tensor([[1.0, -1.0, 0.0, 0.0, 1.0]] * 2 + [[0.0] * 5])}
+    rollout.weights, rollout.logged = {"feedback": 1.0}, True
+    rollout.factor[:] = 1.0
+    rollout.counted[:] = True
+    assert rollout.advantage().equal(rollout.parts["feedback"])
+    assert rollout.flat().tolist() == [False, False, True]
+    rollout.counted[0, 0] = False
+    assert rollout.advantage()[0].tolist() == [0.0, -1.0, 0.0, 0.0, 1.0]
+
+
+def test_what_a_step_may_lack_comes_back(tmp_path):
+    before = make()
+    before.model, before.icepop, before.logged = before.drawn - 0.5, 5.0, True
+    before.drawn_levels = before.levels - 0.1
+    write_rollout(tmp_path / "step.parquet", before)
+    after = read_rollout(tmp_path / "step.parquet")
+    assert after.model.equal(before.model)
+    assert after.drawn_levels.equal(before.drawn_levels)
+    assert (after.icepop, after.logged) == (5.0, True)
+    write_rollout(tmp_path / "less.parquet", make())
+    less = read_rollout(tmp_path / "less.parquet")
+    assert less.model is None
+    assert less.drawn_levels is None
+
+
+def test_a_file_that_lost_whole_groups_is_one_line(tmp_path):
+    path = tmp_path / "step.parquet"
+    write_rollout(path, make())
+    write_parquet(path, read_parquet(path).iloc[:10])
+    with pytest.raises(DataError, match=r"not a whole rollout \(10 of 15 rows\)"):
+        read_rollout(path)
+
+
+def test_a_setting_that_the_objective_does_not_know_is_one_line(tmp_path):
+    path = tmp_path / "step.parquet"
+    rollout = make()
+    rollout.settings = {"gamma": 1.0}
+    write_rollout(path, rollout)
+    with pytest.raises(DataError, match="ecpo has no setting 'gamma'"):
+        read_rollout(path)
 
 
 def test_a_file_cut_in_half_is_one_line(tmp_path):

@@ -104,7 +104,7 @@ def composed(
     top = min(TOP, max(1, size // 2)) if top is None else top
     factor, touched, facts = _factor(run, rows, industrial)
     counted = _table(rows, "counted").astype(bool)
-    recorded = rows.attrs["tilt"], rows.attrs["beam"]
+    recorded = rows.attrs["tilt"], rows.attrs["beam"], rows.attrs["logged"]
     kept = rows[["user", "place", "item", *code_columns(rows), "counted"]]
     made: dict[str, Any] = {f"reward_{name}": part.ravel() for name, part in parts.items()}
     for when, given, by in (("before", own, _table(rows, "factor")), ("after", asked, factor)):
@@ -281,6 +281,7 @@ def _step(run: Run, step: int) -> tuple[pd.DataFrame, dict[str, float]]:
         meta = json.loads(rows["step"].iloc[0])
         weights, rows = meta["weights"], rows.drop(columns="step")
         rows.attrs = {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
+        rows.attrs["logged"] = meta.get("logged", False)
         for name, usual in (("factor", np.float32(1)), ("format", np.float32(0))):
             if name not in rows:  # recorded before there was one
                 rows[name] = usual

@@ -118,12 +118,17 @@ def entering(
 
 def group_advantage(reward: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """(r - mean) / std within each group, as `onerec.train.policy.group_advantage`: (B, G)."""
+    centred, spread = _spread(reward, counted)
+    advantage = np.where(spread > SAME_REWARD, centred / np.maximum(spread, SAME_REWARD), 0.0)
+    return np.clip(advantage, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT)
+
+
+def _spread(reward: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards less their group's mean, 0 where not counted (B, G), and their deviation (B, 1)."""
     number = np.maximum(counted.sum(1, keepdims=True), 1)
     reward = np.where(counted, reward, 0.0)
     centred = np.where(counted, reward - reward.sum(1, keepdims=True) / number, 0.0)
-    spread = np.sqrt((centred**2).sum(1, keepdims=True) / number)  # (B, 1)
-    advantage = np.where(spread > SAME_REWARD, centred / np.maximum(spread, SAME_REWARD), 0.0)
-    return np.clip(advantage, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT)
+    return centred, np.sqrt((centred**2).sum(1, keepdims=True) / number)
 
 
 def group_share(drawn: np.ndarray, counted: np.ndarray, beam: bool) -> np.ndarray:
@@ -144,23 +149,32 @@ def tilted_advantage(
 
 
 def advantages(
-    rows: pd.DataFrame, reward: np.ndarray, tilt: float, beam: bool
+    rows: pd.DataFrame, reward: np.ndarray, tilt: float, beam: bool, logged: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of a recorded step: each item's advantage, and how often it counts in its group's mean.
 
-    `rows` are those of the step's file, `reward` (B, G) the reward to work with.
+    `rows` are those of the step's file, `reward` (B, G) the reward to work with; of `logged` items
+    it is the advantage. A group whose rewards do not differ has none, tilted or not.
     """
 
     def table(name: str) -> np.ndarray:
         return np.asarray(rows[name].to_numpy(float).reshape(reward.shape))
 
     counted = table("counted").astype(bool)
-    if not tilt:
-        return group_advantage(reward, counted), np.ones_like(reward)
+    if logged or not tilt:
+        found = reward * counted if logged else group_advantage(reward, counted)
+        return found, np.ones_like(reward)
     share = group_share(table("drawn"), counted, beam)
     apart = table("log_prob") - table("reference")
     often = share * reward.shape[1] if beam else np.ones_like(reward)
-    return tilted_advantage(reward, apart, counted, share, tilt), often
+    differs = _spread(reward, counted)[1] > SAME_REWARD
+    return tilted_advantage(reward, apart, counted, share, tilt) * differs, often
+
+
+def trusted(trained: np.ndarray, sampled: np.ndarray, high: float, low: float = 0.5) -> np.ndarray:
+    """As `onerec.train.policy.icepop`: (B, G), 0 where training and sampling disagree."""
+    apart = np.exp(np.clip(trained - sampled, -700, 700))
+    return np.where((apart >= low) & (apart <= high), apart, 0.0)
 
 
 def region(ratio: np.ndarray, epsilon: float, delta: float) -> np.ndarray:

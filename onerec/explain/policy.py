@@ -275,6 +275,9 @@ def _rows(
         taken |= {"beta": objectives.BETA, "objective": meta["objective"]}
         taken |= {"weights": meta["weights"], **meta["settings"]}
         taken |= {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
+        taken |= {"icepop": meta.get("icepop", 0.0), "logged": meta.get("logged", False)}
+        if meta.get("users", 0) * meta.get("group", 0) not in (0, len(rows)):
+            raise ValueError(f"{len(rows):,} rows of {meta['users'] * meta['group']:,}")
         asked = {"objective": objective, "epsilon": epsilon, "delta": delta}
         taken |= {name: given for name, given in asked.items() if given is not None}
         return _worked_out(rows, taken), taken
@@ -301,7 +304,11 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
     counted = table("counted").astype(bool)
     bonus = table("format") if "format" in rows else np.zeros_like(reward)
     now, drawn = table("log_prob"), table("drawn")
-    advantage, often = objectives.advantages(rows, reward, taken["tilt"], taken["beam"])
+    how = taken["tilt"], taken["beam"], taken["logged"]
+    advantage, often = objectives.advantages(rows, reward, *how)
+    trusted = np.ones_like(reward)
+    if taken["icepop"]:
+        trusted = objectives.trusted(drawn, table("sampled"), taken["icepop"])
     ratio = np.exp(np.clip(now - drawn, -700, 700))
     bounds = {name: taken[name] for name in ("epsilon", "delta", "beta")}
 
@@ -314,7 +321,8 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
         own = objectives.push(taken["objective"], now, old, by, which, **bounds)
         return own + np.where(which, drift, 0.0)
 
-    push = pushed(advantage, counted)
+    weight = 1.0 if taken["objective"] == "dpo" else trusted  # DPO takes two items, or not
+    push = pushed(advantage, counted & (trusted > 0)) * weight
     made = {
         "reward": reward,
         "advantage": advantage,
@@ -323,7 +331,7 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
         "effect": objectives.effect(taken["objective"], push, ratio, advantage, counted),
         "push": push * often,
         "format": bonus,
-        "format_push": pushed(bonus, bonus != 0),
+        "format_push": pushed(bonus, (bonus != 0) & (trusted > 0)) * weight,
     }
     flat = {name: values.ravel() for name, values in made.items()}
     rows = rows.drop(columns="step").assign(group=np.arange(len(rows)) // size, **flat)

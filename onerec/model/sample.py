@@ -27,13 +27,15 @@ from onerec.tokenizer.trie import Trie
 class Samples(NamedTuple):
     """`items` (B, G), -1 for codes that are nobody's; `codes` (B, G, L); `drawn`, `model` (B, G).
 
-    Where several items share their codes, `items` has the most popular of them.
+    Where several items share their codes, `items` has the most popular of them. `levels` (B, G, L)
+    is `drawn` code by code, where the sampler goes by levels.
     """
 
     items: Tensor
     codes: Tensor
     drawn: Tensor
     model: Tensor
+    levels: Tensor | None = None
 
     @property
     def legal(self) -> Tensor:
@@ -80,6 +82,7 @@ def sample(
         codes = torch.zeros(users, 1, 0, dtype=torch.int64, device=device)
         node = torch.zeros(users, 1, dtype=torch.int64, device=device)
         drawn = own = torch.zeros(users, group, device=device)
+        levels = []
         past: Cache = []
         for level in range(model.levels):
             logits, past = model.decode_step(level, codes, memory, past)
@@ -90,16 +93,24 @@ def sample(
                 -1, group, -1
             )
             code = draw(chances, generator)  # (B, G)
-            drawn = drawn + _of(chances, code)
+            levels.append(_of(chances, code))
+            drawn = drawn + levels[-1]
             own = own + _of(logits.log_softmax(-1).expand(-1, group, -1), code)
             codes = torch.cat((codes.expand(-1, group, -1), code[..., None]), dim=-1)
             node = trie.step(level, node.expand(-1, group), code).long()
     first = trie.leaf_items[trie.leaf_start[node.clamp(min=0)]]
-    return Samples(first.masked_fill(node < 0, -1), codes, drawn, own)
+    items = first.masked_fill(node < 0, -1)
+    return Samples(items, codes, drawn, own, torch.stack(levels, dim=-1))
 
 
 def sequence_log_probs(
-    model: OneRec, batch: Batch, codes: Tensor, *, trie: Trie | None = None
+    model: OneRec,
+    batch: Batch,
+    codes: Tensor,
+    *,
+    trie: Trie | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> Tensor:
     """The log-probability of each code of sequences (B, G, L) by teacher forcing: (B, G, L).
 
@@ -107,6 +118,10 @@ def sequence_log_probs(
     model is in: a policy step calls it outside `sample`, and dropout makes it differ from
     `Samples.model`. With a `trie` it is renormalised over legal codes, as a sampler that follows
     the trie draws; sequences must then be legal.
+
+    `temperature` and `top_p` are a sampler's: what is returned is then the probability of being
+    drawn by it. A code that the model has meanwhile moved out of its nucleus is kept in it, so that
+    a ratio to an older policy stays a number (ours); at the moment of drawing nothing changes.
     """
     hidden = model.decode(codes[..., :-1], model.encode(batch))  # (B, G, L, D)
     node = torch.zeros_like(codes[..., 0])
@@ -117,7 +132,8 @@ def sequence_log_probs(
         if trie is not None:
             logits = logits.masked_fill(~trie.legal(level, node), -torch.inf)
             node = trie.step(level, node, code).long()
-        parts.append(_of(logits.log_softmax(-1), code))
+        chances = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        parts.append(_of(nucleus(chances, top_p, code), code))
     return torch.stack(parts, dim=-1)
 
 
@@ -133,13 +149,18 @@ def most_probable(log_prob: Tensor, count: int) -> Tensor:
     return log_prob.masked_fill(~kept, -torch.inf).log_softmax(-1)
 
 
-def nucleus(log_prob: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of codes whose probability reaches `top_p`, renormalised: (..., N)."""
+def nucleus(log_prob: Tensor, top_p: float, also: Tensor | None = None) -> Tensor:
+    """Keep the smallest set of codes whose probability reaches `top_p`, renormalised: (..., N).
+
+    `also` (...) is a code that stays whatever its probability.
+    """
     if top_p >= 1:
         return log_prob
     value, index = log_prob.sort(dim=-1, descending=True, stable=True)
     before = value.exp().cumsum(-1) - value.exp()  # what stands in front of each code
     kept = torch.zeros_like(log_prob, dtype=torch.bool).scatter(-1, index, before < top_p)
+    if also is not None:
+        kept = kept.scatter(-1, also[..., None], True)
     return log_prob.masked_fill(~kept, -torch.inf).log_softmax(-1)
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
+from onerec.alignment_settings import LOG, reward_weights
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -29,18 +29,19 @@ from onerec.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from onerec.data.batches import Examples, TrainingBatches, training_examples
+from onerec.data.batches import Examples, training_examples
 from onerec.data.dataset import Dataset
 from onerec.data.sessions import kept_by_rsft
 from onerec.errors import RecipeError, RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.metrics import recall_at_k
+from onerec.pipeline.align_batches import AlignBatches
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.session import Session, Stopped
 from onerec.recipes import Recipe
 from onerec.recommend import Recommender
-from onerec.rewards import RewardModel
+from onerec.rewards import FUSED, RewardModel
 from onerec.rollouts import write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
@@ -49,10 +50,10 @@ from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 STAGE = "align"
 RECALL_SHARE = 0.01
 RANKS = 10
+PASS_AT, PASS_USERS = (10, 32, 128), 400  # pass@K on so many users of valid
 WARMUP = 10
 _LOGGED, _RECORDED = 500, 20
 _LOOKS = (0.25, 0.5)  # of the steps: recall may fall early while the reward still rises
-_STEP_SEED = 7_919
 
 
 class Aligning:
@@ -76,7 +77,11 @@ class Aligning:
         self.folder = run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(run)
         self.reward = RewardModel.load(run, setting, device)
-        self.reward.check(self.config.reward)
+        self.weights = reward_weights(self.config.reward)
+        if self.config.search == LOG:
+            self.weights = dict.fromkeys((FUSED,), 1.0)  # lists are judged by P-Score all the same
+        for name in self.weights:
+            self.reward.check(name)
         self.setting = setting = with_lifelong(setting, run, device)
         self.contexts = setting.contexts(device)
         model = trained_model(run, setting, self.ids, stage="pretrain")
@@ -113,7 +118,9 @@ class Aligning:
             optimizer=self.optimizer,
             loss=self.alignment.policy,
             beside=self.alignment.next_token,
-            batch=AlignBatches(self, self.examples()),
+            batch=AlignBatches(
+                self.setting, self.contexts, self.examples(), self.ids.codes, self.send
+            ),
             learning_rate=cosine_schedule(self.optim, self.config.steps),
             after_step=lambda: self.alignment.model.update_router_bias(recipe.model.balance_rate),
         )
@@ -186,10 +193,22 @@ class Aligning:
         if ranked is None:
             ranked = self.recommender.lists(cases, RANKS, workers=workers).items
         recall = recall_at_k(ranked, cases.target_offsets, cases.target_items, RANKS).mean()
-        name = self.config.reward
-        reward = score_lists(self.reward, cases.user, cases.end, ranked, (name,))[name].mean()
-        self.valid[step] = Valid(float(recall), float(reward))
-        return {"valid_recall@10": float(recall), "valid_reward": float(reward)}
+        parts = score_lists(self.reward, cases.user, cases.end, ranked, tuple(self.weights))
+        reward = sum(self.weights[name] * float(part.mean()) for name, part in parts.items())
+        self.valid[step] = Valid(float(recall), reward)
+        return {"valid_recall@10": float(recall), "valid_reward": reward}
+
+    def passes(self, workers: int = 1) -> dict[str, float]:
+        """`valid_pass@K`: of some valid users, the share of whom the first K of a list hold at
+        least one item that they went on to like (`PASS_AT`, `PASS_USERS`; one beam for all K)."""
+        cases = sample_cases(self.setting.split.valid, PASS_USERS)
+        if not len(cases):
+            return {}
+        ranked = self.recommender.lists(cases, max(PASS_AT), workers=workers).items
+        rate = {
+            k: recall_at_k(ranked, cases.target_offsets, cases.target_items, k) for k in PASS_AT
+        }
+        return {f"valid_pass@{k}": float((found > 0).mean()) for k, found in rate.items()}
 
     def record(self, step: int) -> None:
         """Write the step's rollout where it is one that is kept."""
@@ -223,41 +242,6 @@ def best(valid: dict[int, Valid], start: int = 0) -> int:
     return max(fit, key=lambda step: (fit[step].reward, -step))
 
 
-@dataclass
-class AlignBatches:
-    """step -> AlignBatch: next-token examples, and the contexts of some of them for the policy.
-
-    Examples are shuffled also where pre-training read them in order of time: on the built-in world
-    that gave a valid recall@10 of .1364 against .1336 without a reward (one seed).
-    """
-
-    aligning: Aligning
-    examples: Examples
-
-    def __post_init__(self) -> None:
-        recipe, contexts = self.aligning.setting.recipe, self.aligning.contexts
-        self.next_token = TrainingBatches(
-            contexts,
-            self.examples,
-            recipe.train.batch_size,
-            recipe.seed,
-            event_dropout=recipe.history.event_dropout,
-        )
-
-    def __call__(self, step: int) -> AlignBatch:
-        self.aligning.send(step)
-        rows = self.next_token.sampler(step)[: self.aligning.config.users]
-        user, end = self.examples.user[rows], self.examples.end[rows]
-        contexts = self.aligning.contexts
-        return AlignBatch(
-            next_token=self.next_token(step),
-            user=user,
-            end=end,
-            context=contexts.batch(torch.from_numpy(user), torch.from_numpy(end)),
-            seed=self.aligning.setting.recipe.seed * _STEP_SEED + 2 * step,
-        )
-
-
 def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:
     """What the recipe says of the policy, its named items found in the dataset."""
     align, industrial = recipe.align, recipe.industrial
@@ -267,11 +251,14 @@ def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:
         objective=align.objective,
         weight=align.weight,
         tilt=align.tilt,
-        weights={align.reward: 1.0},
+        weights=reward_weights(align.reward),
         format_items=align.format_items,
         listed=listed_items(dataset, industrial.column, industrial.value),
         alpha=industrial.alpha,
         limit=industrial.limit,
+        temperature=recipe.sampling.temperature,
+        top_p=recipe.sampling.top_p,
+        icepop=recipe.sampling.icepop,
     )
 
 
@@ -313,7 +300,7 @@ def align(session: Session) -> None:
     if not training.start:
         chosen = (session.run.done("pretrain") or {}).get("step")
         known = session.kept.get(f"valid lists of step {chosen}")
-        first = training.evaluate(0, session.workers, known)
+        first = training.evaluate(0, session.workers, known) | training.passes(session.workers)
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
@@ -331,7 +318,10 @@ def align(session: Session) -> None:
         values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
         training.record(result.step)
         due = result.step in looks or result.step % every == 0
-        measured = training.evaluate(result.step, session.workers) if due else {}
+        measured = {}
+        if due:
+            measured = training.evaluate(result.step, session.workers)
+            measured |= training.passes(session.workers)
         if measured or result.step % max(1, config.steps // _LOGGED) == 0:
             session.writer.log_metrics(
                 STAGE, result.step, config.steps, lr=result.lr, **values, **measured

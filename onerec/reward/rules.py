@@ -1,11 +1,10 @@
-"""Rewards that need no model: is an item legal, is there too much of a kind, and how parts add up.
+"""Rewards that need no model: is an item legal, and is there too much of a kind.
 
 Shapes: B users, G items of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,18 +82,3 @@ def industrial_reward(
         raise ValueError("a reward below 0 cannot be damped by a factor; add a constant first")
     share = float(listed.float().mean()) if share is None else share
     return torch.where(listed, alpha * reward, reward) if share > limit else reward
-
-
-def compose(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The weighted sum of named parts (B, G); a part without a weight is recorded, not added.
-
-    Raises:
-        ValueError: no part, or a weight for a part that is not there.
-    """
-    unknown = sorted(set(weights) - set(parts))
-    if unknown or not parts:
-        raise ValueError(f"weights for {unknown}; there are {sorted(parts)}")
-    return sum(
-        (weight * parts[name] for name, weight in weights.items()),
-        start=torch.zeros_like(next(iter(parts.values()))),
-    )

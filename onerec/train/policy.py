@@ -56,13 +56,26 @@ def group_advantage(reward: Tensor, counted: Tensor | None = None, *, limit: flo
         counted: (B, G) bool, items that take part; the others get 0 and enter no mean.
     """
     counted = torch.ones_like(reward, dtype=torch.bool) if counted is None else counted
-    number = counted.sum(1, keepdim=True).clamp(min=1)
-    reward = reward.masked_fill(~counted, 0.0)
-    centred = (reward - reward.sum(1, keepdim=True) / number).masked_fill(~counted, 0.0)
-    spread = (centred.square().sum(1, keepdim=True) / number).sqrt()
+    centred, spread = _spread(reward, counted)
     teaches = spread > SAME_REWARD
     advantage = torch.where(teaches, centred / spread.clamp(min=SAME_REWARD), 0.0)
     return advantage.clamp(-limit, limit)
+
+
+def without_spread(reward: Tensor, counted: Tensor) -> Tensor:
+    """(B,) bool: groups of which fewer than two items count, or whose rewards do not differ.
+
+    Rewards (B, G) differ where their standard deviation is above 1e-6.
+    """
+    return _spread(reward, counted)[1][:, 0] <= SAME_REWARD
+
+
+def _spread(reward: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards less their group's mean, 0 where not counted (B, G), and their deviation (B, 1)."""
+    number = counted.sum(1, keepdim=True).clamp(min=1)
+    reward = reward.masked_fill(~counted, 0.0)
+    centred = (reward - reward.sum(1, keepdim=True) / number).masked_fill(~counted, 0.0)
+    return centred, (centred.square().sum(1, keepdim=True) / number).sqrt()
 
 
 def tilted_advantage(

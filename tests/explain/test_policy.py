@@ -7,6 +7,7 @@ from pathlib import Path
 import fake_rollouts
 import numpy as np
 import pytest
+import torch
 
 from onerec.errors import RunError
 from onerec.explain import policy
@@ -128,18 +129,49 @@ def test_levels_add_up_to_the_item(aligned: Run) -> None:
     levels = policy.levels(aligned, STEP, 5, 3)
     assert " · ".join(map(str, levels["code"])) == row["codes"]
     assert levels["log_prob"].sum() == pytest.approx(row["log_prob"], abs=1e-5)
-    assert levels["drawn"].isna().all()
-    fake_rollouts.rewrite(step_file(aligned), fake_rollouts.with_drawn_levels)
-    levels = policy.levels(aligned, STEP, 5, 3)
+    assert levels["drawn"].sum() == pytest.approx(row["drawn"], abs=1e-5)
     assert levels["ratio"].prod() == pytest.approx(row["ratio"], rel=1e-4)
 
 
 def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
-    names = ["lp_1", "lp_2", "lp_3", "sampled", "factor", "format", "end"]
+    names = ["lp_1", "lp_2", "lp_3", "sampled", "factor", "format", "end", "model"]
+    names += ["drawn_1", "drawn_2", "drawn_3"]
     fake_rollouts.rewrite(step_file(aligned), lambda rows: rows.drop(columns=names))
     found = policy.items(aligned, STEP, 4)
     assert (found["format_push"] == 0).all()
-    assert policy.levels(aligned, STEP, 4, 0)["log_prob"].isna().all()
+    assert policy.levels(aligned, STEP, 4, 0)[["log_prob", "drawn"]].isna().all(axis=None)
+
+
+def test_a_step_that_lost_whole_groups_is_one_line(aligned: Run) -> None:
+    fake_rollouts.rewrite(step_file(aligned), lambda rows: rows.iloc[: len(rows) // 2])
+    with pytest.raises(RunError, match=r"not a whole policy step \(24 rows of 48\)"):
+        policy.groups(aligned, STEP)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_what_icepop_masks_does_not_push(aligned: Run, objective: str) -> None:
+    made = fake_rollouts.rollout(STEP, objective=objective)
+    made.sampled, made.icepop = made.drawn - torch.tensor([0.0, 0.3, 2.0, -1.0] * 2), 5.0
+    write_rollout(step_file(aligned), made)
+    push = read_rollout(step_file(aligned)).step().push
+    assert (push[:, [2, 3, 6, 7]] == 0).all()
+    assert (push[:, [0, 1, 4, 5]] != 0).any()
+    for group, user in enumerate(made.user.tolist()):
+        found = policy.items(aligned, STEP, user)
+        np.testing.assert_allclose(found["push"] + found["format_push"], push[group], atol=1e-5)
+
+
+def test_logged_items_have_their_reward_as_advantage(aligned: Run) -> None:
+    made = fake_rollouts.rollout(STEP, objective="gbpo")
+    made.parts = {"feedback": made.parts["liked"] - 1}
+    made.weights, made.logged, made.factor = {"feedback": 1.0}, True, torch.ones(made.item.shape)
+    write_rollout(step_file(aligned), made)
+    replay = read_rollout(step_file(aligned))
+    for group, user in enumerate(made.user.tolist()):
+        found = policy.items(aligned, STEP, user)
+        assert found["advantage"].tolist() == replay.advantage()[group].tolist()
+        wanted = made.parts["feedback"][group] * made.counted[group]
+        assert found["advantage"].tolist() == wanted.tolist()
 
 
 def test_curves_of_the_stage_by_unit(aligned: Run) -> None:

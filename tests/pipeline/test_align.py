@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -68,6 +70,87 @@ def test_the_curves_hold_what_is_looked_at(aligned):
     assert set(names.split()) <= set(metrics.columns)
     assert (metrics["ratio_max"].dropna() == 1).all()  # lag 0
     assert metrics.dropna(subset="valid_reward")["step"].tolist() == [0, 2, 4, 8]
+    passes = metrics[[f"valid_pass@{k}" for k in (10, 32, 128)]].dropna()
+    assert len(passes) == 4
+    assert passes.apply(lambda row: row.is_monotonic_increasing, axis=1).all()
+    assert 0 < passes.iloc[0, 0] <= passes.iloc[0, 2] <= 1
+
+
+def test_pass_at_k_is_the_share_of_users_with_a_hit(aligned):
+    training = aligning(open_run("first", aligned))
+    cases = training.setting.split.valid
+    found = training.passes()
+    for k in (10, 32, 128):
+        ranked = training.recommender.lists(cases, 128).items[:, :k]
+        hits = [
+            bool(set(row.tolist()) & set(cases.target_items[a:b].tolist()))
+            for row, (a, b) in zip(ranked, pairwise(cases.target_offsets), strict=True)
+        ]
+        assert found[f"valid_pass@{k}"] == pytest.approx(np.mean(hits))
+
+
+def test_rewards_compose_by_weights_and_each_part_is_recorded(home):
+    mix = {"align.reward": "pscore=0.7,like=0.3", "align.steps": "2"}
+    run = run_stage("align", "mix", recipe=recipe(**mix), dataset="toy", home=home)
+    rollout = read_rollout(run.path / "rollouts" / "step-000001.parquet")
+    assert rollout.weights == {"click": 0.0, "like": 0.3, "pscore": 0.7}
+    parts = rollout.parts
+    torch.testing.assert_close(rollout.reward(), 0.7 * parts["pscore"] + 0.3 * parts["like"])
+    training = aligning(run)
+    cases = training.setting.split.valid
+    ranked = training.recommender.lists(cases, 10).items
+    scored = training.reward.score(cases.user, cases.end, torch.from_numpy(ranked))
+    mean = 0.7 * scored["pscore"].mean() + 0.3 * scored["like"].mean()
+    assert training.evaluate(0)["valid_reward"] == pytest.approx(float(mean), rel=1e-5)
+    with pytest.raises(RecipeError, match="align.reward='gold': this run's reward model gives"):
+        changed = recipe(**{"align.reward": "gold,like"})
+        run_stage("align", "mix2", recipe=changed, dataset="toy", home=home)
+
+
+def test_how_groups_are_sampled_reaches_them(home):
+    how = {"sampling.temperature": "0.5", "sampling.top_p": "0.9", "sampling.icepop": "5"}
+    run = run_stage(
+        "align", "cool", recipe=recipe(**how, **{"align.steps": "2"}), dataset="toy", home=home
+    )
+    rollout = read_rollout(run.path / "rollouts" / "step-000001.parquet")
+    assert rollout.icepop == 5.0
+    assert (rollout.drawn - rollout.model)[rollout.counted].abs().max() > 0.05
+    config = aligning(run).alignment.config
+    assert (config.temperature, config.top_p, config.icepop) == (0.5, 0.9, 5.0)
+    assert run.metrics("align")["masked"].dropna().tolist() == [0.0, 0.0]
+
+
+LOGGED = {"align.search": "log", "align.reward": "feedback", "align.objective": "gbpo"}
+
+
+def test_what_people_did_can_be_the_group(tmp_path):
+    """Of training rows alone, from the context on; V2 section 3.3."""
+    log, items, users = toy_home.tables()
+    log["play_ms"] = np.random.default_rng(0).integers(500, 90_000, len(log))
+    log["duration_ms"] = 60_000
+    write_dataset(dataset_path("toy", tmp_path), "toy", log, items, users, source="toy")
+    run = run_stage("align", "log", recipe=recipe(**LOGGED), dataset="toy", home=tmp_path)
+    training = aligning(run)
+    log, train = training.setting.split.log, training.setting.split.train
+    told = set()
+    for step in range(1, STEPS + 1):
+        rollout = read_rollout(run.path / "rollouts" / f"step-{step:06d}.parquet")
+        assert rollout.logged
+        assert set(rollout.parts) == {"feedback"}
+        told |= set(rollout.parts["feedback"].unique().tolist())
+        for user, end, items in zip(rollout.user, rollout.end, rollout.item, strict=True):
+            own = np.arange(int(end), int(log.offsets[int(user) + 1]))
+            shown = log.item[own[train[own]]][: rollout.item.shape[1]]
+            assert items[items >= 0].tolist() == shown.tolist()
+    assert told == {0.0, 1.0}
+    metrics = run.metrics("align")
+    assert (metrics["ratio_max"].dropna() == 1).all()
+    assert (metrics["legality"].dropna() == 1).all()
+
+
+def test_a_log_without_play_times_has_no_feedback(home):
+    with pytest.raises(DataError, match="no training row has a play_ms"):
+        run_stage("align", "silent", recipe=recipe(**LOGGED), dataset="toy", home=home)
 
 
 def test_the_chosen_step_is_the_best_on_valid_and_is_what_serves(aligned):

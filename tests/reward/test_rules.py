@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onerec.reward.rules import compose, format_reward, industrial_reward
+from onerec.reward.rules import format_reward, industrial_reward
 
 
 def test_a_legal_choice_is_worth_one_and_an_illegal_one_is_dropped() -> None:
@@ -48,12 +48,3 @@ def test_listed_items_are_damped_only_where_there_are_too_many() -> None:
         industrial_reward(-reward, listed, alpha=0.5, limit=0.4)
     with pytest.raises(ValueError, match="alpha=2"):
         industrial_reward(reward, listed, alpha=2, limit=0.4)
-
-
-def test_parts_add_up_by_their_weights() -> None:
-    parts = {"pscore": torch.tensor([[1.0, 2.0]]), "format": torch.tensor([[1.0, 0.0]])}
-    assert compose(parts, {"pscore": 2.0, "format": -1.0}).tolist() == [[1.0, 4.0]]
-    assert compose(parts, {"format": 1.0}).tolist() == [[1.0, 0.0]]
-    assert compose(parts, {}).tolist() == [[0.0, 0.0]]
-    with pytest.raises(ValueError, match="gold"):
-        compose(parts, {"gold": 1.0})

@@ -1,0 +1,56 @@
+"""What alignment's settings mean together: rewards with their weights, and how groups are drawn."""
+
+from __future__ import annotations
+
+import math
+
+from onerec.errors import RecipeError
+from onerec.sections import AlignConfig, SamplingConfig
+
+FEEDBACK = "feedback"  # the reward of what people were shown
+LOG = "log"  # the search that takes it as the group
+
+
+def reward_weights(text: str) -> dict[str, float]:
+    """`"pscore=0.7,like=0.3"` -> `{"pscore": 0.7, "like": 0.3}`; a name alone weighs 1.
+
+    Raises:
+        RecipeError: nothing named, a name twice, a weight that is no number from 0 up, or all 0.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        try:
+            weight = float(number) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not (math.isfinite(weight) and weight >= 0):
+            raise RecipeError(f"align.reward={text!r}: {name!r} needs a weight from 0 up")
+        if not name or name in found:
+            raise RecipeError(
+                f"align.reward={text!r}: needs a name, or several as in pscore=0.7,like=0.3"
+            )
+        found[name] = weight
+    if not any(found.values()):
+        raise RecipeError(f"align.reward={text!r}: give at least one a weight above 0")
+    return found
+
+
+def check_groups(align: AlignConfig, sampling: SamplingConfig) -> None:
+    """Refuse settings that no group can be drawn or judged by.
+
+    Raises:
+        RecipeError: which and why.
+    """
+    if not 0 < sampling.top_p <= 1:
+        raise RecipeError(f"sampling.top_p={sampling.top_p}: needs a number above 0, up to 1")
+    if not sampling.temperature > 0:
+        raise RecipeError(f"sampling.temperature={sampling.temperature}: needs more than 0")
+    if sampling.icepop and not sampling.icepop > 1:
+        raise RecipeError(f"sampling.icepop={sampling.icepop}: needs 0 (off) or more than 1")
+    weights = reward_weights(align.reward)
+    if (align.search == LOG) != (FEEDBACK in weights) or (FEEDBACK in weights and len(weights) > 1):
+        raise RecipeError(
+            f"align.search={align.search} and align.reward={align.reward}: what people did with "
+            "logged items is align.search=log with align.reward=feedback alone"
+        )

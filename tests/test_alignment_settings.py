@@ -1,0 +1,53 @@
+"""Rewards with their weights, and what cannot be drawn or judged: one line each."""
+
+import pytest
+
+from onerec.alignment_settings import reward_weights
+from onerec.errors import RecipeError
+from onerec.recipes import recipe
+
+
+def test_a_name_or_names_with_weights():
+    assert reward_weights("pscore") == {"pscore": 1.0}
+    assert reward_weights("pscore=0.7, like=.3") == {"pscore": 0.7, "like": 0.3}
+    assert reward_weights("long_view,like=0") == {"long_view": 1.0, "like": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pscore=-1", "'pscore' needs a weight from 0 up"),
+        ("pscore=nan", "'pscore' needs a weight from 0 up"),
+        ("pscore=much", "'pscore' needs a weight from 0 up"),
+        ("pscore=0,like=0", "give at least one a weight above 0"),
+        ("pscore,pscore=2", "needs a name, or several"),
+        ("", "needs a name, or several"),
+        ("pscore,", "needs a name, or several"),
+    ],
+)
+def test_weights_that_make_no_reward(text, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe("tiny", {"align.reward": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("sampling.top_p", "0", "needs a number above 0, up to 1"),
+        ("sampling.top_p", "1.5", "needs a number above 0, up to 1"),
+        ("sampling.temperature", "0", "needs more than 0"),
+        ("sampling.icepop", "0.5", r"needs 0 \(off\) or more than 1"),
+        ("align.search", "log", "align.search=log with align.reward=feedback alone"),
+        ("align.reward", "feedback", "align.search=log with align.reward=feedback alone"),
+    ],
+)
+def test_what_cannot_be_drawn_or_judged(name, value, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe("tiny", {name: value})
+
+
+def test_the_log_as_the_group():
+    found = recipe("tiny", {"align.search": "log", "align.reward": "feedback"})
+    assert found.align.search == "log"
+    with pytest.raises(RecipeError, match="alone"):
+        recipe("tiny", {"align.search": "log", "align.reward": "feedback,like"})
