@@ -63,6 +63,21 @@ class PlayQuantiles:
         q = np.where(own_number >= self.enough, own, everybody)
         return np.where(known & (number > 0), q, 0.5)
 
+    def in_order(self, user: Numbers, duration_ms: Numbers, play_ms: Numbers) -> Floats:
+        """The same of plays (N,) that stand in the order of time: each among its user's before it.
+
+        A play is no past of its own, and neither is what came after it. Everybody's plays, which
+        stand in where a user has few, are all that were fitted, whatever their time.
+        """
+        bucket, rank = duration_bucket(duration_ms), self._rank(play_ms)
+        known = bucket < self._buckets
+        bucket = np.where(known, bucket, 0)
+        key = np.asarray(user, dtype=np.int64) * self._buckets + bucket
+        own, own_number = self._earlier(key, rank)
+        everybody, number = self._share(self._all, bucket, rank)
+        q = np.where(own_number >= self.enough, own, everybody)
+        return np.where(known & (number > 0), q, 0.5)
+
     def _rank(self, play_ms: Numbers) -> Ints:
         """How many past plays were not longer: order as whole numbers, 0..P."""
         values = np.asarray(play_ms, dtype=np.float64)
@@ -76,9 +91,36 @@ class PlayQuantiles:
         """Share of a key's plays at or below the rank (N,), and how many plays it has (N,)."""
         begin = np.searchsorted(cells, self._cell(key, np.zeros_like(key)))
         end = np.searchsorted(cells, self._cell(key + 1, np.zeros_like(key)))
-        below = np.searchsorted(cells, self._cell(key, rank), side="right")
         number = end - begin
-        return (below - begin) / np.maximum(number, 1), number
+        return self._below(cells, key, rank) / np.maximum(number, 1), number
+
+    def _below(self, cells: Ints, key: Ints, rank: Ints) -> Ints:
+        """How many of a key's plays stand at or below the rank (N,)."""
+        begin = np.searchsorted(cells, self._cell(key, np.zeros_like(key)))
+        below: Ints = np.searchsorted(cells, self._cell(key, rank), side="right") - begin
+        return below
+
+    def _earlier(self, key: Ints, rank: Ints) -> tuple[Floats, Ints]:
+        """`_share` among the plays of the same key that stand before each (N,).
+
+        Counted as merge sort counts: plays of a key stand in blocks, those of each second block are
+        compared with the block before it, and blocks double until one holds all.
+        """
+        order = np.argsort(key, kind="stable")
+        key, rank = key[order], rank[order]
+        place = np.arange(len(key)) - np.searchsorted(key, key)  # plays of the key before it
+        below = np.zeros(len(key), dtype=np.int64)
+        width = 1
+        while width <= place.max(initial=0):
+            begins = place % (2 * width) == 0
+            pair = np.cumsum(begins)
+            second = place // width % 2 == 1
+            first = np.sort(self._cell(pair[~second], rank[~second]))
+            below[second] += self._below(first, pair[second], rank[second])
+            width *= 2
+        share, number = np.zeros(len(key)), np.zeros(len(key), dtype=np.int64)
+        share[order], number[order] = below / np.maximum(place, 1), place
+        return share, number
 
 
 def feedback_advantage(
@@ -86,9 +128,10 @@ def feedback_advantage(
 ) -> Floats:
     """+1 for plays above the batch's top-quarter threshold, -1 for a dislike, else 0: (N,).
 
-    Not normalised, as in the paper. A dislike outweighs a long play.
+    Not normalised, as in the paper. A dislike outweighs a long play. A quantile that is NaN, where
+    the play or its duration is not known, moves no threshold and is never above it.
     """
-    if not len(quantile):
-        return np.zeros(0)
-    threshold = np.quantile(np.asarray(quantile, dtype=np.float64), 1 - top_share)
+    quantile = np.asarray(quantile, dtype=np.float64)
+    known = quantile[~np.isnan(quantile)]
+    threshold = np.quantile(known, 1 - top_share) if len(known) else np.inf
     return np.where(dislike, -1.0, np.where(quantile > threshold, 1.0, 0.0))

@@ -47,3 +47,30 @@ def test_the_top_quarter_is_good_and_a_dislike_is_bad() -> None:
     assert made.tolist() == [-1, 0, 0, -1, 0, 0, 0, 1]
     assert feedback_advantage(np.zeros(0), np.zeros(0, dtype=bool)).tolist() == []
     assert not feedback_advantage(np.full(8, 0.5), np.zeros(8, dtype=bool)).any()  # all alike
+
+
+def test_plays_in_order_are_judged_by_what_came_before() -> None:
+    """One bucket, two plays are enough; until then everybody's five stand in."""
+    user = np.array([7, 7, 7, 7, 8])
+    play, length = np.array([2000, 1000, 1500, 9000, 500]), np.full(5, 4_000)
+    made = PlayQuantiles(enough=2).fit(user, length, play).in_order(user, length, play)
+    assert made.tolist() == pytest.approx([4 / 5, 2 / 5, 1 / 2, 1, 1 / 5])
+
+
+def test_plays_in_order_equal_a_loop() -> None:
+    g = np.random.default_rng(1)
+    user, length = g.integers(0, 6, 500), g.integers(1, 60, 500) * 1000
+    play = g.integers(0, 30, 500) * 500
+    made = PlayQuantiles(enough=9).fit(user, length, play).in_order(user, length, play)
+    bucket = duration_bucket(length)
+    for i in range(500):
+        same = bucket == bucket[i]
+        own = same & (user == user[i]) & (np.arange(500) < i)
+        plays = play[own if own.sum() >= 9 else same]
+        assert made[i] == pytest.approx((plays <= play[i]).mean())
+
+
+def test_a_quantile_that_is_not_known_moves_no_threshold() -> None:
+    q, dislike = np.array([np.nan, 0.1, 0.2, 0.3, np.nan]), np.array([0, 0, 0, 0, 1], dtype=bool)
+    assert feedback_advantage(q, dislike).tolist() == [0, 0, 0, 1, -1]
+    assert feedback_advantage(q[[0, 4]], dislike[[0, 4]]).tolist() == [0, -1]
