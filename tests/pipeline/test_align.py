@@ -102,7 +102,7 @@ def test_rewards_compose_by_weights_and_each_part_is_recorded(home):
     scored = training.reward.score(cases.user, cases.end, torch.from_numpy(ranked))
     mean = 0.7 * scored["pscore"].mean() + 0.3 * scored["like"].mean()
     assert training.evaluate(0)["valid_reward"] == pytest.approx(float(mean), rel=1e-5)
-    with pytest.raises(RecipeError, match="align.reward='gold': this run's reward model gives"):
+    with pytest.raises(RecipeError, match=r"align\.reward='gold': this run's reward model gives"):
         changed = recipe(**{"align.reward": "gold,like"})
         run_stage("align", "mix2", recipe=changed, dataset="toy", home=home)
 
