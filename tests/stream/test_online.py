@@ -22,6 +22,8 @@ from onerec.stream.online import Online
 from onerec.world import WorldConfig
 
 SMALL = {"rounds": 3, "steps": 4, "lag": 3, "share": 0.4, "shown": 5, "window": 2}
+LEARNS = {"all": "all", "half": "half", "rsft": "rsft", "rsft_grpo": "rsft", "rsft_ecpo": "rsft"}
+OBJECTIVE = {"rsft_grpo": "grpo", "rsft_ecpo": "ecpo"}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,11 @@ def once(home, arm, seed=0, setting=None):
     return online, line
 
 
-@pytest.mark.parametrize("arm", [arm for arm, (kept, _) in ARMS.items() if kept])
+def test_every_arm_is_known_here():
+    assert set(ARMS) == {"frozen", *LEARNS}
+
+
+@pytest.mark.parametrize("arm", LEARNS)
 def test_an_arm_learns_from_the_visits_that_it_is_named_for(home, arm):
     online, line = once(home, arm)
     log, split = online.log, online.setting.split
@@ -165,7 +171,7 @@ def test_an_arm_learns_from_the_visits_that_it_is_named_for(home, arm):
     assert line["examples"] == len(found) > 0
     for kept, rows in wanted.items():
         rows = training_examples(split, 2, rows).end.tolist()
-        assert (found == rows) == (kept == ARMS[arm][0]), kept
+        assert (found == rows) == (kept == LEARNS[arm]), kept
 
 
 def test_the_random_half_is_one_of_sessions_and_of_the_seed(home):
@@ -189,7 +195,7 @@ def test_an_arm_has_the_objective_that_it_is_named_for(home, arm):
     align = replace(setting.recipe.align, objective="reinforce", tilt=0.5, weight=0.9)
     setting = replace(setting, recipe=replace(setting.recipe, align=align))
     online, line = once(home, arm, setting=setting)
-    _, objective = ARMS[arm]
+    objective = OBJECTIVE.get(arm)
     policy, rollout = online.alignment.config, online.alignment.last
     assert policy.weight == (AlignConfig.weight if objective else 0)
     assert (policy.tilt, online.alignment.lag) == (0, SMALL["lag"])
