@@ -25,7 +25,8 @@ WHAT = (
     "**arm** says what is learned from: `frozen` learns nothing; `all` learns from every visit, "
     "`half` from a random half of them, `rsft` from the half with the most play time; `rsft_grpo` "
     "and `rsft_ecpo` do that and also let the model generate groups of items, which the reward "
-    "model scores, with the objective GRPO or ECPO. All arms take the same number of steps."
+    "model scores, with the objective GRPO or ECPO. All arms but `frozen`, which takes none, take "
+    "the same number of steps."
 )
 READ_ONLY = (
     "The demo is only read: train a run of your own with the recipe `tiny`, and start a stream of "
@@ -39,8 +40,10 @@ ARMS = {  # as `onerec.stream.ARMS`, which a page cannot read: it would load tor
     "all": "Every visit.",
     "frozen": "Nothing: the arm to compare with.",
 }
-NUMBERS: Mapping[str, tuple[str, int, int, int, str]] = {  # label, least, greatest, usual, help
-    "rounds": ("Rounds", 1, 1_000, 20, "Days"),
+# label, least, greatest, usual (None: what the command makes of it), help
+NUMBERS: Mapping[str, tuple[str, int, int, int | None, str]] = {
+    "rounds": ("Rounds", 1, 1_000, None,
+               "Days: 20 unless you say so, or all that a log has to play back"),
     "steps": ("Steps a round", 1, 10_000, 20, "Updates of the model after each round"),
     "lag": ("Lag in steps", 0, 100_000, 20,
             "The server gets new weights every so many updates; 0: the model itself serves"),
@@ -48,6 +51,7 @@ NUMBERS: Mapping[str, tuple[str, int, int, int, str]] = {  # label, least, great
              "Of visitors, answers and training: streams of one seed have the same people"),
 }  # fmt: skip
 SHARE = (0.01, 1.0, 0.1)
+ROUNDS = 20  # as `onerec.stream.config.ROUNDS`: what no number of rounds means
 
 
 def draw(run: Run) -> None:
@@ -57,7 +61,8 @@ def draw(run: Run) -> None:
     _propose_name(run, arm)
     with st.grid("auto", min_column_width=150):
         for key, (label, least, greatest, usual, words) in NUMBERS.items():
-            st.number_input(label, least, greatest, usual, key=f"stream_{key}", help=words)
+            st.number_input(label, least, greatest, usual, key=f"stream_{key}", help=words,
+                            placeholder=str(ROUNDS))  # fmt: skip
         st.number_input(
             "Share of the users", *SHARE, step=0.01, key="stream_share",
             help="Who comes in a round; in a log that is played back its own users come",
@@ -80,7 +85,8 @@ def _say_lag(arm: str) -> None:
     """When what is learned is served for the first time: with a great lag, never."""
     if arm == "frozen":
         return
-    rounds, steps, lag = (int(st.session_state[f"stream_{k}"]) for k in ("rounds", "steps", "lag"))
+    steps, lag = (int(st.session_state[f"stream_{key}"]) for key in ("steps", "lag"))
+    rounds = int(st.session_state["stream_rounds"] or ROUNDS)
     first = online.served_from(steps, lag)
     if first > rounds:
         st.warning(
@@ -99,7 +105,9 @@ def _asked(run: Run) -> tuple[str, list[str]]:
     if state["arm"] not in ARMS:
         raise RecipeError(f"no arm {state['arm']!r}; choose one of {', '.join(ARMS)}")
     settings: dict[str, Any] = {"arm": state["arm"]}
-    for key, (label, least, greatest, _, _) in NUMBERS.items():
+    for key, (label, least, greatest, usual, _) in NUMBERS.items():
+        if usual is None and state[f"stream_{key}"] is None:
+            continue
         settings[key] = int(state[f"stream_{key}"])
         if not least <= settings[key] <= greatest:
             raise RecipeError(f"{label} is {settings[key]}: choose from {least} to {greatest:,}")

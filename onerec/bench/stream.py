@@ -31,7 +31,7 @@ from onerec.bench.paired import interval
 from onerec.errors import RunError
 from onerec.explain.online import STAGE, opened, served_from, settings, values_of
 from onerec.runs import Run, open_run
-from onerec.stream.online import ARMS
+from onerec.stream import ARMS
 
 PAIRS = (
     *((arm, "frozen") for arm in ARMS if arm != "frozen"),

@@ -16,7 +16,12 @@ def stream_command(
         str, typer.Option(help="frozen, all, half, rsft, rsft_grpo or rsft_ecpo.")
     ] = "rsft_ecpo",
     name: Annotated[str | None, typer.Option(help="Name of the stream; default the arm.")] = None,
-    rounds: Annotated[int, typer.Option(help="Days.")] = 20,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Days; default 20, or all that a log has to play back.", show_default=False
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Updates of the policy a round.")] = 20,
     lag: Annotated[int, typer.Option(help="Updates after which new weights serve.")] = 20,
     share: Annotated[float, typer.Option(help="Share of the users who come in a round.")] = 0.1,
@@ -56,6 +61,8 @@ def stream_command(
         )
         return
     err.print(f"stream {made.name!r} of run {run!r}: {status.state} ({made.path})")
+    if status.message:
+        err.print(f"  {status.message}")
     for key in ("true_watch_s", "watch_s", "hits", "positives", "reward"):
         if key in last:
             err.print(f"  {key}: {last[key]:.3f} in round {len(metrics)}")

@@ -11,9 +11,9 @@ updates the server gets new weights (V1 sends them every 1,000). An arm says wha
     rsft_grpo    that, and groups with GRPO
     rsft_ecpo    that, and groups with ECPO
 
-All arms make the same number of updates. A stream is a folder of the run that it began from,
-`stream/<name>/`: events and values by round, checkpoints, metrics.jsonl. Randomness is a function
-of seed, round and step, so a stream that was stopped goes on as if it had not been.
+`frozen` makes no updates, all others make the same number. A stream is a folder of the run that it
+began from, `stream/<name>/`: events and values by round, checkpoints, metrics.jsonl. Randomness is
+a function of seed, round and step, so a stream that was stopped goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from onerec.data.exposures import Exposures
 from onerec.data.sessions import kept_by_rsft, session_of
 from onerec.data.sources.world import world_of
 from onerec.data.tables import read_parquet, write_parquet
-from onerec.errors import RecipeError, RunError
+from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.pipeline.align import policy_config
@@ -56,47 +56,17 @@ from onerec.rewards import RewardModel
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, open_run, valid_name
 from onerec.sections import AlignConfig
+from onerec.stream.config import ARMS, StreamConfig, check_log, rounds_of
 from onerec.stream.growing import cases_at_the_end, grown, setting_with
 from onerec.stream.platform import ReplayPlatform, WorldPlatform
 from onerec.train.optim import OptimConfig, make_adamw
 
 STAGE = "stream"
-ARMS: dict[str, tuple[str, str | None]] = {  # what it trains on, and its objective
-    "frozen": ("", None),
-    "all": ("all", None),
-    "half": ("half", None),
-    "rsft": ("rsft", None),
-    "rsft_grpo": ("rsft", "grpo"),
-    "rsft_ecpo": ("rsft", "ecpo"),
-}
+ROUND = "round"  # the column of a stream's log: 0 for what was there before it
 _SEED = 104_729
 
 Report = Callable[[str, int, int, Mapping[str, Any]], None]
 Tell = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class StreamConfig:
-    """`share` of the users come in a round and see `shown` items each; `steps` updates a round on
-    the feedback of the last `window` rounds; the server gets new weights every `lag` updates."""
-
-    arm: str = "rsft_ecpo"
-    rounds: int = 20
-    steps: int = 20
-    lag: int = 20
-    share: float = 0.1
-    shown: int = 10
-    window: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.arm not in ARMS:
-            raise RecipeError(f"arm {self.arm!r}: choose one of {', '.join(ARMS)}")
-        for name in ("rounds", "steps", "shown", "window"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name}={getattr(self, name)}: needs at least 1")
-        if self.lag < 0 or not 0 < self.share <= 1:
-            raise RecipeError(f"lag={self.lag} must be 0 or more, share={self.share} in (0, 1]")
 
 
 def stream(
@@ -112,31 +82,36 @@ def stream(
     Raises:
         RunError: the run has no reward model or no policy, another process holds the stream, or it
             was begun with another configuration.
-        DataError: the dataset is no world and its log cannot be played back.
+        DataError: the dataset is no world and its log cannot be played back, or lacks what the arm
+            learns from.
+        RecipeError: the log has fewer days to play back than rounds were asked for, or the reward
+            model does not give the recipe's reward.
     """
     run = open_run(run_name, home)
     setting = setting_of(run, home)
     folder = run.path / STAGE / valid_name(name or config.arm)
     device = pick_device(setting.recipe.device)
     online = Online(run, setting, config, device, folder)
+    rounds, note = rounds_of(config.rounds, online.platform.rounds)
+    config = replace(config, rounds=rounds)
     with RunWriter.claim(folder, _description(run, config)) as writer:
         keep_memory()
         set_threads(threads_for(setting.recipe, device))
         online.resume()
         writer.rewind_metrics(STAGE, online.round)
-        writer.set_status(STAGE, online.round, config.rounds)
-        while online.round < config.rounds:
+        writer.set_status(STAGE, online.round, rounds, message=note)
+        while online.round < rounds:
             values = online.step(
-                lambda round_, line: writer.log_metrics(STAGE, round_, config.rounds, **line)
+                lambda round_, line: writer.log_metrics(STAGE, round_, rounds, **line)
             )
             writer.beat(step=online.round)
-            report(STAGE, online.round, config.rounds, values)
+            report(STAGE, online.round, rounds, values)
             if writer.obey() == "stop":
                 writer.stop("stopped as asked; the same command goes on")
                 break
         else:
             writer.mark_done(STAGE, rounds=online.round)
-            writer.finish()
+            writer.finish(note)
     return Run(folder)
 
 
@@ -168,18 +143,22 @@ class Online:
         self.folder, self.round = folder, 0
         self.trained_on, objective = ARMS[config.arm]
         self.ids, self.popularity = load_semantic_ids(run)
-        self.pscore = RewardModel.load(run, setting, device).model
+        reward = RewardModel.load(run, setting, device)
+        if objective:
+            reward.check(setting.recipe.align.reward)
+        self.pscore = reward.model
         whole = setting.split.log
+        check_log(config.arm, whole)
         known = world_of(setting.dataset)
         if known is None:
             self.platform: WorldPlatform | ReplayPlatform = ReplayPlatform(
                 whole, setting.split.train
             )
-            self.log = whole.take(setting.split.train)
+            whole = whole.take(setting.split.train)
         else:
             self.platform = WorldPlatform(known, config.seed, config.share)
-            self.log = whole
-        self.since: list[int] = []  # the first time of each round's events
+        before = {ROUND: np.zeros(len(whole), dtype=np.int32)}
+        self.log = replace(whole, columns=whole.columns | before)
         recipe = setting.recipe
         align = replace(recipe.align, objective=objective or recipe.align.objective)
         if align.tilt:  # its reference stays where it is, and a loop learns beyond it
@@ -224,8 +203,10 @@ class Online:
         served = self.recommender(self.alignment.served)
         lists = served.lists(cases_at_the_end(self.log, users), self.config.shown)
         answers = self.platform.answer(self.log, users, lists.items, self.round)
-        self._take_in(answers.events)
-        values = {name: float(each.mean()) for name, each in answers.values.items()}
+        self._take_in(answers.events, self.round + 1)
+        self._look_again()
+        self.alignment.scorer = self.reward
+        values = {name: float(each.mean()) for name, each in answers.values.items() if len(users)}
         learned = self._learn() if self.trained_on else {}
         self.round += 1
         write_parquet(self._path("events", self.round), answers.events)
@@ -240,11 +221,8 @@ class Online:
         self._save()
         return line
 
-    def _take_in(self, events: dict[str, NDArray[Any]]) -> None:
-        self.since.append(int(events["timestamp"].min(initial=np.iinfo(np.int64).max)))
-        self.log = grown(self.log, events)
-        self._look_again()
-        self.alignment.scorer = self.reward
+    def _take_in(self, events: dict[str, NDArray[Any]], number: int) -> None:
+        self.log = grown(self.log, {**events, ROUND: np.full(len(events["user"]), number)})
 
     def _learn(self) -> dict[str, float]:
         examples = self._examples()
@@ -277,8 +255,8 @@ class Online:
     def _examples(self) -> Examples:
         """Training examples of the feedback of the last rounds that the arm keeps."""
         log = self.log
-        since = self.since[max(0, len(self.since) - self.config.window)]
-        rows = log.columns["timestamp"] >= since
+        round_ = log.columns[ROUND]
+        rows = round_ > max(0, self.round + 1 - self.config.window)
         if self.trained_on == "rsft":
             rows = kept_by_rsft(log, rows)
         elif self.trained_on == "half":
@@ -298,9 +276,7 @@ class Online:
         if self.config.lag:
             served = self.alignment.served.state_dict()
             save_tensors(self.folder / f"served-{self.round:06d}.safetensors", served)
-        save_checkpoint(
-            self.folder, self.round, self.alignment.model, self.optimizer, {"since": self.since}
-        )
+        save_checkpoint(self.folder, self.round, self.alignment.model, self.optimizer, {})
         prune(self.folder, keep=2)
         for old in sorted(self.folder.glob("served-*.safetensors"))[:-2]:
             old.unlink()
@@ -329,8 +305,7 @@ class Online:
                 )
             frame = read_parquet(path)
             events = {str(name): frame[name].to_numpy() for name in frame.columns}
-            self.since.append(int(last.info["since"][number - 1]))
-            self.log = grown(self.log, events)
+            self._take_in(events, number)
         self.round = last.step
         self._look_again()
         self.alignment.scorer = self.reward

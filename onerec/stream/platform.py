@@ -46,6 +46,7 @@ class WorldPlatform:
 
     def __init__(self, known: KnownWorld, seed: int, share: float) -> None:
         self.known, self.seed, self.share = known, seed, share
+        self.rounds: int | None = None  # as many as one likes
 
     def visitors(self, log: Interactions, round_: int) -> Ints:
         """Who comes today: a share of the users with a history, the same ones in every arm."""
@@ -116,6 +117,7 @@ class ReplayPlatform:
         day = whole.columns["timestamp"][later] // DAY_MS
         self.whole = whole
         self.days = [later[day == value] for value in np.unique(day)]
+        self.rounds = len(self.days)
 
     def visitors(self, log: Interactions, round_: int) -> Ints:
         """Who did something that day and has a history."""

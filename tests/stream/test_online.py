@@ -1,5 +1,7 @@
 """The loop itself: every arm runs, arms share their people, and a restart loses nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,21 @@ import toy_home
 from safetensors.torch import load_file
 
 from onerec.assembly import setting_of
+from onerec.data.batches import training_examples
+from onerec.data.sessions import kept_by_rsft, session_of
 from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.errors import RecipeError, RunError
 from onerec.pipeline import run as run_stages
 from onerec.runs import Run, open_run
+from onerec.sections import AlignConfig
 from onerec.stream import ARMS, StreamConfig, stream
 from onerec.stream.online import Online
 from onerec.world import WorldConfig
 
 SMALL = {"rounds": 3, "steps": 4, "lag": 3, "share": 0.4, "shown": 5, "window": 2}
+LEARNS = {"all": "all", "half": "half", "rsft": "rsft", "rsft_grpo": "rsft", "rsft_ecpo": "rsft"}
+OBJECTIVE = {"rsft_grpo": "grpo", "rsft_ecpo": "ecpo"}
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +130,11 @@ def test_training_reads_the_last_rounds_alone(home):
     online = Online(run, setting_of(run), config, torch.device("cpu"), home / "window")
     for _ in range(2):
         online.step()
+    online.round = 1  # the second round, before it counts
     examples = online._examples()
-    time = online.log.columns["timestamp"]
-    assert (time[examples.end] >= online.since[-1]).all()
-    assert len(online.since) == 2
-    assert np.diff(online.since)[0] > 0
+    assert set(online.log.columns["round"]) == {0, 1, 2}
+    assert len(examples)
+    assert (online.log.columns["round"][examples.end] == 2).all()
 
 
 def test_another_configuration_needs_another_name(home):
@@ -136,18 +143,86 @@ def test_another_configuration_needs_another_name(home):
         stream("r", StreamConfig(arm="all", **SMALL), name="mine", home=home)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"arm": "rfst"}, "arm 'rfst': choose one of frozen"),
-        ({"rounds": 0}, "rounds=0: needs at least 1"),
-        ({"share": 0.0}, r"share=0\.0"),
-        ({"lag": -1}, "lag=-1"),
-    ],
-)
-def test_refusals(wrong, message):
-    with pytest.raises(RecipeError, match=message):
-        StreamConfig(**wrong)
+def once(home, arm, seed=0, setting=None):
+    """An arm after its first round, looked at as it was while it learned; and the round's line."""
+    run = open_run("r", home)
+    config = StreamConfig(arm=arm, **SMALL, seed=seed)
+    online = Online(
+        run, setting or setting_of(run, home), config, torch.device("cpu"), home / f"once_{arm}"
+    )
+    line = online.step()
+    online.round = 0
+    return online, line
+
+
+def test_every_arm_is_known_here():
+    assert set(ARMS) == {"frozen", *LEARNS}
+
+
+@pytest.mark.parametrize("arm", LEARNS)
+def test_an_arm_learns_from_the_visits_that_it_is_named_for(home, arm):
+    online, line = once(home, arm)
+    log, split = online.log, online.setting.split
+    fed = log.columns["round"] == 1
+    wanted = {"all": fed, "rsft": kept_by_rsft(log, fed)}
+    lucky = np.random.default_rng([0, 0, 3]).random(session_of(log)[-1] + 1) < 0.5
+    wanted["half"] = fed & lucky[session_of(log)]
+    found = online._examples().end.tolist()
+    assert line["examples"] == len(found) > 0
+    for kept, rows in wanted.items():
+        rows = training_examples(split, 2, rows).end.tolist()
+        assert (found == rows) == (kept == LEARNS[arm]), kept
+
+
+def test_the_random_half_is_one_of_sessions_and_of_the_seed(home):
+    online, _ = once(home, "half")
+    fed = online.log.columns["round"] == 1
+    session, half = session_of(online.log), online._random_half()
+    assert 0.3 < half[fed].mean() < 0.7
+    whole = np.bincount(session, half) / np.bincount(session)
+    assert set(whole) == {0, 1}, "a session is in it or out of it"
+    again, other = (once(home, "half", seed)[0]._random_half() for seed in (0, 1))
+    assert np.array_equal(again, half)
+    assert not np.array_equal(other, half)
+    online.round = 1
+    assert not np.array_equal(online._random_half(), half)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_has_the_objective_that_it_is_named_for(home, arm):
+    """Whatever the recipe's; the tilt, whose reference stays behind, is off, weight the usual."""
+    setting = setting_of(open_run("r", home), home)
+    align = replace(setting.recipe.align, objective="reinforce", tilt=0.5, weight=0.9)
+    setting = replace(setting, recipe=replace(setting.recipe, align=align))
+    online, line = once(home, arm, setting=setting)
+    objective = OBJECTIVE.get(arm)
+    policy, rollout = online.alignment.config, online.alignment.last
+    assert policy.weight == (AlignConfig.weight if objective else 0)
+    assert (policy.tilt, online.alignment.lag) == (0, SMALL["lag"])
+    assert (rollout and rollout.objective) == objective
+    assert ("policy" in line) == bool(objective)
+    assert online.alignment.served is not online.alignment.model
+
+
+def test_without_a_tilt_the_weight_is_the_recipes(home):
+    setting = setting_of(open_run("r", home), home)
+    align = replace(setting.recipe.align, tilt=0.0, weight=0.9)
+    setting = replace(setting, recipe=replace(setting.recipe, align=align))
+    assert once(home, "rsft_grpo", setting=setting)[0].alignment.config.weight == 0.9
+    assert once(home, "all", setting=setting)[0].alignment.config.weight == 0
+
+
+def test_a_reward_that_the_model_does_not_give_is_refused_before_anything_is_served(home):
+    run = open_run("r", home)
+    setting = setting_of(run, home)
+    align = replace(setting.recipe.align, reward="applause")
+    setting = replace(setting, recipe=replace(setting.recipe, align=align))
+    make = lambda arm: Online(  # noqa: E731
+        run, setting, StreamConfig(arm=arm), torch.device("cpu"), home / "refused"
+    )
+    with pytest.raises(RecipeError, match=r"align\.reward='applause'"):
+        make("rsft_ecpo")
+    make("rsft")  # which reads no reward
 
 
 def test_a_run_without_a_reward_model_is_refused(trained):
