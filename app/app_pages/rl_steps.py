@@ -36,6 +36,7 @@ def curves() -> None:
                          key="align_" + panel.partition(" ")[0], reading={"through": lines},
                          drawing={"panel": panel}, say=policy_steps.PANELS[panel])  # fmt: skip
     at_scale.show("legality")
+    at_scale.show("worth_tables")
 
 
 def pick_step(points: list[dict]) -> None:
