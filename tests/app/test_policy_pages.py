@@ -228,6 +228,18 @@ def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> 
     assert "none of its steps was recorded" in said(open_page("rl_steps"))
 
 
+def test_pass_at_k_stands_before_and_after_or_is_said_to_be_missing(
+    open_page: Open, aligned: Path
+) -> None:
+    app = open_page("rl_steps", rl_view="Curves of all steps")
+    assert policy_steps.NO_PASS in [box.value for box in app.info]
+    looks = {0: {10: 0.2, 128: 0.6}, 15: {10: 0.25, 128: 0.5}}
+    fake_rollouts.look(aligned / "runs" / "toy_run", looks, kept=15)
+    app = open_page("rl_steps", rl_view="Curves of all steps")
+    assert "pass@10 went from 20.0% to 25.0%, pass@128 went from 60.0% to 50.0%" in said(app)
+    assert policy_steps.NO_PASS not in said(app)
+
+
 @pytest.mark.parametrize("name", ["ecpo", "rl_steps"])
 def test_a_cut_file_is_an_error_line(
     use_home: Callable[..., Path], aligned: Path, name: str
