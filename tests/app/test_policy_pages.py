@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import at_scale
 import fake_rollouts
 import policy_steps
 import pytest
@@ -225,6 +226,8 @@ def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> 
     assert "Reward went from 0.51 to 0.8" in said(app)
     assert set(policy_steps.PANELS) == set(explain.PANELS)
     assert all(words in said(app) for words in policy_steps.PANELS.values())
+    asked = [at_scale.QUESTIONS[name] for name in ("legality", "worth_tables")]
+    assert [box.label for box in app.expander][-2:] == asked
     assert "none of its steps was recorded" in said(open_page("rl_steps"))
 
 
