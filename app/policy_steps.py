@@ -62,6 +62,11 @@ PANELS = {  # how each panel of curves is read
     "list. It may fall while the reward rises: the two are different wishes.",
 }
 
+PASS = ("**pass@K**: the share of people with something they watched among the first K of their "
+        "list. Means alone were kept, so small changes may be chance.")  # fmt: skip
+NO_PASS = ("No pass@K before and after: runs of earlier versions did not measure it, and a run "
+           "that is being aligned has it from its first look on.")  # fmt: skip
+
 
 def picker(view: selection.Selection, known: list[int]) -> int:
     """That of the selection where it was recorded, else the last; with buttons to go on and back.

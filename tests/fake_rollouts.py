@@ -64,6 +64,19 @@ def build(run: Path, *, steps: tuple[int, ...] = STEPS) -> Path:
     return run
 
 
+def look(run: Path, passes: dict[int, dict[int, float]], kept: int | None = None) -> None:
+    """Write pass@K on valid, step -> K -> value, and which step was kept, if one was."""
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        for step, values in passes.items():
+            line = {"stage": "align", "step": step, "of": 30, "seconds": step * 0.5}
+            line |= {f"valid_pass@{k}": value for k, value in values.items()}
+            log.write(json.dumps(line) + "\n")
+    stamp = run / "align" / "done.json"
+    stamp.unlink(missing_ok=True)
+    if kept is not None:
+        stamp.write_text(json.dumps({"step": kept, "seconds": 1.0}))
+
+
 def rewrite(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """Change the rows of a step: for columns that it may lack or have more of."""
     write_parquet(path, change(read_parquet(path)))

@@ -35,7 +35,11 @@ def curves() -> None:
             widgets.show(run, policy.reward_curves, draw.reward_curves, command=command,
                          key="align_" + panel.partition(" ")[0], reading={"through": lines},
                          drawing={"panel": panel}, say=policy_steps.PANELS[panel])  # fmt: skip
+    widgets.show(run, policy.pass_at_k, draw.pass_at_k, command=command, key="pass_at_k",
+                 reading={"through": lines}, say=policy_steps.PASS,
+                 empty=policy_steps.NO_PASS)  # fmt: skip
     at_scale.show("legality")
+    at_scale.show("worth_tables")
 
 
 def pick_step(points: list[dict]) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from onerec.explain import paper_tables
+from onerec.explain.paper_tables import CUTS
+
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
 HELD = 0.98  # of the valid recall without a reward: the rule of `bench.arms`
-CUTS = (32, 128, 512)
 
 
 def stability(folder: Path = RESULTS) -> pd.DataFrame:
@@ -88,6 +90,23 @@ def worth(folder: Path = RESULTS) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def worth_tables(folder: Path = RESULTS) -> pd.DataFrame:
+    """The paper's tables of alignment, ours beside; see `paper_tables.tables` for the columns.
+
+    Made by `bench.worth` with arms of several groups and searches. `attrs["note"]` says under which
+    conditions, `attrs["command"]` with which arms.
+    """
+    found = _read(folder, "worth_tables")
+    frame = paper_tables.tables(found)
+    frame.attrs |= {"note": found.get("note", ""), "command": found.get("command", "")}
+    return frame
+
+
+def worth_pairs(folder: Path = RESULTS) -> pd.DataFrame:
+    """The part of `worth_tables` that is not about groups; see `paper_tables.pairs`."""
+    return paper_tables.pairs(worth_tables(folder))
 
 
 def _held(arms: list[dict[str, Any]]) -> dict[str, bool]:

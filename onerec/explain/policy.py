@@ -30,6 +30,7 @@ __all__ = [
     "groups",
     "items",
     "levels",
+    "pass_at_k",
     "recorded",
     "regions",
     "reward_curves",
@@ -48,6 +49,7 @@ PANELS = {  # one unit each
     "ratio": ("ratio_max",),
     "recall@10 on valid": ("valid_recall@10",),
 }
+PASS = "valid_pass@"
 STEP_COLUMNS = (
     *("step", "objective", "epsilon", "delta", "groups", "items", "reward", "flat_groups"),
     *("legality", "outside", "clipped", "bounded", "ratio_max"),
@@ -239,6 +241,30 @@ def reward_curves(run: Run, through: int | None = None) -> pd.DataFrame:
     frame.insert(0, "panel", frame["metric"].map(place | parts))
     kept = frame["panel"].notna() & (frame["step"] <= (np.inf if through is None else through))
     return frame[kept].reset_index(drop=True)
+
+
+def pass_at_k(run: Run, through: int | None = None) -> pd.DataFrame:
+    """k, before, after, step, kept: pass@K on valid at step 0, and at the step that was kept.
+
+    pass@K is the share of valid users with a target among the first K of their list (ours; V1's
+    Table 4 calls so the best reward of K items). While the stage is not done, nothing is kept yet:
+    `after` is the last look, up to the step `through`. Empty where there are not both: a run of
+    an earlier version has neither.
+    """
+    lines, chosen = run.metrics("align"), (run.done("align") or {}).get("step")
+    names = [str(name) for name in lines.columns if str(name).startswith(PASS)]
+    if through is not None:
+        lines = lines[lines["step"] <= through]
+    rows = []
+    for name in sorted(names, key=lambda name: int(name.removeprefix(PASS))):
+        looks = lines.dropna(subset=name).drop_duplicates("step", keep="last")
+        course = looks.set_index("step")[name].sort_index()
+        step = int(chosen if chosen is not None else max(course.index, default=0))
+        if {0, step} <= set(course.index) and (step or chosen is not None):
+            values = float(course[0]), float(course[step])
+            rows.append((int(name.removeprefix(PASS)), *values, step, chosen is not None))
+    columns = ["k", "before", "after", "step", "kept"]
+    return pd.DataFrame(rows, columns=columns) if rows else empty(columns)
 
 
 def _group(run: Run, step: int, user: int) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""What was measured at scale, drawn; each takes the frame of its name in `explain.measured`."""
+"""What was measured at scale, drawn; each takes the frame of its name in `explain.measured`.
+
+The paper's tables, ours beside, stand in `paper_tables`, and are named here.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from onerec.viz import theme
+from onerec.viz.paper_tables import pairs_finding, worth_tables
+
+__all__ = ["legality", "pairs_finding", "stability", "worth", "worth_tables"]
 
 OBJECTIVES = {"ecpo": "ECPO", "grpo": "GRPO", "grpo_kl": "GRPO with KL"}
 ARMS = {

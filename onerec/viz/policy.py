@@ -14,7 +14,17 @@ from onerec.viz import theme
 from onerec.viz.composer import words
 from onerec.viz.objectives import EFFECT_LOOKS, NAMES, push, regions, value
 
-__all__ = ["NAMES", "group", "levels", "push", "regions", "reward_curves", "steps", "value"]
+__all__ = [
+    "NAMES",
+    "group",
+    "levels",
+    "pass_at_k",
+    "push",
+    "regions",
+    "reward_curves",
+    "steps",
+    "value",
+]
 
 ALIGN = "Make them with: onerec align --run NAME"
 BARS_SHOWN = 60  # steps; more of them are a line
@@ -240,6 +250,59 @@ def _levels_finding(frame: pd.DataFrame) -> str:
         f"code {far['code']:.0f} of level {far['level']:.0f} moved most, ×{far['ratio']:.3g}; "
         f"the whole item ×{whole:.3g}"
     )
+
+
+def pass_at_k(frame: pd.DataFrame) -> go.Figure:
+    """Does alignment find more of what people watched? pass@K on valid, before and after."""
+    if frame.empty:
+        return theme.nothing("pass@K was not measured before and after.", ALIGN, "pass-at-k")
+    step, kept = int(frame["step"].iloc[0]), bool(frame["kept"].iloc[0])
+    after = f"after, at step {step:,}" + ("" if kept else ", not chosen yet")
+    went = {
+        f"pass@{r['k']}": theme.went([theme.percent(r[at], 1) for at in ("before", "after")])
+        for r in frame.to_dict("records")
+    }
+    fig = theme.figure(
+        title=_pass_finding(went, step, kept),
+        alt="Bars of pass@K before and after alignment: "
+        + "; ".join(f"{name} {course}" for name, course in went.items()),
+        how="The share of a sample of valid users with a target among the first K items of their "
+        "list, from the lines of stage `align` in metrics.jsonl: "
+        + "; ".join(
+            f"`valid_pass@{r['k']}` {r['before']:.4f} at step 0, {r['after']:.4f} at step {step:,}"
+            for r in frame.to_dict("records")
+        )
+        + ". The users are the same, but only means were kept: a paired interval of the difference "
+        "cannot be told from them, so no change is called sure."
+        + ("" if kept else " Which step is kept is decided at the end of the stage."),
+        y="share of users",
+        height=320,
+        key="pass-at-k",
+    )
+    for label, column, colour, pattern in (
+        ("before, at step 0", "before", theme.GREY, "/"),
+        (after, "after", theme.BLUE, ""),
+    ):
+        fig.add_bar(
+            x=list(went),
+            y=frame[column],
+            name=label,
+            text=[theme.percent(value, 1) for value in frame[column]],
+            textangle=0,
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            hovertemplate="%{x}: %{y:.2%}<extra>" + label + "</extra>",
+        )
+    fig.update_layout(barmode="group")
+    fig.update_yaxes(rangemode="tozero", tickformat=".0%")
+    return fig
+
+
+def _pass_finding(went: dict[str, str], step: int, kept: bool) -> str:
+    if kept and not step:
+        return "Alignment kept the policy that it began with: no pass@K has changed"
+    shown = list(dict.fromkeys([*list(went)[:1], *list(went)[-1:]]))  # the least and the greatest K
+    told = ", ".join(f"{name} {went[name]}" for name in shown)
+    return f"With alignment {told}" if kept else f"Up to step {step:,} {told}"
 
 
 def reward_curves(frame: pd.DataFrame, panel: str = "reward") -> go.Figure:

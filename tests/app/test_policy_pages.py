@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import at_scale
 import fake_rollouts
 import policy_steps
 import pytest
@@ -225,7 +226,21 @@ def test_curves_stand_without_recorded_steps(open_page: Open, aligned: Path) -> 
     assert "Reward went from 0.51 to 0.8" in said(app)
     assert set(policy_steps.PANELS) == set(explain.PANELS)
     assert all(words in said(app) for words in policy_steps.PANELS.values())
+    asked = [at_scale.QUESTIONS[name] for name in ("legality", "worth_tables")]
+    assert [box.label for box in app.expander][-2:] == asked
     assert "none of its steps was recorded" in said(open_page("rl_steps"))
+
+
+def test_pass_at_k_stands_before_and_after_or_is_said_to_be_missing(
+    open_page: Open, aligned: Path
+) -> None:
+    app = open_page("rl_steps", rl_view="Curves of all steps")
+    assert policy_steps.NO_PASS in [box.value for box in app.info]
+    looks = {0: {10: 0.2, 128: 0.6}, 15: {10: 0.25, 128: 0.5}}
+    fake_rollouts.look(aligned / "runs" / "toy_run", looks, kept=15)
+    app = open_page("rl_steps", rl_view="Curves of all steps")
+    assert "pass@10 went from 20.0% to 25.0%, pass@128 went from 60.0% to 50.0%" in said(app)
+    assert policy_steps.NO_PASS not in said(app)
 
 
 @pytest.mark.parametrize("name", ["ecpo", "rl_steps"])

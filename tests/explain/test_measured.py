@@ -66,3 +66,11 @@ def test_what_is_shipped_can_be_read(name):
     frame = getattr(measured, name)()
     assert len(frame) > 5
     assert not frame.isna().any().any()
+
+
+def test_the_papers_tables_are_shipped_with_their_note_and_command():
+    frame = measured.worth_tables()
+    assert {7, 8, 9} <= set(frame["table"])
+    assert not frame[["gain", "gain_low", "gain_high", "more", "promised"]].isna().any().any()
+    assert "onerec.bench.worth" in frame.attrs["command"]
+    assert set(measured.worth_pairs()["table"]) == set(frame["table"]) - {7}

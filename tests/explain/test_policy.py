@@ -236,3 +236,38 @@ def test_the_age_of_the_weights_that_drew(tmp_path: Path) -> None:
     ]
     (run.path / "recipe.json").write_text('{"recipe": {"align": {"lag": 0}}}')
     assert policy.age(run, 7) == (0, 0)
+
+
+PASSES = {
+    0: {10: 0.2, 32: 0.4, 128: 0.7},
+    15: {10: 0.26, 32: 0.44, 128: 0.71},
+    30: {10: 0.3, 32: 0.35, 128: 0.6},
+}
+
+
+def test_pass_at_k_is_that_of_the_step_that_was_kept(aligned: Run) -> None:
+    assert policy.pass_at_k(aligned).empty, "a run of an earlier version"
+    fake_rollouts.look(aligned.path, PASSES, kept=15)
+    found = policy.pass_at_k(aligned)
+    assert found["k"].tolist() == [10, 32, 128]
+    assert found["before"].tolist() == [0.2, 0.4, 0.7]
+    assert found["after"].tolist() == [0.26, 0.44, 0.71], "not the last look"
+    assert set(found["step"]) == {15}
+    assert found["kept"].all()
+
+
+def test_pass_at_k_of_a_stage_that_goes_on_is_that_of_the_last_look(aligned: Run) -> None:
+    fake_rollouts.look(aligned.path, {0: PASSES[0]})
+    assert policy.pass_at_k(aligned).empty, "there is no after yet"
+    fake_rollouts.look(aligned.path, {15: PASSES[15], 30: PASSES[30]})
+    found = policy.pass_at_k(aligned)
+    assert (found["after"].tolist(), set(found["step"])) == ([0.3, 0.35, 0.6], {30})
+    assert not found["kept"].any()
+    assert policy.pass_at_k(aligned, through=20)["after"].tolist() == [0.26, 0.44, 0.71]
+
+
+def test_pass_at_k_may_be_kept_at_the_start_or_lack_a_look(aligned: Run) -> None:
+    fake_rollouts.look(aligned.path, PASSES, kept=0)
+    assert policy.pass_at_k(aligned)["after"].tolist() == [0.2, 0.4, 0.7]
+    fake_rollouts.look(aligned.path, {}, kept=20)
+    assert policy.pass_at_k(aligned).empty, "step 20 was not looked at"

@@ -102,3 +102,33 @@ def test_where_nothing_counts_or_moved_no_number_is_made_up(aligned: Run) -> Non
     assert theme.title(still).startswith("clip: no code has moved since it was drawn"), "was ×1"
     one = pd.DataFrame([{"panel": "share", "metric": "legality", "step": 1, "value": 0.5}])
     assert theme.title(viz.reward_curves(one, "share")) == "Legal items: 50%"
+
+
+def passes(step: int, kept: bool) -> pd.DataFrame:
+    rows = [(10, 0.2, 0.26), (32, 0.4, 0.4), (128, 0.7, 0.65)]
+    if not step:
+        rows = [(k, before, before) for k, before, _ in rows]
+    return pd.DataFrame(rows, columns=["k", "before", "after"]).assign(step=step, kept=kept)
+
+
+def test_pass_at_k_says_what_became_of_it_and_calls_nothing_sure() -> None:
+    fig = viz.pass_at_k(passes(15, kept=True))
+    assert theme.title(fig) == (
+        "With alignment pass@10 went from 20.0% to 26.0%, pass@128 went from 70.0% to 65.0%"
+    )
+    assert "pass@32 stayed at 40.0%" in theme.alt_text(fig)
+    assert [list(bars.y) for bars in fig.data] == [[0.2, 0.4, 0.7], [0.26, 0.4, 0.65]]
+    assert fig.data[1].name == "after, at step 15"
+    assert "only means were kept" in theme.how(fig)
+    assert "`valid_pass@128` 0.7000 at step 0, 0.6500 at step 15" in theme.how(fig)
+
+
+def test_pass_at_k_before_the_end_and_where_nothing_was_gained() -> None:
+    going = viz.pass_at_k(passes(15, kept=False))
+    assert theme.title(going).startswith("Up to step 15 pass@10 went from")
+    assert going.data[1].name == "after, at step 15, not chosen yet"
+    assert "kept the policy that it began with" in theme.title(viz.pass_at_k(passes(0, True)))
+    one = viz.pass_at_k(passes(15, kept=True).iloc[:1])
+    assert theme.title(one) == "With alignment pass@10 went from 20.0% to 26.0%"
+    none = viz.pass_at_k(passes(15, True).iloc[:0])
+    assert "onerec align" in theme.how(none)
