@@ -252,11 +252,11 @@ def compare(chosen: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
         OneRecError: a kind is unknown, a number is below 1, or see `onerec.pipeline.run`.
     """
     refuse_below_one(chosen, ("seeds", "jobs"))
-    recipe(chosen.recipe, parse_overrides(chosen.set))
-    open_dataset(chosen.dataset, chosen.home)
     for kind in chosen.kinds:
         if kind not in KINDS:
             raise RecipeError(f"no kind {kind!r}{nearest(kind, KINDS)}; there are {listed(KINDS)}")
+    recipe(chosen.recipe, parse_overrides(chosen.set))
+    open_dataset(chosen.dataset, chosen.home)
     told = ["--dataset", chosen.dataset, "--recipe", chosen.recipe, "--jobs", str(chosen.jobs)]
     told += ["--set", *chosen.set] if chosen.set else []
     told += ["--home", str(chosen.home)] if chosen.home else []

@@ -25,7 +25,10 @@ def test_an_arm_is_a_set_of_changes():
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        ("nonsense", "no arm 'nonsense': 'nonsense'; there are none, pscore,"),
+        (
+            "nonsense",
+            "no arm 'nonsense': 'nonsense' (did you mean 'none'?); there are none, pscore,",
+        ),
         ("beam+pscor", "no arm 'beam+pscor': 'pscor' (did you mean 'pscore'?)"),
         ("tiltx", "no arm 'tiltx': 'x' is no number from 0 on"),
         ("beam@nan", "no arm 'beam@nan': 'nan' is no number from 0 on"),

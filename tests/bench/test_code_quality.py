@@ -6,7 +6,16 @@ import pytest
 import small_world
 
 from onerec.bench import arms, code_quality
-from onerec.bench.code_quality import KINDS, RECALL, SHUFFLED, differences, foretells, kind_recipe
+from onerec.bench.code_quality import (
+    KINDS,
+    RECALL,
+    SHUFFLED,
+    differences,
+    foretells,
+    kind_recipe,
+    summary,
+    table,
+)
 from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.recipes import recipe
@@ -52,6 +61,17 @@ def test_differences_by_hand() -> None:
     assert found["qformer - content"]["mean"] == pytest.approx(0.25)
 
 
+def test_one_seed_has_no_interval_to_print() -> None:
+    recall = {"rq_kmeans": 0.2, "balanced": 0.3}
+    parts = [
+        {"kind": kind, "seed": 0, RECALL: value, "measures": {"good": value}}
+        for kind, value in recall.items()
+    ]
+    shown = table(summary(parts))
+    assert shown.endswith("recall@10 balanced - rq_kmeans: +0.1000 [-, -]")
+    assert "nan" not in shown
+
+
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
     monkeypatch.setattr(
@@ -69,9 +89,7 @@ def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
         assert plain[name] == dealt[name]
     for name in ("neighbours_1", "purity_1"):
         assert plain[name]["mean"] > 0.1 > abs(dealt[name]["mean"])
-    shown = capsys.readouterr().out
-    assert "shuffled" in shown
-    assert "nan" not in shown
+    assert "shuffled" in capsys.readouterr().out
     first, second = (
         read_parquet(tmp_path / "runs" / f"codes_small_tiny_{kind}_0" / IDS)
         for kind in ("rq_kmeans", SHUFFLED)
