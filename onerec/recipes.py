@@ -148,7 +148,7 @@ def recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
     """The recipe called `name` with `overrides` (path -> text) applied.
 
     Raises:
-        RecipeError: no such recipe or setting (the nearest is named), or a value of a wrong type.
+        RecipeError: no such recipe or setting (the nearest is named), or a value that cannot be.
     """
     if name not in RECIPES:
         raise RecipeError(
@@ -183,7 +183,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     """The inverse of `to_dict`; a setting that is not there keeps its default.
 
     Raises:
-        RecipeError: a setting that this version does not know.
+        RecipeError: a setting that this version does not know, or a number that is not finite.
     """
     return typing.cast(Recipe, build(Recipe, values))
 

@@ -5,6 +5,7 @@ Knows nothing of recipes; `recipes` says which settings there are and what they 
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,7 @@ def build(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass from nested dictionaries; what is not there keeps its default.
 
     Raises:
-        RecipeError: a setting that `kind` does not have.
+        RecipeError: a setting that `kind` does not have, or a number that is not finite.
     """
     hints = typing.get_type_hints(kind)
     known = {item.name for item in dataclasses.fields(kind)}
@@ -50,7 +51,7 @@ def build(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
         if dataclasses.is_dataclass(hint):
             made[name] = build(typing.cast(type, hint), value, f"{prefix}{name}.")
         else:
-            made[name] = tuple(value) if isinstance(value, list) else value
+            made[name] = tuple(value) if isinstance(value, list) else _finite(value, prefix + name)
     return kind(**made)
 
 
@@ -60,7 +61,8 @@ def set_by_path(
     """`config` with the setting at `path` read from `text`; `names` are all paths there are.
 
     Raises:
-        RecipeError: no such setting (the nearest is named), or a value of a wrong type.
+        RecipeError: no such setting (the nearest is named), a value of a wrong type, or a number
+            that is not finite.
     """
     full = full or path
     head, _, rest = path.partition(".")
@@ -98,6 +100,13 @@ def _parse(text: str, hint: Any, name: str) -> Any:
         raise RecipeError(f"{name}={text!r}: needs {kind}") from None
     if hint is int and abs(value) > _GREATEST:
         raise RecipeError(f"{name}={text[:20]}...: needs a whole number up to 10^18")
+    return _finite(value, name)
+
+
+def _finite(value: Any, name: str) -> Any:
+    """The value, unless it is a number that no comparison refuses and no JSON file holds."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{name}={value}: needs a finite number")
     return value
 
 

@@ -210,6 +210,10 @@ def test_a_recipe_of_another_version_is_refused(trained: Path, tmp_path: Path) -
 
     with pytest.raises(RecipeError, match=r"'model\.widht' is unknown \(did you mean 'width'"):
         setting_of(Run(path), trained)
+    said["recipe"]["model"] = {"dropout": float("nan")}
+    (path / "recipe.json").write_text(json.dumps(said))
+    with pytest.raises(RecipeError, match=r"model\.dropout=nan: needs a finite number"):
+        setting_of(Run(path), trained)
 
 
 def test_a_run_that_reads_content_is_served_as_it_was_trained(tmp_path: Path) -> None:

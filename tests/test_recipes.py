@@ -1,5 +1,9 @@
 """Recipes: whole, checked, and helpful about a wrong name."""
 
+import json
+import operator
+from typing import Any
+
 import pytest
 
 from onerec.errors import RecipeError
@@ -100,6 +104,38 @@ def test_a_mistake_is_named_in_one_line(name: str, overrides: dict[str, str], me
     with pytest.raises(RecipeError, match=message) as caught:
         recipe(name, overrides)
     assert "\n" not in str(caught.value)
+
+
+def in_part(values: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The group of settings that a path is in, and its name there."""
+    *groups, name = path.split(".")
+    for group in groups:
+        values = values[group]
+    return values, name
+
+
+FLOATS = [
+    path for path in setting_names() if isinstance(operator.attrgetter(path)(recipe("tiny")), float)
+]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("path", FLOATS)
+def test_a_number_that_is_not_finite_is_refused(path: str, text: str) -> None:
+    """A comparison with NaN is never true: bounds alone let it through to a traceback."""
+    message = rf"^{path}={float(text)}: needs a finite number$"
+    with pytest.raises(RecipeError, match=message):
+        recipe("tiny", {path: text})
+    values = json.loads(json.dumps(to_dict(recipe("tiny"))))
+    group, name = in_part(values, path)
+    group[name] = float(text)
+    with pytest.raises(RecipeError, match=message):
+        from_dict(values)
+
+
+def test_the_floats_of_a_recipe_are_found() -> None:
+    assert len(FLOATS) > 20
+    assert {"align.weight", "align.tilt", "align.learning_rate", "model.dropout"} <= set(FLOATS)
 
 
 def test_an_override_needs_an_equals_sign() -> None:

@@ -47,6 +47,14 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
     assert listed(["a", "b"]) == "a, b"
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_what_is_not_finite_is_no_value(number: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^oven\.celsius={number}: needs a finite number$"):
+        set_by_path(Kitchen(), "oven.celsius", number, NAMES)
+    with pytest.raises(RecipeError, match=rf"^oven\.celsius={number}: needs a finite number$"):
+        build(Kitchen, {"oven": {"celsius": float(number)}})
+
+
 def test_overrides_are_split_at_the_first_equals_sign() -> None:
     assert parse_overrides(["tools= a=b "]) == {"tools": "a=b"}
     with pytest.raises(RecipeError, match="has no '='"):

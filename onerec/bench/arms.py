@@ -10,6 +10,7 @@ checkpoint is an early one stands beside `none` of the same step: equal next-tok
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -22,15 +23,18 @@ from typing import Any
 import torch
 
 from onerec.assembly import Setting
+from onerec.bench.mistakes import log_of
 from onerec.common import pick_device
-from onerec.errors import OneRecError, RunError
+from onerec.errors import RecipeError, RunError
 from onerec.loop import loop
 from onerec.pipeline.align import Aligning, Valid, policy_config
-from onerec.recipes import Recipe
+from onerec.recipes import Recipe, recipe
 from onerec.rewards import FUSED
 from onerec.runs import Run
+from onerec.settings import listed, nearest
 
 NONE, TILT = "none", "tilt"
+NUMBERS = ("weight", "learning_rate")  # of an arm, behind its name
 LOOKS = 4  # on valid, in a training
 SETTINGS = "settings"  # the file beside parts that says what they share; no part itself
 LEAST_RECALL = 0.98  # of that without a reward
@@ -51,14 +55,49 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def arm_recipe(base: Recipe, arm: str, seed: int) -> Recipe:
-    """The recipe of an arm such as `pscore+beam@0.3@0.0001`."""
+    """The recipe of an arm such as `pscore+beam@0.3@0.0001`.
+
+    Raises:
+        RecipeError: a part of the name that is not known, or a number that is none.
+    """
     names, *numbers = arm.split("@")
     changes: dict[str, Any] = {}
     for name in names.split("+"):
-        tilted = name.removeprefix(TILT)
-        changes |= ARMS[name] if tilted == name else {"tilt": float(tilted)}
-    changes |= dict(zip(("weight", "learning_rate"), map(float, numbers), strict=False))
+        if name in ARMS:
+            changes |= ARMS[name]
+        elif name.startswith(TILT):
+            changes["tilt"] = _number(name.removeprefix(TILT), arm)
+        else:
+            raise RecipeError(
+                f"no arm {arm!r}: {name!r}{nearest(name, ARMS)}; there are {listed(ARMS)}, "
+                f"{TILT}T and several joined by '+'"
+            )
+    if len(numbers) > len(NUMBERS):
+        raise RecipeError(f"no arm {arm!r}: at most a weight and a learning rate behind '@'")
+    changes |= dict(zip(NUMBERS, (_number(text, arm) for text in numbers), strict=False))
     return replace(base, seed=seed, align=replace(base.align, **changes))
+
+
+def _number(text: str, arm: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise RecipeError(f"no arm {arm!r}: {text!r} is no number from 0 on")
+    return value
+
+
+def named_arms(text: str) -> list[str]:
+    """The arms of a list with commas, each of which `arm_recipe` knows.
+
+    Raises:
+        RecipeError: one of them it does not know.
+    """
+    arms = text.split(",")
+    for arm in arms:
+        arm_recipe(recipe("small"), arm, 0)
+    return arms
 
 
 @dataclass
@@ -131,20 +170,30 @@ def in_parts(
 
     A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts of all
     calls with this folder, in the order of their file names. `settings` is what they must share to
-    be compared, by default the words.
+    be compared, by default the words. What a case says on stderr stands beside its part.
 
     Raises:
+        RecipeError: `jobs` is below 1.
         RunError: the folder has parts of other settings.
         CalledProcessError: a case failed; the others' parts stay.
     """
+    if jobs < 1:
+        raise RecipeError(f"--jobs {jobs}: at least 1")
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_others(folder, dict(settings or {"words": list(words)}))
 
     def one(case: str) -> None:
         part = folder / f"{case.replace(':', '-')}.json"
-        if not part.exists():
-            command = [sys.executable, "-m", f"onerec.bench.{module}", *words, "--one", case]
-            subprocess.run([*command, "--out", str(part)], check=True)
+        if part.exists():
+            return
+        command = [sys.executable, "-m", f"onerec.bench.{module}", *words, "--one", case]
+        log = log_of(part)
+        try:
+            with log.open("w") as stderr:
+                subprocess.run([*command, "--out", str(part)], check=True, stderr=stderr)
+        finally:
+            if not log.stat().st_size:
+                log.unlink()
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, work))
@@ -161,16 +210,6 @@ def _refuse_others(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} was made with other settings: {path.read_text()}, not {wanted}; "
             "delete it or choose another --out"
         )
-
-
-def failed(error: OneRecError | subprocess.CalledProcessError) -> int:
-    """Say in one line what ended a comparison, a part by its case; the exit status."""
-    if isinstance(error, OneRecError):
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    case = error.cmd[error.cmd.index("--one") + 1]
-    print(f"error: {case} failed, see above; the same command goes on", file=sys.stderr)
-    return 1
 
 
 def write_part(done: dict[str, Any], path: Path) -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from onerec.assembly import (
 )
 from onerec.baselines.two_tower import TwoTower, TwoTowerConfig, fit
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.worth import known_world
 from onerec.common import pick_device, set_threads
@@ -259,6 +259,7 @@ def summary(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="one model beside a cascade, on a world")
@@ -270,10 +271,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower-steps", type=int, help="at most; default: equal operations")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
+    refuse_below_one(chosen, ("users", "tower_batch", "tower_steps"))
     seeds: list[dict[str, Any]] = []
     told = {"command": "python -m onerec.bench.cascade", "commit": commit()}
     if chosen.join:
-        parts = [json.loads(path.read_text()) for path in chosen.join]
+        parts = read_results(chosen.join, "seeds", "device")
         seeds = [seed for part in parts for seed in part["seeds"]]
         told["device"] = parts[0]["device"]
         write({**told, **summary(seeds), "seeds": seeds}, chosen.out)
@@ -289,4 +291,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -25,7 +25,6 @@ recall@10 over the tokenizers, by seed, and over those without `shuffled`, which
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,14 +36,16 @@ import torch
 from scipy.stats import spearmanr
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
-from onerec.bench.arms import failed, in_parts, write_part
+from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, write
-from onerec.bench.paired import interval
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.paired import bounds, interval
 from onerec.bench.trained import new_training, train, watch
 from onerec.common import generator, set_threads
+from onerec.data.dataset import open_dataset
 from onerec.data.pairs import training_pairs
 from onerec.data.tables import read_parquet, write_parquet
-from onerec.errors import OneRecError, RecipeError
+from onerec.errors import RecipeError
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.content import content_vectors
 from onerec.pipeline.quantisers import categories
@@ -214,10 +215,11 @@ def table(result: Mapping[str, Any]) -> str:
         means = [f"{found[name]['mean']:.2f}" if name in found else "-" for name in names]
         lines.append(f"{title[:27]:<27}" + "".join(f"{mean:>16}" for mean in means))
     for pair, by in result["differences"].items():
-        lines.append(f"{RECALL} {pair}: {by['mean']:+.4f} [{by['low']:+.4f}, {by['high']:+.4f}]")
+        lines.append(f"{RECALL} {pair}: {by['mean']:+.4f} {bounds(by)}")
     return "\n".join(lines)
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="do codes foretell recommendations?")
@@ -233,14 +235,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = parser.parse_args(words)
     set_threads(1 if chosen.one and chosen.jobs > 1 else None)
-    try:
-        if chosen.one:
-            kind, _, seed = chosen.one.rpartition(":")
-            write_part(part(chosen, kind, int(seed)), chosen.out)
-            return 0
-        result = compare(chosen, words)
-    except (OneRecError, subprocess.CalledProcessError) as error:
-        return failed(error)
+    if chosen.one:
+        kind, _, seed = chosen.one.rpartition(":")
+        write_part(part(chosen, kind, int(seed)), chosen.out)
+        return 0
+    result = compare(chosen, words)
     write(result, chosen.out)
     print(table(result))
     return 0
@@ -250,11 +249,14 @@ def compare(chosen: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
     """Every part that is missing, then the benchmark's JSON.
 
     Raises:
-        OneRecError: a kind is unknown, or see `onerec.pipeline.run`.
+        OneRecError: a kind is unknown, a number is below 1, or see `onerec.pipeline.run`.
     """
+    refuse_below_one(chosen, ("seeds", "jobs"))
     for kind in chosen.kinds:
         if kind not in KINDS:
             raise RecipeError(f"no kind {kind!r}{nearest(kind, KINDS)}; there are {listed(KINDS)}")
+    recipe(chosen.recipe, parse_overrides(chosen.set))
+    open_dataset(chosen.dataset, chosen.home)
     told = ["--dataset", chosen.dataset, "--recipe", chosen.recipe, "--jobs", str(chosen.jobs)]
     told += ["--set", *chosen.set] if chosen.set else []
     told += ["--home", str(chosen.home)] if chosen.home else []

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting
 from onerec.bench.generate import as_json, commit, cpu_name, write
-from onerec.bench.paired import interval
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.paired import bounds, interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.dataset import dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
@@ -209,12 +210,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'arm':<22}{'recall@10':>10}{'interval':>20}{'over the mean':>28}{'seconds':>9}"]
     for arm, told in result["arms"].items():
         recall, over = told["recall@10"], told.get("over_mean")
-        by = (
-            "-"
-            if over is None
-            else f"{over['mean']:+.4f} [{over['low']:+.4f}, {over['high']:+.4f}]"
-        )
-        within = f"[{recall['low']:.4f}, {recall['high']:.4f}]"
+        by = "-" if over is None else f"{over['mean']:+.4f} {bounds(over)}"
+        within = bounds(recall, ".4f")
         lines.append(f"{arm:<22}{recall['mean']:>10.4f}{within:>20}{by:>28}{told['seconds']:>9.1f}")
     speeds = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["items_per_second"].items())
     return "\n".join([*lines, f"by chance {result['chance']:.4f}", f"items a second: {speeds}"])
@@ -233,6 +230,7 @@ def wanted(asked: argparse.Namespace) -> Recipe:
     return recipe("tiny", changes)
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="content vectors: retrieval of co-consumed items")
@@ -251,6 +249,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = parser.parse_args(words)
+    refuse_below_one(asked, ("steps", "seeds"))
     set_threads(asked.threads)
     if asked.dataset == WORLD and not dataset_path(WORLD, asked.home).exists():
         make_world_dataset(home=asked.home)
@@ -273,4 +272,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

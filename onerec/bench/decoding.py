@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import evaluating, set_threads
 from onerec.data.batches import case_batches
 from onerec.data.sources.world import world_of
@@ -258,6 +259,7 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     )
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints a table."""
     parser = argparse.ArgumentParser(description="quality for cost of beams and other decoding")
@@ -268,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("users", "beams"))
     words = sys.argv[1:] if argv is None else argv
     given = {"home": chosen.home, "users": chosen.users, "beams": chosen.beams, "words": words}
     result = run(chosen.run, **given)

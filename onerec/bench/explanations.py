@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import set_threads
 from onerec.explanation import METHODS, Explanation, explain
 from onerec.metrics import bootstrap_interval
@@ -147,6 +148,7 @@ def run(
     }
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints a line for each method."""
     parser = argparse.ArgumentParser(description="attention and gradient against leave-one-out")
@@ -157,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("users", "most"))
     result = run(
         chosen.run,
         home=chosen.home,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.bench import worth
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.data.split import Cases
@@ -131,6 +132,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what a tilt of the policy could reach")
@@ -145,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

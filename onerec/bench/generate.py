@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, keep_memory, set_threads
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, OneRecConfig, Vocabulary
@@ -202,6 +203,7 @@ def run(
     seed: int = 0,
     our_sizes: Sequence[int] = (32, 64, 128, 256, 512),
     peer_sizes: Sequence[int] = (4, 8, 16, 24, 32, 48),
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure and return one JSON-able dict; `results` has one entry per beam width."""
     import transformers
@@ -216,7 +218,7 @@ def run(
     sizes = {"onerec": our_sizes, "t5": peer_sizes}
     return {
         "benchmark": "generate",
-        "command": "python -m onerec.bench.generate " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m onerec.bench.generate", *words]),
         "commit": commit(),
         "device": f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -281,27 +283,35 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write strict JSON (`as_json`) under a temporary name, then rename."""
+    """Write strict JSON (`as_json`) under a temporary name, then rename; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(as_json(result, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(as_json(result, indent=1) + "\n")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints a table, or one JSON object with --json."""
     parser = argparse.ArgumentParser(description="constrained beam search against transformers' T5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
-    parser.add_argument("--beams", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beams", type=int, nargs="+", default=[10, 50], help="widths")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each turn, at least")
     options = parser.parse_args(argv)
+    refuse_below_one(options, ("beams", "rounds", "threads"))
     result = run(
         beams=options.beams,
         rounds=options.rounds,
         seconds=options.seconds,
         threads=options.threads,
+        words=sys.argv[1:] if argv is None else argv,
     )
     if options.out:
         write(result, options.out)

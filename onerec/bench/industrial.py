@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from onerec.assembly import setting_of
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.worth import known_world
 from onerec.common import pick_device, set_threads
@@ -47,7 +48,17 @@ LIMITS = (0.0, 0.1, 0.2)
 COLUMN, VALUE = "category", "cars"
 CUT = 0.096  # V1 section 4.3.3
 RANKS = 10
-WEIGHT, USERS, GROUP = 0.3, 16, 64
+USERS, GROUP = 16, 64
+ALIGN: dict[str, Any] = {  # what the results were measured with, whatever the run's recipe says
+    "search": "sample",
+    "reward": "pscore",
+    "objective": "ecpo",
+    "weight": 0.3,
+    "tilt": 0.0,
+    "format_items": 3,
+    "lag": 0,
+    "learning_rate": 5e-4,
+}
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -59,8 +70,8 @@ def train(
     """One case, measured on the test users."""
     run = open_run(run_name, home)
     setting = setting_of(run, home)
-    base = setting.recipe
-    align = replace(base.align, weight=WEIGHT, users=USERS, group=GROUP, steps=steps)
+    world, base = known_world(setting), setting.recipe
+    align = replace(base.align, users=USERS, group=GROUP, steps=steps, **ALIGN)
     industrial = replace(
         base.industrial, column=COLUMN, value=VALUE, alpha=alpha, limit=limit if alpha < 1 else 1.0
     )
@@ -70,7 +81,7 @@ def train(
     aligning = Aligning(run, setting, device, policy=policy_config(recipe, setting.dataset))
     for _ in loop(aligning.trainee(), steps=steps, seed=seed, device=device):
         pass
-    cases, world = setting.split.test, known_world(setting)
+    cases = setting.split.test
     listed = listed_items(setting.dataset, COLUMN, VALUE)
     assert listed is not None
     kind = listed.numpy()
@@ -173,6 +184,7 @@ def _filter_at_the_cut(base: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return {"seeds": len(watch), "watch_s": interval(watch)}
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what the industrial reward does and costs")
@@ -180,8 +192,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--alphas", type=float, nargs="*", default=ALPHAS)
-    parser.add_argument("--limits", type=float, nargs="*", default=LIMITS)
+    parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS)
+    parser.add_argument("--limits", type=float, nargs="+", default=LIMITS)
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--one", help="ALPHA:LIMIT:SEED, in this process")
     parser.add_argument("--out", type=Path, required=True)
@@ -192,6 +204,8 @@ def main(words: Sequence[str] | None = None) -> None:
         done = train(chosen.run, float(alpha), float(limit), int(seed), chosen.home, chosen.steps)
         write_part(done, chosen.out)
         return
+    refuse_below_one(chosen, ("seeds", "jobs", "steps"))
+    known_world(setting_of(open_run(chosen.run, chosen.home), chosen.home))  # or there is no truth
     grid = itertools.product(range(chosen.seeds), chosen.limits, chosen.alphas)
     first = chosen.limits[0]  # alpha = 1 is the same for every limit
     work = [f"{a}:{f}:{seed}" for seed, f, a in grid if a < 1 or f == first]
@@ -209,4 +223,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
-from onerec.bench.arms import NONE, choose, in_parts, train_arm, write_part
+from onerec.bench.arms import NONE, choose, in_parts, named_arms, train_arm, write_part
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.pscore import import_kuairand
 from onerec.bench.trees import TREES, Table, Trees, candidate_features
@@ -44,7 +45,7 @@ from onerec.data.split import Cases
 from onerec.metrics import auc, recall_at_k
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.align import Aligning
-from onerec.recipes import recipe
+from onerec.recipes import parse_overrides, recipe
 from onerec.rewards import FUSED, RewardModel
 from onerec.runs import Run, open_run
 from onerec.world import WorldConfig
@@ -237,6 +238,7 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="alignment on a log, judged by trees")
@@ -248,7 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the run, KEY=VALUE")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], help="settings of the run, KEY=VALUE"
+    )
     parser.add_argument("--one", help="ARM:SEED, in this process")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(argv)
@@ -258,11 +262,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         arm, _, seed = chosen.one.rpartition(":")
         write_part(one(chosen.log, chosen.home, arm, int(seed), _found(chosen.out)), chosen.out)
         return
-    changes = dict(pair.split("=", 1) for pair in chosen.set)
+    refuse_below_one(chosen, ("seeds", "jobs"))
+    arms = [arm for arm in named_arms(chosen.arms) if arm != NONE]
+    changes = parse_overrides(chosen.set)
     sizes = (chosen.items, chosen.users)
     prepare(chosen.log, chosen.home, chosen.kuairand, *sizes, changes)
     words = ["--log", chosen.log, "--home", str(chosen.home)]
-    arms = [arm for arm in chosen.arms.split(",") if arm != NONE]
     for group in ([NONE], arms):  # what the others are compared with comes first
         work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in group]
         parts = in_parts("judged", words, work, folder, chosen.jobs)
@@ -290,4 +295,4 @@ def _found(part: Path) -> dict[int, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import told_in_a_line
 from onerec.common import generator, set_threads
 from onerec.errors import OneRecError
 from onerec.tokenizer.distances import inertia_of
@@ -197,6 +198,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *([result["faiss"]] if "faiss" in result else [])])
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="our k-means beside faiss and scikit-learn")
@@ -219,4 +221,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

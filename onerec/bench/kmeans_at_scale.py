@@ -24,6 +24,7 @@ from torch import Tensor
 
 from onerec.bench.generate import as_json, commit, write
 from onerec.bench.kmeans import NOISE, ROWS_PER_TOPIC
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, pick_device
 from onerec.pipeline.pretrain import device_name
 from onerec.tokenizer.distances import inertia_of
@@ -107,6 +108,7 @@ def run(config: RQKmeansConfig, rows: int, dim: int, device: torch.device) -> di
     }
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="residual k-means at the size of a platform")
@@ -121,6 +123,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = parser.parse_args(words)
+    refuse_below_one(asked, ("rows", "dim", "levels", "clusters", "iterations"))
     config = RQKmeansConfig(asked.levels, asked.clusters, asked.iterations, asked.init, asked.seed)
     result = run(config, asked.rows, asked.dim, pick_device(asked.device))
     if asked.out is not None:
@@ -137,4 +140,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

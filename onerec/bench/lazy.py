@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.count import Cardinalities, Counter
@@ -224,6 +225,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     return told
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="lazy decoder against encoder-decoder")
@@ -238,9 +240,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
+    refuse_below_one(chosen, ("seeds", "layers", "steps", "batch"))
     set_threads(chosen.threads)
     print(json.dumps(measure(chosen)["summary"], indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -20,6 +20,7 @@ followed by a fall for the top K.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import time
 from collections.abc import Sequence
@@ -33,8 +34,10 @@ import torch
 from onerec.alignment import AlignBatch
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.common import pick_device, set_threads
 from onerec.loop import loop
+from onerec.model.sample import sample
 from onerec.pipeline.align import Aligning, policy_config
 from onerec.runs import open_run
 
@@ -46,7 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "punished": {"format_items": GROUP, "format_illegal": -1.0},
     "frozen": {"weight": 0.0},
 }
-WEIGHT, RATE = 0.3, 5e-4
+WEIGHT, RATE, SEARCH = 0.3, 5e-4, "sample"  # over all codes
 WINDOW, POINTS = 20, 60  # of a curve: steps in a mean, and how many are kept
 
 
@@ -69,7 +72,7 @@ def train(
         weight=weight,
         tilt=0.0,
         lag=lag,
-        search="sample",
+        search=SEARCH,
         steps=steps,
         learning_rate=RATE,
     )
@@ -112,12 +115,17 @@ def before(run_name: str, home: Path | None) -> dict[str, float]:
     """Of the pre-trained policy: legality, and the share of all code sequences that are legal."""
     run = open_run(run_name, home)
     setting = setting_of(run, home)
-    align = replace(setting.recipe.align, users=USERS, group=GROUP, search="sample")
+    align = replace(setting.recipe.align, users=USERS, group=GROUP, search=SEARCH)
     recipe = replace(setting.recipe, align=align)
     aligning = Aligning(run, replace(setting, recipe=recipe), pick_device(recipe.device))
     trie = aligning.recommender.trie
     possible = float(np.prod([float(size) for size in trie.sizes]))
     return {"legality": legality(aligning, 0), "legal_share_of_codes": trie.n_leaves / possible}
+
+
+def temperature() -> float:
+    """That of the draws: alignment leaves it at `sample`'s own."""
+    return float(inspect.signature(sample).parameters["temperature"].default)
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -150,6 +158,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what the format reward does to legality")
@@ -157,19 +166,20 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--weight", type=float, default=WEIGHT, help="of the policy's loss")
     parser.add_argument("--lag", type=int, default=0, help="updates between two sent policies")
     parser.add_argument("--join", nargs="*", type=Path, help="results of single arms, put together")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
     if chosen.join:
-        parts = [json.loads(path.read_text()) for path in chosen.join]
+        parts = read_results(chosen.join, "arms")
         arms = {name: line for part in parts for name, line in part["arms"].items()}
         write({**parts[0], "arms": {name: arms[name] for name in ARMS if name in arms}}, chosen.out)
         return
     if chosen.run is None:
         parser.error("--run is needed")
+    refuse_below_one(chosen, ("seeds", "steps"))
     set_threads(1)
     start = before(chosen.run, chosen.home)
     print(json.dumps(start), flush=True)
@@ -184,6 +194,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "steps": chosen.steps,
         "weight": chosen.weight,
         "lag": chosen.lag,
+        "search": SEARCH,
+        "temperature": temperature(),
         "before": start,
     }
     for seed in range(chosen.seeds):
@@ -197,4 +209,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

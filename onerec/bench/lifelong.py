@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, pick_device, set_threads
 from onerec.model.lifelong import LENGTH, LIMIT, Clusters, compress
 
@@ -152,6 +153,7 @@ class PeakMemory:
             self.bytes = max(self.bytes, self._now() - self._before)
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="hierarchical k-means of long histories")
@@ -169,7 +171,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
-    asked = vars(parser.parse_args(words))
+    chosen = parser.parse_args(words)
+    refuse_below_one(chosen, ("events", "users", "items", "dim", "length", "chunk", "rounds"))
+    asked = vars(chosen)
     wanted, out, threads = (asked.pop(name) for name in ("json", "out", "threads"))
     set_threads(threads)
     result = measure(**asked)
@@ -189,4 +193,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -43,7 +43,6 @@ How arms are trained and their loss: see `bench.trained`.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -53,8 +52,9 @@ from typing import Any
 import numpy as np
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
-from onerec.bench.arms import failed, in_parts, write_part
+from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.pathway_arms import (
     ABLATION,
@@ -74,13 +74,12 @@ from onerec.bench.trained import (
     by_seed,
     differences,
     digest,
-    refuse_below_one,
     tokenized,
 )
 from onerec.common import pick_device, set_threads
 from onerec.data.dataset import dataset_path, open_dataset
 from onerec.data.sources.world import make_world_dataset, world_of
-from onerec.errors import DataError, OneRecError, RecipeError
+from onerec.errors import DataError, RecipeError
 from onerec.lifelong import with_lifelong
 from onerec.recipes import Recipe, parse_overrides, recipe, to_dict
 from onerec.runs import Run, open_run
@@ -319,6 +318,7 @@ def one(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"weight": float(weight[0]), **told} if weight else told
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what the encoder reads, part by part")
@@ -342,13 +342,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "old_interests" if chosen.experiment == LIFELONG else "world"
     )
     set_threads(1 if chosen.one else None)
-    try:
-        if chosen.one:
-            write_part(one(chosen), chosen.out)
-            return 0
-        result = compare(chosen)
-    except (OneRecError, subprocess.CalledProcessError) as error:
-        return failed(error)
+    if chosen.one:
+        write_part(one(chosen), chosen.out)
+        return 0
+    result = compare(chosen)
     result = {"command": f"python -m onerec.bench.pathways {' '.join(words)}", **result}
     write(result, chosen.out)
     for weight, found in result.get("weights", {}).items():

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from onerec.assembly import Setting
 from onerec.bench.at_once import AtOnce
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import told_in_a_line
 from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
 from onerec.common import set_threads
@@ -350,6 +351,7 @@ def _product(scores: dict[str, Floats], exponents: dict[str, float]) -> Floats:
     return np.asarray(np.sum(parts, axis=0))
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a table."""
     parser = argparse.ArgumentParser(description="P-Score beside LightGBM on KuaiRand")

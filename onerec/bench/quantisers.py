@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import set_threads
 from onerec.pipeline.quantisers import Items, Shape, fitted, held_out_loss, measured
@@ -112,6 +113,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"ln N = {result['max_entropy_nats']:.3f}"])
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="quantisers on a run's content vectors")
@@ -126,6 +128,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = parser.parse_args(words)
+    refuse_below_one(asked, ("size", "levels", "steps", "seeds"))
     set_threads(asked.threads)
     run = open_run(asked.run, asked.home)
     items, report = Items.of(run, asked.home, asked.device), run.report() or {}
@@ -141,4 +144,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -16,7 +16,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 from onerec.alignment import AlignBatch, Alignment, Scorer
 from onerec.assembly import setting_of
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import pick_device, set_threads
 from onerec.model.sample import Samples
 from onerec.pipeline import run as run_stages
@@ -138,23 +138,25 @@ def run(
     out: Path | None = None,
     world: WorldConfig | None = None,
 ) -> dict[str, Any]:
-    """Make a run of the recipe and time its policy steps; writes the result to `out` as well."""
+    """Make a run of the recipe and time its policy steps; writes the result to `out` as well.
+
+    Raises:
+        RecipeError: no such recipe, a group below 2, or more users than a batch has contexts.
+    """
     from onerec.data.sources.world import make_world_dataset
 
     threads, cuda = set_threads(), torch.cuda.is_available()
     name, group = name or ("kuairand" if cuda else "small"), group or (512 if cuda else 128)
+    asked = {"align.group": str(group), "align.users": str(users)}
+    chosen = recipe(name, QUICK | asked)
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         make_world_dataset("world", world, home)
-        chosen = recipe(name, QUICK)
         stages = ("tokenize", "pretrain", "reward")
         made = run_stages("rl", chosen, "world", home=home, stages=stages)
         set_threads(threads)
         setting = setting_of(made, home)
-        align = replace(chosen.align, group=group, users=users)
-        device = pick_device(chosen.device)
-        aligning = Aligning(made, replace(setting, recipe=replace(chosen, align=align)), device)
-        measured = measure(aligning, steps)
+        measured = measure(Aligning(made, setting, pick_device(chosen.device)), steps)
     result = {
         "benchmark": "rl",
         "command": f"python -m onerec.bench.rl --recipe {name} --group {group} --users {users}",
@@ -174,16 +176,18 @@ def run(
     return result
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a few lines."""
     parser = argparse.ArgumentParser(description="users a second through a policy step")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--recipe")
-    parser.add_argument("--group", type=int)
-    parser.add_argument("--users", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--recipe", help="tiny, small, ...; default by device")
+    parser.add_argument("--group", type=int, help="items of a user; default by device")
+    parser.add_argument("--users", type=int, default=32, help="with a group in a step")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--out", type=Path, help="also write it to this file")
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("group", "users", "steps"))
     result = run(
         name=chosen.recipe,
         group=chosen.group,

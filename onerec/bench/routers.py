@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,10 +34,11 @@ from typing import Any
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench import equal_time, trained
-from onerec.bench.arms import failed, in_parts, write_part
+from onerec.bench.arms import in_parts, write_part
 from onerec.bench.balance import balance_of
 from onerec.bench.dense import DenseSetting
 from onerec.bench.generate import commit, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.trained import (
     apart,
@@ -47,7 +47,6 @@ from onerec.bench.trained import (
     digest,
     measured_on,
     new_training,
-    refuse_below_one,
     timed,
     tokenized,
     train,
@@ -55,7 +54,7 @@ from onerec.bench.trained import (
 )
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import set_threads
-from onerec.errors import OneRecError, RecipeError
+from onerec.errors import RecipeError
 from onerec.pipeline.pretrain import Pretraining
 from onerec.pipeline.router_tuning import KINDS as ROMA
 from onerec.pipeline.router_tuning import Tuning, post_train
@@ -259,6 +258,7 @@ def compare(chosen: argparse.Namespace, asked: Asked) -> dict[str, Any]:
     }
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="routers side by side")
@@ -283,15 +283,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     tuning = Tuning(chosen.roma_steps, chosen.roma_rate, chosen.roma_weight, chosen.bank)
     asked = Asked(chosen.users, chosen.batches, tuning)
     set_threads(1 if chosen.one else None)
-    try:
-        if chosen.one:
-            run, (arm, _, seed) = open_run(chosen.run, chosen.home), chosen.one.rpartition(":")
-            base, folder = setting_of(run, chosen.home), chosen.out.parent
-            write_part(part(run, base, arm, int(seed), asked, folder), chosen.out)
-            return 0
-        result = compare(chosen, asked)
-    except (OneRecError, subprocess.CalledProcessError) as error:
-        return failed(error)
+    if chosen.one:
+        run, (arm, _, seed) = open_run(chosen.run, chosen.home), chosen.one.rpartition(":")
+        base, folder = setting_of(run, chosen.home), chosen.out.parent
+        write_part(part(run, base, arm, int(seed), asked, folder), chosen.out)
+        return 0
+    result = compare(chosen, asked)
     result = {"command": f"python -m onerec.bench.routers {' '.join(words)}", **result}
     write(result, chosen.out)
     print(table(result["arms"]))

@@ -35,11 +35,12 @@ from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.lazy import cardinalities, fit, valid_loss
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import set_threads
 from onerec.cost import TABLES
 from onerec.count import Cardinalities, Counter
 from onerec.data.batches import training_examples
-from onerec.errors import RunError
+from onerec.errors import RecipeError, RunError
 from onerec.model.sizes import ContextConfig
 from onerec.recipes import Recipe
 from onerec.runs import Run, open_run
@@ -264,6 +265,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="loss of the lazy decoder by its size")
@@ -285,10 +287,14 @@ def main(words: Sequence[str] | None = None) -> None:
         base, case = setting_of(run, chosen.home), Case.read(chosen.one)
         write_part(train(run, base, case, chosen.samples, chosen.batch), chosen.out)
         return
+    refuse_below_one(chosen, ("seeds", "jobs", "samples", "batch"))
+    if len(set(chosen.sizes)) < 4:
+        raise RecipeError("--sizes: four or more, the largest is foretold by the law of the others")
+    setting_of(open_run(chosen.run, chosen.home), chosen.home)
     result = measure(chosen)
     write(result, chosen.out)
     print(json.dumps({key: result[key] for key in ("law", "largest")}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

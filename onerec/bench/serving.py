@@ -30,6 +30,7 @@ from torch import Tensor
 
 from onerec.assembly import model_config, new_model
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.train import peak_memory
 from onerec.common import autocast, evaluating, generator, pick_device, set_threads
 from onerec.cost import mfu, peak_rate
@@ -37,7 +38,7 @@ from onerec.count import Cardinalities, Counter
 from onerec.model.batch import ClusteredEvents
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, Vocabulary
-from onerec.recipes import Recipe, recipe
+from onerec.recipes import Recipe, parse_overrides, recipe
 from onerec.tokenizer.trie import Trie
 
 KINDS = 16  # of a time, a play and a duration
@@ -210,6 +211,7 @@ def run(
     }
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a line for each batch size."""
     parser = argparse.ArgumentParser(description="beam search at serving size")
@@ -222,9 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--asks", type=int, default=100, help="of one user, for the latency")
     parser.add_argument("--compile", action="store_true", help="by torch.compile")
     parser.add_argument("--unconstrained", action="store_true", help="also without the trie")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("items", "beam", "users", "rounds"))
     result = run(
         name=chosen.recipe,
         items=chosen.items,
@@ -234,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asks=chosen.asks,
         compiled=chosen.compile,
         unconstrained=chosen.unconstrained,
-        changes=dict(pair.split("=", 1) for pair in chosen.set),
+        changes=parse_overrides(chosen.set),
         words=sys.argv[1:] if argv is None else argv,
     )
     if chosen.out is not None:

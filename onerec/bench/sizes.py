@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from onerec.bench.generate import as_json, commit, write
+from onerec.bench.mistakes import told_in_a_line
 from onerec.count import Cardinalities, Counter
 from onerec.model.sizes import ContextConfig, ffn_hidden
 from onerec.paper_recipes import PAPER_RECIPES
@@ -185,6 +186,7 @@ def show(result: dict[str, Any]) -> None:
             )
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints the tables, or one JSON object with --json."""
     parser = argparse.ArgumentParser(description="the papers' sizes, and what a lazy decoder saves")

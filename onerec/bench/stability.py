@@ -30,6 +30,7 @@ import torch
 
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, write
+from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.errors import RunError
@@ -166,15 +167,24 @@ def difference(
     return found["low"], found["high"]
 
 
+def share(text: str) -> tuple[int, int]:
+    """`I/N` as two numbers, for argparse, which tells a ValueError."""
+    part, parts = map(int, text.split("/"))
+    if not 0 <= part < parts:
+        raise ValueError
+    return part, parts
+
+
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--run", help="a run whose pretrain and reward stages are done")
     parser.add_argument("--home", type=Path)
-    parser.add_argument("--lags", type=int, nargs="*", default=LAGS)
-    parser.add_argument("--objectives", nargs="*", default=ARMS)
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
-    parser.add_argument("--share", default="0/1", help="I/N: every N-th case, from the I-th")
+    parser.add_argument("--lags", type=int, nargs="+", default=LAGS, choices=LAGS)
+    parser.add_argument("--objectives", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, choices=RATES)
+    parser.add_argument("--share", type=share, default="0/1", help="I/N: every N-th from the I-th")
     parser.add_argument("--steps", type=int, help="of every case; default by lag")
     parser.add_argument("--clip", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
@@ -182,12 +192,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
     if chosen.join:
-        runs = [run for part in chosen.join for run in json.loads(part.read_text())["runs"]]
+        runs = [run for part in read_results(chosen.join, "runs") for run in part["runs"]]
         told = {"command": "python -m onerec.bench.stability", "commit": commit()}
         write({**told, "device": runs[0]["device"], "lines": summary(runs)}, chosen.out)
         return
+    if chosen.run is None:
+        parser.error("--run is needed")
+    refuse_below_one(chosen, ("seeds",))
     set_threads(1)
-    part, parts = (int(number) for number in chosen.share.split("/"))
+    part, parts = chosen.share
     runs = []
     wanted = [
         case
@@ -204,4 +217,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import MISTAKE, last_line, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.errors import RunError
 from onerec.explain.online import STAGE, opened, served_from, settings, values_of
@@ -52,7 +53,8 @@ def play(run: Run, arms: Sequence[str], seeds: int, options: Sequence[str], jobs
     """Do what is not done, `jobs` streams at once.
 
     Raises:
-        RunError: a stream failed; what it printed is in the message.
+        RunError: a stream failed; what it said last is in the message, all of it on stderr if it
+            was no mistake of the user.
     """
     waiting = [
         (arm, seed)
@@ -67,7 +69,10 @@ def play(run: Run, arms: Sequence[str], seeds: int, options: Sequence[str], jobs
         command += ["--name", name, "--seed", str(seed), "--json", *options]
         done = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
         if done.returncode:
-            raise RunError(f"stream {name!r}: {done.stderr.strip()}")
+            if done.returncode != MISTAKE:
+                print(done.stderr, file=sys.stderr)
+            said = last_line(done.stderr).removeprefix("onerec: ")
+            raise RunError(f"stream {name!r}: {said or f'ended with status {done.returncode}'}")
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(one, *each) for each in waiting]:
@@ -114,19 +119,21 @@ def summary(run: Run, arms: Sequence[str], seeds: int) -> dict[str, Any]:
     }
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="six arms of the online loop on the world")
     parser.add_argument("--run", required=True)
     parser.add_argument("--home", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--jobs", type=int, default=1, help="streams at once")
     parser.add_argument("--out", type=Path, required=True)
     for name in ("rounds", "steps", "lag", "shown", "window"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--share", type=float)
     chosen = parser.parse_args(words)
+    refuse_below_one(chosen, ("seeds", "jobs"))
     run = open_run(chosen.run, chosen.home)
     given = {n: getattr(chosen, n) for n in ("rounds", "steps", "lag", "share", "shown", "window")}
     options = [w for n, v in given.items() if v is not None for w in (f"--{n}", str(v))]
@@ -136,4 +143,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -14,7 +14,6 @@ on valid is chosen, for each reward. Test users are not read.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +27,15 @@ from onerec.bench.arms import (
     LOOKS,
     NONE,
     choose,
-    failed,
     in_parts,
+    named_arms,
     train_arm,
     write_part,
 )
 from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.worth import RUN
 from onerec.common import pick_device, set_threads
-from onerec.errors import OneRecError
 from onerec.pipeline.align import Valid
 from onerec.pipeline.pretrain import device_name
 from onerec.runs import open_run
@@ -103,6 +102,7 @@ def train(home: Path, arm: str, seed: int, steps: int | None, looks: int) -> dic
     return {"arm": arm, "seed": seed, "valid": valid, "seconds": trained.seconds}
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="tilt and weight of an alignment, by valid alone")
@@ -116,19 +116,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(argv)
     set_threads(1 if chosen.one else None)
-    try:
-        if chosen.one:
-            arm, _, seed = chosen.one.rpartition(":")
-            told = train(chosen.home, arm, int(seed), chosen.steps, chosen.looks)
-            write_part(told, chosen.out)
-            return 0
-        seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
-        work = [f"{arm}:{seed}" for seed in seeds for arm in (NONE, *chosen.arms.split(","))]
-        words = ["--home", str(chosen.home), "--looks", str(chosen.looks)]
-        words += ["--steps", str(chosen.steps)] if chosen.steps else []
-        parts = in_parts("tilts", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
-    except (OneRecError, subprocess.CalledProcessError) as error:
-        return failed(error)
+    if chosen.one:
+        arm, _, seed = chosen.one.rpartition(":")
+        told = train(chosen.home, arm, int(seed), chosen.steps, chosen.looks)
+        write_part(told, chosen.out)
+        return 0
+    refuse_below_one(chosen, ("seeds", "jobs", "looks"))
+    arms = [NONE, *named_arms(chosen.arms)]
+    seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
+    work = [f"{arm}:{seed}" for seed in seeds for arm in arms]
+    words = ["--home", str(chosen.home), "--looks", str(chosen.looks)]
+    words += ["--steps", str(chosen.steps)] if chosen.steps else []
+    parts = in_parts("tilts", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
     rows = summary(parts)
     asked = " ".join(sys.argv[1:] if argv is None else argv)
     device = pick_device("auto")
@@ -147,4 +146,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -40,6 +40,7 @@ from torch import Tensor
 from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
+from onerec.bench.mistakes import told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, set_threads
 from onerec.errors import DataError, OneRecError
@@ -308,6 +309,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="RQ-Kmeans against RQ-VAE and others")
@@ -337,4 +339,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

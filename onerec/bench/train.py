@@ -31,6 +31,7 @@ import torch
 
 from onerec.assembly import Setting, load_semantic_ids
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import pick_device, set_threads
 from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
@@ -40,7 +41,7 @@ from onerec.loop import Trainee, loop
 from onerec.model.onerec import Batch, OneRec
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.feeding import prepare_stream, training_batches
-from onerec.recipes import recipe
+from onerec.recipes import parse_overrides, recipe
 from onerec.runs import Run
 from onerec.throughput import counts
 from onerec.train import compiled
@@ -63,10 +64,10 @@ def run(
 ) -> dict[str, Any]:
     """Train `steps` steps of a recipe, by default `small`, and measure them."""
     threads, device = set_threads(), pick_device("auto")
+    chosen = recipe(name or "small", {"baselines.names": "popularity", **(changes or {})})
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         dataset = make_world_dataset("world", world, home)
-        chosen = recipe(name or "small", {"baselines.names": "popularity", **(changes or {})})
         made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
         setting = with_lifelong(Setting.of(chosen, dataset), made, device)
         set_threads(threads)
@@ -192,21 +193,23 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a line."""
     parser = argparse.ArgumentParser(description="training speed and utilisation of a recipe")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--recipe", default="small", help="tiny, small, beauty, ...")
+    parser.add_argument("--steps", type=int, default=30, help="that are timed")
     parser.add_argument("--stream", action="store_true", help="read the log from shards")
     parser.add_argument("--items", type=int, default=WORLD.n_items, help="of the world")
     parser.add_argument("--users", type=int, default=WORLD.n_users, help="of the world")
     parser.add_argument("--history", type=float, default=WORLD.mean_history, help="events a user")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, KEY=VALUE")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="as train.compile=true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="also write it to this file")
     chosen = parser.parse_args(argv)
-    changes = dict(pair.split("=", 1) for pair in chosen.set)
+    refuse_below_one(chosen, ("steps", "items", "users"))
+    changes = parse_overrides(chosen.set)
     changes |= {"train.compile": "true"} if chosen.compile else {}
     world = WorldConfig(n_items=chosen.items, n_users=chosen.users, mean_history=chosen.history)
     result = run(

@@ -46,6 +46,7 @@ from onerec.bench.generate import (
     t5_config,
 )
 from onerec.bench.generate import write as write_result
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, set_threads
 from onerec.data.sources.world import make_world_dataset
 from onerec.loop import Trainee, loop
@@ -342,6 +343,7 @@ def run(
     return result
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a table."""
     parser = argparse.ArgumentParser(description="training beside transformers' T5")
@@ -351,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("rounds", "users"))
     result = run(rounds=chosen.rounds, learn=chosen.learn, users=chosen.users, out=chosen.out)
     if chosen.json:
         print(as_json(result))

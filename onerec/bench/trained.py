@@ -7,7 +7,6 @@ without label smoothing and losses of routers.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import statistics
@@ -21,9 +20,9 @@ from onerec.assembly import Setting, setting_of
 from onerec.bench.dense import sizes
 from onerec.bench.generate import cpu_name
 from onerec.bench.lazy import valid_loss
-from onerec.bench.paired import interval
+from onerec.bench.paired import bounds, interval
 from onerec.common import pick_device
-from onerec.errors import DataError, RecipeError
+from onerec.errors import DataError
 from onerec.loop import StepResult, loop
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.feeding import prepare_stream
@@ -34,17 +33,6 @@ from onerec.run_writer import RunWriter
 from onerec.runs import Run
 
 COMPARED = ("loss", "recall@10")
-
-
-def refuse_below_one(chosen: argparse.Namespace, names: Sequence[str]) -> None:
-    """Numbers of the command line that count something.
-
-    Raises:
-        RecipeError: one of them is below 1.
-    """
-    for name in names:
-        if getattr(chosen, name) < 1:
-            raise RecipeError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: at least 1")
 
 
 def tokenized(name: str, config: Recipe, dataset: str, home: Path | None) -> Run:
@@ -151,4 +139,4 @@ def differences(
 
 def apart(found: Mapping[str, Mapping[str, float]]) -> str:
     """Differences with their intervals, for people."""
-    return " ".join(f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" for d in found.values())
+    return " ".join(f"{d['mean']:+.4f} {bounds(d)}" for d in found.values())

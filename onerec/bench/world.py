@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from onerec.baselines import item_knn, popularity
 from onerec.bench.click_models import areas, kuairand_rows, world_rows
 from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, set_threads
 from onerec.data.dataset import Dataset
 from onerec.data.ingest import import_files
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
 from onerec.data.split import Split, make_split
+from onerec.errors import DataError
 from onerec.evaluate import RANKS, tune
 from onerec.metrics import recall_at_k
 from onerec.world import WorldConfig
@@ -51,15 +53,22 @@ def run(
     config: WorldConfig | None = None,
     threads: int = 2,
     large: bool = True,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Measure both sides; writes the result to `out` as well where it is given."""
+    """Measure both sides; writes the result to `out` as well where it is given.
+
+    Raises:
+        DataError: `kuairand` is no folder, or see `onerec.data.ingest.import_files`.
+    """
     threads = set_threads(min(threads, set_threads()))
     folder = kuairand or _found()
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; --kuairand names that of KuaiRand's files")
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         result: dict[str, Any] = {
             "benchmark": "world",
-            "command": "python -m onerec.bench.world " + " ".join(sys.argv[1:]),
+            "command": " ".join(["python -m onerec.bench.world", *words]),
             "commit": commit(),
             "device": f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}",
             "load": round(os.getloadavg()[0], 1),  # what else the machine did: it slows the speed
@@ -235,6 +244,7 @@ def _found() -> Path | None:
     return data / FOLDER if (data / FOLDER).is_dir() else None
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints a table, or one JSON object with --json."""
     parser = argparse.ArgumentParser(description="the built-in world beside KuaiRand")
@@ -243,7 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kuairand", type=Path, help="the folder of KuaiRand's Parquet files")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
-    result = run(out=options.out, kuairand=options.kuairand, threads=options.threads)
+    refuse_below_one(options, ("threads",))
+    words = sys.argv[1:] if argv is None else argv
+    given = {"kuairand": options.kuairand, "threads": options.threads, "words": words}
+    result = run(out=options.out, **given)
     print(as_json(result) if options.json else markdown(result))
     return 0
 

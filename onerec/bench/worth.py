@@ -31,8 +31,9 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
-from onerec.bench.arms import LOOKS, NONE, choose, in_parts, train_arm, write_part
+from onerec.bench.arms import LOOKS, NONE, choose, in_parts, named_arms, train_arm, write_part
 from onerec.bench.generate import commit, write
+from onerec.bench.mistakes import told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
@@ -285,6 +286,7 @@ def known_world(setting: Setting) -> KnownWorld:
     return world
 
 
+@told_in_a_line
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what alignment is worth on a known world")
@@ -313,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         where = chosen.out.parent, chosen.looks
         write_part(train(chosen.home, arm, int(seed), chosen.steps, *where), chosen.out)
         return
-    work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in chosen.arms.split(",")]
+    work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in named_arms(chosen.arms)]
     words = ["--home", str(chosen.home)]
     words += ["--steps", str(chosen.steps)] if chosen.steps else []
     words += ["--looks", str(chosen.looks)]
@@ -330,4 +332,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

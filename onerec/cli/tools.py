@@ -106,65 +106,26 @@ def _version(package: str) -> str | None:
 
 
 def _benchmark(name: str, text: str) -> None:
-    def command(target: OutFile = None, as_json: JsonFlag = False) -> None:
-        result = importlib.import_module(f"onerec.bench.{name}").run()
-        if target is not None:
-            importlib.import_module("onerec.bench.generate").write(result, target)
-        print_json(result) if as_json else out.print_json(data=result)
+    """A command with the very options of `python -m onerec.bench.NAME`, and its help."""
+
+    def command(context: typer.Context) -> None:
+        main = importlib.import_module(f"onerec.bench.{name}").main
+        raise typer.Exit(main(context.args))
 
     command.__doc__ = text
-    bench.command(name)(command)
+    forwarded = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    bench.command(name, context_settings=forwarded)(command)
 
 
 _benchmark("generate", "Constrained beam search beside transformers' T5.")
 _benchmark("world", "The built-in world beside KuaiRand's logs.")
 _benchmark("rl", "A policy step: users a second, and the share of rollout, reward and update.")
 _benchmark("kmeans", "Our k-means beside faiss and scikit-learn: time and inertia.")
-
-
-@bench.command("train")
-def train_command(
-    recipe: Annotated[str, typer.Option(help="tiny, small, beauty, ...")] = "small",
-    steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 30,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the model's blocks (train.compile).")
-    ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting.")
-    ] = None,
-    target: OutFile = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Training speed of a recipe, and the share of the hardware that it uses."""
-    from onerec.recipes import parse_overrides
-
-    changes = parse_overrides(settings or [])
-    changes |= {"train.compile": "true"} if compiled else {}
-    words = ["--recipe", recipe, "--steps", str(steps)]
-    words += ["--set", *(f"{key}={value}" for key, value in changes.items())] if changes else []
-    result = importlib.import_module("onerec.bench.train").run(
-        words=words, name=recipe, steps=steps, changes=changes, out=target
-    )
-    print_json(result) if as_json else out.print_json(data=result)
-
-
-@bench.command("tokenizer")
-def tokenizer_command(
-    vectors: Annotated[
-        Path | None, typer.Option(help="A .npy file (items, width), quantised at 3 x 256.")
-    ] = None,
-    world: Annotated[int, typer.Option(help="Items of the world, 3 x 1024; 0: none.")] = 100_000,
-    seeds: Annotated[int, typer.Option(help="Held-out items and starts.")] = 3,
-    target: OutFile = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """RQ-Kmeans, balanced, RQ-VAE, random and faiss: loss, use, entropy; the paper's claims."""
-    result = importlib.import_module("onerec.bench.tokenizer").run(
-        vectors=vectors, world=world, seeds=seeds
-    )
-    if target is not None:
-        importlib.import_module("onerec.bench.generate").write(result, target)
-    print_json(result) if as_json else out.print_json(data=result)
+_benchmark("train", "Training speed of a recipe, and the share of the hardware that it uses.")
+_benchmark(
+    "tokenizer",
+    "RQ-Kmeans, balanced, RQ-VAE, random and faiss: loss, use, entropy; the paper's claims.",
+)
 
 
 @bench.command("quantisers")

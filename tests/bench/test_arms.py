@@ -1,12 +1,13 @@
 """Arms by name, the step that is chosen, and cases in processes of their own."""
 
 import json
+import re
 import subprocess
 
 import pytest
 
 from onerec.bench import arms
-from onerec.errors import RunError
+from onerec.errors import RecipeError, RunError
 from onerec.pipeline.align import Valid
 from onerec.recipes import recipe
 
@@ -18,8 +19,27 @@ def test_an_arm_is_a_set_of_changes():
     assert arms.arm_recipe(base, "beam@0.7@0.01", 4).align.learning_rate == 0.01
     assert arms.arm_recipe(base, "none", 4).align.weight == 0
     assert arms.arm_recipe(base, "pscore", 4).seed == 4
-    with pytest.raises(KeyError):
-        arms.arm_recipe(base, "nonsense", 0)
+    assert arms.arm_recipe(base, "tilt2.5+beam", 4).align.tilt == 2.5
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        (
+            "nonsense",
+            "no arm 'nonsense': 'nonsense' (did you mean 'none'?); there are none, pscore,",
+        ),
+        ("beam+pscor", "no arm 'beam+pscor': 'pscor' (did you mean 'pscore'?)"),
+        ("tiltx", "no arm 'tiltx': 'x' is no number from 0 on"),
+        ("beam@nan", "no arm 'beam@nan': 'nan' is no number from 0 on"),
+        ("beam@-1", "no arm 'beam@-1': '-1' is no number from 0 on"),
+        ("beam@1@2@3", "no arm 'beam@1@2@3': at most a weight and a learning rate"),
+    ],
+)
+def test_an_unknown_arm_is_named(arm, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        arms.named_arms(f"none,{arm}")
+    assert arms.named_arms("none,pscore+beam@0.3") == ["none", "pscore+beam@0.3"]
 
 
 def test_the_step_is_chosen_by_reward_among_those_that_keep_their_recall():
@@ -48,10 +68,10 @@ def test_an_arm_keeps_the_weights_of_every_evaluated_step(aligned):
     assert not torch.equal(first, last)
 
 
-def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch, capsys):
+def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
     asked = []
 
-    def run(command, check):
+    def run(command, check, stderr):
         assert check
         asked.append(command)
         case, out = command[-3], command[-1]
@@ -66,18 +86,15 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypa
     assert [command[2:7] for command in asked] == [
         ["onerec.bench.worth", "--home", "H", "--one", "b:0"]
     ]
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(subprocess.CalledProcessError):
         arms.in_parts("worth", ["--home", "H"], ["bad:0"], tmp_path, jobs=1)
-    assert arms.failed(caught.value) == 1
-    assert arms.failed(RunError("no such run")) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "error: bad:0 failed, see above; the same command goes on",
-        "error: no such run",
-    ]
+    assert not list(tmp_path.glob("*.log"))  # nobody said anything
+    with pytest.raises(RecipeError, match="--jobs 0: at least 1"):
+        arms.in_parts("worth", ["--home", "H"], ["b:0"], tmp_path, jobs=0)
 
 
 def test_parts_of_other_settings_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(arms.subprocess, "run", lambda command, check: None)
+    monkeypatch.setattr(arms.subprocess, "run", lambda command, check, stderr: None)
     (tmp_path / "a-0.json").write_text("{}")
     arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=1)
     assert arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=2) == [{}]

@@ -6,7 +6,16 @@ import pytest
 import small_world
 
 from onerec.bench import arms, code_quality
-from onerec.bench.code_quality import KINDS, RECALL, SHUFFLED, differences, foretells, kind_recipe
+from onerec.bench.code_quality import (
+    KINDS,
+    RECALL,
+    SHUFFLED,
+    differences,
+    foretells,
+    kind_recipe,
+    summary,
+    table,
+)
 from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.recipes import recipe
@@ -52,10 +61,21 @@ def test_differences_by_hand() -> None:
     assert found["qformer - content"]["mean"] == pytest.approx(0.25)
 
 
+def test_one_seed_has_no_interval_to_print() -> None:
+    recall = {"rq_kmeans": 0.2, "balanced": 0.3}
+    parts = [
+        {"kind": kind, "seed": 0, RECALL: value, "measures": {"good": value}}
+        for kind, value in recall.items()
+    ]
+    shown = table(summary(parts))
+    assert shown.endswith("recall@10 balanced - rq_kmeans: +0.1000 [-, -]")
+    assert "nan" not in shown
+
+
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
     monkeypatch.setattr(
-        arms.subprocess, "run", lambda command, check: code_quality.main(command[3:])
+        arms.subprocess, "run", lambda command, check, stderr: code_quality.main(command[3:])
     )
     monkeypatch.setattr(code_quality, "commit", lambda: "made here")
     settings = [f"{name}={value}" for name, value in SETTINGS.items()]

@@ -49,14 +49,25 @@ def test_a_cut_that_no_alpha_reaches_is_said():
 
 
 def test_one_case_on_a_small_world(tmp_path):
+    """And its objective is the paper's, whatever the recipe of the run says of alignment."""
+    asked, real = [], industrial.policy_config
+
+    def policy_config(recipe, dataset):
+        asked.append(recipe.align)
+        return real(recipe, dataset)
+
+    other = {"align.tilt": "2", "align.weight": "1", "align.search": "beam", "align.lag": "7"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worth, "SETTINGS", small_world.SETTINGS)
+        patch.setattr(industrial, "policy_config", policy_config)
+        patch.setattr(worth, "SETTINGS", small_world.SETTINGS | other)
         worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150), steps=5)
         patch.setattr(industrial, "USERS", 4)
         patch.setattr(industrial, "GROUP", 8)
         name = next((tmp_path / "runs").iterdir()).name
         plain = industrial.train(name, 1.0, 0.0, 0, tmp_path, 3)
         less = industrial.train(name, 0.0, 0.0, 0, tmp_path, 3)
+    assert {(a.tilt, a.weight, a.search, a.lag) for a in asked} == {(0.0, 0.3, "sample", 0)}
+    assert {name: getattr(asked[0], name) for name in industrial.ALIGN} == industrial.ALIGN
     assert 0 <= plain["exposure"] < 1
     assert plain["watch_s"] > 0
     assert len(plain["filter"]) == 4

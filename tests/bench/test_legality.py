@@ -1,9 +1,12 @@
 """The legality experiment: its arms, its sums, and one small training of each."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 
+from onerec import alignment
 from onerec.bench import legality
 
 
@@ -40,7 +43,30 @@ def test_the_command_writes_as_it_goes(aligned, tmp_path, monkeypatch):
     out = tmp_path / "legality.json"
     words = ["--run", "first", "--home", str(aligned), "--steps", "2", "--seeds", "1"]
     legality.main([*words, "--arms", "none", "random", "--out", str(out)])
-    assert set(json.loads(out.read_text())["arms"]) == {"none", "random"}
+    found = json.loads(out.read_text())
+    assert set(found["arms"]) == {"none", "random"}
+    assert (found["search"], found["temperature"]) == ("sample", 1.0)
+
+
+def test_the_temperature_that_is_told_is_that_of_the_draws(aligned, monkeypatch):
+    """By what `sample` is called with; and temperature 1 without a trie is the model's own."""
+    monkeypatch.setattr(legality, "GROUP", 8)
+    monkeypatch.setattr(legality, "USERS", 4)
+    asked, real = [], alignment.sample
+
+    def sample(*given, **settings):
+        bound = inspect.signature(real).bind(*given, **settings)
+        bound.apply_defaults()
+        asked.append((bound.arguments["temperature"], bound.arguments["constrained"]))
+        return real(*given, **settings)
+
+    monkeypatch.setattr(alignment, "sample", sample)
+    legality.before("first", aligned)
+    legality.train("first", "random", 0, aligned, 1)
+    assert set(asked) == {(legality.temperature(), False)}
+    shipped = Path(legality.__file__).parent / "results" / "legality.json"
+    told = json.loads(shipped.read_text())
+    assert (told["search"], told["temperature"]) == (legality.SEARCH, legality.temperature())
 
 
 def test_arms_measured_apart_are_put_together(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from onerec.bench.paired import interval
+from onerec.bench.paired import bounds, interval
 
 
 def test_the_interval_is_students() -> None:
@@ -20,3 +20,9 @@ def test_the_interval_is_students() -> None:
 def test_one_seed_has_no_interval() -> None:
     assert interval([0.5])["mean"] == 0.5
     assert math.isnan(interval([0.5])["low"])
+
+
+def test_a_bound_that_there_is_not_is_a_dash() -> None:
+    assert bounds({"low": -0.25, "high": 1.5}) == "[-0.2500, +1.5000]"
+    assert bounds({"low": 0.25, "high": 1.5}, ".2f") == "[0.25, 1.50]"
+    assert bounds(interval([0.5])) == "[-, -]"

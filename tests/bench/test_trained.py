@@ -1,11 +1,6 @@
 """What benchmarks of arms share: seconds of steps, differences by seed, and what is refused."""
 
-import argparse
-
-import pytest
-
 from onerec.bench import trained
-from onerec.errors import RecipeError
 from onerec.loop import StepResult
 
 
@@ -30,14 +25,10 @@ def test_differences_are_of_the_seeds_that_both_have():
     assert list(trained.differences(found["b"], found["a"], ("loss",))) == ["loss"]
     line = trained.apart({"loss": {"mean": 0.5, "low": -0.25, "high": 1.25}})
     assert line == "+0.5000 [-0.2500, +1.2500]"
+    told = trained.differences(found["b"], found["a"], ("loss",))
+    assert trained.apart(told) == "+0.5000 [-, -]"  # of one seed
 
 
 def test_a_digest_tells_contents_apart_and_not_their_order():
     assert trained.digest({"a": 1, "b": 2}) == trained.digest({"b": 2, "a": 1})
     assert trained.digest({"a": 1}, 2) != trained.digest({"a": 1}, 3)
-
-
-def test_a_count_below_one_is_refused_by_the_name_of_its_flag():
-    trained.refuse_below_one(argparse.Namespace(seeds=1), ["seeds"])
-    with pytest.raises(RecipeError, match="--roma-steps 0: at least 1"):
-        trained.refuse_below_one(argparse.Namespace(roma_steps=0), ["roma_steps"])

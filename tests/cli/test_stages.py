@@ -133,6 +133,14 @@ def test_a_run_without_a_trained_model_says_what_to_do(
             ("--recipe", "tiny", "--dataset", "toy", "--set", "device=gpu"),
             ("device 'gpu'", "cpu"),
         ),
+        *(
+            (("--recipe", "tiny", "--dataset", "toy", "--set", f"{name}={value}"), (said,))
+            for name, value, said in (
+                ("align.weight", "nan", "align.weight=nan: needs a finite number"),
+                ("align.tilt", "inf", "align.tilt=inf: needs a finite number"),
+                ("align.learning_rate", "-inf", "align.learning_rate=-inf: needs a finite number"),
+            )
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_run(
@@ -142,7 +150,8 @@ def test_a_mistake_is_one_line_and_leaves_no_run(
     arguments: tuple[str, ...],
     parts: tuple[str, ...],
 ) -> None:
-    check_refused(cli("run", "--run", "new", *arguments), *parts)
+    for stage in ("run", "align"):
+        check_refused(cli(stage, "--run", "new", *arguments), *parts)
     assert [p.name for p in (finished / "runs").iterdir()] == ["first"]
 
 

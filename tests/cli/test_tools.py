@@ -50,11 +50,13 @@ def test_a_benchmark_prints_what_it_measured(
     """The real function, only smaller: a stand-in once hid that the command could not call it."""
     pytest.importorskip("transformers")
     module = importlib.import_module("onerec.bench.generate")
-    small = {"rounds": 1, "seconds": 0.0, "threads": 1, "items": 300}
-    sizes = {"beams": [10], "our_sizes": [2], "peer_sizes": [1]}
-    monkeypatch.setattr(module, "run", functools.partial(module.run, **small, **sizes))
+    small = {"items": 300, "our_sizes": [2], "peer_sizes": [1]}
+    monkeypatch.setattr(module, "run", functools.partial(module.run, **small))
     target = tmp_path / "result.json"
-    answer = cli("bench", "generate", "--out", target, "--json").json()
+    words = ("--beams", "10", "--rounds", "1", "--seconds", "0", "--threads", "1")
+    answer = cli("bench", "generate", *words, "--out", target, "--json").json()
+    assert answer["command"].startswith("python -m onerec.bench.generate --beams 10 --rounds 1")
+    assert [row["beams"] for row in answer["results"]] == [10]
     assert answer["results"][0]["ratio"] > 0
     assert json.loads(target.read_text()) == answer
 
@@ -63,10 +65,10 @@ def test_the_tokenizers_benchmark_takes_a_file(
     cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     module = importlib.import_module("onerec.bench.tokenizer")
-    small = {"vector_size": module.Size(levels=2, codes=4), "kinds": ("rq_kmeans", "random")}
-    monkeypatch.setattr(module, "run", functools.partial(module.run, **small, threads=1))
+    monkeypatch.setattr(module, "Size", functools.partial(module.Size, levels=2, codes=4))
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 3)))
     words = ["--vectors", tmp_path / "x.npy", "--world", 0, "--seeds", 2, "--json"]
+    words += ["--kinds", "rq_kmeans", "random", "--threads", 1]
     answer = cli("bench", "tokenizer", *words).json()
     assert answer["vectors"]["rq_kmeans"]["utilisation"][0]["mean"] == 1
     assert answer["seeds"] == 2
@@ -78,6 +80,47 @@ def test_every_benchmark_runs_without_arguments(name: str) -> None:
     run = importlib.import_module(f"onerec.bench.{name}").run
     required = [p for p in inspect.signature(run).parameters.values() if p.default is p.empty]
     assert required == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "asked"),
+    [
+        ("rl", "--recipe tiny --group 9 --users 4", {"name": "tiny", "group": 9, "users": 4}),
+        ("generate", "--beams 3 5 --seconds 0.5", {"beams": [3, 5], "seconds": 0.5}),
+        ("world", "--kuairand here --threads 1", {"kuairand": Path("here"), "threads": 1}),
+        ("kmeans", "--clusters 7 --turns 2", {"clusters": 7, "turns": 2}),
+        ("tokenizer", "--world 9 --kinds random", {"world": 9, "kinds": ["random"]}),
+        (
+            "train",
+            "--recipe tiny --set seed=1 --set train.steps=2 --compile --stream",
+            {
+                "name": "tiny",
+                "changes": {"seed": "1", "train.steps": "2", "train.compile": "true"},
+                "stream": True,
+            },
+        ),
+    ],
+)
+def test_a_benchmark_takes_the_options_of_its_module(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, name: str, words: str, asked: dict[str, Any]
+) -> None:
+    """Once `onerec bench rl` had neither the recipe nor the group of its module."""
+    module, given = importlib.import_module(f"onerec.bench.{name}"), {}
+
+    def run(**settings: Any) -> dict[str, Any]:
+        given.update(settings)
+        return {"benchmark": name}
+
+    monkeypatch.setattr(module, "run", run)
+    assert cli("bench", name, *words.split(), "--json").json() == {"benchmark": name}
+    assert given | asked == given
+    for flag in [word for word in words.split() if word.startswith("--")]:
+        assert flag in cli("bench", name, "--help").out
+
+
+def test_a_mistake_in_a_benchmark_is_one_line(cli: Any, check_refused: Any) -> None:
+    check_refused(cli("bench", "rl", "--recipe", "tinny"), "did you mean 'tiny'")
+    check_refused(cli("bench", "train", "--set", "seed"), "'seed' has no '='")
 
 
 def test_the_map_is_made_kept_and_told(
