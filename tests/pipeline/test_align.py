@@ -102,8 +102,8 @@ def test_rewards_compose_by_weights_and_each_part_is_recorded(home):
     scored = training.reward.score(cases.user, cases.end, torch.from_numpy(ranked))
     mean = 0.7 * scored["pscore"].mean() + 0.3 * scored["like"].mean()
     assert training.evaluate(0)["valid_reward"] == pytest.approx(float(mean), rel=1e-5)
+    changed = recipe(**{"align.reward": "gold,like"})
     with pytest.raises(RecipeError, match=r"align\.reward='gold': this run's reward model gives"):
-        changed = recipe(**{"align.reward": "gold,like"})
         run_stage("align", "mix2", recipe=changed, dataset="toy", home=home)
 
 
