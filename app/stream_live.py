@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import jobs
 import pandas as pd
@@ -28,13 +29,20 @@ from onerec.viz import theme
 SAY_BAND = "The band is the 95% interval over the users of a round."
 SAY_SAME = " All these streams have the same visitors: the A/B compares them one by one."
 SHOWN = 6  # streams in one picture
+LINES = f"{online.STAGE}/*/metrics.jsonl"
 
 
 class Streamed(Run):
-    """A run whose stamp also changes with its streams, so that caches follow them."""
+    """A run whose stamp also changes with its streams, so that caches follow them, and with those
+    of another run that it is compared with."""
+
+    def __init__(self, path: Path, other: Path | None = None) -> None:
+        super().__init__(path)
+        self.other = other
 
     def stamp(self) -> str:
-        lines = sorted(self.path.glob(f"{online.STAGE}/*/metrics.jsonl"))
+        owners = [self.path] if self.other is None else [self.path, self.other]
+        lines = [line for path in owners for line in sorted(path.glob(LINES))]
         times = (f"{path.parent.name}:{path.stat().st_mtime_ns}" for path in lines)
         return "|".join([super().stamp(), *times])
 
@@ -55,12 +63,18 @@ class Watched:
         return Run(self.run.path / online.STAGE / self.name)
 
 
-def beside(run: Run, name: str) -> tuple[list[str], list[str]]:
-    """Streams with the same people as `name` that have done a round, and those that differ."""
-    others = [other for other in online.names(run) if other != name]
-    begun = [other for other in others if online.values_of(run, other)]
-    same = [other for other in begun if not online.comparable(run, name, other)]
-    return same, [other for other in begun if other not in same]
+def beside(run: Run, name: str, other: str = "") -> tuple[list[str], list[str]]:
+    """Streams with the same people as `name` that have done a round, and those that differ.
+
+    They are those of the run `other` beside this one, where one is named.
+    """
+    owner = online.run_of(run, other)
+    begun = [
+        each for each in online.names(owner)
+        if (other or each != name) and online.values_of(owner, each)
+    ]  # fmt: skip
+    same = [each for each in begun if not online.comparable(run, name, each, other)]
+    return same, [each for each in begun if each not in same]
 
 
 def show(watched: Watched) -> None:

@@ -9,6 +9,7 @@ import cache
 import pandas as pd
 import selection
 import streamlit as st
+import widgets
 
 from onerec.explain import online
 from onerec.runs import Run
@@ -73,10 +74,23 @@ def first_served(run: Run, names: Sequence[str]) -> str:
     )
 
 
-def say_what_was_served(source: Run, name: str, other: str) -> None:
+def choose_run(run: Run) -> str:
+    """The run whose stream is compared with one of this run; "" is this run itself."""
+    near = online.runs_beside(run)
+    if not near:
+        return ""
+    chosen = widgets.options(
+        "A stream of", [run.name, *near], "against_run",
+        help="Other runs of this dataset can stand beside this one: where seed and share agree, "
+        "the same people come.",
+    )  # fmt: skip
+    return "" if chosen == run.name else chosen
+
+
+def say_what_was_served(source: Run, *names: str) -> None:
     """A stream whose server never got new weights cannot differ from a frozen one."""
     table = cache.read(online.streams, source).set_index("stream")
-    for each in (name, other):
+    for each in names:
         row = table.loc[each]
         if row["sent"] == 0 and row["arm"] != "frozen":
             first = online.served_from(int(row["steps"]), int(row["lag"]))

@@ -44,35 +44,42 @@ same, different = stream_live.beside(run, name)
 
 
 def ab(value: str) -> None:
-    """Two streams with the same people, user by user."""
-    others = sorted([*same, *different], key=lambda other: (
-        other in different, online.settings(run, other).get("arm") != "frozen"))  # fmt: skip
+    """Two streams with the same people, user by user; the second may be another run's."""
+    chosen = stream_parts.choose_run(run)
+    owner = stream_live.Streamed(online.run_of(run, chosen).path)
+    both = stream_live.Streamed(run.path, owner.path)
+    near, far = stream_live.beside(run, name, chosen)
+    others = sorted([*near, *far], key=lambda other: (
+        other in far, online.settings(owner, other).get("arm") != "frozen"))  # fmt: skip
     if not others:
         st.info(
             "An A/B needs a second stream that has done a round. Start one with another arm, and "
-            "the same seed and share, for instance `frozen`, which learns nothing.",
+            "the same seed and share, for instance `frozen`, which learns nothing."
+            + " Or choose another run above." * bool(online.runs_beside(run)),
             icon=":material/compare_arrows:", title="One stream only",
         )  # fmt: skip
         return
     other = widgets.options("Against", others, "against")
     try:
-        found = cache.read(online.compared, source, name, other, value)
+        found = cache.read(online.compared, both, name, other, value, chosen)
     except OneRecError as error:
         widgets.mistake(error)
         return
+    a, b = (f"{name} of {run.name}", f"{other} of {chosen}") if chosen else (name, other)
     if len(found):
-        stream_parts.numbers(found.iloc[-1].to_dict(), name, other, value)
+        stream_parts.numbers(found.iloc[-1].to_dict(), a, b, value)
+    made = (stream_form.command(run, name), stream_form.command(owner, other))
     widgets.show(
-        source, online.compared, draw.compared, key=f"ab_{value}",
-        command=stream_form.command(run, name, other),
-        reading={"a": name, "b": other, "value": value},
-        drawing={"a": name, "b": other, "value": value},
+        both, online.compared, draw.compared, key=f"ab_{value}", command="\n".join(made),
+        reading={"a": name, "b": other, "value": value} | ({"other": chosen} if chosen else {}),
+        drawing={"a": a, "b": b, "value": value},
         say="On the dashed line both arms are worth the same to their visitors. A whisker is the "
         "95% interval of a round, the band that of all rounds together."
-        + stream_parts.first_served(run, (name, other)),
+        + ("" if chosen else stream_parts.first_served(run, (name, other))),
         empty="These two streams have no round in common yet.",
     )  # fmt: skip
-    stream_parts.say_what_was_served(source, name, other)
+    for each, served in ((source, name), (owner, other)):
+        stream_parts.say_what_was_served(each, served)
 
 
 def visits() -> None:

@@ -1,5 +1,8 @@
 """What the streams of a run did: their rounds, and the A/B of two of them with its interval.
 
+The A/B may also be that of two runs: `other` is the name of a run of the same home to which stream
+b belongs, and "" is the run itself.
+
 A stream is a folder `stream/<name>/` of the run that it began from; it reads like a run's, with
 `rounds/values-NNNNNN.parquet` (what a visit was worth, by user) and `rounds/events-NNNNNN.parquet`
 (who was shown what and did what) beside. Cheap enough to be called while a stream is running.
@@ -21,7 +24,7 @@ from onerec.errors import RunError
 from onerec.explain.dataset import titles
 from onerec.explain.query import empty
 from onerec.run_files import cursor
-from onerec.runs import Run
+from onerec.runs import Run, open_run, valid_name
 
 STAGE = "stream"
 VALUES = ("true_watch_s", "watch_s", "true_long_view", "hits", "positives")
@@ -57,6 +60,28 @@ def opened(run: Run, name: str) -> Run:
         f"run {run.name!r} has no stream {name!r}, it has {known}; "
         f"`onerec stream --run {run.name} --arm rsft_ecpo` makes one"
     )
+
+
+def run_of(run: Run, other: str = "") -> Run:
+    """The run of stream b in an A/B: that of the name beside `run`, or `run` itself for "".
+
+    Raises:
+        RunError: there is none of that name.
+    """
+    return open_run(run.path.parent / valid_name(other)) if other else run
+
+
+def runs_beside(run: Run) -> list[str]:
+    """Other runs of the home and the same dataset with a stream that has done a round, by name."""
+    found = {path.parents[2].name for path in run.path.parent.glob("[!.]*/stream/*/metrics.jsonl")}
+    near = (Run(run.path.parent / name) for name in sorted(found - {run.name}))
+    return [each.name for each in near if _dataset(each) == _dataset(run)]
+
+
+def _dataset(run: Run) -> tuple[str, str]:
+    """Name and fingerprint of the data of a run or stream."""
+    said = run.recipe().get("dataset") or {}
+    return str(said.get("name", "")), str(said.get("fingerprint", ""))
 
 
 def settings(run: Run, name: str) -> dict[str, Any]:
@@ -142,20 +167,41 @@ def curves(run: Run, streams: Sequence[str], value: str = VALUES[0]) -> pd.DataF
     return pd.concat(parts, ignore_index=True) if parts else empty(CURVE_COLUMNS)
 
 
-def comparable(run: Run, a: str, b: str) -> str:
+def comparable(run: Run, a: str, b: str, other: str = "") -> str:
     """Why two streams cannot be compared user by user; "" where they can."""
-    one, other = settings(run, a), settings(run, b)
+    owner = run_of(run, other)
+    named = [
+        repr(name) + f" of run {each.name!r}" * bool(other) for name, each in ((a, run), (b, owner))
+    ]
+    both = " and ".join(named)
+    data = [_dataset(opened(each, name)) for name, each in ((a, run), (b, owner))]
+    if all(name for name, _ in data) and data[0] != data[1]:
+        which = "{} and {}".format(*(name for name, _ in data))
+        which = f"two states of {data[0][0]}" if data[0][0] == data[1][0] else which
+        return f"streams {both} have other data ({which}); compare streams of one dataset"
+    one, two = settings(run, a), settings(owner, b)
     for key in SAME_PEOPLE:
-        if one.get(key) != other.get(key):
+        if one.get(key) != two.get(key):
             return (
-                f"streams {a!r} and {b!r} differ in {key} ({one.get(key)} and {other.get(key)}): "
+                f"streams {both} differ in {key} ({one.get(key)} and {two.get(key)}): "
                 "their visitors are not the same people with the same luck; start one with the "
                 f"other's {key} to compare them"
             )
+    splits = [_split(each) for each in (run, owner)]
+    if "hits" in values_of(run, a) and splits[0] != splits[1]:
+        return (
+            f"streams {both} play other days back: their runs differ in evaluate.split "
+            f"({splits[0]} and {splits[1]}); compare runs of one split"
+        )
     return ""
 
 
-def compared(run: Run, a: str, b: str, value: str = VALUES[0]) -> pd.DataFrame:
+def _split(run: Run) -> str:
+    """How the run's log was cut, as its recipe says."""
+    return str(((run.recipe().get("recipe") or {}).get("evaluate") or {}).get("split", ""))
+
+
+def compared(run: Run, a: str, b: str, value: str = VALUES[0], other: str = "") -> pd.DataFrame:
     """The A/B: mean difference a - b over the visits that both have; see `AB_COLUMNS`.
 
     A row for each round that both have done, and a last one, `over` "all rounds", whose `round` is
@@ -164,12 +210,13 @@ def compared(run: Run, a: str, b: str, value: str = VALUES[0]) -> pd.DataFrame:
     in training is not in it: both arms are one training each.
 
     Raises:
-        RunError: they have other visitors (seed, share or items shown differ).
+        RunError: they have other visitors (dataset, seed, share, items shown, or the split of a log
+            that is played back differ), or there is no such run or stream.
     """
-    if reason := comparable(run, a, b):
+    if reason := comparable(run, a, b, other):
         raise RunError(reason)
-    one, other = (_visits(opened(run, name), value) for name in (a, b))
-    pairs = one.merge(other, on=["round", "user"], suffixes=("_a", "_b"))
+    one, two = _visits(opened(run, a), value), _visits(opened(run_of(run, other), b), value)
+    pairs = one.merge(two, on=["round", "user"], suffixes=("_a", "_b"))
     if pairs.empty:
         return empty(AB_COLUMNS)
     rows = [

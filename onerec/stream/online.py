@@ -148,7 +148,6 @@ class Online:
             reward.check(setting.recipe.align.reward)
         self.pscore = reward.model
         whole = setting.split.log
-        check_log(config.arm, whole)
         known = world_of(setting.dataset)
         if known is None:
             self.platform: WorldPlatform | ReplayPlatform = ReplayPlatform(
@@ -157,6 +156,7 @@ class Online:
             whole = whole.take(setting.split.train)
         else:
             self.platform = WorldPlatform(known, config.seed, config.share)
+        check_log(config.arm, whole)
         before = {ROUND: np.zeros(len(whole), dtype=np.int32)}
         self.log = replace(whole, columns=whole.columns | before)
         recipe = setting.recipe

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import jobs
 import psutil
 import pytest
 import stream_form
+import stream_live
 from peers import cpu_seconds, two_bare_figures
 from streamlit.testing.v1 import AppTest
 
@@ -99,6 +101,54 @@ def test_streams_of_other_people_are_refused_in_one_line(open_page: Open, folder
     assert len(app.error) == 1
     assert "differ in seed (0 and 3)" in app.error[0].value
     assert not app.metric
+
+
+@pytest.fixture
+def second(folder: Path) -> Path:
+    """Another run of the same data with one stream, which is worth more."""
+    made = folder.with_name("second")
+    shutil.copytree(folder, made, ignore=shutil.ignore_patterns("stream"))
+    fake_streams.build(made, "ecpo", arm="rsft_ecpo", lift=40.0)
+    fake_streams.build(made, "elsewhere", seed=3)
+    return made
+
+
+def test_the_ab_of_two_runs(open_page: Open, second: Path) -> None:
+    app = open_page(run="toy_run", stream="ecpo", online_view="A/B", against_run="second")
+    assert app.segmented_control(key="against_run").options == ["toy_run", "second"]
+    assert app.segmented_control(key="against").options == ["ecpo", "elsewhere"]
+    assert "ecpo of toy_run is behind ecpo of second: -13.3 s (95%: " in said(app)
+    names = {"ecpo of toy_run": "190.3 s", "ecpo of second": "203.7 s", "Difference": "-13.3 s"}
+    assert numbers(app) == names
+    assert "all serve the same weights" not in said(app), "two runs never did"
+    app.session_state["ab_true_watch_s_more"] = True  # what stands below the picture is open
+    lines = command(app.run())
+    assert "other='second'" in lines
+    assert "--run toy_run --name ecpo" in lines
+    assert "--run second --name ecpo" in lines
+    app.segmented_control(key="against").set_value("elsewhere").run()
+    assert "'elsewhere' of run 'second' differ in seed (0 and 3)" in app.error[0].value
+    app.segmented_control(key="against_run").set_value("toy_run").run()
+    assert "ecpo is ahead of frozen: +13.3 s" in said(app)
+
+
+def test_a_run_without_a_second_stream_can_be_compared_with_another(
+    open_page: Open, folder: Path, second: Path
+) -> None:
+    shutil.rmtree(folder / "stream" / "frozen")
+    app = open_page(run="toy_run", online_view="A/B")
+    assert "Or choose another run above." in said(app)
+    app.segmented_control(key="against_run").set_value("second").run()
+    assert not app.exception
+    assert "ecpo of toy_run is behind ecpo of second" in said(app)
+
+
+def test_another_streams_new_round_is_read_anew(folder: Path, second: Path) -> None:
+    both = stream_live.Streamed(folder, second)
+    before = both.stamp()
+    fake_streams.add_round(second / "stream" / "ecpo", 4, 40.0, learns=True)
+    assert both.stamp() != before
+    assert stream_live.Streamed(folder).stamp() not in (before, both.stamp())
 
 
 def test_what_was_not_served_yet_is_said(open_page: Open, folder: Path) -> None:
@@ -257,11 +307,13 @@ def command(app: AppTest) -> str:
 
 def test_the_form_knows_every_arm_and_the_usual_numbers() -> None:
     from onerec.stream import ARMS, StreamConfig
+    from onerec.stream.config import ROUNDS
 
     usual = StreamConfig()
     assert set(stream_form.ARMS) == set(ARMS)
     assert next(iter(stream_form.ARMS)) == usual.arm
     assert stream_form.SHARE[-1] == usual.share
+    assert stream_form.ROUNDS == ROUNDS
     for key, (_, least, greatest, value, _) in stream_form.NUMBERS.items():
         assert value == getattr(usual, key)
         StreamConfig(**{key: least})
@@ -277,6 +329,20 @@ def test_the_command_follows_the_form(open_page: Open) -> None:
     assert "Round 3 is the first that is served by weights that learned" in said(app)
     app.number_input(key="stream_lag").set_value(100).run()
     assert "round 7 would be the first to be served by what was learned" in said(app)
+
+
+def test_without_a_number_of_rounds_the_command_takes_what_there_is(open_page: Open) -> None:
+    """A log that is played back may have fewer days than the usual twenty rounds."""
+    app = open_page(arm="rsft")
+    assert app.number_input(key="stream_rounds").value is None
+    assert "--rounds" not in command(app)
+    assert "--arm rsft --steps 20" in command(app)
+    app.number_input(key="stream_lag").set_value(1_000).run()
+    assert "and there are 20" in said(app)
+
+
+def test_what_is_said_of_the_arms_is_so(open_page: Open) -> None:
+    assert "All arms but `frozen`, which takes none, take the same number" in said(open_page())
 
 
 def test_the_proposed_name_is_free(open_page: Open) -> None:

@@ -125,3 +125,20 @@ def test_as_a_program_it_ends_with_2_and_one_line(finished: Path) -> None:
     assert done.stderr.startswith("onerec: ")
     assert "no reward model" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_log_is_played_back_to_its_end_and_not_beyond(
+    cli: Any, check_refused: Any, home: Path
+) -> None:
+    toy_home.make_dataset(home, shortest=16)
+    changes = {**toy_home.ALIGNED, "train.steps": "5", "evaluate.split": "temporal"}
+    recipe = toy_home.make_recipe(changes)
+    run_stages("r", recipe, "toy", home=home, stages=("tokenize", "pretrain", "reward"))
+    check_refused(cli("stream", "--run", "r"), "arm 'rsft_ecpo'", "no play_ms", "--arm all")
+    frozen = ("stream", "--run", "r", "--arm", "frozen", "--steps", "2", "--lag", "2")
+    check_refused(cli(*frozen, "--rounds", "99"), "rounds=99: the log has", "days to play back")
+    assert not (home / "runs" / "r" / "stream").exists()
+    answer = cli(*frozen)
+    assert answer.code == 0
+    assert "days to play back, so " in answer.err
+    assert "stream 'frozen' of run 'r': done" in answer.err

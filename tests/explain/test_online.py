@@ -1,5 +1,6 @@
 """Streams as tables: their rounds, the A/B with its interval, one round's visits; by hand."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -207,3 +208,82 @@ def test_a_damaged_file_is_named(streamed: Run) -> None:
 def test_torch_is_not_needed() -> None:
     code = "import onerec.explain.online, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------ of two runs
+
+
+@pytest.fixture
+def second(streamed: Run) -> Run:
+    """Another run of the same data, whose one stream is worth more than any of the first's."""
+    folder = streamed.path.parent / "second"
+    shutil.copytree(streamed.path, folder, ignore=shutil.ignore_patterns("stream"))
+    fake_streams.build(folder, "ecpo", arm="rsft_ecpo", lift=40.0)
+    return Run(folder)
+
+
+def change(path: Path, **changes: object) -> None:
+    """Other entries in a recipe.json."""
+    fake_streams.write(path, json.loads(path.read_text()) | changes)
+
+
+def test_streams_of_two_runs_are_compared_user_by_user(streamed: Run, second: Run) -> None:
+    assert online.runs_beside(streamed) == ["second"]
+    assert online.runs_beside(second) == ["toy_run"]
+    assert online.comparable(streamed, "ecpo", "ecpo", "second") == ""
+    frame = online.compared(second, "ecpo", "ecpo", other="toy_run")
+    lifts = [20 * (0.5 + np.arange(2 * r, 2 * r + 8) % 3 / 2) * (r > 1) for r in (1, 2, 3)]
+    assert frame["difference"].tolist()[:3] == pytest.approx([lift.mean() for lift in lifts])
+    assert frame["users"].tolist() == [8, 8, 8, 12]
+    own = online.compared(second, "ecpo", "ecpo", other="second")
+    assert (own["difference"] == 0).all()
+
+
+def test_of_runs_with_other_rounds_the_common_ones_count(streamed: Run, second: Run) -> None:
+    fake_streams.build(second.path, "short", arm="rsft", rounds=2)
+    frame = online.compared(streamed, "ecpo", "short", other="second")
+    assert frame["over"].tolist() == ["round 1", "round 2", "all rounds"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 7), ("share", 0.25), ("shown", 9)])
+def test_other_people_of_another_run_are_refused(
+    streamed: Run, second: Run, key: str, value: float
+) -> None:
+    fake_streams.build(second.path, "mine", **{key: value})
+    with pytest.raises(
+        RunError, match=f"'ecpo' of run 'toy_run' and 'mine' of run 'second' .*{key}"
+    ):
+        online.compared(streamed, "ecpo", "mine", other="second")
+
+
+def test_other_data_are_refused(streamed: Run, second: Run) -> None:
+    recipe = second.path / "stream" / "ecpo" / "recipe.json"
+    change(recipe, dataset={"name": "beauty", "fingerprint": "1"})
+    with pytest.raises(RunError, match=r"have other data \(toy and beauty\)"):
+        online.compared(streamed, "ecpo", "ecpo", other="second")
+    change(recipe, dataset={"name": "toy", "fingerprint": "1"})
+    with pytest.raises(RunError, match="two states of toy"):
+        online.compared(streamed, "ecpo", "ecpo", other="second")
+    assert online.runs_beside(streamed) == ["second"]
+    change(second.path / "recipe.json", dataset={"name": "toy", "fingerprint": "1"})
+    assert online.runs_beside(streamed) == []
+
+
+def test_logs_that_are_cut_elsewhere_play_other_days_back(streamed: Run, second: Run) -> None:
+    described = second.recipe()["recipe"]
+    other = described | {"evaluate": described.get("evaluate", {}) | {"split": "leave_one_out"}}
+    change(second.path / "recipe.json", recipe=other)
+    assert online.comparable(streamed, "ecpo", "ecpo", "second") == "", "a world has no days left"
+    lines = streamed.path / "stream" / "ecpo" / "metrics.jsonl"
+    lines.write_text(lines.read_text().replace("true_watch_s", "hits"))
+    with pytest.raises(RunError, match=r"differ in evaluate.split \(.* and leave_one_out\)"):
+        online.compared(streamed, "ecpo", "ecpo", "hits", "second")
+
+
+def test_a_run_or_stream_that_is_not_there(streamed: Run, second: Run) -> None:
+    with pytest.raises(RunError, match=r"no run 'secnd'.*did you mean 'second'"):
+        online.compared(streamed, "ecpo", "ecpo", other="secnd")
+    with pytest.raises(RunError, match="run 'second' has no stream 'frozen'"):
+        online.compared(streamed, "ecpo", "frozen", other="second")
+    with pytest.raises(RunError, match="use up to 80 letters"):
+        online.compared(streamed, "ecpo", "ecpo", other="../toy_run")
