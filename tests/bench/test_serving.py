@@ -53,7 +53,7 @@ def test_operations_are_those_that_torch_counts(kind, monkeypatch):
 def test_its_line_says_how_fast_with_and_without_the_trie(capsys):
     settings = [f"{key}={value}" for key, value in SMALL.items()]
     words = ["--recipe", "tiny", "--items", "300", "--beam", "5", "--users", "2", "3"]
-    words += ["--rounds", "1", "--asks", "2", "--unconstrained", "--json", "--set", *settings]
+    words += ["--rounds", "5", "--asks", "2", "--unconstrained", "--json", "--set", *settings]
     assert main(words) == 0
     result = json.loads(capsys.readouterr().out)
     assert [row["users"] for row in result["results"]] == [2, 3]
