@@ -5,7 +5,7 @@ Training, alignment, evaluation and the app get it here, so that they cannot dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,12 @@ def new_pscore(
     vocabulary = features.vocabulary((1,), setting.dataset.n_items)
     items = features.item_table(np.zeros((setting.dataset.n_items, 1), dtype=np.int64), vectors)
     model = PScore(
-        PScoreConfig(width=recipe.width, tower=recipe.width // 2, dropout=recipe.dropout),
+        PScoreConfig(
+            width=recipe.width,
+            tower=recipe.width // 2,
+            dropout=recipe.dropout,
+            stop_gradient=recipe.stop_gradient,
+        ),
         PScoreVocabulary(
             behaviours=behaviours,
             statistics=1 + len(behaviours),
@@ -210,10 +215,31 @@ def raised(
     The behaviour with the largest loss gets `by` times its weight (the paper adds .1 / N, which
     with a handful of rounds would move nothing; the factor is ours).
     """
-    gaps = {name: base[name] - reached[name] for name in base if weights[name] > 0}
-    if len(gaps) < 2:  # the weight of a single behaviour weighs nothing
+    lost = losses(weights, base, reached)
+    heard = sum(weights[name] > 0 for name in base)
+    if heard < 2 or not lost:  # the weight of a single behaviour weighs nothing
         return None
-    worst = max(gaps, key=lambda name: (gaps[name], name), default=None)
-    if worst is None or gaps[worst] <= 0:
-        return None
+    worst = max(lost, key=lambda name: (lost[name], name))
     return {**weights, worst: weights[worst] * by}
+
+
+def losses(
+    weights: Mapping[str, float], base: Mapping[str, float], reached: Mapping[str, float]
+) -> dict[str, float]:
+    """By how much each wished-for behaviour lies below `base`; those that do not are left out."""
+    gaps = {name: base[name] - reached[name] for name in base if weights[name] > 0}
+    return {name: gap for name, gap in gaps.items() if gap > 0}
+
+
+def best_round(rounds: Sequence[Mapping[str, Any]]) -> int:
+    """The round to keep: fewest behaviours that lose, then the least lost in sum, then the first.
+
+    Pantheon goes on until none loses; which round to take where that does not come is ours.
+    """
+
+    def lost(number: int) -> tuple[int, float]:
+        one = rounds[number]
+        found = losses(one["weights"], one["product_gauc"], one["gauc"])
+        return len(found), sum(found.values())
+
+    return min(range(len(rounds)), key=lost)

@@ -42,6 +42,9 @@ def report() -> dict[str, Any]:
         "behaviours": measured,
         "weights": rounds[-1]["weights"],
         "rounds": rounds,
+        "best": 1,
+        "converged": False,
+        "losing": ["long_view"],
         "left_out": {"follow": "no row of train says yes"},
         "calibration": {name: _bins(count / ROWS) for name, count in BEHAVIOURS.items()},
     }

@@ -10,8 +10,19 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from onerec.assembly import setting_of
+from onerec.data.exposures import Exposures
 from onerec.errors import RecipeError, RunError
-from onerec.rewards import FUSED, RewardModel, calibration, measure, own_content, raised
+from onerec.rewards import (
+    FUSED,
+    RewardModel,
+    best_round,
+    calibration,
+    losses,
+    measure,
+    new_pscore,
+    own_content,
+    raised,
+)
 from onerec.runs import Run, open_run
 
 CPU = torch.device("cpu")
@@ -100,6 +111,33 @@ def test_the_behaviour_that_lost_most_is_raised():
     assert raised(weights, base, {"click": 0.7, "like": 0.81}, 2.0) is None
     assert raised(weights, {}, {}, 2.0) is None
     assert raised({"click": 1.0}, {"click": 0.7}, {"click": 0.6}, 2.0) is None
+
+
+def test_the_best_round_has_the_fewest_who_lose_then_the_least_lost_then_comes_first():
+    base, weights = {"click": 0.7, "like": 0.8, "dislike": 0.9}, {"click": 1.0, "like": 1.0}
+    weights["dislike"] = 0.0  # not wished for: it cannot lose
+
+    def one(click, like):
+        reached = {"click": click, "like": like, "dislike": 0.0}
+        return {"weights": weights, "product_gauc": base, "gauc": reached}
+
+    assert losses(weights, base, one(0.6, 0.8)["gauc"]) == {"click": pytest.approx(0.1)}
+    assert best_round([one(0.69, 0.79), one(0.5, 0.9), one(0.6, 0.9), one(0.6, 0.8)]) == 2
+    assert best_round([one(0.5, 0.9), one(0.8, 0.9), one(0.9, 0.9)]) == 1
+    assert best_round([{"weights": weights, "product_gauc": {}, "gauc": {}}]) == 0
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_setting_decides_whether_the_fused_loss_reaches_the_towers(aligned, stop):
+    setting = setting_of(open_run("first", aligned))
+    config = replace(setting.recipe.reward, stop_gradient=stop)
+    setting = replace(setting, recipe=replace(setting.recipe, reward=config))
+    model = new_pscore(setting, ("click", "like"), None)
+    reward = RewardModel(model, Exposures(setting.contexts(CPU), setting.split, ("click", "like")))
+    pairs = reward.exposures.rows(reward.exposures.training_rows()[:32])
+    model.fused_loss(pairs)[0].backward()
+    grads = [parameter.grad for parameter in model.tower.parameters()]
+    assert any(grad is not None and bool(grad.any()) for grad in grads) != stop
 
 
 def test_a_reward_that_it_does_not_give_is_named(reward):

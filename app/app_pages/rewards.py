@@ -71,6 +71,8 @@ def weights() -> None:
     """How the weights in the fused loss were found."""
     st.markdown("Round by round, the behaviour on which the fused score lost most against the "
                 "product of the towers gets more weight, and the fusion learns again.")  # fmt: skip
+    if verdict := cache.read(rewards.verdict, run):
+        st.markdown(verdict)
     grid = st.grid(2, min_column_width=360)
     for figure, say in (
         (draw.weights, "A behaviour with the weight 0 is not wished for."),

@@ -86,6 +86,7 @@ def test_calibration_of_one_tower(open_page: Open) -> None:
 def test_weights_by_round(open_page: Open) -> None:
     text = said(open_page(rewards_view="Weights"))
     assert "1 round raised long view to 1.5" in text
+    assert "Pantheon's rule is not satisfied: after round 1" in text
     assert "most on long view (-0.010)" in text
 
 
