@@ -20,14 +20,17 @@ from onerec.common import autocast, evaluating, generator
 from onerec.data.exposures import Exposures
 from onerec.errors import RecipeError, RunError
 from onerec.metrics import auc, grouped_auc
-from onerec.reward.pscore import PScore, PScoreConfig, PScoreVocabulary, Scores
+from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary, Scores
 from onerec.runs import Run
 from onerec.tokenizer.co_consumption import CO_CONSUMPTION
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FUSED = "pscore"
 UNWANTED = ("dislike",)  # predicted, never wished for
+CATEGORIES = 3  # the last columns of `features`
+_CONTEXTS = 256
 BATCH = 2_048  # pairs measured at once; numbers do not depend on it
 
 
@@ -167,6 +170,36 @@ class RewardModel:
         return reward
 
 
+def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
+    """What a tree can read of what the model reads of logged rows: (N, F) numbers.
+
+    Standardised statistics and cross features, static columns and, in the last `CATEGORIES`, the
+    item's author, tag and duration; neither the history nor what the item says of itself.
+    """
+    begins = range(0, len(rows), at_once)
+    parts = [_numbers(reward, reward.exposures.rows(rows[b : b + at_once])) for b in begins]
+    return torch.cat(parts)[:, 0].double().numpy()
+
+
+def candidate_features(reward: RewardModel, user: Ints, end: Ints, items: Ints) -> Floats:
+    """The same of candidates (M, K) of contexts (M,), (M,): (M, K, F)."""
+    parts = []
+    for begin in range(0, len(user), _CONTEXTS):
+        rows = slice(begin, begin + _CONTEXTS)
+        offered = torch.from_numpy(np.ascontiguousarray(items[rows]))
+        parts.append(_numbers(reward, reward.exposures.candidates(user[rows], end[rows], offered)))
+    return torch.cat(parts).double().numpy()
+
+
+@torch.no_grad()
+def _numbers(reward: RewardModel, pairs: Pairs) -> Tensor:
+    """Pairs (B, M) -> (B, M, F) on the CPU."""
+    items, item = reward.model.items, pairs.items
+    static = pairs.batch.static[:, None].expand(*item.shape, -1)
+    categories = torch.stack((items.author[item], items.tag[item], items.duration[item]), dim=-1)
+    return torch.cat((reward.model.numbers(pairs), static, categories), dim=-1).cpu()
+
+
 def measure(reward: RewardModel, rows: Ints) -> dict[str, dict[str, Any]]:
     """AUC and GAUC of each tower, and of the fused score on each behaviour, over logged rows.
 
@@ -183,12 +216,18 @@ def measure(reward: RewardModel, rows: Ints) -> dict[str, dict[str, Any]]:
         there = known[:, k]
         label, who = yes[there, k], user[there]
         entry: dict[str, Any] = {"rows": int(there.sum()), "positives": int(label.sum())}
-        both = 0 < entry["positives"] < entry["rows"]
         for prefix, score in (("", scores[name]), ("fused_", scores[FUSED])):
-            entry[f"{prefix}auc"] = auc(label, score[there]) if both else None
-            entry[f"{prefix}gauc"] = grouped_auc(label, score[there], who) if both else None
+            found = aucs(label, score[there], who)
+            entry |= {f"{prefix}{measured}": value for measured, value in found.items()}
         result[name] = entry
     return result
+
+
+def aucs(label: NDArray[np.bool_], score: Floats, user: Ints) -> dict[str, float | None]:
+    """auc and gauc of scores (N,); None where the labels (N,) are all alike."""
+    if label.all() or not label.any():
+        return {"auc": None, "gauc": None}
+    return {"auc": auc(label, score), "gauc": grouped_auc(label, score, user)}
 
 
 def calibration(

@@ -13,10 +13,13 @@ from onerec.assembly import setting_of
 from onerec.data.exposures import Exposures
 from onerec.errors import RecipeError, RunError
 from onerec.rewards import (
+    CATEGORIES,
     FUSED,
     RewardModel,
     best_round,
     calibration,
+    candidate_features,
+    features,
     losses,
     measure,
     new_pscore,
@@ -94,6 +97,21 @@ def test_auc_is_that_of_scikit_learn(reward):
         if each:
             assert found[name]["fused_gauc"] == pytest.approx(np.average(each, weights=weight))
     assert measure(reward, rows[:0]) == {}
+
+
+def test_what_trees_read_is_known_at_the_moment_and_ends_in_categories(reward):
+    """Logged or as a candidate: the item's own statistics apart, which a log knows as of then."""
+    exposures, log = reward.exposures, reward.exposures.split.log
+    rows = exposures.valid_rows()[:8]
+    logged = features(reward, rows, at_once=3)
+    items = log.item[rows].astype(np.int64)
+    now = candidate_features(reward, log.user[rows].astype(np.int64), rows, items[:, None])
+    table = reward.model.items
+    expected = torch.stack((table.author, table.tag, table.duration), dim=-1)[items + 1]
+    for found in (logged, now[:, 0]):
+        assert found[:, -CATEGORIES:].tolist() == expected.tolist()
+    columns = reward.model.vocabulary.statistics
+    assert np.allclose(logged[:, :columns], now[:, 0, :columns], atol=1e-6)
 
 
 def test_calibration_by_hand():

@@ -7,6 +7,7 @@ import policy_steps
 import reward_controls
 import selection
 import streamlit as st
+import tasks
 import widgets
 
 from onerec.errors import OneRecError
@@ -43,6 +44,8 @@ def towers() -> None:
     for name, why in cache.read(rewards.left_out, run).itertuples(index=False):
         notes[name] = f"no tower, {why}"
     st.caption("\n".join(f"- **{draw.words(k)}**: {note}" for k, note in notes.items() if note))
+    if len(found) and not rewards.has_rival(run):
+        tasks.task(view, run, "rival", {})
     widgets.show(
         run, rewards.learning, draw.learning, key="reward_learning", command=command,
         say="Each line is a tower's loss: compare it with where it began, not with another line.",

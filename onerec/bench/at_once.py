@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.bench.trees import candidate_features
 from onerec.metrics import aucs_of_groups, grouped_auc
-from onerec.rewards import RewardModel
+from onerec.rewards import RewardModel, candidate_features
 
 Floats = NDArray[np.float64]
 Interval = dict[str, float]

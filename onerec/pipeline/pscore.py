@@ -46,6 +46,7 @@ from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 FOLDER = "reward"
 REPORT, CURVE = "report.json", "curve.json"
+RIVAL = "rival.json"  # of `pipeline.reward_rival`, measured beside one report
 WEIGHT_DECAY = 0.05
 WARMUP = 0.1  # of the steps
 ROUND_SHARE = 0.15  # of the steps, for the fusion in each round
@@ -88,6 +89,7 @@ def train_pscore(
     report = _report(training.reward, found.left_out, rounds, config.valid_rows)
     report["checkpoint"] = checkpoint.path.name
     report["seconds"] = round(time.perf_counter() - begun, 2)
+    (run.path / FOLDER / RIVAL).unlink(missing_ok=True)
     write_json(run.path / FOLDER / REPORT, report)
     if hand_over is not None:
         hand_over(training.reward)

@@ -250,7 +250,7 @@ def weights(frame: pd.DataFrame) -> go.Figure:
     if tried:
         why = f": those before {theme.count(tried, 'round')} of raising were better"
     elif (last["gap"] < 0).any():
-        worst = last.loc[last["gap"].idxmin(), "behaviour"]
+        worst = last["behaviour"].iloc[int(last["gap"].argmin())]
         why = f", though {words(worst)} loses against the product of the towers"
     fig = theme.figure(
         title=f"{count} round{'s' * (count != 1)} raised {named}" if named else
@@ -280,7 +280,7 @@ def gaps(frame: pd.DataFrame) -> go.Figure:
             "gaps",
         )
     last = known[known["kept"]]
-    worst = last.loc[last["gap"].idxmin()]
+    worst = last.iloc[int(last["gap"].argmin())]
     lost = int((last["gap"] < 0).sum())
     fig = theme.figure(
         title=f"The fused score loses to the product of the towers on {lost} of {len(last)} "
