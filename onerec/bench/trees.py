@@ -65,17 +65,12 @@ class Trees:
         """The model of behaviour k."""
         return self.fitted(str(k), lambda table: table.label(k))
 
-    def scores(self, k: int) -> Floats:
-        """Test scores of behaviour k (N,)."""
-        return np.asarray(self.of(k).predict(self.final["test"].x), dtype=np.float64)
-
-    def fit(self, name: str, label: Label) -> Floats:
-        """Test scores of the setting that is best on valid; a label may be a share."""
-        model = self.fitted(name, label)
+    def scores(self, model: Any) -> Floats:
+        """What a fitted model says of the test rows: (N,)."""
         return np.asarray(model.predict(self.final["test"].x), dtype=np.float64)
 
     def fitted(self, name: str, label: Label) -> Any:
-        """That model itself."""
+        """The model of the setting that is best on valid; a label may be a share."""
         target, fit = label(self.tuning["train"])
         held, there = label(self.tuning["valid"])
         shares = not np.isin(target, (0.0, 1.0)).all()

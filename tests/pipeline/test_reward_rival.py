@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from onerec.assembly import setting_of
 from onerec.errors import RunError
 from onerec.explain import rewards as explain
+from onerec.metrics import grouped_auc
 from onerec.pipeline import reward_rival, run_stage
 from onerec.pipeline.reward_rival import make_rival, rows_to_learn
 from onerec.rewards import RewardModel
@@ -62,8 +63,10 @@ def test_trees_are_measured_on_the_rows_of_the_report(
         x, label, held, score = scored[k]
         assert len(x) == len(label) == reward.exposures.outcomes(learned)[1][:, k].sum()
         assert len(held) == len(score) == report["behaviours"][name]["rows"]
-        expected = roc_auc_score(yes[known[:, k], k], score)
-        assert made["behaviours"][name]["auc"] == pytest.approx(expected)
+        there, found = known[:, k], made["behaviours"][name]
+        assert found["auc"] == pytest.approx(roc_auc_score(yes[there, k], score))
+        user = reward.exposures.split.log.user[rows][there]
+        assert found["gauc"] == grouped_auc(yes[there, k], score, user)
 
 
 def test_the_file_is_what_the_page_reads_and_a_second_time_gives_the_same(run: Run) -> None:
