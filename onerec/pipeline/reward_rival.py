@@ -138,7 +138,7 @@ class _Trees:
             n_iter_no_change=PATIENCE,
             random_state=self.seed,
         )
-        with threadpool_limits(1, "openmp"):  # on a busy machine threads that wait took 12 times it
+        with threadpool_limits(1, "openmp"):  # on a busy machine two took several times as long
             model.fit(x, label)
             score = model.predict_proba(held)[:, 1]
         return int(model.n_iter_), np.asarray(score, dtype=np.float64)
