@@ -4,7 +4,7 @@ The process writes the run folder and outlives this server, a reload and a secon
 only reads. `launch.json` in the run folder says what was started, so that the seconds before the
 trainer's first status, and a trainer that dies in them, have a state too. One training at a time.
 A stream of a run (`onerec stream`) is a job like a training: its folder reads like a run's. So does
-that of a task, a computation whose result is kept in the run's cache (`onerec map`).
+that of a task, a computation for one picture of a finished run (`onerec map`).
 It leaves out what happens inside the process: that is the command's.
 """
 
@@ -31,7 +31,12 @@ from onerec.runs import Run, process_lives, read_json, valid_name, write_json
 BUSY = ("starting", "running", "paused", "stalled")
 STREAMS = "stream"  # the folder of a run that holds its streams
 STREAM = ", stream "  # between a run and its stream, where a busy one is named
-TASKS = {"umap": "the map", "quantisers": "the comparison of quantisers"}  # folders of the cache
+TASKS = {  # folders of the cache
+    "umap": "the map",
+    "quantisers": "the comparison of quantisers",
+    "rival": "the comparison of towers and trees",
+}
+COMMANDS = {"umap": ["map"], "quantisers": ["bench", "quantisers"], "rival": ["rival"]}
 STARTING_LIMIT_SECONDS = 90.0  # importing the libraries on a cold disk takes up to this long
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # only to reap them; state is read from disk
@@ -88,7 +93,7 @@ def start_stream(run: Run, name: str, words: Sequence[str]) -> Run:
 
 def task_command(task: str, run: str, settings: Mapping[str, object]) -> list[str]:
     """The command that computes a task of `TASKS` for a run."""
-    words = [sys.executable, "-m", "onerec", *{"umap": ["map"]}.get(task, ["bench", task])]
+    words = [sys.executable, "-m", "onerec", *COMMANDS[task]]
     words += ["--run", run]
     for key, value in settings.items():
         words += [f"--{key}", str(value)]
@@ -137,7 +142,8 @@ def _start(home: Path, path: Path, words: Sequence[str]) -> Run:
 def _busy_words(holder: str) -> str:
     """What `active` names is at, and where to go."""
     if holder.endswith(tuple(TASKS.values())):
-        return "is being computed; one at a time: wait for it or end it on page Tokenizer"
+        page = "Rewards" if holder.endswith(TASKS["rival"]) else "Tokenizer"
+        return f"is being computed; one at a time: wait for it or end it on page {page}"
     page = "Online" if STREAM in holder else "Train"
     return f"is training; one at a time: wait for it or stop it on page {page}"
 

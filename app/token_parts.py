@@ -7,7 +7,6 @@ in the run's cache; until then the page says what there is, and offers to start 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import cache
 import jobs
@@ -15,9 +14,9 @@ import pandas as pd
 import places
 import selection
 import streamlit as st
+import tasks
 import widgets
 
-from onerec.errors import OneRecError
 from onerec.explain import item_map, quantisers, tokens
 from onerec.runs import Run
 from onerec.viz import code_space
@@ -29,14 +28,6 @@ LAYOUTS = ("Principal components", "UMAP")
 MEASURES = {"Spread left": "spread_left", "Entropy": "entropy_nats", "Codes in use": "utilisation",
             "Dead codes": "dead_codes"}  # fmt: skip
 SEEDS = 3
-TASK_WORDS = {
-    "umap": "UMAP puts items near each other that are near in all dimensions. It takes a minute, "
-    "in a process of its own; the map below is there meanwhile.",
-    "quantisers": "The same items quantised by RQ-Kmeans, balanced RQ-Kmeans, an RQ-VAE and codes "
-    "drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes a minute or "
-    "more a seed, in a process of its own.",
-}
-BUTTONS = {"umap": "Compute the map", "quantisers": "Compare them"}
 
 
 class Cached(Run):
@@ -61,7 +52,7 @@ def the_map(view: selection.Selection, run: Run, pick: Callable[..., None]) -> p
                 pick=pick, lasso=True, say="Dots that lie near each other have similar content. "
                 "How far groups lie apart says little.",
             )  # fmt: skip
-        task(view, run, "umap", {})
+        tasks.task(view, run, "umap", {})
     return widgets.show(
         run, tokens.projection, draw.projection, key=f"map_{colour}",
         command=places.command(f"runs show {run.name} --json", run), drawing={"colour": colour},
@@ -111,7 +102,7 @@ def side_by_side(view: selection.Selection, run: Run) -> None:
     known = cache.read(quantisers.facts, own)
     measured = known and known["seeds"] >= SEEDS
     if not measured or jobs.status(jobs.task_folder(run, "quantisers")).busy:
-        task(view, run, "quantisers", {"seeds": SEEDS})
+        tasks.task(view, run, "quantisers", {"seeds": SEEDS})
     if not known:
         return
     st.caption(
@@ -156,53 +147,3 @@ def _collisions(frame: pd.DataFrame) -> None:
             "seconds": percent("seconds of CPU", format="%.2f"),
         },
     )  # fmt: skip
-
-
-# -------------------------------------------------------------------------- tasks
-
-
-def task(view: selection.Selection, run: Run, name: str, settings: dict[str, Any]) -> None:
-    """A computation that is not there yet: what it is, the start, and how far it is."""
-    job = jobs.status(jobs.task_folder(run, name))
-    seen = (job.busy, job.step)
-    st.fragment(_task, run_every=1.0 if job.busy else None)(view, run, name, settings, seen)
-
-
-def _task(
-    view: selection.Selection, run: Run, name: str, settings: dict[str, Any], seen: tuple[bool, int]
-) -> None:
-    folder = jobs.task_folder(run, name)
-    job = jobs.status(folder)
-    if (job.busy, job.step) != seen:
-        st.rerun()  # the whole page once more: start the clock, or show what there is now
-    words = jobs.task_command(name, run.name, settings)
-    if not job.busy:
-        title = "Not computed yet" if job.state == "new" else "Not finished"
-        st.info(TASK_WORDS[name], icon=":material/hourglass_empty:", title=title)
-        if job.state == "failed":
-            st.error(job.message, icon=":material/error:", title="The last one failed")
-        elif job.state == "interrupted":
-            st.warning(f"The process is gone without a word, at: {job.message or 'the start'}.",
-                       icon=":material/power_off:", title="The last one was ended")  # fmt: skip
-    else:
-        text = job.message or "The process is loading its libraries"
-        st.progress(job.share if job.of else 0.0, text=text)
-    if view.read_only or not selection.shown("train"):
-        st.caption("In a terminal, for a run of your own: "
-                   f"`{jobs.command_line(words)}`.")  # fmt: skip
-        return
-    if job.busy:
-        st.button("End it", icon=":material/stop:", key=f"{name}_end", on_click=_try,
-                  args=(jobs.kill, folder))  # fmt: skip
-    else:
-        st.button(BUTTONS[name], icon=":material/play_arrow:", type="primary", key=f"{name}_start",
-                  on_click=_try, args=(jobs.start_task, run, name, words))  # fmt: skip
-    if problem := st.session_state.pop("task_problem", None):
-        st.error(problem, icon=":material/error:")
-
-
-def _try(action: Callable[..., object], *arguments: Any) -> None:
-    try:
-        action(*arguments)
-    except (OneRecError, OSError) as error:
-        st.session_state["task_problem"] = str(error)

@@ -12,6 +12,7 @@ from onerec.checkpoint import checkpoints, load_tensors, save_tensors
 from onerec.data.sources.world import make_world_dataset
 from onerec.pipeline.item_map import make_map
 from onerec.pipeline.quantisers import compare_quantisers
+from onerec.pipeline.reward_rival import make_rival
 from onerec.pipeline.session import Report, quiet
 from onerec.pipeline.stages import run
 from onerec.recipes import recipe
@@ -59,6 +60,7 @@ def make_demo(folder: Path, report: Report = quiet) -> Run:
         run(RUN, settings, DATASET, home=work, report=report)
         make_map(RUN, work, report=report)
         compare_quantisers(RUN, work, report=report)
+        make_rival(RUN, work, report=report)
         for config in STREAMS.values():  # the last one is the first that the app shows
             stream(RUN, config, home=work, report=report)
         _strip(Run(work / "runs" / RUN))

@@ -5,7 +5,7 @@ Training, alignment, evaluation and the app get it here, so that they cannot dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,17 @@ from onerec.common import autocast, evaluating, generator
 from onerec.data.exposures import Exposures
 from onerec.errors import RecipeError, RunError
 from onerec.metrics import auc, grouped_auc
-from onerec.reward.pscore import PScore, PScoreConfig, PScoreVocabulary, Scores
+from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary, Scores
 from onerec.runs import Run
 from onerec.tokenizer.co_consumption import CO_CONSUMPTION
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FUSED = "pscore"
 UNWANTED = ("dislike",)  # predicted, never wished for
+CATEGORIES = 3  # the last columns of `features`
+_CONTEXTS = 256
 BATCH = 2_048  # pairs measured at once; numbers do not depend on it
 
 
@@ -39,7 +42,12 @@ def new_pscore(
     vocabulary = features.vocabulary((1,), setting.dataset.n_items)
     items = features.item_table(np.zeros((setting.dataset.n_items, 1), dtype=np.int64), vectors)
     model = PScore(
-        PScoreConfig(width=recipe.width, tower=recipe.width // 2, dropout=recipe.dropout),
+        PScoreConfig(
+            width=recipe.width,
+            tower=recipe.width // 2,
+            dropout=recipe.dropout,
+            stop_gradient=recipe.stop_gradient,
+        ),
         PScoreVocabulary(
             behaviours=behaviours,
             statistics=1 + len(behaviours),
@@ -162,6 +170,36 @@ class RewardModel:
         return reward
 
 
+def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
+    """What a tree can read of what the model reads of logged rows: (N, F) numbers.
+
+    Standardised statistics and cross features, static columns and, in the last `CATEGORIES`, the
+    item's author, tag and duration; neither the history nor what the item says of itself.
+    """
+    begins = range(0, len(rows), at_once)
+    parts = [_numbers(reward, reward.exposures.rows(rows[b : b + at_once])) for b in begins]
+    return torch.cat(parts)[:, 0].double().numpy()
+
+
+def candidate_features(reward: RewardModel, user: Ints, end: Ints, items: Ints) -> Floats:
+    """The same of candidates (M, K) of contexts (M,), (M,): (M, K, F)."""
+    parts = []
+    for begin in range(0, len(user), _CONTEXTS):
+        rows = slice(begin, begin + _CONTEXTS)
+        offered = torch.from_numpy(np.ascontiguousarray(items[rows]))
+        parts.append(_numbers(reward, reward.exposures.candidates(user[rows], end[rows], offered)))
+    return torch.cat(parts).double().numpy()
+
+
+@torch.no_grad()
+def _numbers(reward: RewardModel, pairs: Pairs) -> Tensor:
+    """Pairs (B, M) -> (B, M, F) on the CPU."""
+    items, item = reward.model.items, pairs.items
+    static = pairs.batch.static[:, None].expand(*item.shape, -1)
+    categories = torch.stack((items.author[item], items.tag[item], items.duration[item]), dim=-1)
+    return torch.cat((reward.model.numbers(pairs), static, categories), dim=-1).cpu()
+
+
 def measure(reward: RewardModel, rows: Ints) -> dict[str, dict[str, Any]]:
     """AUC and GAUC of each tower, and of the fused score on each behaviour, over logged rows.
 
@@ -178,12 +216,18 @@ def measure(reward: RewardModel, rows: Ints) -> dict[str, dict[str, Any]]:
         there = known[:, k]
         label, who = yes[there, k], user[there]
         entry: dict[str, Any] = {"rows": int(there.sum()), "positives": int(label.sum())}
-        both = 0 < entry["positives"] < entry["rows"]
         for prefix, score in (("", scores[name]), ("fused_", scores[FUSED])):
-            entry[f"{prefix}auc"] = auc(label, score[there]) if both else None
-            entry[f"{prefix}gauc"] = grouped_auc(label, score[there], who) if both else None
+            found = aucs(label, score[there], who)
+            entry |= {f"{prefix}{measured}": value for measured, value in found.items()}
         result[name] = entry
     return result
+
+
+def aucs(label: NDArray[np.bool_], score: Floats, user: Ints) -> dict[str, float | None]:
+    """auc and gauc of scores (N,); None where the labels (N,) are all alike."""
+    if label.all() or not label.any():
+        return {"auc": None, "gauc": None}
+    return {"auc": auc(label, score), "gauc": grouped_auc(label, score, user)}
 
 
 def calibration(
@@ -210,10 +254,31 @@ def raised(
     The behaviour with the largest loss gets `by` times its weight (the paper adds .1 / N, which
     with a handful of rounds would move nothing; the factor is ours).
     """
-    gaps = {name: base[name] - reached[name] for name in base if weights[name] > 0}
-    if len(gaps) < 2:  # the weight of a single behaviour weighs nothing
+    lost = losses(weights, base, reached)
+    heard = sum(weights[name] > 0 for name in base)
+    if heard < 2 or not lost:  # the weight of a single behaviour weighs nothing
         return None
-    worst = max(gaps, key=lambda name: (gaps[name], name), default=None)
-    if worst is None or gaps[worst] <= 0:
-        return None
+    worst = max(lost, key=lambda name: (lost[name], name))
     return {**weights, worst: weights[worst] * by}
+
+
+def losses(
+    weights: Mapping[str, float], base: Mapping[str, float], reached: Mapping[str, float]
+) -> dict[str, float]:
+    """By how much each wished-for behaviour lies below `base`; those that do not are left out."""
+    gaps = {name: base[name] - reached[name] for name in base if weights[name] > 0}
+    return {name: gap for name, gap in gaps.items() if gap > 0}
+
+
+def best_round(rounds: Sequence[Mapping[str, Any]]) -> int:
+    """The round to keep: fewest behaviours that lose, then the least lost in sum, then the first.
+
+    Pantheon goes on until none loses; which round to take where that does not come is ours.
+    """
+
+    def lost(number: int) -> tuple[int, float]:
+        one = rounds[number]
+        found = losses(one["weights"], one["product_gauc"], one["gauc"])
+        return len(found), sum(found.values())
+
+    return min(range(len(rounds)), key=lost)

@@ -164,7 +164,8 @@ class RewardConfig:
     """P-Score, the ranker that scores what the policy generates; `steps` 0 leaves it out.
 
     In each of at most `rounds` rounds the fusion is trained again with the weight of the behaviour
-    raised that lost most; AUCs are measured on up to `valid_rows` rows.
+    raised that lost most; AUCs are measured on up to `valid_rows` rows. `stop_gradient` (Pantheon,
+    arXiv 2505.13894): the fusion reads the towers and does not train them.
     """
 
     steps: int = 400
@@ -174,6 +175,7 @@ class RewardConfig:
     dropout: float = 0.1
     rounds: int = 4
     valid_rows: int = 20_000
+    stop_gradient: bool = True
 
 
 @dataclass(frozen=True)

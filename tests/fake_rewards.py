@@ -42,6 +42,9 @@ def report() -> dict[str, Any]:
         "behaviours": measured,
         "weights": rounds[-1]["weights"],
         "rounds": rounds,
+        "best": 1,
+        "converged": False,
+        "losing": ["long_view"],
         "left_out": {"follow": "no row of train says yes"},
         "calibration": {name: _bins(count / ROWS) for name, count in BEHAVIOURS.items()},
     }
@@ -86,8 +89,13 @@ def build(run: Path, *, steps: tuple[int, ...] = STEPS, rival: bool = False) -> 
     write(folder / "done.json", done)
     write(folder / "report.json", report())
     if rival:
-        trees = {"click": {"auc": 0.7, "gauc": 0.68}, "long_view": {"auc": None, "gauc": 0.73}}
-        write(folder / "rival.json", {"model": "gradient-boosted trees", "behaviours": trees})
+        trees = {
+            "click": {"trees": 90, "auc": 0.7, "gauc": 0.68},
+            "long_view": {"trees": 80, "auc": None, "gauc": 0.73},
+            "like": {"trees": 0, "auc": None, "gauc": None},
+        }
+        measured = {"part": "valid", "rows": {"train": 5 * ROWS, "valid": ROWS}, "seconds": 2.0}
+        write(folder / "rival.json", {"model": "trees", "behaviours": trees, **measured})
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
         log.writelines(json.dumps(_line(number)) + "\n" for number in range(1, 21))
     for number in steps:

@@ -10,7 +10,7 @@ import toy_home
 from safetensors.torch import load_file
 
 from onerec import demo
-from onerec.explain import item_map, online, policy, quantisers
+from onerec.explain import item_map, online, policy, quantisers, rewards
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 from onerec.stream import StreamConfig
@@ -65,6 +65,7 @@ def test_a_demo_is_made_beside_the_old_one_and_replaces_it_at_the_end(
     monkeypatch.setattr(demo, "compare_quantisers", lambda *_, **__: kept.append("quantisers"))
     run = demo.make_demo(folder)
     assert kept == ["map", "quantisers"]
+    assert rewards.has_rival(run)
     assert run.status().state == "done"
     assert sorted(p.name for p in folder.iterdir()) == ["datasets", "runs"]
     assert {"random", "oracle"} < set((run.evaluate() or {})["models"])
@@ -84,6 +85,8 @@ def test_the_shipped_run_has_its_map_and_its_comparison() -> None:
     report = run.report() or {}
     assert (told["items"], told["size"]) == (len(points), report["codebook_size"])
     assert set(quantisers.compared(run)["kind"]) == set(quantisers.KINDS)
+    assert rewards.towers(run)["rival_auc"].notna().all()
+    assert "Pantheon's rule is satisfied" in rewards.verdict(run)
 
 
 def test_the_shipped_run_is_small_and_tells_nothing_of_who_made_it() -> None:

@@ -149,9 +149,18 @@ def test_the_number_of_knobs_is_a_budget() -> None:
     the lifelong pathway 4, quantisers 2, content 7: whether images are read and which
     model reads, steps of the QFormer (0 is the mean), its width, which decides whether a CPU can
     train it, its two losses, and who tells captions; and `train.compile` 1: it changes how fast
-    and, by rounding, what a run computes, so a run says whether it had it; how groups are
-    sampled 3: what the sampler really did is the old probability of every ratio."""
-    assert len(setting_names()) <= 105
+    and, by rounding, what a run computes, so a run says whether it had it. Then
+    `reward.stop_gradient` 1: whether the fused loss trains the towers is Pantheon's own question,
+    and what a tower says, which is a reward by itself, depends on it. How groups are sampled 3:
+    what the sampler really did is the old probability of every ratio."""
+    assert len(setting_names()) <= 106
+
+
+def test_a_recipe_from_before_the_fusion_could_train_the_towers_stops_gradients() -> None:
+    values = to_dict(recipe("tiny"))
+    del values["reward"]["stop_gradient"]
+    assert from_dict(values).reward.stop_gradient
+    assert not recipe("tiny", {"reward.stop_gradient": "false"}).reward.stop_gradient
 
 
 def test_a_recipe_from_before_there_was_a_choice_of_routers_has_the_default() -> None:

@@ -10,8 +10,22 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from onerec.assembly import setting_of
+from onerec.data.exposures import Exposures
 from onerec.errors import RecipeError, RunError
-from onerec.rewards import FUSED, RewardModel, calibration, measure, own_content, raised
+from onerec.rewards import (
+    CATEGORIES,
+    FUSED,
+    RewardModel,
+    best_round,
+    calibration,
+    candidate_features,
+    features,
+    losses,
+    measure,
+    new_pscore,
+    own_content,
+    raised,
+)
 from onerec.runs import Run, open_run
 
 CPU = torch.device("cpu")
@@ -85,6 +99,21 @@ def test_auc_is_that_of_scikit_learn(reward):
     assert measure(reward, rows[:0]) == {}
 
 
+def test_what_trees_read_is_known_at_the_moment_and_ends_in_categories(reward):
+    """Logged or as a candidate: the item's own statistics apart, which a log knows as of then."""
+    exposures, log = reward.exposures, reward.exposures.split.log
+    rows = exposures.valid_rows()[:8]
+    logged = features(reward, rows, at_once=3)
+    items = log.item[rows].astype(np.int64)
+    now = candidate_features(reward, log.user[rows].astype(np.int64), rows, items[:, None])
+    table = reward.model.items
+    expected = torch.stack((table.author, table.tag, table.duration), dim=-1)[items + 1]
+    for found in (logged, now[:, 0]):
+        assert found[:, -CATEGORIES:].tolist() == expected.tolist()
+    columns = reward.model.vocabulary.statistics
+    assert np.allclose(logged[:, :columns], now[:, 0, :columns], atol=1e-6)
+
+
 def test_calibration_by_hand():
     bins = calibration(np.array([0.1, 0.4, 0.2, 0.9]), np.array([0, 1, 0, 1], dtype=bool), 2)
     assert bins == [
@@ -100,6 +129,33 @@ def test_the_behaviour_that_lost_most_is_raised():
     assert raised(weights, base, {"click": 0.7, "like": 0.81}, 2.0) is None
     assert raised(weights, {}, {}, 2.0) is None
     assert raised({"click": 1.0}, {"click": 0.7}, {"click": 0.6}, 2.0) is None
+
+
+def test_the_best_round_has_the_fewest_who_lose_then_the_least_lost_then_comes_first():
+    base, weights = {"click": 0.7, "like": 0.8, "dislike": 0.9}, {"click": 1.0, "like": 1.0}
+    weights["dislike"] = 0.0  # not wished for: it cannot lose
+
+    def one(click, like):
+        reached = {"click": click, "like": like, "dislike": 0.0}
+        return {"weights": weights, "product_gauc": base, "gauc": reached}
+
+    assert losses(weights, base, one(0.6, 0.8)["gauc"]) == {"click": pytest.approx(0.1)}
+    assert best_round([one(0.69, 0.79), one(0.5, 0.9), one(0.6, 0.9), one(0.6, 0.8)]) == 2
+    assert best_round([one(0.5, 0.9), one(0.8, 0.9), one(0.9, 0.9)]) == 1
+    assert best_round([{"weights": weights, "product_gauc": {}, "gauc": {}}]) == 0
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_setting_decides_whether_the_fused_loss_reaches_the_towers(aligned, stop):
+    setting = setting_of(open_run("first", aligned))
+    config = replace(setting.recipe.reward, stop_gradient=stop)
+    setting = replace(setting, recipe=replace(setting.recipe, reward=config))
+    model = new_pscore(setting, ("click", "like"), None)
+    reward = RewardModel(model, Exposures(setting.contexts(CPU), setting.split, ("click", "like")))
+    pairs = reward.exposures.rows(reward.exposures.training_rows()[:32])
+    model.fused_loss(pairs)[0].backward()
+    grads = [parameter.grad for parameter in model.tower.parameters()]
+    assert any(grad is not None and bool(grad.any()) for grad in grads) != stop
 
 
 def test_a_reward_that_it_does_not_give_is_named(reward):

@@ -7,6 +7,7 @@ import policy_steps
 import reward_controls
 import selection
 import streamlit as st
+import tasks
 import widgets
 
 from onerec.errors import OneRecError
@@ -43,6 +44,8 @@ def towers() -> None:
     for name, why in cache.read(rewards.left_out, run).itertuples(index=False):
         notes[name] = f"no tower, {why}"
     st.caption("\n".join(f"- **{draw.words(k)}**: {note}" for k, note in notes.items() if note))
+    if len(found) and not rewards.has_rival(run):
+        tasks.task(view, run, "rival", {})
     widgets.show(
         run, rewards.learning, draw.learning, key="reward_learning", command=command,
         say="Each line is a tower's loss: compare it with where it began, not with another line.",
@@ -71,6 +74,8 @@ def weights() -> None:
     """How the weights in the fused loss were found."""
     st.markdown("Round by round, the behaviour on which the fused score lost most against the "
                 "product of the towers gets more weight, and the fusion learns again.")  # fmt: skip
+    if verdict := cache.read(rewards.verdict, run):
+        st.markdown(verdict)
     grid = st.grid(2, min_column_width=360)
     for figure, say in (
         (draw.weights, "A behaviour with the weight 0 is not wished for."),

@@ -5,19 +5,21 @@ Shapes: N rows, K behaviours.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onerec.bench.trees import candidate_features
 from onerec.metrics import aucs_of_groups, grouped_auc
-from onerec.rewards import RewardModel
+from onerec.rewards import RewardModel, candidate_features
 
 Floats = NDArray[np.float64]
 Interval = dict[str, float]
 Ints = NDArray[np.int64]
+
+USERS = 256  # scored at once
 
 
 class AtOnce:
@@ -32,15 +34,18 @@ class AtOnce:
         self.items = np.full((len(first), int(count.max())), -1, dtype=np.int64)
         self.items[self.of_row, self.place] = reward.exposures.split.log.item[self.rows]
 
-    def ours(self, name: str, users: int = 256) -> Floats:
-        """The reward model's scores (N,)."""
+    @cached_property
+    def scores(self) -> dict[str, Floats]:
+        """The reward model's scores of each behaviour and the fused one: (N,) each."""
         parts = []
-        for begin in range(0, len(self.user), users):
-            some = slice(begin, begin + users)
+        for begin in range(0, len(self.user), USERS):
+            some = slice(begin, begin + USERS)
             offered = torch.from_numpy(self.items[some])
-            found = self.reward.score(self.user[some], self.end[some], offered)
-            parts.append(found[name].double().numpy())
-        return self._flat(np.concatenate(parts))
+            parts.append(self.reward.score(self.user[some], self.end[some], offered))
+        return {
+            name: self._flat(torch.cat([part[name] for part in parts]).double().cpu().numpy())
+            for name in parts[0]
+        }
 
     def of(self, model: Any) -> Floats:
         """Those of trees."""

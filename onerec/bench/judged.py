@@ -36,7 +36,7 @@ from onerec.bench.generate import commit, cpu_name, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.pscore import import_kuairand
-from onerec.bench.trees import TREES, Table, Trees, candidate_features
+from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
 from onerec.bench.worth import at_step, own_means, worth
 from onerec.common import pick_device, set_threads
@@ -46,7 +46,7 @@ from onerec.metrics import auc, recall_at_k
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.align import Aligning
 from onerec.recipes import parse_overrides, recipe
-from onerec.rewards import FUSED, RewardModel
+from onerec.rewards import FUSED, RewardModel, candidate_features
 from onerec.runs import Run, open_run
 from onerec.world import WorldConfig
 

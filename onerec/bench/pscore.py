@@ -16,8 +16,9 @@ reported and not judged.
 `gauc` ranks the rows of a user as they were logged, each with what was known at its time. There a
 user's own rate says no before his first like and yes after it, when it is over: within users it is
 wrong more often than right, and GAUC falls below .5 for whoever reads it. `gauc_at_once` ranks the
-same rows as a request does, as candidates of one moment, that of the user's first test row;
-`gauc_at_once_difference` is P-Score's less the trees', with its 95% interval over users.
+same rows as a request does, as candidates of one moment, that of the user's first test row: towers,
+trees and the three fused scores; `gauc_at_once_difference` is the tower's less the trees', with its
+95% interval over users.
 
 Shapes: N rows, F features, K behaviours.
 """
@@ -150,9 +151,8 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
     lines = {}
     for k, name in enumerate(exposures.behaviours):
         model = trees.of(k)
-        theirs = np.asarray(model.predict(trees.final["test"].x), dtype=np.float64)
-        lines[name] = _line(ours.exposures, rows["test"], k, scores[name], theirs)
-        ranked = {"pscore": at_once.ours(name), "lightgbm": at_once.of(model)}
+        lines[name] = _line(ours.exposures, rows["test"], k, scores[name], trees.scores(model))
+        ranked = {"pscore": at_once.scores[name], "lightgbm": at_once.of(model)}
         for rival, score in ranked.items():
             lines[name][rival]["gauc_at_once"] = at_once.gauc(k, score)
         lines[name]["gauc_at_once_difference"] = at_once.difference(
@@ -162,7 +162,7 @@ def compare(home: Path, setting: Setting, trials: int) -> dict[str, Any]:
         "rows": {**{part: len(each) for part, each in tuning.items()}, "test": len(rows["test"])},
         "behaviours": lines,
         "left_out": found.left_out,
-        "fused": _fused(ours, rows["test"], trees, scores, exponents),
+        "fused": _fused(ours, rows["test"], trees, scores, at_once, exponents),
         "pscore_trials": tried,
         "tree_trials": trees.tried,
     }
@@ -294,14 +294,19 @@ def _fused(
     test: Ints,
     trees: Trees,
     scores: dict[str, Floats],
+    at_once: AtOnce,
     exponents: dict[str, float],
 ) -> dict[str, Any]:
-    """The fused score, trees on the same weighted label, and a tuned product of towers."""
+    """The fused score, trees on the same weighted label, and a tuned product of towers.
+
+    Each has its scores of the rows as logged, and as candidates of one moment.
+    """
     weights = ours.model.weights.double().numpy()
+    model = trees.fitted("weighted label", lambda table: table.weighted(weights))
     rivals = {
-        "pscore": scores[FUSED],
-        "lightgbm": trees.fit("weighted label", lambda table: table.weighted(weights)),
-        "product": _product(scores, exponents),
+        "pscore": (scores[FUSED], at_once.scores[FUSED]),
+        "lightgbm": (trees.scores(model), at_once.of(model)),
+        "product": (_product(scores, exponents), _product(at_once.scores, exponents)),
     }
     yes, known = ours.exposures.outcomes(test)
     user = ours.exposures.split.log.user[test]
@@ -309,11 +314,12 @@ def _fused(
         "weights": dict(zip(ours.behaviours, weights.tolist(), strict=True)),
         "exponents": exponents,
     }
-    for rival, score in rivals.items():
+    for rival, (score, now) in rivals.items():
         result[rival] = {
             name: {
                 "auc": round(auc(yes[known[:, k], k], score[known[:, k]]), 5),
                 "gauc": grouped_auc(yes[known[:, k], k], score[known[:, k]], user[known[:, k]]),
+                "gauc_at_once": at_once.gauc(k, now),
             }
             for k, name in enumerate(ours.behaviours)
         }

@@ -12,14 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from onerec.common import cores
 from onerec.metrics import auc
-from onerec.reward.pscore import Pairs
-from onerec.rewards import RewardModel
+from onerec.rewards import CATEGORIES, RewardModel, features
 from onerec.train.policy import SAME_REWARD
 
 Floats = NDArray[np.float64]
@@ -34,33 +31,6 @@ TREES: tuple[dict[str, Any], ...] = (  # of LightGBM
     {"num_leaves": 7, "learning_rate": 0.1, "min_child_samples": 200, "colsample_bytree": 0.5},
 )
 MOST_TREES, PATIENCE = 600, 40
-_CONTEXTS = 256
-
-
-def features(reward: RewardModel, rows: Ints, at_once: int = 8_192) -> Floats:
-    """What both models read of logged rows, as numbers: (N, F). The last columns are categories."""
-    begins = range(0, len(rows), at_once)
-    parts = [_numbers(reward, reward.exposures.rows(rows[b : b + at_once])) for b in begins]
-    return torch.cat(parts)[:, 0].double().numpy()
-
-
-def candidate_features(reward: RewardModel, user: Ints, end: Ints, items: Ints) -> Floats:
-    """The same of candidates (M, K) of contexts (M,), (M,): (M, K, F)."""
-    parts = []
-    for begin in range(0, len(user), _CONTEXTS):
-        rows = slice(begin, begin + _CONTEXTS)
-        offered = torch.from_numpy(np.ascontiguousarray(items[rows]))
-        parts.append(_numbers(reward, reward.exposures.candidates(user[rows], end[rows], offered)))
-    return torch.cat(parts).double().numpy()
-
-
-@torch.no_grad()
-def _numbers(reward: RewardModel, pairs: Pairs) -> Tensor:
-    """Pairs (B, M) -> (B, M, F) on the CPU."""
-    items, item = reward.model.items, pairs.items
-    static = pairs.batch.static[:, None].expand(*item.shape, -1)
-    categories = torch.stack((items.author[item], items.tag[item], items.duration[item]), dim=-1)
-    return torch.cat((reward.model.numbers(pairs), static, categories), dim=-1).cpu()
 
 
 class Table:
@@ -95,17 +65,12 @@ class Trees:
         """The model of behaviour k."""
         return self.fitted(str(k), lambda table: table.label(k))
 
-    def scores(self, k: int) -> Floats:
-        """Test scores of behaviour k (N,)."""
-        return np.asarray(self.of(k).predict(self.final["test"].x), dtype=np.float64)
-
-    def fit(self, name: str, label: Label) -> Floats:
-        """Test scores of the setting that is best on valid; a label may be a share."""
-        model = self.fitted(name, label)
+    def scores(self, model: Any) -> Floats:
+        """What a fitted model says of the test rows: (N,)."""
         return np.asarray(model.predict(self.final["test"].x), dtype=np.float64)
 
     def fitted(self, name: str, label: Label) -> Any:
-        """That model itself."""
+        """The model of the setting that is best on valid; a label may be a share."""
         target, fit = label(self.tuning["train"])
         held, there = label(self.tuning["valid"])
         shares = not np.isin(target, (0.0, 1.0)).all()
@@ -139,7 +104,7 @@ class Trees:
 
     def _categories(self) -> list[int]:
         columns = self.final["train"].x.shape[1]
-        return list(range(columns - 3, columns))
+        return list(range(columns - CATEGORIES, columns))
 
     @staticmethod
     def _model(settings: dict[str, Any], trees: int, shares: bool) -> Any:

@@ -1,4 +1,4 @@
-"""`onerec app`, `onerec doctor`, `onerec map` and `onerec bench`."""
+"""`onerec app`, `onerec doctor`, `onerec map`, `onerec rival` and `onerec bench`."""
 
 import importlib
 import importlib.metadata
@@ -65,6 +65,26 @@ def map_command(
         facts = make_map(run, config=config, report=bars.report)
     said = f"of an item's ten nearest, {facts['kept']:.0%} stay on the map"
     say(f"{said} (principal components: {facts['kept_pca']:.0%})", facts, as_json)
+
+
+@app.command("rival")
+def rival_command(
+    run: Annotated[str, typer.Option("--run", help="A run whose reward model is trained.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Gradient-boosted trees beside a run's P-Score, for the page Rewards; it takes seconds."""
+    from onerec.explain.rewards import towers
+    from onerec.pipeline.reward_rival import make_rival
+    from onerec.runs import open_run
+
+    with Bars(quiet=as_json) as bars:
+        made = make_rival(run, report=bars.report)
+    if as_json:
+        print_json(made)
+        return
+    told = towers(open_run(run))
+    shown = told[["behaviour", "positives", "auc", "rival_auc", "gauc", "rival_gauc"]]
+    print_table(f"P-Score's towers and trees (rival), {made['rows']['valid']:,} rows", shown)
 
 
 @app.command("doctor")

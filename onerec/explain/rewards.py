@@ -53,6 +53,7 @@ __all__ = [
     "rounds",
     "towers",
     "users",
+    "verdict",
     "wilson",
 ]
 
@@ -62,7 +63,7 @@ TOWER_COLUMNS = (
     *("behaviour", "rows", "positives", "auc", "gauc", "fused_auc", "fused_gauc"),
     *("product_gauc", "rival_auc", "rival_gauc", "weight", "note"),
 )
-ROUND_COLUMNS = ("round", "behaviour", "weight", "gauc", "product_gauc", "gap")
+ROUND_COLUMNS = ("round", "behaviour", "weight", "gauc", "product_gauc", "kept", "gap")
 CALIBRATION_COLUMNS = (
     *("behaviour", "bin", "predicted", "observed", "low", "high", "rows", "within"),
 )
@@ -92,7 +93,7 @@ def towers(run: Run, *, rival: bool = True) -> pd.DataFrame:
         trees: dict[str, Any] = {}
         if rival and has_rival(run):
             trees = read_json(run.path / "reward" / "rival.json")["behaviours"]
-        product = known["rounds"][-1].get("product_gauc") or {} if known else {}
+        product = _kept(known).get("product_gauc") or {} if known else {}
         rows = []
         for name, row in measured.items():
             entry = {"behaviour": name, **row, "product_gauc": product.get(name)}
@@ -113,22 +114,59 @@ def _note(positives: int, weight: float) -> str:
 
 
 def rounds(run: Run) -> pd.DataFrame:
-    """round, behaviour, weight, gauc (fused score), product_gauc, gap = gauc - product_gauc.
+    """round, behaviour, weight, gauc (fused score), product_gauc, kept, gap = gauc - product_gauc.
 
     Each round trains the fusion with its weights; the behaviour that lost most against the product
-    of the towers gets more weight in the next. GAUCs are NaN for behaviours without a voice.
+    of the towers gets more weight in the next; the model is that of the `kept` round. GAUCs are NaN
+    for behaviours without a voice.
     """
     rows = []
     with _whole(run):
-        for number, one in enumerate(report(run).get("rounds") or []):
+        known = report(run)
+        for number, one in enumerate(known.get("rounds") or []):
+            kept = one is _kept(known)
             reached, product = one.get("gauc") or {}, one.get("product_gauc") or {}
             for name, weight in one["weights"].items():
                 pair = (float(part.get(name, np.nan)) for part in (reached, product))
-                rows.append((number, name, float(weight), *pair))
+                rows.append((number, name, float(weight), *pair, kept))
     if not rows:
         return empty(ROUND_COLUMNS)
     frame = pd.DataFrame(rows, columns=list(ROUND_COLUMNS[:-1]))
     return frame.assign(gap=frame["gauc"] - frame["product_gauc"])
+
+
+def _kept(known: dict[str, Any]) -> dict[str, Any]:
+    """The round whose model was kept; reports from before there was a choice kept the last."""
+    found: dict[str, Any] = known["rounds"][known.get("best", -1)]
+    return found
+
+
+def verdict(run: Run) -> str:
+    """Whether the weights satisfy Pantheon's rule, in one sentence; nothing where it is not told.
+
+    Reports from before the rule was told say nothing.
+    """
+    with _whole(run):
+        known = report(run)
+        if "converged" not in known:
+            return ""
+        best, last = int(known["best"]), len(known["rounds"]) - 1
+        if not known["rounds"][best]["gauc"]:
+            return (
+                "Whether the weights satisfy Pantheon's rule is not known: each behaviour has too "
+                "few positives on valid."
+            )
+        if known["converged"]:
+            return (
+                f"With the weights of round {best} Pantheon's rule is satisfied: on no behaviour "
+                "does the fused score lose against the product of the towers."
+            )
+        losing = ", ".join(name.replace("_", " ") for name in known["losing"])
+        return (
+            f"Pantheon's rule is not satisfied: after round {last} the fused score still lost, and "
+            f"the weights of round {best} are kept, where the fewest behaviours lose, and least: "
+            f"{losing}."
+        )
 
 
 def calibration(run: Run) -> pd.DataFrame:

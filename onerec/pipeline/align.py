@@ -295,6 +295,11 @@ def align(session: Session) -> None:
     begun = time.perf_counter()
     training = Aligning(session.run, session.setting, session.device, session.writer)
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
+    if config.format_items and config.search != "sample":
+        session.writer.log(
+            f"{STAGE}: align.format_items={config.format_items} is not read: groups by "
+            f"{config.search} hold legal codes alone"
+        )
     training.resume()
     session.goes_on(STAGE, training.start, config.steps)
     if not training.start:

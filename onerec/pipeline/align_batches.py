@@ -18,6 +18,8 @@ from onerec.assembly import Setting
 from onerec.data.batches import Contexts, Examples, TrainingBatches
 from onerec.pipeline.feedback import LoggedFeedback
 
+Ints = NDArray[np.int64]
+
 _STEP_SEED = 7_919
 
 
@@ -38,7 +40,7 @@ class AlignBatches:
     setting: Setting
     contexts: Contexts
     examples: Examples
-    codes: NDArray[np.int64]
+    codes: Ints
     send: Callable[[int], None]
 
     def __post_init__(self) -> None:
@@ -65,17 +67,24 @@ class AlignBatches:
             end=end,
             context=self.contexts.batch(torch.from_numpy(user), torch.from_numpy(end)),
             seed=recipe.seed * _STEP_SEED + 2 * step,
-            logged=self._logged(user, end, recipe.align.group),
+            logged=logged_items(
+                self.feedback, self.codes, user, end, recipe.align.group, self.contexts.device
+            ),
         )
 
-    def _logged(
-        self, user: NDArray[np.int64], end: NDArray[np.int64], group: int
-    ) -> LoggedItems | None:
-        if self.feedback is None:
-            return None
-        found, advantage = self.feedback.groups(user, end, group)
-        codes = np.where(found[..., None] < 0, 0, self.codes[found])
-        device = self.contexts.device
-        return LoggedItems(
-            *(torch.from_numpy(part).to(device) for part in (found, codes, advantage))
-        )
+
+def logged_items(
+    feedback: LoggedFeedback | None,
+    codes: Ints,
+    user: Ints,
+    end: Ints,
+    group: int,
+    device: torch.device,
+) -> LoggedItems | None:
+    """What users (B,) were shown from rows `end` (B,) on, with the codes (n, L) of the items; None
+    without a log to ask."""
+    if feedback is None:
+        return None
+    found, advantage = feedback.groups(user, end, group)
+    own = np.where(found[..., None] < 0, 0, codes[found])
+    return LoggedItems(*(torch.from_numpy(part).to(device) for part in (found, own, advantage)))

@@ -1,9 +1,11 @@
 """Training a P-Score: towers and fusion together, then the fusion's weights by rounds.
 
-The towers stand still in the rounds. The fusion's GAUC (AUC within users, as in Pantheon, since a
-policy chooses among items for one user) is measured on valid rows beside the product of the towers,
-and the behaviour that lost most gets a larger weight, until none loses. Behaviours with few
-positives on valid have no voice: their GAUC is noise. Test rows are never read.
+The towers stand still in the rounds; where `reward.stop_gradient` is off, all goes on learning. The
+fusion's GAUC (AUC within users, as in Pantheon, since a policy chooses among items for one user) is
+measured on valid rows beside the product of the towers, and the behaviour that lost most gets a
+larger weight, until none loses. Where rounds run out before, the best one is kept
+(`rewards.best_round`), and the report names who still loses. Behaviours with few positives on valid
+have no voice: their GAUC is noise. Test rows are never read.
 
 It needs no session, so that a companion can train it beside the policy.
 """
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onerec.assembly import Setting
 from onerec.checkpoint import save_checkpoint
@@ -29,7 +32,9 @@ from onerec.rewards import (
     FUSED,
     UNWANTED,
     RewardModel,
+    best_round,
     calibration,
+    losses,
     measure,
     new_pscore,
     own_content,
@@ -41,6 +46,7 @@ from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 FOLDER = "reward"
 REPORT, CURVE = "report.json", "curve.json"
+RIVAL = "rival.json"  # of `pipeline.reward_rival`, measured beside one report
 WEIGHT_DECAY = 0.05
 WARMUP = 0.1  # of the steps
 ROUND_SHARE = 0.15  # of the steps, for the fusion in each round
@@ -83,6 +89,7 @@ def train_pscore(
     report = _report(training.reward, found.left_out, rounds, config.valid_rows)
     report["checkpoint"] = checkpoint.path.name
     report["seconds"] = round(time.perf_counter() - begun, 2)
+    (run.path / FOLDER / RIVAL).unlink(missing_ok=True)
     write_json(run.path / FOLDER / REPORT, report)
     if hand_over is not None:
         hand_over(training.reward)
@@ -104,7 +111,8 @@ class _Training:
     ) -> None:
         self.recipe, self.reward, self.device, self.tell = setting.recipe, reward, device, tell
 
-    def trainee(self, steps: int, *, fusion: bool) -> Trainee[Pairs]:
+    def trainee(self, steps: int, *, again: bool) -> Trainee[Pairs]:
+        """What learns for `steps`; `again`: in a round, with towers that stand if they may."""
         config, model = self.recipe.reward, self.reward.model
         optim = OptimConfig(
             learning_rate=config.learning_rate,
@@ -114,7 +122,7 @@ class _Training:
         return Trainee(
             model=model,
             optimizer=make_adamw(model, optim),
-            loss=model.fused_loss if fusion else model.loss,
+            loss=model.fused_loss if again and model.config.stop_gradient else model.loss,
             batch=ExposureBatches(self.reward.exposures, config.batch_size, self.recipe.seed),
             learning_rate=cosine_schedule(optim, steps),
         )
@@ -126,7 +134,7 @@ class _Training:
         stream = generator(self.recipe.seed)
         chosen = torch.randperm(len(rows), generator=stream)[:STANDARD_ROWS].numpy()
         model.standardise(self.reward.exposures.rows(np.sort(rows[chosen])))
-        trainee = self.trainee(steps, fusion=False)
+        trainee = self.trainee(steps, again=False)
         every = max(1, steps // _LOGGED)
         for result in loop(trainee, steps=steps, seed=self.recipe.seed, device=self.device):
             values = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
@@ -135,26 +143,32 @@ class _Training:
         return trainee.optimizer
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Rounds of the fusion alone; each with its weights, and GAUCs beside the product's."""
+        """Each round with its weights and GAUCs; the model is left as it was in the best one."""
         config, model = self.recipe.reward, self.reward.model
         rows = self.reward.exposures.valid_rows(config.valid_rows)
         base = product_gauc(self.reward, rows)
         weights = dict(zip(self.reward.behaviours, model.weights.tolist(), strict=True))
         done: list[dict[str, Any]] = []
+        kept: dict[str, Tensor] = {}
         each = _round_steps(config.steps)
         for number in range(config.rounds + 1):
             reached = fused_gauc(self.reward, rows, list(base))
             done.append({"weights": weights, "gauc": reached, "product_gauc": base})
+            if best_round(done) == number:
+                kept = {name: value.clone() for name, value in model.state_dict().items()}
             following = raised(weights, base, reached, RAISE)
             if following is None or number == config.rounds:
                 break
             weights = following
             with torch.no_grad():
                 model.weights.copy_(torch.tensor([weights[n] for n in self.reward.behaviours]))
-            trainee = self.trainee(each, fusion=True)
+            trainee = self.trainee(each, again=True)
             for result in loop(trainee, steps=each, seed=self.recipe.seed, device=self.device):
                 at = config.steps + number * each + result.step
-                self.tell(at, {"fused": result.loss}, False)
+                self.tell(at, {"fused": result.values["fused"]}, False)
+            if not config.stop_gradient:  # then the towers have moved, and so has what they give
+                base = product_gauc(self.reward, rows)
+        model.load_state_dict(kept)
         return done
 
 
@@ -198,12 +212,18 @@ def _report(
         for k, name in enumerate(trained.behaviours)
         if scores and known[:, k].any()
     }
+    best = best_round(rounds)
+    kept = rounds[best]
+    losing = losses(kept["weights"], kept["product_gauc"], kept["gauc"])
     return {
         "part": "valid",
         "rows": len(rows),
         "behaviours": measure(trained, rows),
-        "weights": rounds[-1]["weights"],
+        "weights": kept["weights"],
         "rounds": rounds,
+        "best": best,
+        "converged": bool(kept["gauc"]) and not losing,  # where nobody has a voice nothing is known
+        "losing": sorted(losing, key=lambda name: -losing[name]),
         "left_out": left_out,
         "calibration": curves,
     }

@@ -207,8 +207,8 @@ class PScore(nn.Module):
         return towers.sum() + fused, {**parts, "fused": fused.detach()}
 
     def fused_loss(self, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The fused loss alone, to find weights while the towers stand still."""
-        with torch.no_grad():
+        """The fused loss alone; with `stop_gradient` the towers stand still."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.stop_gradient):
             numbers = self.numbers(pairs)
             hidden, towers = self._towers(pairs, numbers)
         scores = Scores(towers, self._fused(pairs, numbers, hidden, towers))

@@ -11,7 +11,8 @@ updates the server gets new weights (V1 sends them every 1,000). An arm says wha
     rsft_grpo    that, and groups with GRPO
     rsft_ecpo    that, and groups with ECPO
 
-`frozen` makes no updates, all others make the same number. A stream is a folder of the run that it
+Where the recipe takes groups from the log (`align.search=log`), they are what visitors were shown,
+with OneRec-V2's reward for what they did. `frozen` makes no updates, all others the same number. A stream is a folder of the run that it
 began from, `stream/<name>/`: events and values by round, checkpoints, metrics.jsonl. Randomness is
 a function of seed, round and step, so a stream that was stopped goes on as if it had not been.
 """
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from onerec import __version__
 from onerec.alignment import AlignBatch, Alignment
+from onerec.alignment_settings import LOG
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -43,6 +45,7 @@ from onerec.checkpoint import (
 from onerec.common import keep_memory, pick_device, set_threads
 from onerec.data.batches import EpochSampler, Examples, TrainingBatches, training_examples
 from onerec.data.exposures import Exposures
+from onerec.data.features import item_seconds
 from onerec.data.sessions import kept_by_rsft, session_of
 from onerec.data.sources.world import world_of
 from onerec.data.tables import read_parquet, write_parquet
@@ -50,6 +53,8 @@ from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.pipeline.align import policy_config
+from onerec.pipeline.align_batches import logged_items
+from onerec.pipeline.feedback import LoggedFeedback
 from onerec.pipeline.rivals import threads_for
 from onerec.recommend import Recommender
 from onerec.rewards import RewardModel
@@ -332,6 +337,11 @@ class _RoundBatches:
             event_dropout=recipe.history.event_dropout,
         )
         self.chosen = EpochSampler(len(self.examples), recipe.align.users, seed + 1)
+        self.feedback: LoggedFeedback | None = None
+        if recipe.align.search == LOG and recipe.align.weight:
+            log, base = self.online.log, self.online.base
+            everything = np.ones(len(log), dtype=bool)
+            self.feedback = LoggedFeedback(log, everything, item_seconds(base.dataset) * 1000.0)
 
     def __call__(self, step: int) -> AlignBatch:
         lag = self.online.config.lag
@@ -347,4 +357,12 @@ class _RoundBatches:
             end=end,
             context=context,
             seed=self.online.config.seed * _SEED + 2 * step,
+            logged=logged_items(
+                self.feedback,
+                self.online.ids.codes,
+                user,
+                end,
+                self.online.recipe.align.group,
+                self.online.device,
+            ),
         )

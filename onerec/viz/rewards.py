@@ -240,15 +240,21 @@ def weights(frame: pd.DataFrame) -> go.Figure:
     """The weight of each behaviour in the fused loss, round by round (`rounds`)."""
     if frame.empty:
         return theme.nothing("No round of weights yet.", REWARD, "weights")
-    last = frame[frame["round"] == frame["round"].max()]
+    last = frame[frame["kept"]]
     start = frame[frame["round"] == frame["round"].min()].set_index("behaviour")["weight"]
     up = last[last["weight"] > last["behaviour"].map(start)]
     named = ", ".join(f"{words(r['behaviour'])} to {r['weight']:.3g}" for r in up.to_dict(
         "records"))  # fmt: skip
-    count = int(frame["round"].max())
+    count, tried = int(last["round"].iloc[0]), int(frame["round"].max())
+    why = ": no behaviour lost against the product of the towers"
+    if tried:
+        why = f": those before {theme.count(tried, 'round')} of raising were better"
+    elif (last["gap"] < 0).any():
+        worst = last["behaviour"].iloc[int(last["gap"].argmin())]
+        why = f", though {words(worst)} loses against the product of the towers"
     fig = theme.figure(
         title=f"{count} round{'s' * (count != 1)} raised {named}" if named else
-        "No weight was raised: no behaviour lost against the product of the towers",
+        f"No weight is raised{why}",
         alt="Lines of the weight by round: "
         + "; ".join(f"{words(r['behaviour'])} {r['weight']:.3g}" for r in last.to_dict("records")),
         how="In each round the behaviour whose GAUC lies furthest below that of the product of the "
@@ -273,8 +279,8 @@ def gaps(frame: pd.DataFrame) -> go.Figure:
             f"A GAUC counts from {FEW} positives on.",
             "gaps",
         )
-    last = known[known["round"] == known["round"].max()]
-    worst = last.loc[last["gap"].idxmin()]
+    last = known[known["kept"]]
+    worst = last.iloc[int(last["gap"].argmin())]
     lost = int((last["gap"] < 0).sum())
     fig = theme.figure(
         title=f"The fused score loses to the product of the towers on {lost} of {len(last)} "
@@ -312,6 +318,11 @@ def _add_rounds(fig: go.Figure, frame: pd.DataFrame, column: str, shown: str) ->
             hovertemplate="round %{x}: " + shown,
         )
     fig.update_xaxes(tickvals=sorted(frame["round"].unique().tolist()))
+    kept = int(frame.loc[frame["kept"], "round"].iloc[0])
+    if kept < frame["round"].max():
+        fig.add_vline(
+            x=kept, line={"color": theme.GREY, "dash": "dot", "width": 1}, annotation_text="kept"
+        )
 
 
 def _count_name(row: dict[Any, Any]) -> str:

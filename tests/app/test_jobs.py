@@ -220,6 +220,19 @@ def test_a_task_is_a_job_of_its_run_that_bars_a_training_meanwhile(started: Run)
     assert jobs.active(started.home) is None
 
 
+@pytest.mark.parametrize(
+    ("task", "line", "page"),
+    [
+        ("umap", "map", "Tokenizer"),
+        ("quantisers", "bench quantisers", "Tokenizer"),
+        ("rival", "rival", "Rewards"),
+    ],
+)
+def test_each_task_has_its_command_and_its_page(task: str, line: str, page: str) -> None:
+    assert jobs.command_line(jobs.task_command(task, "one", {})) == f"onerec {line} --run one"
+    assert jobs._busy_words(f"one: {jobs.TASKS[task]}").endswith(f"on page {page}")
+
+
 def test_a_task_that_dies_at_once_has_failed_with_its_last_words(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "one")
     run.path.mkdir(parents=True)

@@ -1,6 +1,9 @@
 """Rewards: its four parts, its empty states, and links that cannot be followed."""
 
+import base64
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,11 +12,15 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import fake_rewards
+import jobs
+import numpy as np
 import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from onerec.explain import composer
+from onerec.explain import rewards as explain
+from onerec.pipeline.reward_rival import make_rival
 from onerec.runs import Run
 
 APP = Path(__file__).resolve().parents[2] / "app"
@@ -76,6 +83,45 @@ def test_trees_stand_beside_the_towers_as_soon_as_they_are_there(
     assert "the towers beat the trees on 1 of 2 behaviours" in said(open_page())
 
 
+def test_without_trees_the_page_says_how_to_get_them(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[object, ...]] = []
+    monkeypatch.setattr(jobs, "start_task", lambda *asked: started.append(asked))
+    app = open_page()
+    assert "Gradient-boosted trees, a model for each behaviour, learn from the same" in said(app)
+    app.button(key="rival_start").click().run()
+    assert not app.exception
+    run, task, words = started[0]
+    assert (run.name, task) == ("toy_run", "rival")  # type: ignore[attr-defined]
+    assert jobs.command_line(words) == "onerec rival --run toy_run"  # type: ignore[arg-type]
+
+
+def test_of_a_run_to_read_alone_the_trees_have_a_command(
+    use_home: Callable[..., Path], scored: Path, tmp_path: Path
+) -> None:
+    use_home(tmp_path / "empty", scored)
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert "for a run of your own: `onerec rival --run toy_run`" in said(app)
+    assert not [button for button in app.button if button.key == "rival_start"]
+
+
+def test_trees_of_a_real_run_are_drawn(
+    use_home: Callable[..., Path], aligned: Path, tmp_path: Path
+) -> None:
+    home = use_home(shutil.copytree(aligned, tmp_path / "real"))
+    made = make_rival("first", home)["behaviours"]
+    app = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    assert not app.exception
+    assert not [button for button in app.button if button.key == "rival_start"]
+    chart = json.loads(app.get("plotly_chart")[0].proto.spec)
+    drawn = {trace["name"]: trace for trace in chart["data"]}["gradient-boosted trees"]
+    names = explain.towers(Run(home / "runs" / "first"))["behaviour"]
+    places = np.frombuffer(base64.b64decode(drawn["x"]["bdata"]), drawn["x"]["dtype"])
+    assert places == pytest.approx([made[name]["gauc"] for name in names])
+
+
 def test_calibration_of_one_tower(open_page: Open) -> None:
     app = open_page(rewards_view="Calibration")
     assert "Click: predicted 40.0%, happened 36.0%" in said(app)
@@ -86,6 +132,7 @@ def test_calibration_of_one_tower(open_page: Open) -> None:
 def test_weights_by_round(open_page: Open) -> None:
     text = said(open_page(rewards_view="Weights"))
     assert "1 round raised long view to 1.5" in text
+    assert "Pantheon's rule is not satisfied: after round 1" in text
     assert "most on long view (-0.010)" in text
 
 

@@ -20,7 +20,7 @@ def test_rows_of_a_user_are_ranked_at_one_moment(aligned):
     assert at_once.user[at_once.of_row].tolist() == log.user[rows].tolist()
     first = np.flatnonzero(at_once.place == 0)
     np.testing.assert_allclose(
-        at_once.ours("click")[first], reward.logged(rows[first])["click"], atol=1e-6
+        at_once.scores["click"][first], reward.logged(rows[first])["click"], atol=1e-6
     )
     yes, known = reward.exposures.outcomes(rows)
     assert known[:, 0].all()

@@ -4,11 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import toy_home
 
+from onerec.assembly import setting_of
 from onerec.bench import pscore
+from onerec.bench.at_once import AtOnce
+from onerec.bench.trees import Table
 from onerec.data.dataset import open_dataset
 from onerec.pipeline import run_stage
+from onerec.rewards import RewardModel, candidate_features
+from onerec.runs import open_run
 
 lightgbm = pytest.importorskip("lightgbm")
 
@@ -49,6 +55,39 @@ def test_the_fused_score_stands_beside_trees_and_a_product(compared):
     fused = compared["fused"]
     for rival in ("pscore", "lightgbm", "product"):
         assert set(fused[rival]) == set(compared["behaviours"])
+        for one in fused[rival].values():
+            assert 0 <= one["gauc_at_once"] <= 1
+    assert fused["pscore"] != fused["product"] != fused["lightgbm"]
+
+
+def test_fused_scores_are_ranked_at_one_moment_too(aligned):
+    """By hand: the fused score and the product from candidates, the trees from their features."""
+    run = open_run("first", aligned)
+    reward = RewardModel.load(run, setting_of(run), torch.device("cpu"))
+    rows = reward.exposures.test_rows()
+    at_once = AtOnce(reward, rows)
+
+    class ByColumn:
+        final = {"test": Table(reward, rows)}  # noqa: RUF012
+
+        def fitted(self, name, label):
+            return self
+
+        def scores(self, model):
+            return self.predict(self.final["test"].x)
+
+        def predict(self, x):
+            return x[:, 1]
+
+    told = pscore._fused(reward, rows, ByColumn(), reward.logged(rows), at_once, {"click": 1.0})
+    offered = candidate_features(reward, at_once.user, at_once.end, at_once.items)
+    towers = reward.score(at_once.user, at_once.end, torch.from_numpy(at_once.items))
+    rivals = {"pscore": towers["pscore"].numpy(), "product": towers["click"].numpy()}
+    for rival, grid in {**rivals, "lightgbm": offered[..., 1]}.items():
+        score = grid[at_once.of_row, at_once.place]
+        for k, name in enumerate(reward.behaviours):
+            expected = pytest.approx(at_once.gauc(k, score), abs=1e-6)
+            assert told[rival][name]["gauc_at_once"] == expected
 
 
 def test_a_product_of_powers_by_hand():

@@ -32,14 +32,14 @@ def test_they_learn_what_the_features_tell():
     from onerec.metrics import auc
 
     made = make()
-    assert auc(made.final["test"].yes[:, 0], made.scores(0)) > 0.9
+    assert auc(made.final["test"].yes[:, 0], made.scores(made.of(0))) > 0.9
     assert made.tried["0"]["trees"] >= 1
 
 
 def test_the_label_of_the_test_rows_moves_nothing():
     one, two = make(), make()
     two.final["test"].yes = ~two.final["test"].yes
-    assert np.array_equal(one.scores(0), two.scores(0))
+    assert np.array_equal(one.scores(one.of(0)), two.scores(two.of(0)))
 
 
 def test_a_share_is_learned_by_cross_entropy():
@@ -48,7 +48,7 @@ def test_a_share_is_learned_by_cross_entropy():
         table.yes = np.concatenate([table.yes, ~table.yes], axis=1)
         table.known = np.ones_like(table.yes)
     weights = np.array([3.0, 1.0])
-    scores = made.fit("share", lambda table: table.weighted(weights))
+    scores = made.scores(made.fitted("share", lambda table: table.weighted(weights)))
     share = made.final["test"].weighted(weights)[0]
     assert set(np.unique(share)) == {0.25, 0.75}
     assert ((scores > 0.2) & (scores < 0.8)).all()

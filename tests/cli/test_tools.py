@@ -139,6 +139,20 @@ def test_the_map_is_made_kept_and_told(
     check_refused(cli("map", "--run", "gone"), "no run 'gone'")
 
 
+def test_trees_are_put_beside_the_towers_and_told(
+    cli: Any, check_refused: Any, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(aligned, tmp_path / "home")
+    monkeypatch.setenv("ONEREC_HOME", str(home))
+    made = cli("rival", "--run", "first", "--json").json()
+    assert json.loads((home / "runs" / "first" / "reward" / "rival.json").read_text()) == made
+    told = cli("rival", "--run", "first").out
+    assert "rival_auc" in told
+    assert f"{made['behaviours']['click']['auc']:.4f}" in told
+    (home / "runs" / "first" / "reward" / "done.json").unlink()
+    check_refused(cli("rival", "--run", "first"), "onerec reward --run first")
+
+
 def test_quantisers_are_compared_on_a_run_and_kept(
     cli: Any, check_refused: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

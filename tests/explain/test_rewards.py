@@ -75,6 +75,28 @@ def test_rounds_hold_the_gap_to_the_product(scored: Run) -> None:
     assert frame.loc[(1, "long_view"), "weight"] == 1.5
     assert frame.loc[(1, "long_view"), "gap"] == pytest.approx(-0.01)
     assert np.isnan(frame.loc[(0, "like"), "gap"]), "without a voice"
+    assert frame["kept"].tolist() == [False] * 3 + [True] * 3
+
+
+def test_whether_the_rule_is_satisfied_is_one_sentence(scored: Run) -> None:
+    assert rewards.verdict(scored) == (
+        "Pantheon's rule is not satisfied: after round 1 the fused score still lost, and the "
+        "weights of round 1 are kept, where the fewest behaviours lose, and least: long view."
+    )
+    change_report(scored, best=0, converged=True, losing=[])
+    assert rewards.verdict(scored).startswith("With the weights of round 0 Pantheon's rule is sat")
+    assert rewards.rounds(scored)["kept"].tolist() == [True] * 3 + [False] * 3
+    mute = [one | {"gauc": {}, "product_gauc": {}} for one in fake_rewards.report()["rounds"]]
+    change_report(scored, converged=False, rounds=mute)
+    assert "is not known: each behaviour has too few positives" in rewards.verdict(scored)
+
+
+def test_a_report_from_before_says_nothing_of_the_rule_and_kept_the_last(scored: Run) -> None:
+    old = {k: v for k, v in fake_rewards.report().items() if k not in ("best", "converged")}
+    fake_rewards.write(scored.path / "reward" / "report.json", old)
+    assert rewards.verdict(scored) == ""
+    assert rewards.rounds(scored)["kept"].tolist() == [False] * 3 + [True] * 3
+    assert rewards.towers(scored).set_index("behaviour").loc["click", "product_gauc"] == 0.69
 
 
 def test_the_interval_of_a_share_by_hand() -> None:
@@ -106,6 +128,7 @@ def test_left_out_and_learning(scored: Run) -> None:
 
 def test_without_the_stage_everything_is_empty(run: Run) -> None:
     assert rewards.report(run) == {}
+    assert rewards.verdict(run) == ""
     for read in ("towers", "rounds", "calibration", "left_out", "learning"):
         frame = getattr(rewards, read)(run)
         assert frame.empty

@@ -99,9 +99,18 @@ def test_weights_and_gaps_by_round(scored: Run) -> None:
     fig = viz.weights(frame)
     assert theme.title(fig) == "1 round raised long view to 1.5"
     assert len({(trace.line.dash, trace.marker.symbol) for trace in fig.data}) == 3
-    calm = viz.weights(frame[frame["round"] == 0])
-    assert "No weight was raised" in theme.title(calm)
+    first = frame[frame["round"] == 0].assign(kept=True)
+    assert theme.title(viz.weights(first)) == (
+        "No weight is raised, though long view loses against the product of the towers"
+    )
+    calm = viz.weights(first.assign(gap=0.1))
+    assert theme.title(calm).startswith("No weight is raised: no behaviour lost")
+    back = viz.weights(frame.assign(kept=frame["round"] == 0))
+    assert theme.title(back) == "No weight is raised: those before 1 round of raising were better"
+    assert [note.text for note in back.layout.annotations] == ["kept"]
     fig = viz.gaps(frame)
+    assert not fig.layout.annotations, "the last round is kept, as one expects"
+    assert "most on long view (-0.020)" in theme.title(viz.gaps(frame.assign(kept=~frame["kept"])))
     assert theme.title(fig) == (
         "The fused score loses to the product of the towers on 1 of 2 behaviours, most on "
         "long view (-0.010)"
