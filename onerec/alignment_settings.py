@@ -9,6 +9,7 @@ from onerec.sections import AlignConfig, SamplingConfig
 
 FEEDBACK = "feedback"  # the reward of what people were shown
 LOG = "log"  # the search that takes it as the group
+PSCORE = "pscore"  # the fused score, as `onerec.rewards` names it
 
 
 def reward_weights(text: str) -> dict[str, float]:
@@ -34,6 +35,12 @@ def reward_weights(text: str) -> dict[str, float]:
     if not any(found.values()):
         raise RecipeError(f"align.reward={text!r}: give at least one a weight above 0")
     return found
+
+
+def judged_by(align: AlignConfig) -> dict[str, float]:
+    """The rewards, with their weights, that say how good a list is: where groups come from the log,
+    whose reward is of what people did and of nothing else, P-Score."""
+    return {PSCORE: 1.0} if align.search == LOG else reward_weights(align.reward)
 
 
 def check_groups(align: AlignConfig, sampling: SamplingConfig) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
-from onerec.alignment_settings import LOG, reward_weights
+from onerec.alignment_settings import judged_by, reward_weights
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -41,7 +41,7 @@ from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.session import Session, Stopped
 from onerec.recipes import Recipe
 from onerec.recommend import Recommender
-from onerec.rewards import FUSED, RewardModel
+from onerec.rewards import RewardModel
 from onerec.rollouts import write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
@@ -77,9 +77,7 @@ class Aligning:
         self.folder = run.path / STAGE
         self.ids, self.popularity = load_semantic_ids(run)
         self.reward = RewardModel.load(run, setting, device)
-        self.weights = reward_weights(self.config.reward)
-        if self.config.search == LOG:
-            self.weights = dict.fromkeys((FUSED,), 1.0)  # lists are judged by P-Score all the same
+        self.weights = judged_by(self.config)
         for name in self.weights:
             self.reward.check(name)
         self.setting = setting = with_lifelong(setting, run, device)

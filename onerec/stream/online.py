@@ -12,9 +12,10 @@ updates the server gets new weights (V1 sends them every 1,000). An arm says wha
     rsft_ecpo    that, and groups with ECPO
 
 Where the recipe takes groups from the log (`align.search=log`), they are what visitors were shown,
-with OneRec-V2's reward for what they did. `frozen` makes no updates, all others the same number. A stream is a folder of the run that it
-began from, `stream/<name>/`: events and values by round, checkpoints, metrics.jsonl. Randomness is
-a function of seed, round and step, so a stream that was stopped goes on as if it had not been.
+with OneRec-V2's reward for what they did. `frozen` makes no updates, all others equally many. A
+stream is a folder of the run that it began from, `stream/<name>/`: events and values by round,
+checkpoints, metrics.jsonl. Randomness is a function of seed, round and step, so a stream that was
+stopped goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 from onerec import __version__
 from onerec.alignment import AlignBatch, Alignment
-from onerec.alignment_settings import LOG
+from onerec.alignment_settings import LOG, judged_by
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -149,8 +150,8 @@ class Online:
         self.trained_on, objective = ARMS[config.arm]
         self.ids, self.popularity = load_semantic_ids(run)
         reward = RewardModel.load(run, setting, device)
-        if objective:
-            reward.check(setting.recipe.align.reward)
+        for name in judged_by(setting.recipe.align) if objective else ():
+            reward.check(name)
         self.pscore = reward.model
         whole = setting.split.log
         known = world_of(setting.dataset)

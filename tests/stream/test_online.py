@@ -212,6 +212,21 @@ def test_without_a_tilt_the_weight_is_the_recipes(home):
     assert once(home, "all", setting=setting)[0].alignment.config.weight == 0
 
 
+def test_groups_from_the_log_are_what_visitors_were_shown(home):
+    """What a visit's list brought, with OneRec-V2's reward: the loop with live feedback."""
+    setting = setting_of(open_run("r", home), home)
+    align = replace(setting.recipe.align, search="log", reward="feedback", tilt=0.0, weight=0.5)
+    setting = replace(setting, recipe=replace(setting.recipe, align=align))
+    online, line = once(home, "rsft_ecpo", setting=setting)
+    last, log = online.alignment.last, online.log
+    assert last.logged
+    assert line["ratio_max"] == 1
+    for user, end, items in zip(last.user, last.end, last.item, strict=True):
+        shown = log.item[int(end) : int(log.offsets[int(user) + 1])][: last.item.shape[1]]
+        assert items[items >= 0].tolist() == shown.tolist()
+        assert log.columns["round"][int(end)] == 1
+
+
 def test_a_reward_that_the_model_does_not_give_is_refused_before_anything_is_served(home):
     run = open_run("r", home)
     setting = setting_of(run, home)
