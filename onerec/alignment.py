@@ -38,7 +38,8 @@ from onerec.train.policy import DELTA, EPSILON
 
 Ints = NDArray[np.int64]
 
-AT_ONCE = 1 << 23  # items of a group times width that one pass holds; beyond, parts are recomputed
+AT_ONCE = 1 << 22  # items times width that one pass holds; beyond, parts are recomputed
+SEQUENCES = 1 << 15  # and items: cuDNN's attention has no gradient for 65,536 at once
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
 
@@ -252,7 +253,8 @@ class Alignment:
             return sequence_log_probs(model, context, codes, **how)
 
         users, group = codes.shape[:2]
-        parts = min(users, math.ceil(users * group * model.config.width / AT_ONCE))
+        most = min(SEQUENCES, AT_ONCE // model.config.width)
+        parts = min(users, math.ceil(users * group / most))
         if parts < 2:
             return of(context, codes)
         split = zip(context.split(parts), codes.tensor_split(_ends(users, parts)), strict=True)
