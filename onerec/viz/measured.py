@@ -31,6 +31,7 @@ WORDS = {
     "beam": "by beam search",
     "off_policy": "off-policy",
     "looks10": "chosen among ten looks",
+    "world0": "on a third world",
     "world2": "on a second world",
 }
 
