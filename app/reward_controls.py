@@ -76,6 +76,11 @@ def controls(run: Run, step: int) -> dict[str, Any]:
         st.markdown(SAY_WEIGHTS)
         if widgets.options("Weights", WEIGHTS, "reward_weights") == WEIGHTS[0]:
             asked["weights"] = _weights(own)
+            mixed = ",".join(
+                f"{name}={value:g}" for name, value in asked["weights"].items() if value
+            )
+            if mixed:  # in a recipe, so that a policy learns from it
+                st.caption(f"To train with this reward: `--set align.reward={mixed}`")
         else:
             st.caption(", ".join(f"{words(name)} {weight:g}" for name, weight in own.items()))
     with st.container(border=True):

@@ -55,7 +55,8 @@ def test_a_flat_group_is_said_to_teach_nothing(aligned: Run) -> None:
 
 
 def test_levels_name_the_least_certain_code_or_the_one_that_moved(aligned: Run) -> None:
-    frame = explain.levels(aligned, 10, 4, 2)
+    told = explain.levels(aligned, 10, 4, 2)
+    frame = told.assign(drawn=np.nan, ratio=np.nan)  # a step from before it was recorded
     fig = viz.levels(frame, "clip")
     far = frame.iloc[int(frame["log_prob"].argmin())]
     assert f"code {far['code']:.0f} of level {far['level']:.0f} is the least certain" in (
@@ -66,6 +67,8 @@ def test_levels_name_the_least_certain_code_or_the_one_that_moved(aligned: Run) 
     fig = viz.levels(both, "clip")
     assert len(fig.data) == 2
     assert f"level 2 moved most, ×1.65; the whole item ×{np.exp(0.4):.3g}" in theme.title(fig)
+    moved = told.loc[(told["log_prob"] - told["drawn"]).abs().idxmax(), "level"]
+    assert f"of level {moved} moved most" in theme.title(viz.levels(told, "clip"))
     unknown = frame.assign(log_prob=np.nan)
     assert "only the sum" in viz.levels(unknown).layout.annotations[0].text.lower()
 
