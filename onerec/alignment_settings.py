@@ -9,7 +9,7 @@ from onerec.sections import AlignConfig, SamplingConfig
 
 FEEDBACK = "feedback"  # the reward of what people were shown
 LOG = "log"  # the search that takes it as the group
-PSCORE = "pscore"  # the fused score, as `onerec.rewards` names it
+PSCORE = "pscore"  # the fused score
 
 
 def reward_weights(text: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onerec.alignment_settings import PSCORE
 from onerec.assembly import Setting
 from onerec.checkpoint import load_model
 from onerec.common import autocast, evaluating, generator
@@ -27,7 +28,7 @@ from onerec.tokenizer.co_consumption import CO_CONSUMPTION
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FUSED = "pscore"
+FUSED = PSCORE
 UNWANTED = ("dislike",)  # predicted, never wished for
 CATEGORIES = 3  # the last columns of `features`
 _CONTEXTS = 256

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from onerec.data.tables import read_parquet, write_parquet
+from onerec.data.tables import check_rows, read_parquet, write_parquet
 from onerec.errors import DataError, RunError
 from onerec.train import policy
 
@@ -202,17 +202,6 @@ def check_weights(weights: Mapping[str, float], parts: Iterable[str]) -> None:
         raise RunError("the weights of all rewards are 0: give at least one a weight above 0")
 
 
-def check_whole(meta: Mapping[str, Any], rows: int) -> None:
-    """Refuse a step that lost rows; files from before this was written down pass.
-
-    Raises:
-        ValueError: other than `users` times `group` rows.
-    """
-    expected = meta.get("users", 0) * meta.get("group", 0)
-    if expected and rows != expected:
-        raise ValueError(f"{rows:,} of {expected:,} rows")
-
-
 def check_settings(objective: str, settings: Mapping[str, float]) -> None:
     """Refuse settings that an objective does not know.
 
@@ -284,7 +273,7 @@ def read_rollout(path: Path) -> Rollout:
     try:
         group = int(frame["place"].max()) + 1
         meta = json.loads(frame["step"].iloc[0])
-        check_whole(meta, len(frame))
+        check_rows(meta, len(frame))
         check_settings(meta["objective"], meta["settings"])
         names = [str(name) for name in frame.columns]
         rewards = [name for name in names if name.startswith("reward_")]

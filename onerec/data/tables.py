@@ -48,5 +48,16 @@ def read_parquet(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
+def check_rows(meta: Mapping[str, Any], rows: int) -> None:
+    """Refuse a table of `users` times `group` rows that lost some; one that tells neither passes.
+
+    Raises:
+        ValueError: how many there are, and of how many.
+    """
+    expected = meta.get("users", 0) * meta.get("group", 0)
+    if expected and rows != expected:
+        raise ValueError(f"{rows:,} of {expected:,} rows")
+
+
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onerec.data.tables import read_parquet
+from onerec.data.tables import check_rows, read_parquet
 from onerec.errors import DataError, RunError
 from onerec.explain import objectives, training
 from onerec.explain.dataset import titles
@@ -302,8 +302,7 @@ def _rows(
         taken |= {"weights": meta["weights"], **meta["settings"]}
         taken |= {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
         taken |= {"icepop": meta.get("icepop", 0.0), "logged": meta.get("logged", False)}
-        if meta.get("users", 0) * meta.get("group", 0) not in (0, len(rows)):
-            raise ValueError(f"{len(rows):,} rows of {meta['users'] * meta['group']:,}")
+        check_rows(meta, len(rows))
         asked = {"objective": objective, "epsilon": epsilon, "delta": delta}
         taken |= {name: given for name, given in asked.items() if given is not None}
         return _worked_out(rows, taken), taken

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from onerec.data import tables
-from onerec.data.tables import read_parquet, write_parquet
+from onerec.data.tables import check_rows, read_parquet, write_parquet
 from onerec.errors import DataError
 
 
@@ -60,3 +60,10 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.parquet: cannot be read") as caught:
         read_parquet(path)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_gone_are_counted() -> None:
+    check_rows({"users": 3, "group": 5}, 15)
+    check_rows({}, 7)
+    with pytest.raises(ValueError, match=r"^10 of 15 rows$"):
+        check_rows({"users": 3, "group": 5}, 10)

@@ -1,5 +1,6 @@
 """Recorded groups under another reward: equal to the replay, and to orders worked out by hand."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def test_a_tilted_step_is_the_replay_too(scored: Run) -> None:
 def test_rank_and_reward_by_hand(scored: Run) -> None:
     def one_group(rows: pd.DataFrame) -> pd.DataFrame:
         rows = rows[rows["user"] == 4].head(4)
+        meta = json.loads(rows["step"].iloc[0]) | {"users": 1, "group": 4}
         return rows.assign(
+            step=json.dumps(meta),
             place=range(4), item=[1, 2, 3, -1], counted=[True, True, True, False], factor=1.0,
             reward_pscore=[0.3, 0.2, 0.1, 0.9], reward_click=[0.0, 0.1, 0.5, 0.9],
             reward_long_view=0.0, reward_like=0.0,
@@ -220,6 +223,7 @@ def test_a_damaged_step_is_one_line(scored: Run) -> None:
     for damage in (
         lambda rows: rows.drop(columns="counted"),
         lambda rows: rows.iloc[:-1],
+        lambda rows: rows.iloc[: len(rows) // 2],  # at a group's border
         lambda rows: rows.assign(step="{}"),
         lambda rows: rows[[name for name in rows if not name.startswith("reward_")]],
     ):

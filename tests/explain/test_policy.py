@@ -144,7 +144,7 @@ def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
 
 def test_a_step_that_lost_whole_groups_is_one_line(aligned: Run) -> None:
     fake_rollouts.rewrite(step_file(aligned), lambda rows: rows.iloc[: len(rows) // 2])
-    with pytest.raises(RunError, match=r"not a whole policy step \(24 rows of 48\)"):
+    with pytest.raises(RunError, match=r"not a whole policy step \(24 of 48 rows\)"):
         policy.groups(aligned, STEP)
 
 
