@@ -129,9 +129,17 @@ class TwoTower(nn.Module):
 
 
 def fit(
-    model: TwoTower, batches: Callable[[int], Batch], counts: Tensor, *, seed: int = 0
+    model: TwoTower,
+    batches: Callable[[int], Batch],
+    counts: Tensor,
+    *,
+    seed: int = 0,
+    after_step: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train for `config.steps`; counts (n,) says how often each item is a target. The losses."""
+    """Train for `config.steps`; counts (n,) says how often each item is a target. The losses.
+
+    `after_step` gets the number of the step, from 1; the model is in training mode then.
+    """
     config = model.config
     log_share = F.pad(counts, (1, 0)).clamp(min=1).double()
     log_share = (log_share / counts.sum().clamp(min=1)).log().float().to(counts.device)
@@ -147,6 +155,10 @@ def fit(
         batches,
         cosine_schedule(optim, config.steps),
     )
-    losses = [result.loss for result in loop(trainee, steps=config.steps, seed=seed)]
+    losses = []
+    for result in loop(trainee, steps=config.steps, seed=seed):
+        losses.append(result.loss)
+        if after_step is not None:
+            after_step(result.step)
     model.eval()
     return losses

@@ -14,10 +14,10 @@ users, and judged by the truth:
     aligned_ranked       512 of the aligned policy, of which the same P-Score picks ten
 
 The towers get the floating-point operations that OneRec's pre-training took (counted by torch on
-one step of each; the reward model is everybody's), or with `--tower-steps` fewer, as far as they
-still gain: `tower_valid` says what they recall on valid after a quarter of the steps (the best
-trial) and after all. Equal work in serving is not possible: one
-matrix product over the catalogue is far cheaper than a beam, and that is a cascade's merit.
+one step of each; the reward model is everybody's), or with `--tower-steps` fewer; of `CHECKS`
+checkpoints on the way the one with the best recall@10 on valid is kept, as OneRec's is. The rows of
+`tower_valid` say what each of them recalls. Equal work in serving is not possible: one matrix
+product over the catalogue is far cheaper than a beam, and that is a cascade's merit.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from onerec.runs import Run, open_run
 CANDIDATES, RANKS = 512, 10
 TOWER_BATCH, AT_ONCE = 512, 128
 RATES, TEMPERATURES = (1e-3, 3e-3), (0.05, 0.1)
+CHECKS = 8  # of the towers on valid, over their whole training
 TRIAL_SHARE = 4  # a trial takes this part of the steps; four trials tune on valid
 PAIRS = (
     ("onerec", "two_tower"),
@@ -110,11 +111,28 @@ class Towers:
             steps=steps,
         )
 
-    def trained(self, config: TwoTowerConfig) -> TwoTower:
-        """A model after `config.steps`."""
-        model = self.fresh(config)
-        fit(model, self.batches(config.steps), self.counts, seed=self.setting.recipe.seed)
-        return model
+    def trained(
+        self, config: TwoTowerConfig, recommender: Recommender, checks: int = 1
+    ) -> tuple[TwoTower, list[tuple[int, float]]]:
+        """The best checkpoint on valid of some, evenly spaced; and (step, recall@10) of each."""
+        model, found = self.fresh(config), list[tuple[int, float]]()
+        best = model.state_dict()
+        at = {round(config.steps * (i + 1) / checks) for i in range(checks)}
+
+        def check(step: int) -> None:
+            nonlocal best
+            if step not in at:
+                return
+            recall = self.recall(model.eval(), recommender)
+            if recall > max((before for _, before in found), default=-1.0):
+                best = {name: value.clone() for name, value in model.state_dict().items()}
+            found.append((step, recall))
+            model.train()
+
+        batches, seed = self.batches(config.steps), self.setting.recipe.seed
+        fit(model, batches, self.counts, seed=seed, after_step=check)
+        model.load_state_dict(best)
+        return model, found
 
     def lists(self, model: TwoTower, cases: Cases, k: int, recommender: Recommender) -> Ints:
         """The k best items of each case; what was seen is left out where the recipe says so."""
@@ -141,8 +159,8 @@ class Towers:
             config = TwoTowerConfig(
                 steps=max(1, steps // TRIAL_SHARE), learning_rate=rate, temperature=temperature
             )
-            recall = self.recall(self.trained(config), recommender)
-            trials.append((recall, rate, temperature))
+            _, found = self.trained(config, recommender)
+            trials.append((found[-1][1], rate, temperature))
         _, rate, temperature = max(trials)
         chosen = TwoTowerConfig(steps=steps, learning_rate=rate, temperature=temperature)
         return chosen, trials
@@ -171,7 +189,7 @@ def measure(
     per_step = operations(lambda: _tower_step(towers))
     equal = max(TRIAL_SHARE, round(spent * setting.recipe.train.steps / per_step))
     config, trials = towers.tuned(min(equal, most or equal), before)
-    trained = towers.trained(config)
+    trained, valid = towers.trained(config, before, CHECKS)
     wide = {
         "two_tower": towers.lists(trained, cases, CANDIDATES, before),
         "onerec": before.lists(cases, CANDIDATES).items,
@@ -200,7 +218,7 @@ def measure(
         "tower_steps": config.steps,
         "tower_steps_of_equal_operations": equal,
         "tower_batch": towers.batch,
-        "tower_valid": [max(trials)[0], towers.recall(trained, before)],
+        "tower_valid": valid,
         "tower_trials": trials,
         "arms": arms,
     }

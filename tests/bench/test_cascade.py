@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import small_world
 import torch
 
+from onerec.baselines.two_tower import TwoTowerConfig
 from onerec.bench import cascade, worth
 from onerec.pipeline import run
 from onerec.recipes import recipe
@@ -63,8 +65,8 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
     assert len(found["differences"]) == len(cascade.PAIRS)
     for seed in found["seeds"]:
         assert seed["tower_steps"] == 2 < seed["tower_steps_of_equal_operations"]
-        assert seed["tower_valid"][0] == max(seed["tower_trials"])[0]
-        assert all(0 <= value <= 1 for value in seed["tower_valid"])
+        assert [step for step, _ in seed["tower_valid"]] == [1, 2]
+        assert all(0 <= value <= 1 for _, value in seed["tower_valid"])
         assert len(seed["tower_trials"]) == 4
         assert seed["tower_batch"] == 32
         assert all(0 < arm["long_view"] < 1 for arm in seed["arms"].values())
@@ -82,3 +84,31 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
     again = tmp_path / "again.json"
     cascade.main(["--join", *apart, "--out", str(again)])
     assert json.loads(again.read_text())["differences"] == found["differences"]
+
+
+def test_the_towers_keep_their_best_checkpoint(monkeypatch):
+    recalls = {2: 0.1, 4: 0.3, 6: 0.3, 8: 0.2}
+
+    def fit(model, batches, counts, *, seed, after_step):
+        for step in range(1, 9):
+            torch.nn.init.constant_(model.weight, step)
+            after_step(step)
+
+    class Towers(cascade.Towers):
+        def __init__(self):
+            self.counts, self.setting = None, SimpleNamespace(recipe=SimpleNamespace(seed=0))
+
+        def fresh(self, config):
+            return torch.nn.Linear(1, 1, bias=False)
+
+        def batches(self, steps):
+            return None
+
+        def recall(self, model, recommender):
+            assert not model.training
+            return recalls[int(model.weight)]
+
+    monkeypatch.setattr(cascade, "fit", fit)
+    model, found = Towers().trained(TwoTowerConfig(steps=8), None, checks=4)
+    assert model.weight.item() == 4.0  # the first of two equal ones
+    assert found == list(recalls.items())
