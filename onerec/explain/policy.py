@@ -161,10 +161,13 @@ def items(run: Run, step: int, user: int) -> pd.DataFrame:
 
 
 def reward_formula(run: Run, step: int, user: int, place: int) -> str:
-    """The reward of one item as its parts: "0.7 × 0.53 (p_score) + 0.1 × 1 (liked) = 0.471"."""
+    """The reward of one item as its parts: "0.7 × 0.53 (p_score) + 0.1 × 1 (liked) = 0.471".
+
+    A part with the weight 0 is measured and adds nothing: it is left out.
+    """
     rows, taken = _group(run, step, user)
     row, weights = _at(rows, place), taken["weights"]
-    known = [name for name in sorted(weights) if f"reward_{name}" in rows.columns]
+    known = [name for name in sorted(weights) if weights[name] and f"reward_{name}" in rows.columns]
     terms = [f"{weights[name]:g} × {row[f'reward_{name}']:.3g} ({name})" for name in known]
     total = " + ".join(terms)
     if row.get("factor", 1.0) != 1:

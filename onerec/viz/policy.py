@@ -225,6 +225,7 @@ def levels(frame: pd.DataFrame, name: str = "this item") -> go.Figure:
             y=np.exp(frame[column]),
             name=label,
             text=[f"{np.exp(value):.3g}" for value in frame[column]],
+            textposition="outside",  # on hatching nobody reads it
             textangle=0,
             marker={"color": colour, "pattern": {"shape": pattern}},
             hovertemplate="%{x}: p = %{y:.4f}<extra>" + label + "</extra>",
@@ -288,6 +289,7 @@ def pass_at_k(frame: pd.DataFrame) -> go.Figure:
             y=frame[column],
             name=label,
             text=[theme.percent(value, 1) for value in frame[column]],
+            textposition="outside",  # on hatching nobody reads it
             textangle=0,
             marker={"color": colour, "pattern": {"shape": pattern}},
             hovertemplate="%{x}: %{y:.2%}<extra>" + label + "</extra>",

@@ -111,11 +111,16 @@ def test_steps_in_order_with_their_shares(aligned: Run) -> None:
     assert policy.rule(aligned, STEP)["epsilon"] == 0.2
 
 
-def test_reward_formula_by_hand(aligned: Run) -> None:
+def test_reward_formula_by_hand(aligned: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     row = policy.items(aligned, STEP, 4).iloc[2]
     text = policy.reward_formula(aligned, STEP, 4, 2)
     assert text.startswith(f"0.1 × {row['reward_liked']:.3g} (liked) + 1 × ")
     assert text.endswith(f"= {row['reward']:.3f}")
+    loaded = policy._group(aligned, STEP, 4)
+    without = (loaded[0], loaded[1] | {"weights": {"p_score": 1.0, "liked": 0.0}})
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "_group", lambda *_: without)
+        assert policy.reward_formula(aligned, STEP, 4, 2).startswith("1 × "), "nothing times 0"
     halved = lambda rows: rows.assign(factor=0.5)  # noqa: E731
     fake_rollouts.rewrite(step_file(aligned), halved)
     half = policy.items(aligned, STEP, 4).iloc[2]

@@ -66,6 +66,7 @@ def test_levels_name_the_least_certain_code_or_the_one_that_moved(aligned: Run) 
     both = frame.assign(drawn=frame["log_prob"] - [0.1, 0.5, -0.2], ratio=np.exp([0.1, 0.5, -0.2]))
     fig = viz.levels(both, "clip")
     assert len(fig.data) == 2
+    assert {bars.textposition for bars in fig.data} == {"outside"}, "no number on hatching"
     assert f"level 2 moved most, ×1.65; the whole item ×{np.exp(0.4):.3g}" in theme.title(fig)
     moved = told.loc[(told["log_prob"] - told["drawn"]).abs().idxmax(), "level"]
     assert f"of level {moved} moved most" in theme.title(viz.levels(told, "clip"))
@@ -122,6 +123,7 @@ def test_pass_at_k_says_what_became_of_it_and_calls_nothing_sure() -> None:
     assert "pass@32 stayed at 40.0%" in theme.alt_text(fig)
     assert [list(bars.y) for bars in fig.data] == [[0.2, 0.4, 0.7], [0.26, 0.4, 0.65]]
     assert fig.data[1].name == "after, at step 15"
+    assert {bars.textposition for bars in fig.data} == {"outside"}, "no number on hatching"
     assert "only means were kept" in theme.how(fig)
     assert "`valid_pass@128` 0.7000 at step 0, 0.6500 at step 15" in theme.how(fig)
 
