@@ -52,8 +52,11 @@ def dataset_folders() -> dict[str, Path]:
 
 def dataset_of(run_name: str, info: runs.RunInfo) -> str:
     """The app's name of the dataset that a run was trained on."""
-    own = info.dataset
-    return DEMO + own if run_name.startswith(DEMO) else own
+    folder = runs.Run(info.path).dataset_folder
+    here = {path.resolve(): name for name, path in dataset_folders().items()}
+    if folder and folder.resolve() in here:
+        return here[folder.resolve()]
+    return DEMO + info.dataset if read_only(run_name) else info.dataset
 
 
 def read_only(name: str) -> bool:

@@ -147,9 +147,11 @@ def linked_place(items: pd.DataFrame) -> int | None:
 def nothing_recorded(view: selection.Selection) -> None:
     """The empty state: what a policy step is, and the command that makes some."""
     doing = view.run.status() if view.run else None
-    if doing and doing.active and doing.stage == "align":
-        st.info(f"{WHAT} Run **{view.run_name}** is at it: step {doing.step:,} of {doing.of:,}, "
-                "and none was recorded yet.", icon=":material/hourglass_top:",
+    if doing and doing.active and view.run and not view.run.done("align"):
+        at = f"step {doing.step:,} of {doing.of:,}"
+        at = f"at it: {at}, and none was recorded yet." if doing.stage == "align" else (
+            f"at stage {doing.stage}, {at}.")  # fmt: skip
+        st.info(f"{WHAT} Run **{view.run_name}** is {at}", icon=":material/hourglass_top:",
                 title="Not there yet")  # fmt: skip
         links.to("train", "Watch it", "monitoring")
         return

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 
+from onerec.data.schema import BEHAVIOURS, POSITIVE
 from onerec.errors import RecipeError
 from onerec.sections import AlignConfig, SamplingConfig
+from onerec.settings import listed, nearest
 
 FEEDBACK = "feedback"  # the reward of what people were shown
 LOG = "log"  # the search that takes it as the group
 PSCORE = "pscore"  # the fused score
+REWARDS = (PSCORE, FEEDBACK, *BEHAVIOURS, POSITIVE)
 
 
 def reward_weights(text: str) -> dict[str, float]:
     """`"pscore=0.7,like=0.3"` -> `{"pscore": 0.7, "like": 0.3}`; a name alone weighs 1.
 
     Raises:
-        RecipeError: nothing named, a name twice, a weight that is no number from 0 up, or all 0.
+        RecipeError: nothing named, a name twice or that no data has, a weight that is no number
+            from 0 up, or all 0.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -30,6 +34,11 @@ def reward_weights(text: str) -> dict[str, float]:
         if not name or name in found:
             raise RecipeError(
                 f"align.reward={text!r}: needs a name, or several as in pscore=0.7,like=0.3"
+            )
+        if name not in REWARDS:
+            raise RecipeError(
+                f"align.reward={text!r}: no reward is called {name!r}{nearest(name, REWARDS)}; "
+                f"there are {listed(REWARDS)}"
             )
         found[name] = weight
     if not any(found.values()):

@@ -28,6 +28,7 @@ from onerec.model.qformer import QFormerConfig
 from onerec.model.routers import RouterConfig
 from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
+from onerec.run_files import dataset_folder
 from onerec.runs import Run
 from onerec.tokenizer.quantiser import (
     Quantiser,
@@ -178,7 +179,8 @@ def setting_of(run: Run, home: Path | None = None) -> Setting:
     if not description:
         raise RunError(f"run {run.name!r} has no recipe.json; start it with `onerec run`")
     named = description["dataset"]
-    dataset = open_dataset(named["name"], home or run.home)
+    folder = dataset_folder(home or run.home, description)
+    dataset = open_dataset(folder or named["name"], home or run.home)
     if dataset.fingerprint != named["fingerprint"]:
         raise RunError(
             f"run {run.name!r} was made on another {named['name']!r} (fingerprint "

@@ -57,6 +57,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def dataset_folder(home: Path, described: Mapping[str, Any]) -> Path | None:
+    """Where the dataset of a recipe.json lies: the home's of that name, or the folder trained from.
+
+    The second where the home has none, or another of that name. None: it is nowhere.
+    """
+    said = described.get("dataset") or {}
+    name, elsewhere = str(said.get("name") or ""), str(described.get("dataset_path") or "")
+    places = [home / "datasets" / name] if name else []
+    places += [Path(elsewhere)] if elsewhere else []
+    there = [place for place in places if (place / "dataset.json").is_file()]
+    for place in there[:-1]:
+        try:
+            if read_json(place / "dataset.json").get("fingerprint") == said.get("fingerprint"):
+                return place
+        except RunError:
+            continue  # damaged
+    return there[-1] if there else None
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step; a reader sees the old text or the new, never half.
 

@@ -30,6 +30,7 @@ from onerec.run_files import (
     STAGE_FOLDERS,
     STAGES,
     cursor,
+    dataset_folder,
     flatten,
     process_lives,
     read_json,
@@ -133,9 +134,7 @@ class Run:
     @property
     def dataset_folder(self) -> Path | None:
         """The folder of the dataset that the run was made from, if it is still there."""
-        name = str((self.recipe().get("dataset") or {}).get("name") or "")
-        folder = self.home / "datasets" / name
-        return folder if name and (folder / "dataset.json").is_file() else None
+        return dataset_folder(self.home, self.recipe())
 
     def recipe(self) -> dict[str, Any]:
         """recipe.json, or {} when there is none."""

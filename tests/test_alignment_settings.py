@@ -23,6 +23,7 @@ def test_a_name_or_names_with_weights():
         ("pscore,pscore=2", "needs a name, or several"),
         ("", "needs a name, or several"),
         ("pscore,", "needs a name, or several"),
+        ("pscore=.7,likes=.3", r"no reward is called 'likes' \(did you mean 'like'\?\)"),
     ],
 )
 def test_weights_that_make_no_reward(text, words):

@@ -9,7 +9,14 @@ import pytest
 
 from onerec import run_files
 from onerec.errors import RunError
-from onerec.run_files import flatten, process_lives, read_json, valid_name, write_json
+from onerec.run_files import (
+    dataset_folder,
+    flatten,
+    process_lives,
+    read_json,
+    valid_name,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "t1", "kuairand-2.run_3", "9"])
@@ -71,3 +78,22 @@ def test_a_process_is_known_by_number_and_birth() -> None:
 def test_flatten_gives_dotted_names_and_texts() -> None:
     nested = {"a": {"b": 1, "c": {"d": [1, "x"]}}, "e": "text", "f": None}
     assert flatten(nested) == {"a.b": "1", "a.c.d": '[1, "x"]', "e": "text", "f": "null"}
+
+
+def test_where_the_dataset_of_a_run_lies(tmp_path: Path) -> None:
+    home, away = tmp_path / "home", tmp_path / "away" / "toy"
+    said = {"dataset": {"name": "toy", "fingerprint": "f"}, "dataset_path": str(away)}
+    assert dataset_folder(home, said) is None
+    assert dataset_folder(home, {}) is None
+    ours = home / "datasets" / "toy"
+    for folder, fingerprint in ((ours, "g"), (away, "f")):
+        folder.mkdir(parents=True)
+        write_json(folder / "dataset.json", {"fingerprint": fingerprint})
+    assert dataset_folder(home, said) == away  # the home's is another of that name
+    assert dataset_folder(home, {"dataset": said["dataset"]}) == ours
+    write_json(ours / "dataset.json", {"fingerprint": "f"})
+    assert dataset_folder(home, said) == ours  # the same, imported
+    (ours / "dataset.json").write_text("{")
+    assert dataset_folder(home, said) == away
+    (away / "dataset.json").unlink()
+    assert dataset_folder(home, said) == ours, "damaged and alone: whoever opens it says so"

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from onerec.data.batches import Contexts, EpochSampler
 from onerec.data.log import Interactions
-from onerec.data.schema import BEHAVIOURS, SPLITS
+from onerec.data.schema import BEHAVIOURS, POSITIVE, SPLITS
 from onerec.data.split import Split
 from onerec.data.statistics import Statistics
 from onerec.reward.pscore import Pairs
 
 Ints = NDArray[np.int64]
 
-POSITIVE = "positive"  # the only behaviour of data that has none, such as ratings
 ENOUGH = 20  # events with and without a behaviour, below which it cannot be learned; ours
 
 

@@ -25,6 +25,7 @@ BEHAVIOURS = (
     "profile_enter",
     "dislike",
 )
+POSITIVE = "positive"  # the only behaviour of data that has none, such as ratings
 SPLITS = ("train", "valid", "test")
 POSITIVE_BEHAVIOURS = ("long_view", "like", "follow", "comment", "forward")
 EVERY_ROW = "every row"

@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from onerec.alignment_settings import PSCORE, judged_by
+from onerec.assembly import Setting
 from onerec.data.exposures import learnable, with_positive
+from onerec.errors import RecipeError
 from onerec.pipeline.pscore import CURVE, FOLDER, REPORT, total_steps, train_pscore
 from onerec.pipeline.session import Session
 from onerec.run_files import read_json
+from onerec.settings import listed
 
 STAGE = "reward"
 WAIT_SECONDS = 0.1
@@ -49,6 +53,24 @@ def reward(session: Session) -> None:
         seconds=report["seconds"],
     )
     session.advance(STAGE, total, total, message="done")
+
+
+def refuse_unlearnable(setting: Setting) -> None:
+    """Refuse an `align.reward` that this log cannot teach, before anything is trained.
+
+    Where it teaches nothing at all both stages are skipped, and nothing is refused.
+
+    Raises:
+        RecipeError: which, and what can be learned instead.
+    """
+    found = learnable(with_positive(setting.split.log), setting.split.train)
+    for name in judged_by(setting.recipe.align) if found.names else ():
+        if name not in (PSCORE, *found.names):
+            why = found.left_out.get(name, "the log has no such column")
+            raise RecipeError(
+                f"align.reward={setting.recipe.align.reward!r}: {name!r} cannot be learned from "
+                f"{setting.dataset.name!r} ({why}); there are {listed((PSCORE, *found.names))}"
+            )
 
 
 def _trained_beside(session: Session, total: int) -> bool:

@@ -22,7 +22,7 @@ from onerec.pipeline.evaluate import evaluate
 from onerec.pipeline.memory import told_of_memory
 from onerec.pipeline.pretrain import pretrain
 from onerec.pipeline.recommend import recommend
-from onerec.pipeline.reward import reward
+from onerec.pipeline.reward import refuse_unlearnable, reward
 from onerec.pipeline.rivals import cases_of, threads_for
 from onerec.pipeline.roma import refuse_unfinished
 from onerec.pipeline.session import Report, Session, Stopped, quiet
@@ -76,7 +76,7 @@ def run(
         _refuse_untrainable(setting, processes)
     else:
         processes.leave()
-    with RunWriter.claim(path, _description(name, setting)) as writer:
+    with RunWriter.claim(path, _description(name, setting, home)) as writer:
         keep_memory()
         set_threads(threads_for(setting.recipe, device))
         companion = _companion(writer.run, setting.recipe, device, stages)
@@ -160,6 +160,8 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         )
     codebook_size(setting)
     cases_of(setting)
+    if "align" in stages and setting.recipe.align.steps and setting.recipe.reward.steps:
+        refuse_unlearnable(setting)
     device = pick_device(setting.recipe.device)
     if setting.recipe.train.compile and "pretrain" in stages:
         refuse_without_compiler(device)
@@ -176,10 +178,15 @@ def _refuse_untrainable(setting: Setting, processes: Processes) -> None:
     processes.refuse(setting.recipe.train.batch_size, examples)
 
 
-def _description(name: str, setting: Setting) -> dict[str, Any]:
-    """What recipe.json holds: everything that decides the numbers of a run."""
+def _description(name: str, setting: Setting, home: Path | None) -> dict[str, Any]:
+    """What recipe.json holds: everything that decides the numbers of a run.
+
+    And where the dataset lies, if a run could not find it by its name.
+    """
     recipe, dataset = setting.recipe, setting.dataset
-    return {
+    place = dataset.path.resolve()
+    at_home = place == dataset_path(dataset.name, home).resolve()
+    return ({} if at_home else {"dataset_path": str(place)}) | {
         "name": recipe.name,
         "recipe": to_dict(recipe),
         "seed": recipe.seed,

@@ -1,5 +1,6 @@
 """Places: the reader's own things first, the demo's with a prefix and read-only."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import fake_run
 import places
 
+from onerec.run_files import write_json
 from onerec.runs import Run
 
 
@@ -22,6 +24,18 @@ def test_own_runs_stand_before_the_demos(use_home: Callable[..., Path], tmp_path
     infos = places.run_infos()
     assert places.dataset_of("demo/tiny", infos["demo/tiny"]) == "demo/world"
     assert places.dataset_of("mine", infos["mine"]) == "toy"
+
+
+def test_a_run_of_ones_own_on_the_demos_dataset_is_shown_with_it(
+    use_home: Callable[..., Path], tmp_path: Path
+) -> None:
+    demo = fake_run.build(tmp_path / "demo", dataset="world").home
+    own = fake_run.build(tmp_path / "own", run="mine", dataset="world")
+    shutil.rmtree(own.home / "datasets")
+    recipe = Run(own.path).recipe() | {"dataset_path": str(demo / "datasets" / "world")}
+    write_json(own.path / "recipe.json", recipe)
+    use_home(own.home, demo)
+    assert places.dataset_of("mine", places.run_infos()["mine"]) == "demo/world"
 
 
 def test_the_command_line_gets_a_path_it_can_open(

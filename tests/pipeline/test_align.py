@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from onerec.assembly import load_semantic_ids, setting_of, trained_model
 from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, RecipeError
+from onerec.pipeline import run as run_all
 from onerec.pipeline import run_stage
 from onerec.pipeline.align import Aligning, Valid, best, listed_items
 from onerec.rollouts import read_rollout
@@ -102,9 +103,15 @@ def test_rewards_compose_by_weights_and_each_part_is_recorded(home):
     scored = training.reward.score(cases.user, cases.end, torch.from_numpy(ranked))
     mean = 0.7 * scored["pscore"].mean() + 0.3 * scored["like"].mean()
     assert training.evaluate(0)["valid_reward"] == pytest.approx(float(mean), rel=1e-5)
-    changed = recipe(**{"align.reward": "gold,like"})
-    with pytest.raises(RecipeError, match=r"align\.reward='gold': this run's reward model gives"):
+    changed = recipe(**{"align.reward": "follow,like"})
+    says = (
+        r"align\.reward='follow,like': 'follow' cannot be learned from 'toy' \(.*pscore, click, li"
+    )
+    with pytest.raises(RecipeError, match=says):
         run_stage("align", "mix2", recipe=changed, dataset="toy", home=home)
+    with pytest.raises(RecipeError, match=says):  # before a folder is made, not after training
+        run_all("mix3", changed, "toy", home=home)
+    assert not (home / "runs" / "mix3").exists()
 
 
 def test_how_groups_are_sampled_reaches_them(home):
@@ -239,7 +246,7 @@ def test_rsft_trains_on_long_sessions_alone(tmp_path):
 
 
 def test_a_reward_that_is_not_there_is_refused_with_what_is(home):
-    with pytest.raises(RecipeError, match=r"align.reward='long_view': .* gives pscore, click"):
+    with pytest.raises(RecipeError, match=r"align.reward='long_view': .* there are pscore, click"):
         run_stage(
             "align", "x", recipe=recipe(**{"align.reward": "long_view"}), dataset="toy", home=home
         )

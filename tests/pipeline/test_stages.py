@@ -13,6 +13,7 @@ import toy_home
 from safetensors.torch import load_file
 
 import onerec
+from onerec.assembly import setting_of
 from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, OneRecError, RecipeError, RunError
 from onerec.pipeline import STAGES, run, run_stage
@@ -188,6 +189,19 @@ def refuse(
     assert "\n" not in str(caught.value)
     left = home / "runs"
     assert not left.exists() or not [p for p in left.rglob("*") if p.is_file()]
+
+
+def test_a_run_finds_a_dataset_that_lies_outside_its_home(home: Path, tmp_path: Path) -> None:
+    elsewhere = dataset_path("toy", home)
+    recipe = toy_home.make_recipe({"train.steps": "2"})
+    done = run("r", recipe, str(elsewhere), home=tmp_path, stages=("tokenize",))
+    assert done.dataset_folder == elsewhere.resolve()
+    assert setting_of(done, tmp_path).dataset.path == elsewhere.resolve()
+    run_stage("pretrain", "r", home=tmp_path)  # goes on without --dataset
+    assert open_run("r", tmp_path).is_done("pretrain")
+    assert (
+        "dataset_path" not in run("r", recipe, "toy", home=home, stages=("tokenize",)).recipe()
+    ), "its own home needs no path"
 
 
 def test_what_cannot_work_is_refused_before_anything_is_made(home: Path) -> None:

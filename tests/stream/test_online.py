@@ -230,12 +230,12 @@ def test_groups_from_the_log_are_what_visitors_were_shown(home):
 def test_a_reward_that_the_model_does_not_give_is_refused_before_anything_is_served(home):
     run = open_run("r", home)
     setting = setting_of(run, home)
-    align = replace(setting.recipe.align, reward="applause")
+    align = replace(setting.recipe.align, reward="follow")
     setting = replace(setting, recipe=replace(setting.recipe, align=align))
     make = lambda arm: Online(  # noqa: E731
         run, setting, StreamConfig(arm=arm), torch.device("cpu"), home / "refused"
     )
-    with pytest.raises(RecipeError, match=r"align\.reward='applause'"):
+    with pytest.raises(RecipeError, match=r"align\.reward='follow'"):
         make("rsft_ecpo")
     make("rsft")  # which reads no reward
 
