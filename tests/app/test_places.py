@@ -32,8 +32,8 @@ def test_a_run_of_ones_own_on_the_demos_dataset_is_shown_with_it(
     demo = fake_run.build(tmp_path / "demo", dataset="world").home
     own = fake_run.build(tmp_path / "own", run="mine", dataset="world")
     shutil.rmtree(own.home / "datasets")
-    recipe = Run(own.path).recipe() | {"dataset_path": str(demo / "datasets" / "world")}
-    write_json(own.path / "recipe.json", recipe)
+    recipe = Run(own.run).recipe() | {"dataset_path": str(demo / "datasets" / "world")}
+    write_json(own.run / "recipe.json", recipe)
     use_home(own.home, demo)
     assert places.dataset_of("mine", places.run_infos()["mine"]) == "demo/world"
 
