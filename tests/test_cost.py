@@ -199,3 +199,14 @@ def test_a_gpu_counts_where_torch_can_use_it(
         assert cost.cuda_is_here() is here
     finally:
         cost.cuda_is_here.cache_clear()
+
+
+def test_tiny_asks_for_no_more_work_than_fits_its_ninety_seconds() -> None:
+    """On two cores the run takes 58 to 66 s; each limit is a tenth above what it asked for then."""
+    tiny = recipe("tiny")
+    assert estimate(tiny, 5_000).flops < 2.6e12
+    reward, align, rivals = tiny.reward, tiny.align, tiny.baselines
+    assert reward.steps * reward.batch_size <= 106_000
+    assert align.steps * align.users * align.group <= 19_000
+    assert rivals.sasrec_steps * rivals.sasrec_batch_size * rivals.sasrec_trials <= 92_000
+    assert tiny.evaluate.beam * (tiny.evaluate.valid_users + tiny.evaluate.recommend_users) <= 132e3
