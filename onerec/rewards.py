@@ -133,13 +133,23 @@ class RewardModel:
         """Probabilities of every behaviour and the fused score of candidates (B, M): (B, M) each.
 
         `items` holds indices, -1 for nobody's codes: those score 0.
+
+        Raises:
+            RunError: a score is no number.
         """
         device = self.exposures.contexts.device
         with evaluating(self.model), autocast(device):
             scores = self.model(self.exposures.candidates(user, end, items))
         named = self._named(scores)
         there = items.to(device) >= 0
-        return {name: value.float().sigmoid() * there for name, value in named.items()}
+        found = {name: value.float().sigmoid() * there for name, value in named.items()}
+        if not torch.stack(list(found.values())).isfinite().all():  # one wait for a GPU
+            bad = [name for name, value in found.items() if not value.isfinite().all()]
+            raise RunError(
+                f"the reward model's {', '.join(bad)} of some items is no number: train it again "
+                "in a new run, with a lower reward.learning_rate"
+            )
+        return found
 
     def logged(self, rows: Ints) -> dict[str, NDArray[np.float64]]:
         """The same of logged rows (N,): (N,) each."""

@@ -1,5 +1,6 @@
 """A run's reward model: measured as others measure, refused where it does not belong."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -203,3 +204,12 @@ def test_the_fusion_may_be_narrower_or_wider(aligned):
     recipe = replace(setting.recipe, reward=replace(setting.recipe.reward, width=16))
     with pytest.raises(RunError, match="another recipe or tokenizer wrote it"):
         RewardModel.load(run, replace(setting, recipe=recipe), CPU)
+
+
+def test_a_reward_that_is_no_number_is_told_in_one_line(reward):
+    broken = RewardModel(copy.deepcopy(reward.model), reward.exposures)
+    with torch.no_grad():
+        for parameter in broken.model.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(RunError, match="is no number: train it again"):
+        broken.score(np.zeros(1, np.int64), np.array([3]), torch.tensor([[1, 2]]))
