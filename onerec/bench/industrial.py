@@ -205,6 +205,8 @@ def main(words: Sequence[str] | None = None) -> None:
         write_part(done, chosen.out)
         return
     refuse_below_one(chosen, ("seeds", "jobs", "steps"))
+    if 1 not in chosen.alphas or not all(0 <= alpha <= 1 for alpha in chosen.alphas):
+        parser.error("--alphas lie from 0 to 1, and 1, with which the others compare, is needed")
     known_world(setting_of(open_run(chosen.run, chosen.home), chosen.home))  # or there is no truth
     grid = itertools.product(range(chosen.seeds), chosen.limits, chosen.alphas)
     first = chosen.limits[0]  # alpha = 1 is the same for every limit

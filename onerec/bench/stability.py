@@ -198,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     if chosen.run is None:
         parser.error("--run is needed")
-    refuse_below_one(chosen, ("seeds",))
+    refuse_below_one(chosen, ("seeds", "steps"))
     set_threads(1)
     part, parts = chosen.share
     runs = []

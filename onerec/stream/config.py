@@ -44,6 +44,8 @@ class StreamConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name}={value}: needs at least 1")
+        if self.seed < 0:
+            raise RecipeError(f"seed={self.seed}: needs 0 or more")
         if self.lag < 0 or not 0 < self.share <= 1:
             raise RecipeError(f"lag={self.lag} must be 0 or more, share={self.share} in (0, 1]")
 

@@ -72,3 +72,16 @@ def test_one_case_on_a_small_world(tmp_path):
     assert plain["watch_s"] > 0
     assert len(plain["filter"]) == 4
     assert set(less) == set(plain) - {"filter"}
+
+
+@pytest.mark.parametrize("alphas", [["0.5"], ["1", "2"]])
+def test_alphas_without_1_or_beyond_it_are_refused_before_anything_is_trained(
+    alphas, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(industrial, "open_run", lambda *_: None)
+    monkeypatch.setattr(industrial, "setting_of", lambda *_: None)
+    monkeypatch.setattr(industrial, "known_world", lambda *_: None)
+    words = ["--run", "r", "--out", str(tmp_path / "x.json"), "--alphas", *alphas]
+    with pytest.raises(SystemExit):
+        industrial.main(words)
+    assert "--alphas lie from 0 to 1" in capsys.readouterr().err

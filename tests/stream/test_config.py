@@ -15,6 +15,7 @@ from onerec.stream.config import ARMS, ROUNDS, StreamConfig, check_log, rounds_o
         ({"rounds": 0}, "rounds=0: needs at least 1"),
         ({"share": 0.0}, r"share=0\.0"),
         ({"lag": -1}, "lag=-1"),
+        ({"seed": -1}, "seed=-1: needs 0 or more"),
     ],
 )
 def test_refusals(wrong, message):
