@@ -41,8 +41,23 @@ def test_every_behaviour_has_both_models_on_the_same_rows(compared):
         assert line["auc_difference"] == pytest.approx(difference, abs=1e-5)
         assert line["auc_difference_ci"][0] <= line["auc_difference_ci"][1]
         assert line["judged"] == (line["positives"] >= 10)
-        assert line["met"] == (not line["judged"] or difference >= -pscore.MARGIN)
+        assert line["met"] == pscore.met(line)
     json.dumps(compared, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("judged", "auc", "within", "met"),
+    [
+        (True, 0.01, 0.0, True),
+        (True, -0.005, -0.005, True),
+        (True, -0.006, 0.1, False),
+        (True, 0.1, -0.006, False),
+        (False, -0.1, -0.1, True),
+    ],
+)
+def test_what_counts_is_auc_and_the_order_within_users(judged, auc, within, met):
+    line = {"judged": judged, "auc_difference": auc, "gauc_at_once_difference": {"mean": within}}
+    assert pscore.met(line) == met
 
 
 def test_both_get_the_same_number_of_trials(compared):

@@ -192,13 +192,13 @@ def refuse(
 
 
 def test_a_run_finds_a_dataset_that_lies_outside_its_home(home: Path, tmp_path: Path) -> None:
-    elsewhere = dataset_path("toy", home)
+    elsewhere, other = dataset_path("toy", home), tmp_path / "another_home"
     recipe = toy_home.make_recipe({"train.steps": "2"})
-    done = run("r", recipe, str(elsewhere), home=tmp_path, stages=("tokenize",))
+    done = run("r", recipe, str(elsewhere), home=other, stages=("tokenize",))
     assert done.dataset_folder == elsewhere.resolve()
-    assert setting_of(done, tmp_path).dataset.path == elsewhere.resolve()
-    run_stage("pretrain", "r", home=tmp_path)  # goes on without --dataset
-    assert open_run("r", tmp_path).is_done("pretrain")
+    assert setting_of(done, other).dataset.path == elsewhere.resolve()
+    run_stage("pretrain", "r", home=other)  # goes on without --dataset
+    assert open_run("r", other).is_done("pretrain")
     assert (
         "dataset_path" not in run("r", recipe, "toy", home=home, stages=("tokenize",)).recipe()
     ), "its own home needs no path"
