@@ -26,6 +26,7 @@ from onerec import metrics
 from onerec.baselines.ranking import Histories, IntArray, rank_all, tie_order
 from onerec.common import evaluating
 from onerec.loop import Trainee, loop
+from onerec.model.products import Linear
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 if TYPE_CHECKING:
@@ -78,12 +79,10 @@ class Block(nn.Module):
         super().__init__()
         self.heads = max(1, width // HEAD_WIDTH)
         self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.norm_feed = nn.LayerNorm(width)
-        self.feed = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.feed = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from onerec.loop import Trainee, loop
 from onerec.model.pathways import Batch, Events, ItemTable, Vocabulary
+from onerec.model.products import Linear
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 
@@ -57,16 +58,16 @@ class TwoTower(nn.Module):
             {name: nn.Embedding(n + 1, dim) for name, (n, dim) in sizes.items() if n}
         )
         content = items.content.shape[1]
-        self.content = nn.Linear(content, width, bias=False) if content else None
+        self.content = Linear(content, width, bias=False) if content else None
         known = sum(dim for n, dim in sizes.values() if n) + (width if content else 0)
         self.item_tower = nn.Sequential(
-            nn.Linear(known, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            Linear(known, 2 * width), nn.GELU(), Linear(2 * width, width)
         )
-        self.event = nn.Linear(known + vocabulary.behaviours, width)
+        self.event = Linear(known + vocabulary.behaviours, width)
         self.static = nn.ModuleList(nn.Embedding(n + 1, part) for n in vocabulary.user_features)
         read = 2 * width + part * len(vocabulary.user_features)
         self.user_tower = nn.Sequential(
-            nn.Linear(read, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            Linear(read, 2 * width), nn.GELU(), Linear(2 * width, width)
         )
         for table in [*self.tables.values(), *self.static]:
             nn.init.normal_(table.get_parameter("weight"), std=0.05)

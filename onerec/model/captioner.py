@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.errors import RecipeError
-from onerec.model.layers import Linear, RMSNorm, SelfAttention, SwiGLU
+from onerec.model.layers import RMSNorm, SelfAttention, SwiGLU
+from onerec.model.products import Linear
 from onerec.model.sizes import ffn_hidden
 
 PADDING = 0

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from onerec.common import evaluating
 from onerec.errors import DataError, RecipeError
-from onerec.model.layers import CrossAttention, Linear, RMSNorm
+from onerec.model.layers import CrossAttention, RMSNorm
+from onerec.model.products import Linear
 from onerec.model.qformer import QFormerBlock
 from onerec.model.sizes import ITEM_QFORMER_HEADS
 from onerec.tokenizer.content import Precomputed

@@ -17,35 +17,12 @@ from torch import Tensor, nn
 
 from onerec.model import packing as packing_of
 from onerec.model.packing import Packing
+from onerec.model.products import Linear, fusable, fused_gate
 from onerec.model.sizes import ffn_hidden
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 
 EPSILON = 1e-6  # RMSNorm; the paper prints none, ours
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# MKL leaves half of an AMD core unused; on Intel, known by its matrix tiles, MKL is the faster one.
-MKL_IS_FAST = torch.cpu._is_amx_tile_supported()
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` that asks oneDNN where nothing needs a gradient on a CPU and MKL is slow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if MKL_IS_FAST or not fusable(x, self.weight):
-            return F.linear(x, self.weight, self.bias)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y
-
-
-def fusable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's products with something done to their result can be used.
-
-    Not for packed tokens (T, D), whose number is another one in each batch: oneDNN makes a plan for
-    each that costs more than it saves. Nor for what torch.compile makes: it fuses by itself.
-    """
-    plain = x.is_cpu and x.dtype == weight.dtype == torch.float32
-    plain = plain and not torch.compiler.is_compiling()
-    return ONEDNN and plain and x.ndim > 2 and x.numel() > 0 and not torch.is_grad_enabled()
 
 
 class RMSNorm(nn.RMSNorm):
@@ -264,14 +241,6 @@ class _Gated(torch.autograd.Function):
         return result
 
 
-def fused_gate(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate x) * (up x) in two oneDNN products: weights (F, D), x (..., D) -> (..., F)."""
-    product = torch.ops.mkldnn._linear_pointwise
-    opened: Tensor = product(x, gate, None, "swish", [1.0], "")
-    y: Tensor = product.binary(x, opened, up, None, "mul")
-    return y
-
-
 class EncoderBlock(nn.Module):
     """z <- z + SelfAttn(RMSNorm(z)); z <- z + FFN(RMSNorm(z)), bidirectional (V1 section 2.2).
 
@@ -291,8 +260,7 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """Tokens of a grid, (T, D) or (B, S, D) -> the same; they see those of their own row."""
         x = plus(x, self.dropout(self.attention.packed(self.attention_norm(x), packing)))
-        counted = packing.mask if packing.rows is None else None  # padding: no load
-        return plus(x, self.dropout(self.ffn(self.ffn_norm(x), counted)))
+        return plus(x, self.dropout(self.ffn(self.ffn_norm(x), packing.counted)))
 
 
 class DecoderBlock(nn.Module):

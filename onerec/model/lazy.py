@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from onerec.model.layers import (
     KeyValue,
-    Linear,
     RMSNorm,
     SelfAttention,
     attend,
@@ -35,6 +34,7 @@ from onerec.model.layers import (
 from onerec.model.onerec import Memory, OneRec, OneRecConfig
 from onerec.model.packing import Packing
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
+from onerec.model.products import Linear
 from onerec.model.sizes import (
     ContextConfig,
     expert_blocks,

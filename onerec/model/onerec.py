@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from onerec.common import in_float32
 from onerec.model import packing
-from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, Linear, RMSNorm, SwiGLU
+from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, RMSNorm, SwiGLU
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+from onerec.model.products import Linear
 from onerec.model.qformer import QFormer, QFormerConfig
 from onerec.model.routers import CompetitionRouter
 from onerec.model.sizes import (

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from onerec.model.products import ROUND
+
 # Of a grid: from here on moving tokens about costs a CPU more than the padding does. With gradients
 # the padding costs three times as much, and nothing is gained from fused products.
 FULL, FULL_IN_TRAINING = 0.85, 0.97
@@ -33,6 +35,7 @@ class Packing:
     """Which places of a grid exist, `mask` (B, S) bool, and at which of them the tokens stand.
 
     `rows` (T,) int64 are flat places, distinct, in any order; None where every place has a token.
+    The last `spare` of them are places of the padding, there to make the number a round one.
     `segments` (2 B + 1,) int32 are where the tokens and the padding of each row begin in the flat
     grid, and its end; None where a row's tokens are not all in front.
     """
@@ -40,6 +43,14 @@ class Packing:
     mask: Tensor
     rows: Tensor | None = None
     segments: Tensor | None = None
+    spare: int = 0
+
+    @property
+    def counted(self) -> Tensor | None:
+        """Which of the tokens exist, in their own shape; None where all do."""
+        if self.rows is None:
+            return self.mask
+        return self.mask.view(-1)[self.rows] if self.spare else None
 
     @property
     def attendable(self) -> Tensor:
@@ -66,6 +77,23 @@ class Packing:
         if self.rows is None or not stays(len(self.rows), self.mask):
             return tokens, self
         return self.unpack(tokens), Packing(self.mask)
+
+
+def rounded(tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
+    """Tokens (T, W) of a training batch with zeros behind them, up to a multiple of `ROUND`.
+
+    They take places of the padding: nothing attends to them, no load counts them, and so no
+    gradient comes from them. Without gradients, or where there is too little padding, as they are.
+    """
+    rows = packing.rows
+    short = 0 if rows is None else -len(rows) % ROUND
+    if rows is None or not short or not torch.is_grad_enabled():
+        return tokens, packing
+    free = (~packing.mask).view(-1).nonzero()[:short, 0]
+    if len(free) < short:
+        return tokens, packing
+    tokens = F.pad(tokens, (0, 0, 0, short))
+    return tokens, Packing(packing.mask, torch.cat((rows, free)), None, short)
 
 
 def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from onerec.model import packing
 from onerec.model.batch import Batch, Events
-from onerec.model.layers import Linear
 from onerec.model.packing import Packing
+from onerec.model.products import Linear
 from onerec.model.qformer import QFormer
 from onerec.model.sizes import feature_widths
 
@@ -316,7 +316,8 @@ class Pathways(nn.Module):
             length = part.shape[1]
             places.append(own // length * mask.shape[1] + own % length + begin)
             begin += length
-        return Packing(mask, torch.cat(places)).filled(torch.cat(tokens))
+        packed = Packing(mask, torch.cat(places)).filled(torch.cat(tokens))
+        return packing.rounded(*packed)
 
     def _sides(
         self, sides: dict[str, Events], items: ItemTable, codes: CodeEmbedding

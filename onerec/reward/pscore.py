@@ -31,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onerec.model.layers import Linear
 from onerec.model.pathways import Batch, Events, ItemTable
+from onerec.model.products import Linear
 from onerec.reward.cross import CROSS, cross_features
 
 STANDARD_LIMIT = 5.0  # standard deviations at which a feature is cut

@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from onerec.bench import serving
 from onerec.bench.serving import contexts, main, model_and_trie
 from onerec.count import Cardinalities, Counter
-from onerec.model import layers
 from onerec.model import onerec as model_file
 from onerec.model.generate import beam_search
 from onerec.recipes import recipe
@@ -26,7 +25,6 @@ SMALL = {
 @pytest.mark.parametrize("kind", ["dense", "experts", "lazy", "lifelong"])
 def test_operations_are_those_that_torch_counts(kind, monkeypatch):
     monkeypatch.setattr(model_file, "PER_CODE", 10**9)  # nothing is worked out once for all beams
-    monkeypatch.setattr(layers, "ONEDNN", False)  # whose products torch does not count
     changes = {
         "dense": {"model.experts": "0"},
         "experts": {"model.experts": "3"},

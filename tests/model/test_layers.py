@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from onerec.model import layers
+from onerec.model import layers, products
 from onerec.model.layers import (
     CrossAttention,
     DecoderBlock,
     EncoderBlock,
-    Linear,
     RMSNorm,
     SelfAttention,
     SwiGLU,
@@ -119,20 +118,6 @@ def test_attention_without_gradients_equals_attention_with_them(masked):
         torch.testing.assert_close(attend(q, k, v, mask), expected)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_without_gradients_equals_linear_with_them(bias):
-    torch.manual_seed(7)
-    layer = Linear(5, 3, bias=bias)
-    for shape in ((4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5)):
-        x = torch.randn(shape)
-        with torch.no_grad():
-            got = layer(x)
-        torch.testing.assert_close(got, layer(x).detach())
-        wide = x.repeat_interleave(2, -1)[..., ::2]  # not contiguous
-        with torch.no_grad():
-            torch.testing.assert_close(layer(wide), got)
-
-
 def test_sequences_of_one_context_do_not_see_one_another():
     torch.manual_seed(3)
     block = DecoderBlock(8, 2, 0.0, SwiGLU(8, 16)).double()
@@ -221,6 +206,6 @@ def test_the_fused_gate_is_the_gate_written_out():
     wanted = (torch.nn.functional.silu(gate) * up) @ block.down.weight.T
     assert torch.allclose(block(x), wanted, atol=1e-4)  # with gradients: written out
     with torch.no_grad():
-        assert layers.fusable(x, block.gate_up.weight) == layers.ONEDNN
+        assert products.fusable(x, block.gate_up.weight) == products.ONEDNN
         assert torch.allclose(block(x), wanted, atol=1e-4)
         assert torch.equal(block.double()(x.double()), block(x.double()))  # never in float64

@@ -2,7 +2,10 @@
 
 import torch
 
-from onerec.model.packing import Packing, in_front, packs, segments_serve
+from onerec.model import packing
+from onerec.model.layers import EncoderBlock
+from onerec.model.moe import MixtureOfExperts
+from onerec.model.packing import Packing, in_front, packs, rounded, segments_serve
 
 MASK = torch.tensor([[True, False, True], [True, False, False]])
 ROWS = torch.tensor([3, 0, 2])
@@ -84,3 +87,38 @@ def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
     ]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not segments_serve(device, 8)
+
+
+def test_a_training_batch_has_a_round_number_of_tokens_that_change_nothing(monkeypatch):
+    monkeypatch.setattr(packing, "ROUND", 2)
+    tokens = torch.tensor([[1.0], [2.0], [3.0]])
+    more, where = rounded(tokens, Packing(MASK, ROWS))
+    assert more[:, 0].tolist() == [1.0, 2.0, 3.0, 0.0]
+    assert where.rows.tolist() == [3, 0, 2, 1]  # the first place of the padding
+    assert where.spare == 1
+    assert where.counted.tolist() == [True, True, True, False]
+    assert where.unpack(more)[MASK].equal(Packing(MASK, ROWS).unpack(tokens)[MASK])
+    torch.manual_seed(0)
+    block = EncoderBlock(8, 2, 0.0, MixtureOfExperts(8, 8, 2, 1)).train()
+    x = torch.randn(3, 8, requires_grad=True)
+    plain = block(x, Packing(MASK, ROWS))
+    load = block.ffn.load.clone()
+    block.ffn.load.zero_()
+    again = block(*rounded(x, Packing(MASK, ROWS)))
+    torch.testing.assert_close(again[:3], plain)
+    assert block.ffn.load.equal(load), "no load counts what does not exist"
+    (one,) = torch.autograd.grad(plain.square().sum(), x)
+    (other,) = torch.autograd.grad(again[:3].square().sum(), x)
+    torch.testing.assert_close(one, other)
+
+
+def test_tokens_stay_as_they_are_where_rounding_is_not_wanted_or_not_possible(monkeypatch):
+    monkeypatch.setattr(packing, "ROUND", 2)
+    tokens, where = torch.ones(3, 1), Packing(MASK, ROWS)
+    with torch.no_grad():
+        assert rounded(tokens, where)[1] is where
+    assert rounded(tokens, Packing(MASK))[1].spare == 0  # a grid
+    full = Packing(torch.ones(1, 3).bool(), torch.arange(3))
+    assert rounded(tokens, full)[1] is full  # no padding to take
+    monkeypatch.setattr(packing, "ROUND", 3)
+    assert rounded(tokens, where)[1] is where

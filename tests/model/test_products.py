@@ -1,0 +1,92 @@
+"""Products by oneDNN: the same as torch's, with gradients, and only where they pay."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from onerec.model import products
+from onerec.model.products import ROUND, Linear, product
+
+needs_onednn = pytest.mark.skipif(not products.ONEDNN, reason="torch was built without oneDNN")
+SHAPES = [(4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5), (ROUND, 5)]
+
+
+@pytest.fixture(autouse=True)
+def mkl_is_slow(monkeypatch):
+    """As on AMD, whatever the machine of the tests."""
+    monkeypatch.setattr(products, "MKL_IS_FAST", False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_it_is_the_linear_layer_with_and_without_gradients(shape, bias):
+    torch.manual_seed(7)
+    layer = Linear(5, 3, bias=bias)
+    x = torch.randn(shape)
+    wanted = F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), wanted)
+    wide = x.repeat_interleave(2, -1)[..., ::2]  # not contiguous
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), wanted)
+        torch.testing.assert_close(layer(wide), wanted)
+    torch.testing.assert_close(layer(wide), wanted)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (3, 5), (4, 4)])
+@pytest.mark.parametrize("shape", [(ROUND,), (2, 3), (2, 2, 3)], ids=str)
+def test_gradients_are_those_of_float64(shape, inputs, outputs):
+    torch.manual_seed(8)
+    x = torch.randn(*shape, inputs, requires_grad=True)
+    weight = torch.randn(outputs, inputs, requires_grad=True)
+    bias = torch.randn(outputs, requires_grad=True)
+    grad = torch.randn(*shape, outputs)
+    found = torch.autograd.grad(product(x, weight, bias), (x, weight, bias), grad)
+    exact = [value.detach().double().requires_grad_() for value in (x, weight, bias)]
+    wanted = torch.autograd.grad(F.linear(*exact), exact, grad.double())
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=1e-5)
+
+
+@needs_onednn
+def test_the_other_library_is_asked_where_a_shape_comes_again_or_the_work_is_worth_a_plan(
+    monkeypatch,
+):
+    asked = []
+    linear = products._linear
+    monkeypatch.setattr(products, "_linear", lambda *a: (asked.append(a[0].shape), linear(*a))[1])
+    weight = torch.randn(6, 4, requires_grad=True)
+
+    def asks(x: torch.Tensor) -> bool:
+        asked.clear()
+        product(x, weight)
+        return bool(asked)
+
+    assert asks(torch.randn(2, 3, 4))
+    assert asks(torch.randn(2 * ROUND, 4))
+    assert not asks(torch.randn(ROUND + 1, 4))
+    with torch.no_grad():
+        assert asks(torch.randn(2, 3, 4))
+        assert not asks(torch.randn(ROUND, 4)), "packed tokens are not rounded without gradients"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not asks(torch.randn(2, 3, 4))
+    monkeypatch.setattr(products, "PLANNED", 10 * 24)
+    assert asks(torch.randn(10, 4))
+    assert not asks(torch.randn(9, 4))
+    monkeypatch.setattr(products, "MKL_IS_FAST", True)
+    assert not asks(torch.randn(2, 3, 4))
+
+
+def test_torch_counts_the_operations():
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    weight = torch.randn(6, 4, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        product(x, weight).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * math.prod((2, 3, 4, 6))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if products.fusable(x, weight):
+            products.fused_gate(x, weight, weight)
+            assert counter.get_total_flops() == 2 * 2 * math.prod((2, 3, 4, 6))
