@@ -84,7 +84,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _linear(x, weight, bias)
+        y = _linear(x, weight, bias)
+        unviewed: Tensor = torch.ops.aten._unsafe_view(y, y.shape)  # else autograd takes it for one
+        return unviewed
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

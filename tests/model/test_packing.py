@@ -1,6 +1,7 @@
 """Tokens in and out of the grid."""
 
 import torch
+from torch import nn
 
 from onerec.model import packing
 from onerec.model.layers import EncoderBlock
@@ -100,6 +101,8 @@ def test_a_training_batch_has_a_round_number_of_tokens_that_change_nothing(monke
     assert where.unpack(more)[MASK].equal(Packing(MASK, ROWS).unpack(tokens)[MASK])
     torch.manual_seed(0)
     block = EncoderBlock(8, 2, 0.0, MixtureOfExperts(8, 8, 2, 1)).train()
+    for weight in block.parameters():
+        nn.init.normal_(weight, std=0.3)
     x = torch.randn(3, 8, requires_grad=True)
     plain = block(x, Packing(MASK, ROWS))
     load = block.ffn.load.clone()

@@ -14,7 +14,6 @@ import torch
 import toy_home
 
 from onerec.assembly import setting_of
-from onerec.checkpoint import load_tensors
 from onerec.common import set_threads
 from onerec.pipeline import run, stages
 from onerec.pipeline.companion import Companion, worth_a_companion
@@ -22,6 +21,7 @@ from onerec.pipeline.rivals import (
     BEFORE,
     ENDS,
     finished_rival,
+    list_before,
     made_before,
     threads_for,
     train_rival,
@@ -159,8 +159,8 @@ def test_a_companion_lists_the_policy_before_alignment_too(aligned: Path, tmp_pa
     companion.stop()
     made = made_before(done, BEFORE)
     assert made is not None
-    after = load_tensors(done.path / "baselines" / "lists.safetensors")
-    assert np.array_equal(made[BEFORE], after[BEFORE].numpy())
+    here = list_before(done, setting_of(done), CPU)
+    assert np.array_equal(made[BEFORE], here[BEFORE])
     assert made_before(done, ENDS) == {}
 
 
