@@ -171,7 +171,7 @@ def attention(model: OneRec, batch: Batch, places: Places, codes: Tensor) -> Att
         memory = model.encode(batch)
         model.decode(codes.to(batch.target.device)[None, None, :-1], memory)
     layers = [
-        attention_weights(query, key, memory.attendable, model.config.heads)
+        attention_weights(query, key, memory.mask[:, None, None], model.config.heads)
         for query, (key, _) in zip(queries, memory.keys_values, strict=True)
     ]
     weights = torch.stack(layers).mean((0, 2))[0]  # (Y, 1, H, L, S) -> (L, S)

@@ -97,7 +97,8 @@ class ModelConfig:
     `kind` is encoder_decoder (V1) or lazy (V2: no encoder, so `encoder_layers` is not read, and the
     section `context` is). `expert_blocks` says which blocks hold the `experts`: decoder (all of
     it), alternate (every second block of encoder and decoder) or late (the decoder's but the first
-    two).
+    two). `residual` is the dtype of what the encoder's blocks add to where products are bfloat16,
+    on a GPU: float32, or bfloat16, which is faster at a loss of digits. Else nothing reads it.
     """
 
     kind: str = "encoder_decoder"
@@ -112,6 +113,7 @@ class ModelConfig:
     label_smoothing: float = 0.0
     tied_output: bool = False
     balance_rate: float = 0.001
+    residual: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
         "routing.competition_warmup": "0.2",
         "model.dropout": "0.25",
         "model.label_smoothing": "0.05",
+        "model.residual": "bfloat16",
         "model.tied_output": "true",
         "model.expert_blocks": "alternate",
         "history.short_length": "4",
@@ -91,6 +92,7 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
     )
     assert len(made.mixtures()) == 2  # the second block of each side
     assert (config.dropout, config.label_smoothing) == (0.25, 0.05)
+    assert config.residual == "bfloat16"
     assert (config.short_length, config.positive_length) == (4, 6)
     assert (vocabulary.item_input, vocabulary.tied_output) == ("codes", True)
     assert vocabulary.sizes == ids.sizes

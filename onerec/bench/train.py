@@ -1,7 +1,7 @@
 """Training speed of a recipe, and the share of the hardware that it uses.
 
     python -m onerec.bench.train --json [--recipe small] [--steps 30] [--stream]
-                                 [--compile] [--set KEY=VALUE ...]
+                                 [--compile] [--micro-batches N] [--ready] [--set KEY=VALUE ...]
 
 The recipe trains on the built-in world through the real path: its own iterator, loss, optimiser and
 loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
@@ -13,7 +13,9 @@ the beginning and the end. `onerec.bench.train_peer` compares with T5.
 
 With --compile (or --set train.compile=true) the model's blocks are compiled. That happens in the
 steps before those that are timed, which took `warm_up_seconds`; `torch_compile` counts the graphs
-and what broke them, in all steps (null without).
+and what broke them, in all steps (null without). With --micro-batches a step adds up the gradients
+of so many parts of its batch. With --ready the pathways are left out: what they make of the first
+batches is kept and used again, nothing of them is trained, and their operations are not counted.
 """
 
 from __future__ import annotations
@@ -32,23 +34,27 @@ import torch
 from onerec.assembly import Setting, load_semantic_ids
 from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
-from onerec.common import pick_device, set_threads
+from onerec.common import autocast, pick_device, set_threads
 from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
 from onerec.data.sources.world import make_world_dataset
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.model.onerec import Batch, OneRec
+from onerec.model.packing import Packing
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.feeding import prepare_stream, training_batches
 from onerec.recipes import parse_overrides, recipe
 from onerec.runs import Run
 from onerec.throughput import counts
 from onerec.train import compiled
+from onerec.train.data_parallel import DataParallel
+from onerec.train.distributed import Processes
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 from onerec.world import WorldConfig
 
 WARM_UP = 5
+BEFORE_ENCODER = ("pathways", "qformer")
 WORLD = WorldConfig(n_items=4_000, n_users=2_000)
 
 
@@ -60,6 +66,8 @@ def run(
     out: Path | None = None,
     world: WorldConfig = WORLD,
     stream: bool = False,
+    micro_batches: int = 1,
+    ready: bool = False,
     words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train `steps` steps of a recipe, by default `small`, and measure them."""
@@ -71,7 +79,7 @@ def run(
         made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
         setting = with_lifelong(Setting.of(chosen, dataset), made, device)
         set_threads(threads)
-        measured = measure(made, setting, device, steps, stream)
+        measured = measure(made, setting, device, steps, stream, micro_batches, ready)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     result = {
         "benchmark": "train",
@@ -79,6 +87,8 @@ def run(
         "commit": commit(),
         "recipe": chosen.name,
         "device": on if device.type == "cuda" else f"{on}, {threads} threads",
+        "micro_batches": micro_batches,
+        "encoder_input_ready": ready,
         **measured,
     }
     if out is not None:
@@ -87,7 +97,13 @@ def run(
 
 
 def measure(
-    made: Run, setting: Setting, device: torch.device, steps: int, stream: bool = False
+    made: Run,
+    setting: Setting,
+    device: torch.device,
+    steps: int,
+    stream: bool = False,
+    micro_batches: int = 1,
+    ready: bool = False,
 ) -> dict[str, Any]:
     """Speed, utilisation, memory and loss of `steps` steps after `WARM_UP` that are not timed."""
     chosen = setting.recipe
@@ -100,11 +116,15 @@ def measure(
     contexts = setting.contexts(device, tables="cpu" if stream else None)
     with training_batches(setting, made, contexts, order="shuffled", stream=stream) as source:
         batches = Counted(source)
-        losses, seconds, warm_up = _train(model, batches, setting, device, steps)
+        source = Ready(model, batches, micro_batches) if ready else batches
+        losses, seconds, warm_up = _train(model, source, setting, device, steps, micro_batches)
     rate = steps * chosen.train.batch_size / seconds
-    events, clusters, targets = batches.means(WARM_UP)
+    events, clusters, targets = batches.means(0 if ready else WARM_UP)
     counter = Counter(chosen, Cardinalities.of(model.vocabulary))
     flops = counter.training_flops(events, targets, clusters=clusters)
+    if ready:
+        parts = counter.forward_flops(events, targets, clusters=clusters)
+        flops -= 3 * sum(parts.get(name, 0.0) for name in BEFORE_ENCODER)
     peak = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     used = mfu(flops, rate, peak)
     return {
@@ -125,14 +145,22 @@ def measure(
 
 
 def _train(
-    model: OneRec, batches: Counted, setting: Setting, device: torch.device, steps: int
+    model: OneRec,
+    batches: Callable[[int], Batch],
+    setting: Setting,
+    device: torch.device,
+    steps: int,
+    micro_batches: int = 1,
 ) -> tuple[list[float], float, float]:
     """The loss of each step, and the seconds of those after `WARM_UP` and of those before."""
     chosen = setting.recipe
     if chosen.train.compile:
         compiled.refuse_without_compiler(device)
-        compiled.compile_blocks(model)
+        compiled.compile_training(model, device.type == "cuda")
     optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
+    parts: DataParallel[Batch] = DataParallel(
+        Processes(micro_batches=micro_batches), model, targets_of, Batch.split
+    )
     trainee = Trainee(
         model=model,
         optimizer=make_adamw(model, optim),
@@ -140,12 +168,47 @@ def _train(
         batch=batches,
         learning_rate=cosine_schedule(optim, WARM_UP + steps),
         after_step=lambda: model.update_router_bias(chosen.model.balance_rate),
+        parallel=parts if micro_batches > 1 else None,
     )
     losses, times = [], [time.perf_counter()]
     for result in loop(trainee, steps=WARM_UP + steps, seed=chosen.seed, device=device):
         losses.append(result.loss)
         times.append(time.perf_counter())  # the loop has read the loss: the device is done
     return losses, times[-1] - times[WARM_UP], times[WARM_UP] - times[0]
+
+
+def targets_of(batch: Batch) -> torch.Tensor:
+    """How many targets the loss of a batch is the mean of."""
+    return (batch.target > 0).sum()
+
+
+class Ready:
+    """The first batches over and over, whose encoder input the model has already.
+
+    What the pathways made of each part of them is kept; gradients go as far as there.
+    """
+
+    def __init__(
+        self, model: OneRec, batches: Callable[[int], Batch], parts: int, kept: int = 2
+    ) -> None:
+        self.batches = [batches(step) for step in range(kept)]
+        self.parts = [part for batch in self.batches for part in batch.split(parts)]
+        self.made = {}
+        for part in self.parts:
+            with autocast(part.target.device):
+                x, where = model.embed(part)
+            if model.config.residual == "bfloat16" and x.is_cuda:
+                x = x.bfloat16()
+            self.made[part.target.data_ptr()] = x.detach(), where
+        model.embed = self.embed  # type: ignore[method-assign]
+
+    def __call__(self, step: int) -> Batch:
+        return self.batches[step % len(self.batches)]
+
+    def embed(self, batch: Batch) -> tuple[torch.Tensor, Packing]:
+        """As `OneRec.embed`, of a part that is known."""
+        x, where = self.made[batch.target.data_ptr()]
+        return x.detach().requires_grad_(), where
 
 
 def graphs() -> dict[str, int]:
@@ -205,10 +268,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=WORLD.n_users, help="of the world")
     parser.add_argument("--history", type=float, default=WORLD.mean_history, help="events a user")
     parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
+    parser.add_argument("--micro-batches", type=int, default=1, help="parts of a step's batch")
+    parser.add_argument("--ready", action="store_true", help="leave the pathways out")
     parser.add_argument("--compile", action="store_true", help="as train.compile=true")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     chosen = parser.parse_args(argv)
-    refuse_below_one(chosen, ("steps", "items", "users"))
+    refuse_below_one(chosen, ("steps", "items", "users", "micro_batches"))
     changes = parse_overrides(chosen.set)
     changes |= {"train.compile": "true"} if chosen.compile else {}
     world = WorldConfig(n_items=chosen.items, n_users=chosen.users, mean_history=chosen.history)
@@ -220,6 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=chosen.out,
         world=world,
         stream=chosen.stream,
+        micro_batches=chosen.micro_batches,
+        ready=chosen.ready,
     )
     if chosen.json:
         print(as_json(result))

@@ -9,6 +9,7 @@ D width, H heads, Dh width of a head.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,8 +22,11 @@ from onerec.model.products import Linear, fusable, fused_gate
 from onerec.model.sizes import ffn_hidden
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
+Mask = Tensor | None  # bool, True for what may be attended to; None where that is all
 
 EPSILON = 1e-6  # RMSNorm; the paper prints none, ours
+FEW = 8  # positions that are too few for a kernel of attention
+CUDNN_HEAD = 128  # the widest head of cuDNN's attention
 
 
 class RMSNorm(nn.RMSNorm):
@@ -85,19 +89,54 @@ def plus(x: Tensor, y: Tensor) -> Tensor:
     return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
 
     `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
     CPU it is written out, as two threads share its batched products better than torch's kernel.
     """
     if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
+        if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
+            return attend_few(q, k, v, mask)
+        if mask is None and cudnn_serves(q):
+            whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[
+                0
+            ]
+            return whole
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():
         scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     y: Tensor = scores.softmax(-1) @ v
     return y
+
+
+def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
+    """As `attend`, for a handful of positions: sums of products in float32, no matrix product.
+
+    Compiled it is one pass over memory, where a kernel made for long sequences has little to do in
+    many blocks.
+    """
+    scores = (q[..., :, None, :].float() * k[..., None, :, :].float()).sum(-1)  # (B, H, T, S)
+    scores = scores * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(-1)[..., None]
+    y: Tensor = (weights * v[..., None, :, :].float()).sum(-2)
+    return y.to(v.dtype)
+
+
+@functools.cache
+def _cudnn_is_fastest(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def cudnn_serves(q: Tensor) -> bool:
+    """Whether attention without a mask is cuDNN's: in half precision from Hopper on."""
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    heads = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD
+    return heads and min(q.shape) > 0 and _cudnn_is_fastest(q.device)
 
 
 class SelfAttention(nn.Module):
@@ -184,11 +223,11 @@ class CrossAttention(nn.Module):
         k, v = (split_heads(part, self.heads) for part in grid.chunk(2, dim=-1))
         return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
 
-    def forward(self, x: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         """(B, Q, D) queries on (B, H, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
         return self.read(self.query(x), memory, mask)
 
-    def read(self, query: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
+    def read(self, query: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         """As `forward`, of queries (B, Q, D) that are made already."""
         q = split_heads(query, self.heads)  # (B, H, Q, Dh)
         result: Tensor = self.out(merge_heads(attend(q, *memory, mask)))
@@ -280,14 +319,19 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeyValue, mask: Tensor, m: int, counted: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: KeyValue,
+        mask: Mask,
+        m: int,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """All positions of M sequences per context, which share its keys and values uncopied.
 
         Args:
             x: (B, 1 + M l, D), the position that the sequences share and the l others of each.
             memory: cross-attention keys and values (B, H, S, Dh).
-            mask: (B, 1, 1, S) bool, True for states that exist.
+            mask: (B, 1, 1, S) bool, True for states that exist; None where all do.
             m: M.
             counted: (B, 1 + M l), how often each token enters the load of a mixture of experts.
         """
@@ -295,7 +339,7 @@ class DecoderBlock(nn.Module):
         return self._read(x, self.cross.query(self.cross_norm(x)), memory, mask, counted)
 
     def step(
-        self, x: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+        self, x: Tensor, memory: KeyValue, mask: Mask, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The next position (B, K, D) of K sequences per context; see `SelfAttention.step`."""
         y, present = self.attention.step(self.attention.qkv(self.attention_norm(x)), past)
@@ -303,7 +347,12 @@ class DecoderBlock(nn.Module):
         return self._read(x, self.cross.query(self.cross_norm(x)), memory, mask), present
 
     def first_step(
-        self, rows: Tensor, code: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+        self,
+        rows: Tensor,
+        code: Tensor,
+        memory: KeyValue,
+        mask: Mask,
+        past: list[KeyValue],
     ) -> tuple[Tensor, list[KeyValue]]:
         """`step` of a first block with x = rows[code]: what a code alone decides is made per code.
 
@@ -333,7 +382,7 @@ class DecoderBlock(nn.Module):
         x: Tensor,
         query: Tensor,
         memory: KeyValue,
-        mask: Tensor,
+        mask: Mask,
         counted: Tensor | None = None,
     ) -> Tensor:
         """Cross-attention, whose queries are made, and feed-forward of x (B, Q, D)."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from onerec.model.layers import (
     KeyValue,
+    Mask,
     RMSNorm,
     SelfAttention,
     attend,
@@ -32,7 +33,7 @@ from onerec.model.layers import (
     split_heads,
 )
 from onerec.model.onerec import Memory, OneRec, OneRecConfig
-from onerec.model.packing import Packing
+from onerec.model.packing import Packing, known_full
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
 from onerec.model.products import Linear
 from onerec.model.sizes import (
@@ -107,14 +108,14 @@ class LazyDecoder(OneRec):
     def embed(self, batch: Batch) -> tuple[Tensor, Packing]:
         """The context's tokens where the pathways leave them: nothing here attends to segments."""
         x, where = self.pathways(batch, self.items, self.codes)
-        return x, where
+        return x, where if where.mask.is_cpu else known_full(where)
 
     def read(self, x: Tensor, where: Packing) -> Memory:
         """The keys and values that the blocks share, made once of the context's tokens."""
         sets = self.context(self.dropout(x), where)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
-        return Memory(where.mask, shared)
+        return Memory(where.mask, shared, where.full)
 
     def lifted(self, embedded: Tensor) -> Tensor:
         """Code embeddings (..., C) -> (..., D)."""
@@ -165,7 +166,7 @@ class LazyCrossAttention(nn.Module):
         self.query = Linear(width, width, bias=False)
         self.out = Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, memory: KeyValue, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         """(B, Q, D) queries on (B, G, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
         q = split_heads(self.query(x), self.heads)  # (B, H, Q, Dh)
         grouped = q.reshape(len(q), self.groups, -1, q.shape[-1])  # (B, G, H/G Q, Dh)
@@ -191,7 +192,12 @@ class LazyBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, memory: KeyValue, mask: Tensor, m: int, counted: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: KeyValue,
+        mask: Mask,
+        m: int,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """x (B, 1 + M l, D), the position that M sequences share and the l others of each."""
         x = x + self.dropout(self.cross(self.cross_norm(x), memory, mask))
@@ -200,7 +206,7 @@ class LazyBlock(nn.Module):
         return x + y
 
     def step(
-        self, x: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+        self, x: Tensor, memory: KeyValue, mask: Mask, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The next position (B, K, D) of K sequences per context; see `SelfAttention.step`."""
         x = x + self.dropout(self.cross(self.cross_norm(x), memory, mask))
@@ -209,7 +215,12 @@ class LazyBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x))), present
 
     def first_step(
-        self, rows: Tensor, code: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+        self,
+        rows: Tensor,
+        code: Tensor,
+        memory: KeyValue,
+        mask: Mask,
+        past: list[KeyValue],
     ) -> tuple[Tensor, list[KeyValue]]:
         """`step` of a first block with x = rows[code], rows (N, D), code (B, K)."""
         return self.step(F.embedding(code, rows), memory, mask, past)

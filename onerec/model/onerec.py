@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from onerec.common import in_float32
 from onerec.model import packing
-from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, RMSNorm, SwiGLU
+from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, Mask, RMSNorm, SwiGLU
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
+from onerec.model.next_token import level_losses
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
 from onerec.model.products import Linear
 from onerec.model.qformer import QFormer, QFormerConfig
@@ -66,6 +67,7 @@ class OneRecConfig:
     router: RouterConfig = field(default_factory=RouterConfig)
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    residual: str = "float32"
     expert_blocks: ExpertBlocks = "decoder"
     lifelong: QFormerConfig | None = None
 
@@ -75,15 +77,16 @@ Cache = list[list[KeyValue]]  # of each decoder layer, position after position
 
 @dataclass
 class Memory:
-    """An encoded context: its mask (B, S), and the keys and values of each decoder layer."""
+    """An encoded context: its mask (B, S), each decoder layer's keys and values; see `Packing`."""
 
     mask: Tensor
     keys_values: list[KeyValue]
+    full: bool = False
 
     @property
-    def attendable(self) -> Tensor:
-        """The mask as attention wants it: (B, 1, 1, S)."""
-        return self.mask[:, None, None]
+    def attendable(self) -> Tensor | None:
+        """The mask as attention wants it: (B, 1, 1, S); None where there is nothing to hide."""
+        return None if self.full else self.mask[:, None, None]
 
 
 class OneRec(nn.Module):
@@ -245,17 +248,21 @@ class OneRec(nn.Module):
         """What the encoder reads: tokens of all pathways, and where they stand."""
         x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid
         if packing.segments_serve(x.device, self.config.width // self.config.heads):
-            x, where = packing.in_front(x, where.mask)
+            where = packing.known_full(where)
+            return (x, where) if where.full else packing.in_front(x, where.mask)
         return x, where
 
     def read(self, x: Tensor, where: packing.Packing) -> Memory:
         """The encoder's blocks over the tokens of `embed`."""
         x = self.dropout(x)
+        if self.config.residual == "bfloat16" and torch.is_autocast_enabled(x.device.type):
+            x = x.bfloat16()
         for block in self.encoder:
             x = block(x, where)
         states = self.encoder_norm(x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
-        return Memory(where.mask, [layer.keys_values(states, where) for layer in cross])
+        keys_values = [layer.keys_values(states, where) for layer in cross]
+        return Memory(where.mask, keys_values, where.full)
 
     # ------------------------------------------------------------------ decoder
 
@@ -310,22 +317,17 @@ class OneRec(nn.Module):
         auxiliary losses are added, each times its weight and summed over layers, as Switch does;
         their parts are `aux_balance` and so on, unweighted and the mean over layers.
         """
-        codes = self.items.codes[batch.target]  # (B, M, L)
-        codes = codes.masked_fill(batch.target[..., None] == 0, -100)
-        parts = [
-            F.cross_entropy(
-                logits.flatten(0, 1),  # float32 under autocast
-                codes[..., level].flatten(),
-                label_smoothing=self.config.label_smoothing,
-            )
-            for level, logits in enumerate(self(batch))
-        ]
+        parts = self.level_losses(batch)
         named = {f"loss_{level}": part.detach() for level, part in enumerate(parts, start=1)}
-        loss = self.over_levels(torch.stack(parts))
+        loss = self.over_levels(parts)
         if not self.training:
             return loss, named
         extra, more = self._auxiliary()
         return (loss if extra is None else loss + extra), named | more
+
+    def level_losses(self, batch: Batch) -> Tensor:
+        """Mean next-token loss of each level (L,), in nats."""
+        return level_losses(self(batch), self.items, batch.target, self.config.label_smoothing)
 
     def _auxiliary(self) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The routers' losses of the last pass: weighted sum, None without any, and their parts."""
@@ -386,7 +388,7 @@ class OneRec(nn.Module):
         return self.decoder_norm(x), present
 
     def _first_step(
-        self, level: int, codes: Tensor, memory: KeyValue, mask: Tensor, past: list[KeyValue]
+        self, level: int, codes: Tensor, memory: KeyValue, mask: Mask, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The first block's step, per code where there are far fewer codes than sequences."""
         block, state = cast(DecoderBlock, self.decoder[0]), (memory, mask, past)

@@ -1,15 +1,17 @@
-"""Blocks of a model compiled for training by torch.compile, in place.
+"""A model compiled for training by torch.compile, in place.
 
     refuse_without_compiler(device)
-    compile_blocks(model)
+    compile_training(model, whole=True)
 
-What is compiled is the forward pass of each encoder and decoder block, one piece of code for all
-blocks that are alike. On a GPU its shapes are the same in every step; on a CPU, where packing drops
-the padding, the second batch makes them variable. Left as they are: the pathways, whose sizes
-depend on the data; loss and heads; and everything that does not train. A block in evaluation or
-without gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts
-are compiled where one grouped kernel does them, and on a CPU, where each has another number of rows
-in each batch, they are a break in the graph.
+On a GPU everything from the pathways' tokens to the losses of the levels is one piece of code, so
+that norms, gates, sums and casts between two products are one pass over memory. Its shapes are the
+same in every step. On a CPU, where packing drops the padding and the second batch makes shapes
+variable, and where fully_shard's hooks have to run in between, it is the forward pass of each
+encoder and decoder block, one piece for all blocks that are alike. Left as they are: the pathways,
+whose sizes depend on the data, and everything that does not train: a model in evaluation or without
+gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts are
+compiled where one grouped kernel does them, and on a CPU, where each has another number of rows in
+each batch, they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
 first, then shard. With dropout other masks are drawn than without compiling (from the same seeds);
@@ -27,10 +29,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onerec.errors import RecipeError, RunError
+from onerec.model.batch import Batch
+from onerec.model.next_token import level_losses
 from onerec.model.onerec import OneRec
+from onerec.model.packing import Packing
 
 BACKEND = "inductor"
 
@@ -58,8 +63,35 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(forward, backend=BACKEND)
 
 
-def compile_blocks(model: OneRec) -> None:
-    """From now on the model's blocks train compiled; nothing is compiled before the first step."""
+class WholeLosses:
+    """What stands in for a model's `level_losses`: compiled in training, else the model's own."""
+
+    def __init__(self, model: OneRec) -> None:
+        self.model = model
+
+    def __call__(self, batch: Batch) -> Tensor:
+        model = self.model
+        if not (model.training and torch.is_grad_enabled()):
+            return type(model).level_losses(model, batch)
+        x, where = model.embed(batch)
+        losses: Tensor = _compiled(losses_of)(model, x, where, batch.target)
+        return losses
+
+
+def losses_of(model: OneRec, x: Tensor, where: Packing, target: Tensor) -> Tensor:
+    """The losses of the levels (L,) from what `model.embed` made of a batch."""
+    logits = model.target_logits(model.read(x, where), target)
+    return level_losses(logits, model.items, target, model.config.label_smoothing)
+
+
+def compile_training(model: OneRec, whole: bool) -> None:
+    """From now on the model trains compiled; nothing is compiled before the first step.
+
+    `whole`: in one piece; else block by block.
+    """
+    if whole:
+        model.level_losses = WholeLosses(model)  # type: ignore[method-assign]
+        return
     for block in (*model.encoder, *model.decoder):
         block.forward = BlockForward(block)
 

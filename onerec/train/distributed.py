@@ -34,7 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 from onerec.errors import OneRecError, RecipeError, RunError
 from onerec.model.layers import DecoderBlock
 from onerec.model.onerec import OneRec
-from onerec.train.compiled import compile_blocks
+from onerec.train.compiled import compile_training
 
 Word = Literal["join", "go", "stop", "end", "failed"]
 
@@ -238,7 +238,7 @@ class Processes:
             for whole, part in zip(model.mixtures(), trained.mixtures(), strict=True):
                 whole.last_load = part.last_load
         if compiled:
-            compile_blocks(trained)
+            compile_training(trained, model.begin.is_cuda and not self.sharded)
         if self.sharded:
             shard(trained)
         return trained

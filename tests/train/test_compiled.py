@@ -49,9 +49,9 @@ def traced(fresh, monkeypatch):
     return fresh
 
 
-def both(name):
+def both(name, whole=False):
     plain, other = MODELS[name]().train(), MODELS[name]().train()
-    compiled.compile_blocks(other)
+    compiled.compile_training(other, whole)
     return plain, other
 
 
@@ -75,8 +75,9 @@ def assert_same_step(plain, other, seed):
 
 
 @pytest.mark.parametrize("name", ["dense", "experts", "softmax", "lazy"])
-def test_losses_gradients_and_loads_are_those_of_plain_blocks(traced, name):
-    plain, other = both(name)
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+def test_losses_gradients_and_loads_are_those_without_compiling(traced, name, whole):
+    plain, other = both(name, whole)
     for seed in range(2):  # each batch has another number of tokens
         assert_same_step(plain, other, seed)
     assert traced["stats"]["unique_graphs"] > 0
@@ -88,6 +89,18 @@ def test_a_dense_block_is_one_graph_and_shapes_become_variable_once(traced):
         other.loss(toy_model.make_batch(LENGTHS, seed=seed))[0].backward()
     assert not traced["graph_break"]
     assert traced["stats"]["unique_graphs"] <= 4  # encoder and decoder, and each with variable T
+
+
+def test_a_whole_dense_model_is_one_graph(traced):
+    _, other = both("dense", whole=True)
+    other.loss(toy_model.make_batch(LENGTHS))[0].backward()
+    assert not traced["graph_break"]
+    assert traced["stats"]["unique_graphs"] == 1
+    traced.clear()
+    with torch.no_grad():
+        other.loss(toy_model.make_batch(LENGTHS, seed=1))
+    other.eval().loss(toy_model.make_batch(LENGTHS, seed=2))
+    assert not traced["stats"], "what does not train compiles nothing"
 
 
 def test_experts_on_a_cpu_break_the_graph_at_their_loop_alone(traced):
