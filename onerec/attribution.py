@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onerec.common import evaluating, generator
+from onerec.model.attention import Memory, split_heads
 from onerec.model.batch import Batch, Events
-from onerec.model.layers import split_heads
-from onerec.model.onerec import Memory, OneRec
+from onerec.model.onerec import OneRec
 from onerec.tokenizer.trie import Trie
 
 CHUNK = 256  # runs of the model at once; results do not depend on it

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onerec.common import evaluating, spread
-from onerec.model.onerec import Batch, Cache, Memory, OneRec
+from onerec.model.attention import Cache, Memory
+from onerec.model.onerec import Batch, OneRec
 from onerec.model.packing import Packing
 from onerec.tokenizer.trie import Trie
 

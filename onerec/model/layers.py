@@ -9,24 +9,25 @@ D width, H heads, Dh width of a head.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onerec.model import packing as packing_of
-from onerec.model.packing import Packing
+from onerec.model.attention import (
+    KeyValue,
+    attend,
+    attend_across,
+    attend_segments,
+    merge_heads,
+    split_heads,
+)
+from onerec.model.packing import Mask, Packing, Segments
 from onerec.model.products import Linear, fusable, fused_gate
 from onerec.model.sizes import ffn_hidden
 
-KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
-Mask = Tensor | None  # bool, True for what may be attended to; None where that is all
-
 EPSILON = 1e-6  # RMSNorm; the paper prints none, ours
-FEW = 8  # positions that are too few for a kernel of attention
-CUDNN_HEAD = 128  # the widest head of cuDNN's attention
 
 
 class RMSNorm(nn.RMSNorm):
@@ -36,6 +37,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(width, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # of a narrow residual stream
         if not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return super().forward(x)
         if torch.is_grad_enabled():
@@ -70,73 +72,12 @@ class _RMSNorm(torch.autograd.Function):
         return to_x, along.sum(0)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, T, D) -> (B, H, T, Dh)."""
-    batch, length, width = x.shape
-    return x.view(batch, length, heads, width // heads).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, T, Dh) -> (B, T, D)."""
-    return x.transpose(1, 2).flatten(2)
-
-
 def plus(x: Tensor, y: Tensor) -> Tensor:
     """x + y of one shape; without gradients into `y`, which must be nobody else's.
 
     Not where `y` is the narrower one, as under autocast: the residual stream stays float32.
     """
     return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
-    """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
-
-    `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
-    CPU it is written out, as two threads share its batched products better than torch's kernel.
-    """
-    if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
-        if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
-            return attend_few(q, k, v, mask)
-        if mask is None and cudnn_serves(q):
-            whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[
-                0
-            ]
-            return whole
-        return F.scaled_dot_product_attention(q, k, v, mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
-    if mask is not None and not mask.all():
-        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
-    y: Tensor = scores.softmax(-1) @ v
-    return y
-
-
-def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
-    """As `attend`, for a handful of positions: sums of products in float32, no matrix product.
-
-    Compiled it is one pass over memory, where a kernel made for long sequences has little to do in
-    many blocks.
-    """
-    scores = (q[..., :, None, :].float() * k[..., None, :, :].float()).sum(-1)  # (B, H, T, S)
-    scores = scores * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(-1)[..., None]
-    y: Tensor = (weights * v[..., None, :, :].float()).sum(-2)
-    return y.to(v.dtype)
-
-
-@functools.cache
-def _cudnn_is_fastest(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def cudnn_serves(q: Tensor) -> bool:
-    """Whether attention without a mask is cuDNN's: in half precision from Hopper on."""
-    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    heads = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD
-    return heads and min(q.shape) > 0 and _cudnn_is_fastest(q.device)
 
 
 class SelfAttention(nn.Module):
@@ -171,15 +112,17 @@ class SelfAttention(nn.Module):
 
     def packed(self, x: Tensor, packing: Packing) -> Tensor:
         """In both directions, over tokens of a grid: (T, D) or (B, S, D) -> the same."""
-        grid = packing.unpack(self.qkv(x))  # (B, S, 3 D)
+        qkv = self.qkv(x)
         if packing.segments is not None:
-            flat = grid.view(-1, 3, self.heads, x.shape[-1] // self.heads)  # (B S, 3, H, Dh)
+            flat = qkv.view(-1, 3, self.heads, x.shape[-1] // self.heads)  # (T, 3, H, Dh)
             q, k, v = flat.unbind(1)
-            within = packing_of.attend_segments(q, k, v, packing)
+            within = attend_segments(q, k, v, packing)
             segmented: Tensor = self.out(within.view(x.shape))
             return segmented
+        grid = packing.unpack(qkv)  # (B, S, 3 D)
         q, k, v = (split_heads(part, self.heads) for part in grid.chunk(3, dim=-1))
-        y = merge_heads(attend(q, k, v, packing.attendable))
+        hidden = None if packing.full else packing.mask[:, None, None]
+        y = merge_heads(attend(q, k, v, hidden))
         result: Tensor = self.out(packing.pack(y))
         return result
 
@@ -218,17 +161,29 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width, bias=False)
 
     def keys_values(self, states: Tensor, packing: Packing) -> KeyValue:
-        """Encoder states, tokens of a grid (B, S) -> keys, values (B, H, S, Dh)."""
-        grid = packing.unpack(self.key_value(states))
+        """Encoder states, tokens of a grid (B, S) -> keys, values (B, H, S, Dh).
+
+        Of tokens one after another they are (T, H, Dh).
+        """
+        made = self.key_value(states)
+        if packing.exists is not None:
+            k, v = made.view(len(made), 2, self.heads, -1).unbind(1)
+            return k, v
+        grid = packing.unpack(made)
         k, v = (split_heads(part, self.heads) for part in grid.chunk(2, dim=-1))
         return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
-        """(B, Q, D) queries on (B, H, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
+        """(B, Q, D) queries on what `keys_values` made, mask (B, 1, 1, S) -> (B, Q, D)."""
         return self.read(self.query(x), memory, mask)
 
     def read(self, query: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         """As `forward`, of queries (B, Q, D) that are made already."""
+        if isinstance(mask, Segments):
+            heads = query.view(*query.shape[:2], self.heads, -1)  # (B, Q, H, Dh)
+            across = attend_across(heads, *memory, mask)
+            segmented: Tensor = self.out(across.flatten(2))
+            return segmented
         q = split_heads(query, self.heads)  # (B, H, Q, Dh)
         result: Tensor = self.out(merge_heads(attend(q, *memory, mask)))
         return result
@@ -331,7 +286,7 @@ class DecoderBlock(nn.Module):
         Args:
             x: (B, 1 + M l, D), the position that the sequences share and the l others of each.
             memory: cross-attention keys and values (B, H, S, Dh).
-            mask: (B, 1, 1, S) bool, True for states that exist; None where all do.
+            mask: (B, 1, 1, S) bool, True for states that exist; see `packing.Mask`.
             m: M.
             counted: (B, 1 + M l), how often each token enters the load of a mixture of experts.
         """

@@ -23,17 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onerec.model.layers import (
-    KeyValue,
-    Mask,
-    RMSNorm,
-    SelfAttention,
-    attend,
-    merge_heads,
-    split_heads,
-)
-from onerec.model.onerec import Memory, OneRec, OneRecConfig
-from onerec.model.packing import Packing, known_full
+from onerec.model.attention import KeyValue, Memory, attend, merge_heads, split_heads
+from onerec.model.layers import RMSNorm, SelfAttention
+from onerec.model.onerec import OneRec, OneRecConfig
+from onerec.model.packing import Mask, Packing, Segments, known_full
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
 from onerec.model.products import Linear
 from onerec.model.sizes import (
@@ -115,7 +108,7 @@ class LazyDecoder(OneRec):
         sets = self.context(self.dropout(x), where)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
-        return Memory(where.mask, shared, where.full)
+        return Memory(where, shared)
 
     def lifted(self, embedded: Tensor) -> Tensor:
         """Code embeddings (..., C) -> (..., D)."""
@@ -170,6 +163,7 @@ class LazyCrossAttention(nn.Module):
         """(B, Q, D) queries on (B, G, S, Dh) keys, mask (B, 1, 1, S) -> (B, Q, D)."""
         q = split_heads(self.query(x), self.heads)  # (B, H, Q, Dh)
         grouped = q.reshape(len(q), self.groups, -1, q.shape[-1])  # (B, G, H/G Q, Dh)
+        assert not isinstance(mask, Segments), "the context's tokens keep their grid"
         y = attend(grouped, *memory, mask).reshape(q.shape)
         result: Tensor = self.out(merge_heads(y))
         return result

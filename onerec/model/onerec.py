@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from onerec.common import in_float32
 from onerec.model import packing
-from onerec.model.layers import DecoderBlock, EncoderBlock, KeyValue, Mask, RMSNorm, SwiGLU
+from onerec.model.attention import Cache, KeyValue, Memory, segments_serve
+from onerec.model.layers import DecoderBlock, EncoderBlock, RMSNorm, SwiGLU
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.next_token import level_losses
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
@@ -70,23 +71,6 @@ class OneRecConfig:
     residual: str = "float32"
     expert_blocks: ExpertBlocks = "decoder"
     lifelong: QFormerConfig | None = None
-
-
-Cache = list[list[KeyValue]]  # of each decoder layer, position after position
-
-
-@dataclass
-class Memory:
-    """An encoded context: its mask (B, S), each decoder layer's keys and values; see `Packing`."""
-
-    mask: Tensor
-    keys_values: list[KeyValue]
-    full: bool = False
-
-    @property
-    def attendable(self) -> Tensor | None:
-        """The mask as attention wants it: (B, 1, 1, S); None where there is nothing to hide."""
-        return None if self.full else self.mask[:, None, None]
 
 
 class OneRec(nn.Module):
@@ -247,9 +231,12 @@ class OneRec(nn.Module):
     def embed(self, batch: Batch) -> tuple[Tensor, packing.Packing]:
         """What the encoder reads: tokens of all pathways, and where they stand."""
         x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid
-        if packing.segments_serve(x.device, self.config.width // self.config.heads):
+        if segments_serve(x.device, self.config.width // self.config.heads):
             where = packing.known_full(where)
-            return (x, where) if where.full else packing.in_front(x, where.mask)
+            if where.full:
+                return x, where
+            training = torch.is_grad_enabled()
+            return (packing.one_after_another if training else packing.in_front)(x, where.mask)
         return x, where
 
     def read(self, x: Tensor, where: packing.Packing) -> Memory:
@@ -261,8 +248,7 @@ class OneRec(nn.Module):
             x = block(x, where)
         states = self.encoder_norm(x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
-        keys_values = [layer.keys_values(states, where) for layer in cross]
-        return Memory(where.mask, keys_values, where.full)
+        return Memory(where, [layer.keys_values(states, where) for layer in cross])
 
     # ------------------------------------------------------------------ decoder
 
@@ -388,7 +374,7 @@ class OneRec(nn.Module):
         return self.decoder_norm(x), present
 
     def _first_step(
-        self, level: int, codes: Tensor, memory: KeyValue, mask: Mask, past: list[KeyValue]
+        self, level: int, codes: Tensor, memory: KeyValue, mask: packing.Mask, past: list[KeyValue]
     ) -> tuple[Tensor, list[KeyValue]]:
         """The first block's step, per code where there are far fewer codes than sequences."""
         block, state = cast(DecoderBlock, self.decoder[0]), (memory, mask, past)

@@ -2,11 +2,12 @@
 
 A batch of contexts is a grid (B, S) of which a part is padding: on short videos a quarter, on
 Amazon Beauty two thirds. What a model does to each position alone (products, norms, gates) is done
-to those that exist; only attention needs the grid. The padding stays on a GPU, where finding out
-how many positions exist would stall the stream and products are cheap; and on a CPU where there is
-little of it (`stays`). Where flash attention can be used (`segments_serve`), a GPU has each row's
-tokens in front and its padding behind, as two sequences of their own that do not see one another:
-no mask is read, and no length is known to the host.
+to those that exist; only attention needs the grid. On a CPU the padding stays where there is little
+of it (`stays`). On a GPU it stays where attention needs a mask. Where flash attention can be used
+(`segments_serve`) no mask is read: what does not see one another are sequences of their own. In
+training they stand one after another without padding (`one_after_another`), for which the host
+waits once a batch to know their number; else each row's tokens are in front and its padding behind
+(`in_front`), and the host knows no length.
 
 Shapes: B batch, S positions of the grid, T positions that exist, W width. "Tokens" are (T, W), or
 the grid itself (B, S, W) where the padding stays.
@@ -20,14 +21,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from onerec.model.products import ROUND
 
 # Of a grid: from here on moving tokens about costs a CPU more than the padding does. With gradients
 # the padding costs three times as much, and nothing is gained from fused products.
 FULL, FULL_IN_TRAINING = 0.85, 0.97
-WIDEST = 256  # a head of flash attention
+TILE = 256  # tokens one after another come in multiples of it
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Keys and values (T, H, Dh) of B sequences one after another, which begin at `ends` (B + 2,).
+
+    The last of them belongs to nobody; none is longer than `longest`.
+    """
+
+    ends: Tensor
+    longest: int
+
+
+Mask = Tensor | Segments | None  # bool (B, 1, 1, S), True may be attended to; None hides nothing
 
 
 @dataclass(frozen=True)
@@ -36,27 +50,35 @@ class Packing:
 
     `rows` (T,) int64 are flat places, distinct, in any order; None where every place has a token.
     The last `spare` of them are places of the padding, there to make the number a round one.
+    `segments` int32 are where sequences begin that do not see one another, and the end: (2 B + 1,),
+    the tokens and the padding of each row in the flat grid, or, where `exists` is given, (B + 2,),
+    the tokens of each row one after another and then those that do not exist; None elsewhere.
+    `exists` (T,) bool says of tokens one after another which they are; they know no grid.
     `full`: there is no padding, and the host knows.
-    `segments` (2 B + 1,) int32 are where the tokens and the padding of each row begin in the flat
-    grid, and its end; None where a row's tokens are not all in front.
     """
 
     mask: Tensor
     rows: Tensor | None = None
     segments: Tensor | None = None
     spare: int = 0
+    exists: Tensor | None = None
     full: bool = False
 
     @property
     def counted(self) -> Tensor | None:
         """Which of the tokens exist, in their own shape; None where all do."""
+        if self.exists is not None:
+            return self.exists
         if self.rows is None:
             return None if self.full else self.mask
         return self.mask.view(-1)[self.rows] if self.spare else None
 
     @property
-    def attendable(self) -> Tensor | None:
-        """The mask as attention wants it: (B, 1, 1, S); None where there is nothing to hide."""
+    def attendable(self) -> Mask:
+        """What of each row may be attended to, as attention wants it."""
+        if self.exists is not None:
+            assert self.segments is not None
+            return Segments(self.segments, self.mask.shape[1])
         return None if self.full else self.mask[:, None, None]
 
     def unpack(self, tokens: Tensor) -> Tensor:
@@ -104,9 +126,21 @@ def known_full(packing: Packing) -> Packing:
     Attention without a mask is a third faster on a GPU. To know costs a wait for the batch, which a
     loop that reads its loss after each step hardly feels.
     """
-    if packing.rows is not None or not torch.is_grad_enabled() or not bool(packing.mask.all()):
+    if not torch.is_grad_enabled() or not bool(packing.mask.all()):
         return packing
     return Packing(packing.mask, full=True)
+
+
+def one_after_another(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
+    """Tokens (T, W) of a grid (B, S, W), with zeros behind up to a multiple of `TILE`."""
+    rows = mask.flatten().nonzero()[:, 0]  # waits for the GPU
+    short = -len(rows) % TILE
+    flat = grid.flatten(0, 1)
+    tokens: Tensor = _Pack.apply(flat, rows)  # type: ignore[no-untyped-call]
+    exists = F.pad(torch.ones_like(rows, dtype=torch.bool), (0, short))
+    ends = F.pad(mask.sum(1).cumsum(0), (1, 1), value=0)
+    ends[-1] = len(rows) + short
+    return F.pad(tokens, (0, 0, 0, short)), Packing(mask, None, ends.int(), exists=exists)
 
 
 def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
@@ -116,25 +150,6 @@ def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
     length = mask.sum(1)
     parts = torch.stack((length, mask.shape[1] - length), dim=1).flatten()
     return grid, Packing(mask.gather(1, order), None, F.pad(parts.cumsum(0), (1, 0)).int())
-
-
-def segments_serve(device: torch.device, head: int) -> bool:
-    """Whether attention over segments is there for heads of that width.
-
-    It is flash attention: in bfloat16, from Ampere on, and torch pads no heads for it.
-    """
-    if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
-        return False
-    return head % 8 == 0 and head <= WIDEST and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
-    """Attention within each segment of a grid (B, S): q, k, v (B S, H, Dh) -> the same."""
-    ends, length = packing.segments, packing.mask.shape[1]
-    assert ends is not None
-    y = varlen_attn(q, k, v, ends, ends, length, length)
-    assert isinstance(y, Tensor)
-    return y
 
 
 def packs(device: torch.device) -> bool:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from onerec.common import evaluating
-from onerec.model.onerec import Batch, Cache, OneRec
+from onerec.model.attention import Cache
+from onerec.model.onerec import Batch, OneRec
 from onerec.tokenizer.trie import Trie
 
 

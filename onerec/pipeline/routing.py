@@ -26,8 +26,9 @@ from onerec.data.batches import Contexts
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.metrics import paired_difference_interval, recall_at_k
+from onerec.model.attention import Memory
 from onerec.model.moe import MixtureOfExperts
-from onerec.model.onerec import Batch, Memory, OneRec
+from onerec.model.onerec import Batch, OneRec
 from onerec.model.recording import decoder_mixtures, target_routing
 from onerec.recommend import Recommender
 

@@ -4,14 +4,14 @@
     compile_training(model, whole=True)
 
 On a GPU everything from the pathways' tokens to the losses of the levels is one piece of code, so
-that norms, gates, sums and casts between two products are one pass over memory. Its shapes are the
-same in every step. On a CPU, where packing drops the padding and the second batch makes shapes
-variable, and where fully_shard's hooks have to run in between, it is the forward pass of each
-encoder and decoder block, one piece for all blocks that are alike. Left as they are: the pathways,
-whose sizes depend on the data, and everything that does not train: a model in evaluation or without
-gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts are
-compiled where one grouped kernel does them, and on a CPU, where each has another number of rows in
-each batch, they are a break in the graph.
+that norms, gates, sums and casts between two products are one pass over memory. Shapes are the same
+in every step but for the number of tokens. On a CPU, where packing drops the padding and the second
+batch makes shapes variable, and where fully_shard's hooks have to run in between, it is the forward
+pass of each encoder and decoder block, one piece for all blocks that are alike. Left as they are:
+the pathways, whose sizes depend on the data, and everything that does not train: a model in
+evaluation or without gradients runs as ever, so generation and evaluation compile nothing. A
+mixture's experts are compiled where one grouped kernel does them, and on a CPU, where each has
+another number of rows in each batch, they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
 first, then shard. With dropout other masks are drawn than without compiling (from the same seeds);
@@ -74,6 +74,9 @@ class WholeLosses:
         if not (model.training and torch.is_grad_enabled()):
             return type(model).level_losses(model, batch)
         x, where = model.embed(batch)
+        if where.exists is not None:  # another number of tokens in each batch: one code for all
+            torch._dynamo.mark_dynamic(x, 0)
+            torch._dynamo.mark_dynamic(where.exists, 0)
         losses: Tensor = _compiled(losses_of)(model, x, where, batch.target)
         return losses
 

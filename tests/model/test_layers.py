@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from onerec.model import layers, products
+from onerec.model.attention import merge_heads, split_heads
 from onerec.model.layers import (
     CrossAttention,
     DecoderBlock,
@@ -11,10 +12,7 @@ from onerec.model.layers import (
     RMSNorm,
     SelfAttention,
     SwiGLU,
-    attend,
     gated,
-    merge_heads,
-    split_heads,
 )
 from onerec.model.packing import Packing
 
@@ -29,14 +27,6 @@ def explicit_attention(q, k, v, allowed):
                 weight = (k[b, h, keys] @ q[b, h, t] / q.shape[-1] ** 0.5).softmax(0)
                 out[b, h, t] = weight @ v[b, h, keys]
     return out
-
-
-def test_heads_split_and_merge():
-    x = torch.arange(24.0).view(1, 2, 12)
-    heads = split_heads(x, 3)
-    assert heads.shape == (1, 3, 2, 4)
-    assert heads[0, 1, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
-    assert merge_heads(heads).equal(x)
 
 
 def test_self_attention_equals_explicit_softmax():
@@ -106,16 +96,6 @@ def test_a_position_that_sequences_share_is_kept_once():
     assert [key.shape[1] for key, _ in present] == [1, 3]
     _, copied = attention.step(qkv(first.expand(2, 3, 8)), [])
     torch.testing.assert_close(y, attention.step(qkv(second), copied)[0])
-
-
-@pytest.mark.parametrize("masked", [True, False])
-def test_attention_without_gradients_equals_attention_with_them(masked):
-    torch.manual_seed(6)
-    q, k, v = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), torch.randn(2, 3, 7, 4)
-    mask = (torch.rand(2, 1, 1, 7) < 0.6) | (torch.arange(7) == 0) if masked else None
-    expected = attend(q, k, v, mask)
-    with torch.no_grad():
-        torch.testing.assert_close(attend(q, k, v, mask), expected)
 
 
 def test_sequences_of_one_context_do_not_see_one_another():

@@ -9,7 +9,7 @@ import pytest
 import torch
 import toy_model as toy
 
-from onerec.model import packing
+from onerec.model import attention, onerec, packing
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
 from onerec.model.routers import RouterConfig
 
@@ -285,31 +285,65 @@ def test_every_router_starts_from_the_generator_and_survives_a_copy(kind):
     assert copied.eval()(toy.make_batch())[0].equal(one.eval()(toy.make_batch())[0])
 
 
-def slow_segments(q, k, v, where):
-    """Attention within each segment, one after another; what a GPU's kernel does at once."""
-    ends = where.segments.tolist()
+def slow_sequences(q, k, v, begins, ends, longest_q, longest_k):
+    """Attention of each sequence's queries to its own keys: what a GPU's kernel does at once."""
     parts = []
-    for begin, end in itertools.pairwise(ends):
-        own = slice(begin, end)
-        scores = torch.einsum("qhd,khd->hqk", q[own], k[own]) / q.shape[-1] ** 0.5
-        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[own]))
+    for (a, b), (c, d) in zip(
+        itertools.pairwise(begins.tolist()), itertools.pairwise(ends.tolist()), strict=True
+    ):
+        scores = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) / q.shape[-1] ** 0.5
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[c:d]))
     return torch.cat(parts)
 
 
-def test_attention_over_segments_gives_the_loss_and_the_gradients_of_a_masked_grid(monkeypatch):
-    model, batch = toy.make_model().double(), toy.make_batch()
+@pytest.mark.parametrize("tile", [1, 8])
+@pytest.mark.parametrize("experts", [0, 3])
+def test_tokens_one_after_another_give_the_loss_and_gradients_of_a_masked_grid(
+    experts, tile, monkeypatch
+):
+    model = toy.make_model(experts=experts, expert_blocks="alternate", layers=2).double().train()
+    batch = toy.make_batch()
     batch = replace(batch, short=as_double(batch.short), positive=as_double(batch.positive))
-    found = []
+    found, kinds = [], []
+    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(packing, "TILE", tile)
+    monkeypatch.setattr(attention, "varlen_attn", slow_sequences)
     for segments in (False, True):
-        monkeypatch.setattr(packing, "packs", lambda device: False)
-        monkeypatch.setattr(packing, "segments_serve", lambda device, head, s=segments: s)
-        monkeypatch.setattr(packing, "attend_segments", slow_segments)
+        monkeypatch.setattr(onerec, "segments_serve", lambda device, head, s=segments: s)
         model.zero_grad()
+        kinds.append(model.embed(batch)[1])
         loss, _ = model.loss(batch)
         loss.backward()
         grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        found.append((loss.detach(), grads))
+        with torch.no_grad():  # each row's tokens in front, its padding behind
+            again = model.loss(batch)[0]
+        loads = [mixture.load.clone() for mixture in model.mixtures()]
+        model.update_router_bias(0.0)
+        found.append((loss.detach(), again, grads, loads))
     torch.testing.assert_close(*found)
+    assert kinds[0].exists is None
+    assert kinds[1].exists.sum() == batch_tokens(batch)
+    assert len(kinds[1].exists) % tile == 0
+
+
+def batch_tokens(batch):
+    return batch.size + int((batch.short.item > 0).sum() + (batch.positive.item > 0).sum())
+
+
+def test_a_full_batch_is_known_to_be_full_and_has_no_mask(monkeypatch):
+    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(onerec, "segments_serve", lambda device, head: True)
+    monkeypatch.setattr(attention, "varlen_attn", None)
+    model, batch = toy.make_model(), toy.make_batch((4, 4))
+    batch = replace(batch, positive=replace(batch.positive, item=batch.positive.item.clamp(min=1)))
+    batch = replace(batch, short=replace(batch.short, item=batch.short.item.clamp(min=1)))
+    x, where = model.embed(batch)
+    assert where.full
+    assert model.read(x, where).attendable is None
+    loss = model.loss(batch)[0]
+    monkeypatch.setattr(onerec, "segments_serve", lambda device, head: False)
+    assert not model.embed(batch)[1].full
+    torch.testing.assert_close(model.loss(batch)[0], loss)
 
 
 def as_double(events):
@@ -320,24 +354,40 @@ def as_double(events):
 @pytest.mark.parametrize("heads", [2, 4])  # of width 16, and of 8
 def test_on_a_gpu_segments_give_the_masked_loss_and_gradients_within_bfloat16(heads, monkeypatch):
     model, batch = toy.make_model(heads=heads, width=32).cuda(), toy.make_batch().to("cuda")
-    attend, calls, found = packing.attend_segments, [], []
+    attend, calls, found = attention.varlen_attn, [], []
 
     def counted(*arguments):
         calls.append(0)
         return attend(*arguments)
 
     for segments in (False, True):
-        monkeypatch.setattr(packing, "attend_segments", counted)
-        monkeypatch.setattr(packing, "segments_serve", lambda device, head, s=segments: s)
+        monkeypatch.setattr(attention, "varlen_attn", counted)
+        monkeypatch.setattr(onerec, "segments_serve", lambda device, head, s=segments: s)
         model.zero_grad()
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = model.loss(batch)[0]
             with torch.no_grad():
                 again = model.loss(batch)[0]
         loss.backward()
-        assert len(calls) == segments * 2 * len(model.encoder)
+        assert len(calls) == segments * (2 * len(model.encoder) + len(model.decoder))
         found.append((loss, again, model.pathways.static_position.grad.clone()))
     torch.testing.assert_close(*found, rtol=3e-2, atol=3e-2)
+
+
+def test_the_residual_stream_is_as_wide_as_asked_under_autocast_alone():
+    torch.manual_seed(0)
+    model, batch = toy.make_model(residual="bfloat16").eval(), toy.make_batch()
+    plain = toy.make_model().eval()
+    seen = []
+    for block in model.encoder:
+        block.register_forward_hook(lambda _m, _i, y: seen.append(y.dtype))
+    assert model.loss(batch)[0].equal(plain.loss(batch)[0])
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow, wide = model.loss(batch)[0], plain.loss(batch)[0]
+    assert set(seen) == {torch.bfloat16}
+    torch.testing.assert_close(narrow, wide, rtol=2e-2, atol=2e-2)
 
 
 def test_under_autocast_the_residual_stream_is_float32_with_and_without_gradients():

@@ -6,7 +6,7 @@ from torch import nn
 from onerec.model import packing
 from onerec.model.layers import EncoderBlock
 from onerec.model.moe import MixtureOfExperts
-from onerec.model.packing import Packing, in_front, packs, rounded, segments_serve
+from onerec.model.packing import Packing, in_front, one_after_another, packs, rounded
 
 MASK = torch.tensor([[True, False, True], [True, False, False]])
 ROWS = torch.tensor([3, 0, 2])
@@ -72,22 +72,18 @@ def test_tokens_go_in_front_in_their_order_and_segments_say_where_they_end():
     assert packing.segments.dtype == torch.int32
 
 
-def test_segments_are_for_gpus_under_autocast():
-    assert not segments_serve(torch.device("cpu"), 16)
-    assert not segments_serve(torch.device("cuda"), 16)
-
-
-def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    device = torch.device("cuda")
-    assert [head for head in (4, 8, 10, 128, 256, 264) if segments_serve(device, head)] == [
-        8,
-        128,
-        256,
-    ]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert not segments_serve(device, 8)
+def test_tokens_one_after_another_say_where_rows_begin_and_which_exist(monkeypatch):
+    monkeypatch.setattr(packing, "TILE", 4)
+    grid = torch.arange(12.0).view(2, 3, 2)
+    tokens, where = one_after_another(grid, MASK)
+    assert tokens.tolist() == [*grid[MASK].tolist(), [0.0, 0.0]]
+    assert where.segments.tolist() == [0, 2, 3, 4]
+    assert where.segments.dtype == torch.int32
+    assert where.exists.tolist() == where.counted.tolist() == [True, True, True, False]
+    assert (where.attendable.ends.tolist(), where.attendable.longest) == ([0, 2, 3, 4], 3)
+    monkeypatch.setattr(packing, "TILE", 3)
+    tokens, where = one_after_another(grid, MASK)
+    assert (len(tokens), where.segments.tolist()) == (3, [0, 2, 3, 3])
 
 
 def test_a_training_batch_has_a_round_number_of_tokens_that_change_nothing(monkeypatch):

@@ -1,0 +1,135 @@
+"""Attention by whatever kernel is the fastest for what is asked.
+
+Masked or whole by torch's or cuDNN's; over sequences one after another by flash attention; a
+handful of positions written out, where a compiler makes one pass of it.
+
+Shapes: B batch, T positions or tokens, S encoder states, Q queries, H heads, Dh width of a head, D
+width.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from onerec.model.packing import Mask, Packing, Segments
+
+KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
+Cache = list[list[KeyValue]]  # of each decoder layer, position after position
+
+FEW = 8  # positions that are too few for a kernel of attention
+WIDEST = 256  # a head of flash attention
+CUDNN_HEAD = 128  # the widest head of cuDNN's attention
+
+
+@dataclass
+class Memory:
+    """An encoded context: where its states stand, and each decoder layer's keys and values."""
+
+    where: Packing
+    keys_values: list[KeyValue]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, S), True for states that exist."""
+        return self.where.mask
+
+    @property
+    def attendable(self) -> Mask:
+        """What of each context may be attended to, as attention wants it."""
+        return self.where.attendable
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, Dh)."""
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, Dh) -> (B, T, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
+
+    `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
+    CPU it is written out, as two threads share its batched products better than torch's kernel.
+    """
+    if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
+        if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
+            return attend_few(q, k, v, mask)
+        if mask is None and cudnn_serves(q):
+            whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[
+                0
+            ]
+            return whole
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
+    if mask is not None and not mask.all():
+        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+    y: Tensor = scores.softmax(-1) @ v
+    return y
+
+
+def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """As `attend`, for a handful of positions: sums of products in float32, no matrix product.
+
+    Compiled it is one pass over memory, where a kernel made for long sequences has little to do in
+    many blocks.
+    """
+    scores = (q[..., :, None, :].float() * k[..., None, :, :].float()).sum(-1)  # (B, H, T, S)
+    scores = scores * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(-1)[..., None]
+    y: Tensor = (weights * v[..., None, :, :].float()).sum(-2)
+    return y.to(v.dtype)
+
+
+@functools.cache
+def _cudnn_is_fastest(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def cudnn_serves(q: Tensor) -> bool:
+    """Whether attention without a mask is cuDNN's: in half precision from Hopper on."""
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    heads = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD
+    return heads and min(q.shape) > 0 and _cudnn_is_fastest(q.device)
+
+
+def segments_serve(device: torch.device, head: int) -> bool:
+    """Whether attention over segments is there for heads of that width.
+
+    It is flash attention: in bfloat16, from Ampere on, and torch pads no heads for it.
+    """
+    if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
+        return False
+    return head % 8 == 0 and head <= WIDEST and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Attention within each segment of a grid (B, S): q, k, v (B S, H, Dh) -> the same."""
+    ends, length = packing.segments, packing.mask.shape[1]
+    assert ends is not None
+    y = varlen_attn(q, k, v, ends, ends, length, length)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def attend_across(q: Tensor, k: Tensor, v: Tensor, among: Segments) -> Tensor:
+    """Attention of Q queries of each row (B, Q, H, Dh) to its keys and values -> the same."""
+    rows, queries = q.shape[:2]
+    begins = torch.arange(rows + 1, device=q.device, dtype=torch.int32) * queries
+    begins = torch.cat((begins, begins[-1:]))  # nobody asks the last sequence
+    y = varlen_attn(q.flatten(0, 1), k, v, begins, among.ends, queries, among.longest)
+    assert isinstance(y, Tensor)
+    return y.view(q.shape)

@@ -1,0 +1,75 @@
+"""Kernels of attention: each gives what the formula gives, and is asked where it can serve."""
+
+import pytest
+import torch
+
+from onerec.model import attention
+from onerec.model.attention import attend, attend_few, merge_heads, segments_serve, split_heads
+
+
+def test_heads_split_and_merge():
+    x = torch.arange(24.0).view(1, 2, 12)
+    heads = split_heads(x, 3)
+    assert heads.shape == (1, 3, 2, 4)
+    assert heads[0, 1, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
+    assert merge_heads(heads).equal(x)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_without_gradients_equals_attention_with_them(masked):
+    torch.manual_seed(6)
+    q, k, v = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), torch.randn(2, 3, 7, 4)
+    mask = (torch.rand(2, 1, 1, 7) < 0.6) | (torch.arange(7) == 0) if masked else None
+    expected = attend(q, k, v, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, v, mask), expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_handful_of_positions_written_out_gives_the_same_values_and_gradients(masked):
+    torch.manual_seed(3)
+    q = torch.randn(2, 3, 2, 4, requires_grad=True)
+    k, v = (torch.randn(2, 3, 3, 4, requires_grad=True) for _ in range(2))
+    mask = torch.ones(2, 3, dtype=torch.bool).tril(1) if masked else None
+    given = torch.randn(2, 3, 2, 4)
+    found = [
+        (y, *torch.autograd.grad(y, (q, k, v), given))
+        for y in (attend_few(q, k, v, mask), attend(q, k, v, mask))
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_segments_are_for_gpus_under_autocast():
+    assert not segments_serve(torch.device("cpu"), 16)
+    assert not segments_serve(torch.device("cuda"), 16)
+
+
+def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    device = torch.device("cuda")
+    assert [head for head in (4, 8, 10, 128, 256, 264) if segments_serve(device, head)] == [
+        8,
+        128,
+        256,
+    ]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not segments_serve(device, 8)
+
+
+def test_cudnn_is_for_whole_attention_in_half_precision_from_hopper_on(monkeypatch):
+    assert not attention.cudnn_serves(torch.zeros(1, 1, 4, 8).bfloat16())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_attention_without_a_mask_is_that_with_a_mask_of_ones():
+    torch.manual_seed(4)
+    q, k, v = (torch.randn(2, 16, 3, 4, 32, device="cuda").bfloat16()[:, :, 1] for _ in range(3))
+    q, k, v = (part.transpose(1, 2).requires_grad_() for part in (q, k, v))
+    given = torch.randn(2, 4, 16, 32, device="cuda").bfloat16()
+    ones = torch.ones(2, 1, 1, 16, dtype=torch.bool, device="cuda")
+    found = [
+        (y, *torch.autograd.grad(y, (q, k, v), given))
+        for y in (attend(q, k, v), attend(q, k, v, ones))
+    ]
+    torch.testing.assert_close(*found, rtol=3e-2, atol=3e-2)
