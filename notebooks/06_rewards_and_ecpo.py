@@ -703,9 +703,7 @@ m = (apart_by.gather(1, best) - apart_by.gather(1, worst))[:, 0]
 made = dpo(later, step.log_prob, advantages, weight, beta=beta)
 faded = float(made.push.max(1).values.mean())
 print(f"{last.step} updates by ECPO have moved best and worst of {len(m)} groups apart: m is")
-print(
-    f"{float(m.mean()):.2f} in the mean, and DPO's push, {beta / 2} at first, would be {faded:.4f}"
-)
+print(f"{float(m.mean()):.2f} in the mean; DPO's push, at first {beta / 2}, would be {faded:.4f}")
 
 assert moved["DPO"] == 2 < moved["ECPO"]
 assert math.isclose(float(pushed["DPO"].max()), beta / 2, rel_tol=1e-4)
@@ -1091,7 +1089,8 @@ assert measured.loc["with an aim", "true"] > measured.loc["without a reward", "t
 # So far no step had a lag, and then ECPO and GRPO are the same. Now the groups come from weights
 # that are up to 20 updates old. IPA takes beams as its groups, DPO as its loss, and the weight with
 # which the gradients of part 5 are equally long (the first paper prints none). Its reference is the
-# policy before alignment, so these steps are one round of it.
+# policy before alignment, so these steps are one round of it; its beams are those of the current
+# policy. So it differs from the others in more than the loss.
 #
 # *Question: do people get more from one objective than from another?*
 
