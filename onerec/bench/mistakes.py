@@ -126,3 +126,28 @@ def read_results(paths: Sequence[Path], *keys: str) -> list[dict[str, Any]]:
             if not one.get(key):
                 raise DataError(f"{path}: holds no {key!r}; give results of this benchmark")
     return found
+
+
+def refuse_unlike(
+    paths: Sequence[Path], parts: Sequence[dict[str, Any]], alike: Sequence[str], *, other_than: str
+) -> None:
+    """Results that do not belong together, where all may differ in one thing and have to.
+
+    Raises:
+        DataError: one differs from the first in a key of `alike`, or is twice the same in the key
+            `other_than`, or lacks it.
+    """
+    first, seen = parts[0], dict[str, Path]()
+    for path, one in zip(paths, parts, strict=True):
+        for key in alike:
+            if one.get(key) != first.get(key):
+                raise DataError(
+                    f"{path}: {key} is {one.get(key)!r}, and {first.get(key)!r} in {paths[0]}; "
+                    f"join results that differ in {other_than} alone"
+                )
+        if other_than not in one:
+            raise DataError(f"{path}: holds no {other_than!r}; give results of this benchmark")
+        number = str(one[other_than])
+        if number in seen:
+            raise DataError(f"{path}: {other_than} {number} is in {seen[number]} too; give it once")
+        seen[number] = path

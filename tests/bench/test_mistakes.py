@@ -176,7 +176,7 @@ def test_a_number_below_one_is_refused() -> None:
         mistakes.refuse_below_one(argparse.Namespace(beams=[8, -1]), ["beams"])
 
 
-@pytest.mark.parametrize("name", ["cascade", "legality", "stability"])
+@pytest.mark.parametrize("name", ["cascade", "legality", "pscore", "rl", "stability"])
 def test_what_cannot_be_put_together_is_named(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,3 +223,18 @@ def test_a_stream_passes_its_last_line_on(
     with pytest.raises(RunError, match=r"^stream 'bench-all-0': KeyError: 3$"):
         stream.play(run, ["all"], 1, [], jobs=1)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_results_that_do_not_belong_together_are_named() -> None:
+    paths = [Path("a.json"), Path("b.json")]
+
+    def refuse(first: dict[str, object], second: dict[str, object]) -> None:
+        mistakes.refuse_unlike(paths, [first, second], ["rows"], other_than="seed")
+
+    refuse({"rows": 3, "seed": 0}, {"rows": 3, "seed": 1})
+    with pytest.raises(DataError, match=r"^b\.json: rows is 4, and 3 in a\.json; join results"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 4, "seed": 1})
+    with pytest.raises(DataError, match=r"^b\.json: seed 0 is in a\.json too; give it once$"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 3, "seed": 0})
+    with pytest.raises(DataError, match=r"^b\.json: holds no 'seed'"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 3})
