@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from onerec.assembly import Setting
 from onerec.bench.at_once import AtOnce
 from onerec.bench.generate import as_json, commit, cpu_name, write
-from onerec.bench.mistakes import told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.pscore_seeds import joined
 from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
@@ -376,6 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--join", nargs="*", type=Path, help="results of several seeds")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ["trials"])
     given = {"kuairand": chosen.kuairand, "trials": chosen.trials, "seed": chosen.seed}
     result = joined(chosen.join, chosen.out) if chosen.join else run(out=chosen.out, **given)
     if chosen.json:

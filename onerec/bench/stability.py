@@ -30,7 +30,12 @@ import torch
 
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, write
-from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import (
+    read_results,
+    refuse_below_one,
+    refuse_no_amount,
+    told_in_a_line,
+)
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.errors import RunError
@@ -199,6 +204,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if chosen.run is None:
         parser.error("--run is needed")
     refuse_below_one(chosen, ("seeds", "steps"))
+    refuse_no_amount(chosen, ["clip"])
     set_threads(1)
     part, parts = chosen.share
     runs = []
