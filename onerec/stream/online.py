@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from onerec import __version__
 from onerec.alignment import AlignBatch, Alignment
-from onerec.alignment_settings import LOG, judged_by
+from onerec.alignment_settings import LOG, judged_by, unread
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -106,6 +106,8 @@ def stream(
         online.resume()
         writer.rewind_metrics(STAGE, online.round)
         writer.set_status(STAGE, online.round, rounds, message=note)
+        for line in online.unread():
+            writer.log(f"{STAGE}: {line}")
         while online.round < rounds:
             values = online.step(
                 lambda round_, line: writer.log_metrics(STAGE, round_, rounds, **line)
@@ -184,6 +186,18 @@ class Online:
             learning_rate=align.learning_rate, weight_decay=recipe.train.weight_decay
         )
         self.optimizer = make_adamw(model, self.optim)
+
+    def unread(self) -> list[str]:
+        """What the run's recipe sets for groups and this arm's do not read, each with the reason.
+
+        `align.lag` is never read here: a stream has a lag of its own.
+        """
+        recipe, tilt = self.recipe, self.base.recipe.align.tilt
+        if not recipe.align.weight:
+            return []
+        moved = f"align.tilt={tilt} is not read: a loop learns beyond the policy it began from"
+        own = replace(recipe.align, lag=0)
+        return [moved] * (tilt > 0) + unread(own, recipe.sampling, recipe.industrial)
 
     def recommender(self, model: Any) -> Recommender:
         """Lists of a model for the log as it is now."""
