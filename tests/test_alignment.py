@@ -483,7 +483,10 @@ CHANGES = {  # setting -> its value, and what it is for a policy
     "sampling.temperature": (3.0, {"temperature": 3.0}),
     "sampling.top_p": (0.4, {"top_p": 0.4}),
     "sampling.icepop": (5.0, {"icepop": 5.0}),
-    "industrial.column": ("author_id", {"listed": torch.arange(toy.N_ITEMS) % 2 == 0, "limit": 0.0}),
+    "industrial.column": (
+        "author_id",
+        {"listed": torch.arange(toy.N_ITEMS) % 2 == 0, "limit": 0.0},
+    ),
 }
 
 
