@@ -100,7 +100,7 @@ def stream(
     online = Online(run, setting, config, device, folder)
     rounds, note = rounds_of(config.rounds, online.platform.rounds)
     config = replace(config, rounds=rounds)
-    with RunWriter.claim(folder, _description(run, config)) as writer:
+    with RunWriter.claim(folder, _description(run, config, setting.split.rule)) as writer:
         keep_memory()
         set_threads(threads_for(setting.recipe, device))
         online.resume()
@@ -123,7 +123,7 @@ def stream(
     return Run(folder)
 
 
-def _description(run: Run, config: StreamConfig) -> dict[str, Any]:
+def _description(run: Run, config: StreamConfig, split: str) -> dict[str, Any]:
     described = run.recipe()
     return {
         "name": STAGE,
@@ -132,6 +132,7 @@ def _description(run: Run, config: StreamConfig) -> dict[str, Any]:
         "code_version": __version__,
         "dataset": described["dataset"],
         "run": run.name,
+        "split": split,  # the rule that was followed, where the recipe may say auto
     }
 
 
