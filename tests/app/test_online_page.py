@@ -312,7 +312,7 @@ def test_the_form_knows_every_arm_and_the_usual_numbers() -> None:
     usual = StreamConfig()
     assert set(stream_form.ARMS) == set(ARMS)
     assert next(iter(stream_form.ARMS)) == usual.arm
-    assert stream_form.SHARE == usual.share
+    assert usual.share == stream_form.SHARE
     assert stream_form.ROUNDS == ROUNDS
     for key, (_, least, greatest, value, _) in stream_form.NUMBERS.items():
         assert value == getattr(usual, key)
