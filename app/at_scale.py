@@ -8,7 +8,8 @@ from onerec.explain import measured
 from onerec.viz import measured as draw
 
 QUESTIONS = {
-    "stability": "Does the early clip matter? Measured by how old the drawing policy is",
+    "stability": "Is it the early clip that keeps a step small? Measured by how old the drawing "
+    "policy is",
     "legality": "Does a reward for spelling help? Measured over 300 steps",
     "worth": "How much of a promised reward is true? Measured on a world of 50,000 items",
     "worth_tables": "Is a group of four times the list the best? And a beam, and the policy's own "
@@ -16,7 +17,8 @@ QUESTIONS = {
 }
 SAY = {
     "stability": "Higher is wilder. Small points are seeds, lines their median. Above the dashed "
-    "line a step is more than fifty times as large as at the start.",
+    "line a step is more than fifty times as large as at the start. GRPO is ECPO without the early "
+    "clip.",
     "legality": "The share of freely written code triples that are an item's.",
     "worth": "On the dashed line the reward model's promise is kept; above it the policy has found "
     "where the reward model is wrong.",

@@ -135,6 +135,25 @@ def explanation(who: Who, item: int, beam: int) -> Any:
     return _ask("explanation", who, {"item": item, "beam": beam}, explain)
 
 
+def rewards(who: Who, items: tuple[int, ...]) -> pd.DataFrame:
+    """part (pscore, a behaviour), and a column for each item: what the run's reward model says of
+    it for the history as the log has it."""
+
+    def score(recommender: Any, history: Any) -> pd.DataFrame:
+        import numpy as np
+        import torch
+
+        from onerec.rewards import RewardModel
+
+        reward = RewardModel.load(Run(Path(who.path)), recommender.setting, recommender.device)
+        found = reward.score(np.array([who.user]), np.array([end(who)]), torch.tensor([items]))
+        parts = sorted(found, key=lambda name: name != "pscore")  # the fused score first
+        rows = [(name, *found[name][0].tolist()) for name in parts]
+        return pd.DataFrame(rows, columns=["part", *items])
+
+    return _ask("rewards", who.plain(), {"items": items}, score)
+
+
 def tree(who: Who, k: int, beam: int) -> pd.DataFrame:
     """The search as a table; see `onerec.explanation.tree`."""
 

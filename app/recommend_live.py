@@ -22,13 +22,14 @@ from onerec.errors import OneRecError
 from onerec.explain import dataset as explain_dataset
 from onerec.runs import Run
 from onerec.viz import beam as draw_beam
+from onerec.viz import composer, theme
 from onerec.viz import influence as draw
-from onerec.viz import theme
 
 K = 10
 WIDEST = 100  # of the beam's slider
 SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch holds the server
 ASKED = "live_model_of"  # runs whose model was asked for in this session
+REWARDS = {"part": "Part", "item": "This item", "list": "Mean of the list"}
 EDITS_OF = "edits_of"  # the run and the user that the edits of this session belong to
 
 
@@ -155,6 +156,7 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     _belongings(figure, found.curves, "deletion", run, who,
                 f"explain(recommender, history, {item}).curves")  # fmt: skip
     _codes(run, who, found, title)
+    _rewards(run, who, item, items)
     st.header("What in the past is like it?")
     recommend_parts.neighbours(run, who.user, item)
 
@@ -187,6 +189,21 @@ def _codes(run: Run, who: Who, found: object, title: str) -> None:
     names = {rank: f"Expert {rank + 1}" for rank in wide.columns if isinstance(rank, int)}
     wide = wide.rename(columns={"layer": "Layer", "level": "Token that writes level", **names})
     widgets.table(wide, key="item_experts", title="The experts that the item's tokens took")
+
+
+def _rewards(run: Run, who: Who, item: int, items: list[int]) -> None:
+    """What the reward model says of the item, part by part, beside the list's mean."""
+    st.header("What the reward model says of it")
+    if not (run.done("reward") or {}).get("checkpoint"):
+        st.caption(f"This run has no reward model: `onerec reward --run {run.name}` trains it.")
+        return
+    found = live_model.rewards(who, tuple(dict.fromkeys([*items, item])))
+    parts = [theme.sentence(composer.words(name)) for name in found["part"]]
+    shown = pd.DataFrame({"part": parts, "item": found[item], "list": found[items].mean(axis=1)})
+    title = "P-Score {item:.3f}, the mean of the list is {list:.3f}".format(**shown.loc[0])
+    widgets.table(shown.round(4), key="item_rewards", title=title, column_config=REWARDS)
+    past = " It reads the history as it was, without the edits." if who.edit else ""
+    st.caption(f"The fused score, which alignment follows, and the chance of each behaviour.{past}")
 
 
 # ---------------------------------------------------------------------------------- beam

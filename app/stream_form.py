@@ -50,21 +50,25 @@ NUMBERS: Mapping[str, tuple[str, int, int, int | None, str]] = {
     "seed": ("Seed", 0, 1_000_000, 0,
              "Of visitors, answers and training: streams of one seed have the same people"),
 }  # fmt: skip
-SHARE = (0.01, 1.0, 0.1)
+SHARE = 0.1
 ROUNDS = 20  # as `onerec.stream.config.ROUNDS`: what no number of rounds means
 
 
 def draw(run: Run) -> None:
-    """Arm, numbers and name; what they mean for this stream; the command; Start."""
+    """Arm, numbers and name; what they mean for this stream; the command; Start.
+
+    The widgets know no bounds: with them Streamlit puts the usual number in the place of one that
+    does not fit, and the command would be of a number that nobody typed.
+    """
     arm = widgets.options("Arm", list(ARMS), "arm")
     st.caption(ARMS[arm])
     _propose_name(run, arm)
     with st.grid("auto", min_column_width=150):
-        for key, (label, least, greatest, usual, words) in NUMBERS.items():
-            st.number_input(label, least, greatest, usual, key=f"stream_{key}", help=words,
+        for key, (label, _, _, usual, words) in NUMBERS.items():
+            st.number_input(label, value=usual, step=1, key=f"stream_{key}", help=words,
                             placeholder=str(ROUNDS))  # fmt: skip
         st.number_input(
-            "Share of the users", *SHARE, step=0.01, key="stream_share",
+            "Share of the users", value=SHARE, step=0.01, key="stream_share",
             help="Who comes in a round; in a log that is played back its own users come",
         )  # fmt: skip
         st.text_input("Name of the stream", max_chars=80, key="stream_name")
@@ -110,10 +114,10 @@ def _asked(run: Run) -> tuple[str, list[str]]:
             continue
         settings[key] = int(state[f"stream_{key}"])
         if not least <= settings[key] <= greatest:
-            raise RecipeError(f"{label} is {settings[key]}: choose from {least} to {greatest:,}")
+            raise RecipeError(f"{label} is {settings[key]:,}: choose from {least} to {greatest:,}")
     settings["share"] = round(float(state["stream_share"]), 4)
     if not 0 < settings["share"] <= 1:
-        raise RecipeError(f"share of the users is {settings['share']}: choose from 0.01 to 1")
+        raise RecipeError(f"Share of the users is {settings['share']}: choose from 0.01 to 1")
     name = jobs.valid_name(state["stream_name"] or "", "name of the stream")
     return name, jobs.stream_command(run.name, name, settings)
 

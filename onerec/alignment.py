@@ -9,6 +9,11 @@ Ratios are exact at lag 0: the old log-probability is then that of the training 
 policy acts in evaluation mode, as a twin with the same weights, so dropout does not make ratios
 noisy. A beam is not a sample: its items are distinct and its ratios have no importance meaning.
 
+The reference of a tilt, of GRPO with KL and of DPO is the policy that alignment began from, and
+stays so (ours). IPA's paper renews it with every iteration (M_t) and does not say how long one
+lasts; were it one update, every margin would be 0 and a pair pushed apart however far apart it is
+already. With a fixed one the push ends where the margin is wide.
+
 Shapes: B users, G items of a group, L levels.
 """
 

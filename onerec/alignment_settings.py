@@ -6,7 +6,7 @@ import math
 
 from onerec.data.schema import BEHAVIOURS, POSITIVE
 from onerec.errors import RecipeError
-from onerec.sections import AlignConfig, SamplingConfig
+from onerec.sections import AlignConfig, IndustrialConfig, SamplingConfig
 from onerec.settings import listed, nearest
 
 FEEDBACK = "feedback"  # the reward of what people were shown
@@ -70,3 +70,47 @@ def check_groups(align: AlignConfig, sampling: SamplingConfig) -> None:
             f"align.search={align.search} and align.reward={align.reward}: what people did with "
             "logged items is align.search=log with align.reward=feedback alone"
         )
+
+
+def unread(align: AlignConfig, sampling: SamplingConfig, industrial: IndustrialConfig) -> list[str]:
+    """What is set and has no say in how groups come about or are judged, each with the reason."""
+    if not align.weight:
+        return ["align.weight=0: no groups are drawn; what is said of them is not read"]
+    given = {
+        "align.format_items": align.format_items,
+        "align.tilt": align.tilt,
+        "align.lag": align.lag,
+        "sampling.temperature": sampling.temperature != 1 and sampling.temperature,
+        "sampling.top_p": sampling.top_p != 1 and sampling.top_p,
+        "sampling.icepop": sampling.icepop,
+        "industrial.column": industrial.column,
+        "industrial.value": industrial.value,
+    }
+    reasons = _unread_by_search(align.search)
+    if align.objective == "dpo":
+        one = "dpo sets the best against the worst, and legal items have one format reward"
+        reasons = {"align.format_items": one} | reasons
+    if not industrial.column:
+        reasons["industrial.value"] = "industrial.column is empty"
+    return [
+        f"{name}={value} is not read: {reasons[name]}"
+        for name, value in given.items()
+        if value and name in reasons
+    ]
+
+
+def _unread_by_search(search: str) -> dict[str, str]:
+    """Setting -> why a search does not read it."""
+    found = {}
+    if search != "sample":
+        found["align.format_items"] = f"groups by {search} hold legal codes alone"
+    if search == "beam":
+        most = "a beam takes what is most probable and draws nothing"
+        found |= dict.fromkeys(("sampling.temperature", "sampling.top_p"), most)
+    if search == LOG:
+        shown = "the group is what people were shown, not what a policy draws"
+        sampler = ("align.lag", "sampling.temperature", "sampling.top_p", "sampling.icepop")
+        found |= dict.fromkeys(sampler, shown)
+        did = "what people did is the advantage"
+        found |= dict.fromkeys(("align.tilt", "industrial.column", "industrial.value"), did)
+    return found

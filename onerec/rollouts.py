@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from onerec.data.tables import check_rows, read_parquet, write_parquet
+from onerec.data.tables import check_rows, check_step, read_parquet, write_parquet
 from onerec.errors import DataError, RunError
 from onerec.train import policy
 
@@ -267,13 +267,15 @@ def read_rollout(path: Path) -> Rollout:
     """What `write_rollout` wrote.
 
     Raises:
-        DataError: the file is missing, cut or no rollout.
+        DataError: the file is missing, cut or no rollout, lacks a column or holds a number that is
+            not finite.
     """
     frame = read_parquet(path)
     try:
         group = int(frame["place"].max()) + 1
         meta = json.loads(frame["step"].iloc[0])
         check_rows(meta, len(frame))
+        check_step(frame, needed=["code_", "lp_"])
         check_settings(meta["objective"], meta["settings"])
         names = [str(name) for name in frame.columns]
         rewards = [name for name in names if name.startswith("reward_")]

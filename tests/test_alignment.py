@@ -1,6 +1,7 @@
 """A policy step: exact ratios, who counts, and that objectives agree where they must."""
 
 import math
+from dataclasses import replace
 
 import fake_rollouts
 import numpy as np
@@ -18,10 +19,12 @@ from onerec.alignment import (
     _values,
     score_lists,
 )
+from onerec.alignment_settings import unread
 from onerec.errors import RunError
 from onerec.model.routers import RouterConfig
 from onerec.model.sample import sequence_log_probs
-from onerec.rollouts import Rollout, read_rollout, write_rollout
+from onerec.rollouts import OBJECTIVES, Rollout, read_rollout, write_rollout
+from onerec.sections import AlignConfig, IndustrialConfig, SamplingConfig
 from onerec.tokenizer.trie import Trie
 from onerec.train.policy import EPSILON
 
@@ -471,3 +474,45 @@ def test_training_on_what_people_did_raises_what_they_liked():
 def test_a_search_of_the_log_without_a_log_is_one_line():
     with pytest.raises(RunError, match="needs the log's items"):
         make(search="log").policy_loss(make_batch())
+
+
+CHANGES = {  # setting -> its value, and what it is for a policy
+    "align.format_items": (5, {"format_items": 5}),
+    "align.tilt": (0.05, {"tilt": 0.05}),
+    "align.lag": (3, {"lag": 3}),
+    "sampling.temperature": (3.0, {"temperature": 3.0}),
+    "sampling.top_p": (0.4, {"top_p": 0.4}),
+    "sampling.icepop": (5.0, {"icepop": 5.0}),
+    "industrial.column": (
+        "author_id",
+        {"listed": torch.arange(toy.N_ITEMS) % 2 == 0, "limit": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("search", ["sample", "constrained", "beam", "log"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_said_not_to_be_read_changes_nothing_and_all_else_does(search, objective, name):
+    """Once a beam ignored temperature and top_p, and DPO the format reward, and nobody was told."""
+    value, given = CHANGES[name]
+    weights = {"feedback" if search == "log" else "pscore": 1.0}
+
+    def step(**more):
+        lag = more.pop("lag", 0)
+        alignment = make(lag=lag, search=search, objective=objective, weights=weights, **more)
+        return gradients(moved(alignment), replace(logged_batch(), seed=6))
+
+    plain, changed = step(), step(alpha=0.01, **given)
+    same = all(changed[key].equal(gradient) for key, gradient in plain.items())
+    section, _, key = name.partition(".")
+    sections = {
+        "align": AlignConfig(search=search, objective=objective, format_items=0),
+        "sampling": SamplingConfig(),
+        "industrial": IndustrialConfig(),
+    }
+    sections[section] = replace(sections[section], **{key: value})
+    said = unread(**sections)
+    assert [line.partition(" is not read: ")[0] for line in said] in ([], [f"{name}={value}"])
+    if name != "sampling.icepop" or said:  # where kernels agree, it is read and changes nothing
+        assert same == bool(said)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onerec.alignment_settings import reward_weights
+from onerec.alignment_settings import reward_weights, unread
 from onerec.errors import RecipeError
 from onerec.recipes import recipe
 
@@ -52,3 +52,33 @@ def test_the_log_as_the_group():
     assert found.align.search == "log"
     with pytest.raises(RecipeError, match="alone"):
         recipe("tiny", {"align.search": "log", "align.reward": "feedback,like"})
+
+
+def said(**changes):
+    found = recipe("tiny", {"align.format_items": "0", **changes})
+    return unread(found.align, found.sampling, found.industrial)
+
+
+def test_what_is_set_and_not_read_is_said_with_the_reason():
+    """What each has a say in is measured beside `Alignment`."""
+    assert said() == []
+    beam = {"align.search": "beam", "align.format_items": "2", "sampling.temperature": "0.7"}
+    assert said(**beam, **{"sampling.top_p": "0.9", "sampling.icepop": "5"}) == [
+        "align.format_items=2 is not read: groups by beam hold legal codes alone",
+        "sampling.temperature=0.7 is not read: a beam takes what is most probable and draws "
+        "nothing",
+        "sampling.top_p=0.9 is not read: a beam takes what is most probable and draws nothing",
+    ]
+    logged = {"align.search": "log", "align.reward": "feedback"}
+    own = {"align.tilt": "2", "align.lag": "5", "industrial.column": "author_id"}
+    assert [line.partition(" ")[0] for line in said(**logged, **own)] == [
+        "align.tilt=2.0",
+        "align.lag=5",
+        "industrial.column=author_id",
+    ]
+    assert said(**{"industrial.value": "a3"}) == [
+        "industrial.value=a3 is not read: industrial.column is empty"
+    ]
+    assert said(**{"align.weight": "0", "align.search": "beam", "sampling.top_p": "0.9"}) == [
+        "align.weight=0: no groups are drawn; what is said of them is not read"
+    ]

@@ -177,6 +177,36 @@ def test_a_file_that_lost_whole_groups_is_one_line(tmp_path):
         read_rollout(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("lp_2", None, "column lp_2 is missing"),
+        ("code_3", None, "column lp_3 is one too many"),
+        ("drawn_1", None, "column drawn_1 is missing"),
+        ("lp_2", math.nan, "column lp_2 holds nan in row 4"),
+        ("drawn", -math.inf, "column drawn holds -inf in row 4"),
+        ("factor", math.nan, "column factor holds nan in row 4"),
+        ("format", math.inf, "column format holds inf in row 4"),
+        ("reference", math.nan, "column reference holds nan in row 4"),
+    ],
+)
+def test_a_file_that_lost_a_column_or_a_number_is_one_line(tmp_path, name, values, said):
+    """Once an item was what two of its three codes made it, and a loss was no number."""
+    path = tmp_path / "step.parquet"
+    before = make(tilt=2.0)
+    before.drawn_levels = before.levels - 0.1
+    write_rollout(path, before)
+    frame = read_parquet(path)
+    if values is None:
+        frame = frame.drop(columns=name)
+    else:
+        frame.loc[4, name] = values
+    write_parquet(path, frame)
+    with pytest.raises(DataError) as caught:
+        read_rollout(path)
+    assert str(caught.value) == f"{path}: not a whole rollout ({said}); delete it and go on"
+
+
 def test_a_setting_that_the_objective_does_not_know_is_one_line(tmp_path):
     path = tmp_path / "step.parquet"
     rollout = make()

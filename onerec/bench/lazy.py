@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
 from onerec.bench.generate import commit, cpu_name, write
-from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.count import Cardinalities, Counter
@@ -241,6 +241,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
     refuse_below_one(chosen, ("seeds", "layers", "steps", "batch"))
+    refuse_no_amount(chosen, ["rates"])
     set_threads(chosen.threads)
     print(json.dumps(measure(chosen)["summary"], indent=1))
 

@@ -34,7 +34,12 @@ import torch
 from onerec.alignment import AlignBatch
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, cpu_name, write
-from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import (
+    read_results,
+    refuse_below_one,
+    refuse_no_amount,
+    told_in_a_line,
+)
 from onerec.common import pick_device, set_threads
 from onerec.loop import loop
 from onerec.model.sample import sample
@@ -180,6 +185,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if chosen.run is None:
         parser.error("--run is needed")
     refuse_below_one(chosen, ("seeds", "steps"))
+    refuse_no_amount(chosen, ["weight"])
     set_threads(1)
     start = before(chosen.run, chosen.home)
     print(json.dumps(start), flush=True)

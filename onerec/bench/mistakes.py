@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ def told_in_a_line(main: Callable[[Sequence[str] | None], int | None]) -> Main:
             with as_mistakes():
                 return main(argv) or 0
         except OneRecError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"onerec: {error}", file=sys.stderr)
             return MISTAKE
         except subprocess.CalledProcessError as error:
             return _case_failed(error)
@@ -81,9 +82,9 @@ def log_of(part: Path) -> Path:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, without the `error:` before it; empty if none does."""
+    """The last line that says something, without the `onerec:` before it; empty if none does."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else ""
+    return lines[-1].removeprefix("onerec: ") if lines else ""
 
 
 def _case_failed(error: subprocess.CalledProcessError) -> int:
@@ -93,10 +94,10 @@ def _case_failed(error: subprocess.CalledProcessError) -> int:
     said = last_line(log.read_text(errors="replace")) if there else ""
     said = said or f"it said nothing and ended with status {error.returncode}"
     if error.returncode == MISTAKE:
-        print(f"error: {case}: {said}", file=sys.stderr)
+        print(f"onerec: {case}: {said}", file=sys.stderr)
         return MISTAKE
     more = f"; all of it in {log}" if there else ""
-    print(f"error: {case} failed: {said}{more}; the same command goes on", file=sys.stderr)
+    print(f"onerec: {case} failed: {said}{more}; the same command goes on", file=sys.stderr)
     return 1
 
 
@@ -113,6 +114,19 @@ def refuse_below_one(chosen: argparse.Namespace, names: Sequence[str]) -> None:
                 raise RecipeError(f"--{name.replace('_', '-')} {number}: at least 1")
 
 
+def refuse_no_amount(chosen: argparse.Namespace, names: Sequence[str]) -> None:
+    """Numbers of the command line that measure something, from 0 up.
+
+    Raises:
+        RecipeError: one of them is below 0 or not finite.
+    """
+    for name in names:
+        value = getattr(chosen, name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not (math.isfinite(number) and number >= 0):
+                raise RecipeError(f"--{name.replace('_', '-')} {number}: a number from 0 up")
+
+
 def read_results(paths: Sequence[Path], *keys: str) -> list[dict[str, Any]]:
     """The results in files, to be put together.
 
@@ -126,3 +140,28 @@ def read_results(paths: Sequence[Path], *keys: str) -> list[dict[str, Any]]:
             if not one.get(key):
                 raise DataError(f"{path}: holds no {key!r}; give results of this benchmark")
     return found
+
+
+def refuse_unlike(
+    paths: Sequence[Path], parts: Sequence[dict[str, Any]], alike: Sequence[str], *, other_than: str
+) -> None:
+    """Results that do not belong together, where all may differ in one thing and have to.
+
+    Raises:
+        DataError: one differs from the first in a key of `alike`, or is twice the same in the key
+            `other_than`, or lacks it.
+    """
+    first, seen = parts[0], dict[str, Path]()
+    for path, one in zip(paths, parts, strict=True):
+        for key in alike:
+            if one.get(key) != first.get(key):
+                raise DataError(
+                    f"{path}: {key} is {one.get(key)!r}, and {first.get(key)!r} in {paths[0]}; "
+                    f"join results that differ in {other_than} alone"
+                )
+        if other_than not in one:
+            raise DataError(f"{path}: holds no {other_than!r}; give results of this benchmark")
+        number = str(one[other_than])
+        if number in seen:
+            raise DataError(f"{path}: {other_than} {number} is in {seen[number]} too; give it once")
+        seen[number] = path

@@ -1,6 +1,7 @@
 """P-Score beside LightGBM on KuaiRand's logs: each behaviour, the same features, equal tuning.
 
     python -m onerec.bench.pscore --json [--kuairand FOLDER] [--seed 0] [--out FILE]
+    python -m onerec.bench.pscore --join FILE FILE .. [--out FILE]
 
 Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no rate, feature or weight
 knows a test row. Both models read the same: statistics of user and item, cross features, static
@@ -42,7 +43,8 @@ from numpy.typing import NDArray
 from onerec.assembly import Setting
 from onerec.bench.at_once import AtOnce
 from onerec.bench.generate import as_json, commit, cpu_name, write
-from onerec.bench.mistakes import told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.pscore_seeds import joined
 from onerec.bench.trees import TREES, Table, Trees
 from onerec.bench.world import _found as found_kuairand
 from onerec.common import set_threads
@@ -371,10 +373,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kuairand", type=Path)
     parser.add_argument("--trials", type=int, default=len(TREES))
     parser.add_argument("--seed", type=int, default=0, help="of P-Score; the trees have none")
+    parser.add_argument("--join", nargs="*", type=Path, help="results of several seeds")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ["trials"])
     given = {"kuairand": chosen.kuairand, "trials": chosen.trials, "seed": chosen.seed}
-    result = run(out=chosen.out, **given)
+    result = joined(chosen.join, chosen.out) if chosen.join else run(out=chosen.out, **given)
     if chosen.json:
         print(as_json(result))
         return 0

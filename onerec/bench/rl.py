@@ -1,9 +1,10 @@
 """Users a second through rollout, reward and update, and which share of the time each part takes.
 
     python -m onerec.bench.rl --json [--recipe small --group 128] [--out FILE]
+    python -m onerec.bench.rl --join FILE FILE .. [--out FILE]
 
 Left to itself it takes the recipe `small` with groups of 128 on a CPU, `kuairand` with groups of
-512 on a GPU.
+512 on a GPU. `--join` puts results of other groups below `group_G` of the first.
 
 The run is made on the built-in world with a few steps of each stage: weights decide nothing about
 speed. `next_token` is the next-token half of the same update; it is timed apart, since a share of
@@ -24,7 +25,12 @@ import torch
 from onerec.alignment import AlignBatch, Alignment, Scorer
 from onerec.assembly import setting_of
 from onerec.bench.generate import as_json, commit, cpu_name, write
-from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import (
+    read_results,
+    refuse_below_one,
+    refuse_unlike,
+    told_in_a_line,
+)
 from onerec.common import pick_device, set_threads
 from onerec.model.sample import Samples
 from onerec.pipeline import run as run_stages
@@ -34,6 +40,11 @@ from onerec.world import WorldConfig
 
 PARTS = ("rollout", "reward", "update", "next_token")
 WARM_UP = 3
+ALIKE = ("benchmark", "commit", "device", "recipe", "users", "steps", "items")
+OF_A_GROUP = (
+    *("command", "users_per_second", "items_per_second", "share", "milliseconds_a_step"),
+    "peak_memory_gib",
+)
 QUICK = {
     "train.steps": "3",
     "train.evaluate_every": "3",
@@ -176,6 +187,24 @@ def run(
     return result
 
 
+def joined(paths: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
+    """The first result with what others measured of other groups; writes it to `out` as well.
+
+    Raises:
+        RunError: a file is missing or is no JSON object.
+        DataError: a file is no result of this benchmark, of anything else than the first but its
+            group, or of a group that is there already.
+    """
+    parts = read_results(paths, "group", "users_per_second")
+    refuse_unlike(paths, parts, ALIKE, other_than="group")
+    result = dict(parts[0])
+    for part in parts[1:]:
+        result[f"group_{part['group']}"] = {key: part[key] for key in OF_A_GROUP if key in part}
+    if out is not None:
+        write(result, out)
+    return result
+
+
 @told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints one JSON object with --json, else a few lines."""
@@ -185,16 +214,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", type=int, help="items of a user; default by device")
     parser.add_argument("--users", type=int, default=32, help="with a group in a step")
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--join", nargs="*", type=Path, help="results of several groups")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     chosen = parser.parse_args(argv)
     refuse_below_one(chosen, ("group", "users", "steps"))
-    result = run(
-        name=chosen.recipe,
-        group=chosen.group,
-        users=chosen.users,
-        steps=chosen.steps,
-        out=chosen.out,
-    )
+    sizes = {"group": chosen.group, "users": chosen.users, "steps": chosen.steps}
+    if chosen.join:
+        result = joined(chosen.join, chosen.out)
+    else:
+        result = run(name=chosen.recipe, out=chosen.out, **sizes)
     if chosen.json:
         print(as_json(result))
     else:

@@ -38,7 +38,7 @@ from onerec.bench.arms import in_parts, write_part
 from onerec.bench.balance import balance_of
 from onerec.bench.dense import DenseSetting
 from onerec.bench.generate import commit, write
-from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.trained import (
     apart,
@@ -208,6 +208,7 @@ def prepare(chosen: argparse.Namespace) -> Run:
             nobody in valid, a number is below 1, or see `onerec.pipeline.run`.
     """
     refuse_below_one(chosen, ("seeds", "jobs", "batches", "roma_steps", "bank"))
+    refuse_no_amount(chosen, ("roma_rate", "roma_weight"))
     for arm in chosen.arms:
         if arm not in ALL:
             raise RecipeError(f"no arm {arm!r}{nearest(arm, ALL)}; there are {listed(ALL)}")

@@ -9,9 +9,10 @@ weights every 1,000). Norms are those before clipping, of the objective alone an
 At lag 0 the ratio is 1 and GRPO is ECPO, so it is not run there again.
 
 A comparison is void where fewer than 1% of the items with a negative advantage have a ratio above
-1 + epsilon + delta: then the early clip never acted. An arm explodes when its largest norm is above
-50 times the start and its next-token loss is worse than ECPO's by more than the interval over
-seeds.
+1 + epsilon + delta: then the early clip never acted. Lag 0 is exempt: no ratio leaves 1 there, no
+clip is expected to act, and what is compared is the KL term alone. An arm explodes when its largest
+norm is above 50 times the start and its next-token loss is worse than ECPO's by more than the
+interval over seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ import torch
 
 from onerec.assembly import setting_of
 from onerec.bench.generate import commit, write
-from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import (
+    read_results,
+    refuse_below_one,
+    refuse_no_amount,
+    told_in_a_line,
+)
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
 from onerec.errors import RunError
@@ -47,6 +53,12 @@ USERS, GROUP, WEIGHT = 32, 64, 0.3
 START = 10  # steps whose median norm is the start
 TAIL = 100  # steps at the end over which losses and rewards are averaged
 VOID, EXPLODED = 0.01, 50.0
+WORDS = {
+    "void": f"beyond is below {VOID}: the early clip never acted; at lag 0, where none can, no "
+    "line is called so",
+    "explodes": f"policy_norm_growth is above {EXPLODED:g} in the median of the seeds, and "
+    "next_token_minus_ecpo lies above 0",
+}
 KEPT = ("grad_norm", "policy_norm", "next_token", "reward", "beyond", "outside", "ratio_max")
 
 
@@ -194,11 +206,13 @@ def main(words: Sequence[str] | None = None) -> None:
     if chosen.join:
         runs = [run for part in read_results(chosen.join, "runs") for run in part["runs"]]
         told = {"command": "python -m onerec.bench.stability", "commit": commit()}
-        write({**told, "device": runs[0]["device"], "lines": summary(runs)}, chosen.out)
+        device, lines = runs[0]["device"], summary(runs)
+        write({**told, "device": device, "words": WORDS, "lines": lines}, chosen.out)
         return
     if chosen.run is None:
         parser.error("--run is needed")
     refuse_below_one(chosen, ("seeds", "steps"))
+    refuse_no_amount(chosen, ["clip"])
     set_threads(1)
     part, parts = chosen.share
     runs = []

@@ -71,7 +71,7 @@ def play(run: Run, arms: Sequence[str], seeds: int, options: Sequence[str], jobs
         if done.returncode:
             if done.returncode != MISTAKE:
                 print(done.stderr, file=sys.stderr)
-            said = last_line(done.stderr).removeprefix("onerec: ")
+            said = last_line(done.stderr)
             raise RunError(f"stream {name!r}: {said or f'ended with status {done.returncode}'}")
 
     with ThreadPoolExecutor(jobs) as pool:

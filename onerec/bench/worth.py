@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import LOOKS, NONE, choose, in_parts, named_arms, train_arm, write_part
 from onerec.bench.generate import commit, write
-from onerec.bench.mistakes import told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
@@ -303,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", help="ARM:SEED, in this process")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
+    refuse_below_one(chosen, ("items", "users", "steps", "looks", "seeds", "jobs"))
     set_threads(1 if chosen.one else None)
     if chosen.prepare:
         size = {"n_items": chosen.items, "n_users": chosen.users}

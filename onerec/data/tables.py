@@ -1,11 +1,12 @@
 """Columns to a Parquet file and back, through DuckDB, complete or not there at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 
 from onerec.errors import DataError
@@ -57,6 +58,29 @@ def check_rows(meta: Mapping[str, Any], rows: int) -> None:
     expected = meta.get("users", 0) * meta.get("group", 0)
     if expected and rows != expected:
         raise ValueError(f"{rows:,} of {expected:,} rows")
+
+
+def check_step(frame: pd.DataFrame, needed: Sequence[str] = ()) -> None:
+    """Refuse a policy step of which a level's column is gone or a number is none.
+
+    `lp_` and `drawn_` may be lacking for all levels where they are not `needed`; which others there
+    have to be, readers know.
+
+    Raises:
+        ValueError: which column, and of a number in which row.
+    """
+    levels = sum(str(name).startswith("code_") for name in frame)
+    for kind in ("code_", "lp_", "drawn_"):
+        there = {str(name) for name in frame if str(name).startswith(kind)}
+        wanted = {f"{kind}{level}" for level in range(1, levels + 1)}
+        if there != wanted and (there or kind in needed):
+            name = min(wanted - there or there - wanted)
+            raise ValueError(f"column {name} is {'missing' if name in wanted else 'one too many'}")
+    for name in frame.columns.drop("step", errors="ignore"):
+        lost = ~np.isfinite(frame[name].to_numpy(float))
+        if lost.any():
+            row = int(lost.argmax())
+            raise ValueError(f"column {name} holds {frame[name].iloc[row]} in row {row}")
 
 
 def _quoted(path: Path) -> str:

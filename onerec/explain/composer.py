@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from onerec.data.schema import ITEMS
-from onerec.data.tables import check_rows, read_parquet
+from onerec.data.tables import check_rows, check_step, read_parquet
 from onerec.errors import DataError, RunError
 from onerec.explain.dataset import titles
 from onerec.explain.objectives import advantages
@@ -280,6 +280,7 @@ def _step(run: Run, step: int) -> tuple[pd.DataFrame, dict[str, float]]:
         rows = read_parquet(path)
         meta = json.loads(rows["step"].iloc[0])
         check_rows(meta, len(rows))
+        check_step(rows)
         weights, rows = meta["weights"], rows.drop(columns="step")
         rows.attrs = {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
         rows.attrs["logged"] = meta.get("logged", False)

@@ -187,7 +187,7 @@ def comparable(run: Run, a: str, b: str, other: str = "") -> str:
                 "their visitors are not the same people with the same luck; start one with the "
                 f"other's {key} to compare them"
             )
-    splits = [_split(each) for each in (run, owner)]
+    splits = _splits((run, a), (owner, b))
     if "hits" in values_of(run, a) and splits[0] != splits[1]:
         return (
             f"streams {both} play other days back: their runs differ in evaluate.split "
@@ -196,9 +196,15 @@ def comparable(run: Run, a: str, b: str, other: str = "") -> str:
     return ""
 
 
-def _split(run: Run) -> str:
-    """How the run's log was cut, as its recipe says."""
-    return str(((run.recipe().get("recipe") or {}).get("evaluate") or {}).get("split", ""))
+def _splits(*streams: tuple[Run, str]) -> list[str]:
+    """How the logs of streams (run, name) were cut: the rule that was followed, since `auto` may
+    have come to the one that another run names; as their runs' recipes say where one is older and
+    does not tell."""
+    followed = [str(opened(run, name).recipe().get("split") or "") for run, name in streams]
+    if all(followed):
+        return followed
+    recipes = [run.recipe().get("recipe") or {} for run, _ in streams]
+    return [str((recipe.get("evaluate") or {}).get("split", "")) for recipe in recipes]
 
 
 def compared(run: Run, a: str, b: str, value: str = VALUES[0], other: str = "") -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from onerec.data.tables import check_rows, read_parquet
+from onerec.data.tables import check_rows, check_step, read_parquet
 from onerec.errors import DataError, RunError
 from onerec.explain import objectives, training
 from onerec.explain.dataset import titles
@@ -306,6 +306,7 @@ def _rows(
         taken |= {"tilt": meta.get("tilt", 0.0), "beam": meta.get("beam", False)}
         taken |= {"icepop": meta.get("icepop", 0.0), "logged": meta.get("logged", False)}
         check_rows(meta, len(rows))
+        check_step(rows)
         asked = {"objective": objective, "epsilon": epsilon, "delta": delta}
         taken |= {name: given for name, given in asked.items() if given is not None}
         return _worked_out(rows, taken), taken

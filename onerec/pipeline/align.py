@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
-from onerec.alignment_settings import LOG, judged_by, reward_weights
+from onerec.alignment_settings import judged_by, reward_weights, unread
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -281,24 +281,10 @@ def listed_items(dataset: Dataset, column: str, value: str) -> torch.Tensor | No
     return torch.from_numpy(held.to_numpy(dtype=bool).copy())
 
 
-def unread(recipe: Recipe) -> list[str]:
-    """What is set and has no say in how this recipe's groups come about, each with the reason."""
-    config, found = recipe.align, []
-    if config.format_items and config.search != "sample":
-        found.append(
-            f"align.format_items={config.format_items} is not read: groups by {config.search} hold "
-            "legal codes alone"
-        )
-    if config.search == LOG:
-        given = {"align.tilt": config.tilt, "industrial.column": recipe.industrial.column}
-        reason = "what people did is the advantage"
-        found += [f"{name}={value} is not read: {reason}" for name, value in given.items() if value]
-    return found
-
-
 def align(session: Session) -> None:
     """Write align/: checkpoints, done.json that names the chosen one; and rollouts/."""
-    config = session.setting.recipe.align
+    recipe = session.setting.recipe
+    config = recipe.align
     why = "align.steps=0" if not config.steps else (session.run.done("reward") or {}).get("skipped")
     if why:
         session.begin(STAGE, 1, f"skipped: {why}")
@@ -308,7 +294,7 @@ def align(session: Session) -> None:
     begun = time.perf_counter()
     training = Aligning(session.run, session.setting, session.device, session.writer)
     session.begin(STAGE, config.steps, f"{config.objective}, {config.reward}")
-    for line in unread(session.setting.recipe):
+    for line in unread(config, recipe.sampling, recipe.industrial):
         session.writer.log(f"{STAGE}: {line}")
     training.resume()
     session.goes_on(STAGE, training.start, config.steps)
@@ -319,14 +305,14 @@ def align(session: Session) -> None:
         session.writer.log_metrics(STAGE, 0, config.steps, **first)
         training.save(0)
     saved = training.start
-    every = session.setting.recipe.train.evaluate_every
+    every = recipe.train.evaluate_every
     looks = {config.steps, *(math.ceil(share * config.steps) for share in _LOOKS)}
     for result in loop(
         training.trainee(),
         steps=config.steps,
         start=training.start,
         clip=training.optim.clip,
-        seed=session.setting.recipe.seed,
+        seed=recipe.seed,
         device=session.device,
         workers=lambda: session.workers,
     ):

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from onerec import __version__
 from onerec.alignment import AlignBatch, Alignment
-from onerec.alignment_settings import LOG, judged_by
+from onerec.alignment_settings import LOG, judged_by, unread
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -100,12 +100,14 @@ def stream(
     online = Online(run, setting, config, device, folder)
     rounds, note = rounds_of(config.rounds, online.platform.rounds)
     config = replace(config, rounds=rounds)
-    with RunWriter.claim(folder, _description(run, config)) as writer:
+    with RunWriter.claim(folder, _description(run, config, setting.split.rule)) as writer:
         keep_memory()
         set_threads(threads_for(setting.recipe, device))
         online.resume()
         writer.rewind_metrics(STAGE, online.round)
         writer.set_status(STAGE, online.round, rounds, message=note)
+        for line in online.unread():
+            writer.log(f"{STAGE}: {line}")
         while online.round < rounds:
             values = online.step(
                 lambda round_, line: writer.log_metrics(STAGE, round_, rounds, **line)
@@ -121,7 +123,7 @@ def stream(
     return Run(folder)
 
 
-def _description(run: Run, config: StreamConfig) -> dict[str, Any]:
+def _description(run: Run, config: StreamConfig, split: str) -> dict[str, Any]:
     described = run.recipe()
     return {
         "name": STAGE,
@@ -130,6 +132,7 @@ def _description(run: Run, config: StreamConfig) -> dict[str, Any]:
         "code_version": __version__,
         "dataset": described["dataset"],
         "run": run.name,
+        "split": split,  # the rule that was followed, where the recipe may say auto
     }
 
 
@@ -184,6 +187,18 @@ class Online:
             learning_rate=align.learning_rate, weight_decay=recipe.train.weight_decay
         )
         self.optimizer = make_adamw(model, self.optim)
+
+    def unread(self) -> list[str]:
+        """What the run's recipe sets for groups and this arm's do not read, each with the reason.
+
+        `align.lag` is never read here: a stream has a lag of its own.
+        """
+        recipe, tilt = self.recipe, self.base.recipe.align.tilt
+        if not recipe.align.weight:
+            return []
+        moved = f"align.tilt={tilt} is not read: a loop learns beyond the policy it began from"
+        own = replace(recipe.align, lag=0)
+        return [moved] * (tilt > 0) + unread(own, recipe.sampling, recipe.industrial)
 
     def recommender(self, model: Any) -> Recommender:
         """Lists of a model for the log as it is now."""

@@ -232,6 +232,9 @@ def dpo(
     w is the item with the highest advantage, l the one with the lowest, the earlier of equals; a
     group without a difference is left out. `beta` is NOT FOUND in the paper. `weight` of 0 takes an
     item out of the choice.
+
+    The paper's reference is M_t, the policy of the iteration before; how long one lasts is NOT
+    FOUND. `Alignment` passes the policy that it began from, and says why.
     """
     counted = torch.ones_like(advantage, dtype=torch.bool) if weight is None else weight != 0
     best = advantage.masked_fill(~counted, -torch.inf).argmax(1, keepdim=True)  # (B, 1)

@@ -41,13 +41,8 @@ def stability(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         return theme.nothing("This was not measured.", _run("stability"), "stability")
     middle = frame.groupby(["objective", "rate", "lag"])["growth"].median().reset_index()
-    worst = middle.sort_values("growth").iloc[-1]
-    bounded = middle[middle["objective"] == "ecpo"]["growth"].max()
-    name = OBJECTIVES[str(worst["objective"])]
     fig = theme.figure(
-        title=f"With a policy that is {theme.count(worst['lag'], 'update')} old the gradient of "
-        f"{name} grows {worst['growth']:,.0f} times, that of ECPO never more than {bounded:.1f} "
-        "times",
+        title=_stability_title(frame, middle),
         alt="Largest gradient over that of the start, median of the seeds: "
         + "; ".join(
             f"{OBJECTIVES[str(r['objective'])]}, rate {r['rate']:g}, lag {r['lag']:,}: "
@@ -96,11 +91,26 @@ def _run(name: str) -> str:
     return f"Measure it with: python -m onerec.bench.{name}"
 
 
+def _stability_title(frame: pd.DataFrame, middle: pd.DataFrame) -> str:
+    """The wildest arm, how far the others go at most, and whether it is KL alone that explodes."""
+    worst = middle.sort_values("growth").iloc[-1]
+    most = middle.groupby("objective")["growth"].max().drop(worst["objective"]).sort_values()
+    others = [f"{OBJECTIVES[str(arm)]}'s at most {grown:.1f}" for arm, grown in most.items()]
+    explode = set(frame.loc[frame["explodes"], "objective"])
+    found = ": it is the KL term that explodes" if explode == {"grpo_kl"} else ""
+    return (
+        f"With a policy that is {theme.count(worst['lag'], 'update')} old the gradient of "
+        f"{OBJECTIVES[str(worst['objective'])]} grows {worst['growth']:,.0f} times, "
+        f"{', '.join(reversed(others))} (medians of the seeds){found}"
+    )
+
+
 def _stability_how(frame: pd.DataFrame) -> str:
     lines = []
     for (lag, objective), mine in frame[frame["objective"] != "ecpo"].groupby(["lag", "objective"]):
         worst = mine.sort_values("low").iloc[-1]
         said = "explodes" if mine["explodes"].any() else "does not explode"
+        said += "; void, the early clip never acted" if mine["void"].any() else ""
         lines.append(
             f"- lag {lag:,}, {OBJECTIVES[str(objective)]}: next-token loss minus ECPO's at rate "
             f"{worst['rate']:g} [{worst['low']:+z.4f}, {worst['high']:+z.4f}]; it {said}"
@@ -109,7 +119,9 @@ def _stability_how(frame: pd.DataFrame) -> str:
         f"{frame['seed'].nunique()} seeds, two learning rates, the same batches for all; norms of "
         "the policy's gradient before clipping, the largest over the median of the first ten "
         f"steps. *Explodes* is more than {EXPLODED:g} times and a next-token loss worse than "
-        "ECPO's by more than its interval. At lag 0 every ratio is 1, and GRPO is ECPO.\n\n"
+        "ECPO's by more than its interval. *Void* is a comparison of whose items with A < 0 fewer "
+        "than 1% lie above 1+ε+δ. At lag 0 every ratio is 1 and GRPO is ECPO: there no clip can "
+        "act, and nothing is called void.\n\n"
         + "\n".join(lines)
         + f"\n\n{frame.attrs.get('note', '')}\n\n`python -m onerec.bench.stability`"
     )

@@ -312,7 +312,7 @@ def test_the_form_knows_every_arm_and_the_usual_numbers() -> None:
     usual = StreamConfig()
     assert set(stream_form.ARMS) == set(ARMS)
     assert next(iter(stream_form.ARMS)) == usual.arm
-    assert stream_form.SHARE[-1] == usual.share
+    assert usual.share == stream_form.SHARE
     assert stream_form.ROUNDS == ROUNDS
     for key, (_, least, greatest, value, _) in stream_form.NUMBERS.items():
         assert value == getattr(usual, key)
@@ -329,6 +329,26 @@ def test_the_command_follows_the_form(open_page: Open) -> None:
     assert "Round 3 is the first that is served by weights that learned" in said(app)
     app.number_input(key="stream_lag").set_value(100).run()
     assert "round 7 would be the first to be served by what was learned" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rounds", 0, "Rounds is 0: choose from 1 to 1,000"),
+        ("steps", -3, "Steps a round is -3: choose from 1 to 10,000"),
+        ("lag", 200_000, "Lag in steps is 200,000: choose from 0 to 100,000"),
+        ("share", 1.5, "Share of the users is 1.5: choose from 0.01 to 1"),
+    ],
+)
+def test_a_number_that_does_not_fit_is_told_and_starts_nothing(
+    open_page: Open, key: str, value: float, words: str
+) -> None:
+    """Once the usual number took its place, and the command was of that."""
+    app = open_page(arm="rsft")
+    app.number_input(key=f"stream_{key}").set_value(value).run()
+    assert words in said(app)
+    assert "onerec stream --run toy_run --name rsft" not in command(app)
+    assert not [button for button in app.button if button.key == "stream_go"]
 
 
 def test_without_a_number_of_rounds_the_command_takes_what_there_is(open_page: Open) -> None:

@@ -113,6 +113,43 @@ def test_why_names_the_truth_and_its_rivals(open_page: Open, trained: Path) -> N
     assert len(app.selectbox(key="live_item").options) == 10
 
 
+def test_why_has_the_parts_of_the_reward(
+    open_page: Open, aligned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the run's reward model itself, for the history as the log has it."""
+    import numpy as np
+    import torch
+
+    from onerec.assembly import setting_of
+    from onerec.rewards import RewardModel
+    from onerec.runs import open_run
+
+    asked: list[tuple[live_model.Who, tuple[int, ...]]] = []
+    rewards = live_model.rewards
+    noting = lambda *given: asked.append(given) or rewards(*given)  # noqa: E731
+    monkeypatch.setattr(live_model, "rewards", noting)
+    app = live(open_page, aligned, "Why", edit="-0")
+    assert "It reads the history as it was, without the edits." in said(app)
+    frame = next(each.value for each in app.dataframe if "part" in each.value)
+    assert frame["part"].tolist() == ["P-Score", "Click", "Like"]
+    who, items = asked[-1]
+    run = open_run("first", aligned)
+    setting = setting_of(run, aligned)
+    cases, reward = setting.split.test, RewardModel.load(run, setting, torch.device("cpu"))
+    place = np.array([who.user]), cases.end[cases.user == who.user]
+    found = reward.score(*place, torch.tensor([items]))
+    for name, row in zip(("pscore", "click", "like"), frame.to_dict("records"), strict=True):
+        item = items.index(int(app.selectbox(key="live_item").value))
+        assert row["item"] == pytest.approx(float(found[name][0, item]), abs=1e-4)
+        assert row["list"] == pytest.approx(float(found[name][0, :10].mean()), abs=1e-4)
+    assert any(f"**P-Score {frame['item'][0]:.3f}, the mean" in box.value for box in app.markdown)
+
+
+def test_without_a_reward_model_why_says_how_to_train_one(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Why")
+    assert "This run has no reward model: `onerec reward --run first` trains it." in said(app)
+
+
 def test_any_item_can_be_asked_about(open_page: Open, trained: Path) -> None:
     import duckdb
 

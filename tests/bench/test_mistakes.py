@@ -68,7 +68,7 @@ def test_a_mistake_is_one_line(
     told = capsys.readouterr()
     assert code == 2
     assert told.err.count("\n") == 1, told.err
-    assert told.err.startswith("error: ")
+    assert told.err.startswith("onerec: ")
     assert said in told.err
     assert not (tmp_path / "out.json").exists()
     assert not list(tmp_path.glob("**/*.part"))
@@ -88,7 +88,7 @@ def test_a_log_has_no_truth(
     words = [run, "first", "--home", str(aligned), "--out", str(tmp_path / "out.json")]
     assert module.main(words) == 2
     told = capsys.readouterr().err
-    assert told == "error: 'toy': a log has no truth to compare with; make a world dataset\n"
+    assert told == "onerec: 'toy': a log has no truth to compare with; make a world dataset\n"
 
 
 def test_a_process_of_its_own_passes_its_last_line_on(
@@ -100,7 +100,7 @@ def test_a_process_of_its_own_passes_its_last_line_on(
     words = ["--home", str(tmp_path), "--arms", "none", "--seeds", "1", "--out", str(out)]
     assert importlib.import_module("onerec.bench.worth").main(words) == 2
     told = capfd.readouterr().err
-    assert told.startswith("error: none:0: no run 'large'")
+    assert told.startswith("onerec: none:0: no run 'large'")
     assert told.count("\n") == 1
     assert not out.exists()
 
@@ -118,9 +118,9 @@ def failing(status: int, said: str):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("status", "said", "told"),
     [
-        (2, "a warning\nerror: no run 'x'\n", "error: a:0: no run 'x'\n"),
-        (1, "Traceback\n  in f\nKeyError: 3\n", "error: a:0 failed: KeyError: 3; all of it in "),
-        (-9, "", "error: a:0 failed: it said nothing and ended with status -9; the same command"),
+        (2, "a warning\nonerec: no run 'x'\n", "onerec: a:0: no run 'x'\n"),
+        (1, "Traceback\n  in f\nKeyError: 3\n", "onerec: a:0 failed: KeyError: 3; all of it in "),
+        (-9, "", "onerec: a:0 failed: it said nothing and ended with status -9; the same command"),
     ],
 )
 def test_how_a_case_ended_is_told_and_what_it_said_is_kept(
@@ -176,7 +176,37 @@ def test_a_number_below_one_is_refused() -> None:
         mistakes.refuse_below_one(argparse.Namespace(beams=[8, -1]), ["beams"])
 
 
-@pytest.mark.parametrize("name", ["cascade", "legality", "stability"])
+def test_an_amount_that_is_none_is_refused() -> None:
+    mistakes.refuse_no_amount(argparse.Namespace(clip=0.0, rates=[1e-3]), ["clip", "rates"])
+    with pytest.raises(RecipeError, match=r"^--clip nan: a number from 0 up$"):
+        mistakes.refuse_no_amount(argparse.Namespace(clip=float("nan")), ["clip"])
+    with pytest.raises(RecipeError, match=r"^--roma-rate -1\.0: a number from 0 up$"):
+        mistakes.refuse_no_amount(argparse.Namespace(roma_rate=[2.0, -1.0]), ["roma_rate"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("legality", "--run nope --weight nan", "--weight nan: a number from 0 up"),
+        ("lazy", "--run nope --rates 1e-3 inf", "--rates inf: a number from 0 up"),
+        ("pscore", "--trials 0", "--trials 0: at least 1"),
+        ("routers", "--roma-rate -1", "--roma-rate -1.0: a number from 0 up"),
+        ("stability", "--run nope --clip nan", "--clip nan: a number from 0 up"),
+        ("worth", "--home HOME --seeds 0", "--seeds 0: at least 1"),
+        ("worth", "--home HOME --prepare --items 0", "--items 0: at least 1"),
+    ],
+)
+def test_numbers_are_refused_before_anything_is_done(
+    name: str, words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once `worth --seeds 0` wrote a result of nothing, and a clip of nan trained on."""
+    given = [*words.replace("HOME", str(tmp_path)).split(), "--out", str(tmp_path / "out.json")]
+    assert importlib.import_module(f"onerec.bench.{name}").main(given) == 2
+    assert capsys.readouterr().err == f"onerec: {said}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cascade", "legality", "pscore", "rl", "stability"])
 def test_what_cannot_be_put_together_is_named(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,7 +233,7 @@ def test_sizes_that_no_law_can_be_fitted_to_are_refused_before_they_are_trained(
 ) -> None:
     words = ["--run", "r", "--sizes", "1", "2", "4", "4", "--out", str(tmp_path / "out.json")]
     assert importlib.import_module("onerec.bench.scaling").main(words) == 2
-    assert "error: --sizes: four or more" in capsys.readouterr().err
+    assert "onerec: --sizes: four or more" in capsys.readouterr().err
 
 
 def test_a_stream_passes_its_last_line_on(
@@ -223,3 +253,18 @@ def test_a_stream_passes_its_last_line_on(
     with pytest.raises(RunError, match=r"^stream 'bench-all-0': KeyError: 3$"):
         stream.play(run, ["all"], 1, [], jobs=1)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_results_that_do_not_belong_together_are_named() -> None:
+    paths = [Path("a.json"), Path("b.json")]
+
+    def refuse(first: dict[str, object], second: dict[str, object]) -> None:
+        mistakes.refuse_unlike(paths, [first, second], ["rows"], other_than="seed")
+
+    refuse({"rows": 3, "seed": 0}, {"rows": 3, "seed": 1})
+    with pytest.raises(DataError, match=r"^b\.json: rows is 4, and 3 in a\.json; join results"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 4, "seed": 1})
+    with pytest.raises(DataError, match=r"^b\.json: seed 0 is in a\.json too; give it once$"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 3, "seed": 0})
+    with pytest.raises(DataError, match=r"^b\.json: holds no 'seed'"):
+        refuse({"rows": 3, "seed": 0}, {"rows": 3})

@@ -145,7 +145,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(home, here, tmp_path, ca
     ):
         assert ablation(home, out, *more) == 2, more
         error = capsys.readouterr().err
-        assert error.startswith("error: ")
+        assert error.startswith("onerec: ")
         assert said in error
         assert error.count("\n") == 1
     for more, said in (
@@ -177,7 +177,7 @@ def test_a_part_that_fails_is_named(home, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(arms.subprocess, "run", run)
     assert ablation(home, tmp_path / "f.json", "--arms", "full") == 1
-    assert "error: full:0 failed" in capsys.readouterr().err
+    assert "onerec: full:0 failed" in capsys.readouterr().err
 
 
 def one(arm, seed, loss, recall=0.1, weight=0.0):

@@ -1,11 +1,13 @@
 """The benchmark of a policy step runs, and its shares add up to one."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from onerec.bench import rl
+from onerec.errors import DataError
 from onerec.world import WorldConfig
 
 
@@ -42,3 +44,33 @@ def test_the_command_line(monkeypatch, capsys):
     assert (said["name"], said["group"]) == ("tiny", 9)
     rl.main([])
     assert "steps                  10" in capsys.readouterr().out
+
+
+def test_groups_are_put_together_by_the_script(tmp_path, capsys):
+    """What is committed of the GPU is what it makes."""
+    committed = Path(rl.__file__).parent / "results" / "rl_gpu.json"
+    whole = json.loads(committed.read_text())
+    second = whole.pop("group_2048")
+    paths = [tmp_path / "512.json", tmp_path / "2048.json"]
+    for path, part in zip(paths, [whole, whole | second | {"group": 2048}], strict=True):
+        path.write_text(json.dumps(part))
+    out = tmp_path / "all.json"
+    assert rl.main(["--json", "--join", *map(str, paths), "--out", str(out)]) == 0
+    assert out.read_text() == committed.read_text()
+    assert json.loads(capsys.readouterr().out)["group_2048"] == second
+
+
+def test_what_was_measured_of_something_else_is_not_put_beside_it(result, tmp_path):
+    _, written = result
+    first, other = tmp_path / "first.json", tmp_path / "other.json"
+    first.write_text(json.dumps(written))
+    assert "group_9" in rl.joined([first, changed(other, written, group=9)])
+    with pytest.raises(DataError, match=r"other\.json: users is 5, and 4 in .*first\.json"):
+        rl.joined([first, changed(other, written, group=9, users=5)])
+    with pytest.raises(DataError, match=r"other\.json: group 8 is in .*first\.json too"):
+        rl.joined([first, changed(other, written)])
+
+
+def changed(path, written, **values):
+    path.write_text(json.dumps(written | values))
+    return path

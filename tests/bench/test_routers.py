@@ -185,7 +185,7 @@ def test_a_part_that_fails_is_named_and_the_others_stay(words, tmp_path, monkeyp
     monkeypatch.setattr(arms.subprocess, "run", run)
     command = [*words, "--seeds", "1", "--arms", "loss_free", "dense"]
     assert routers.main([*command, "--out", str(tmp_path / "routers.json")]) == 1
-    assert "error: dense:0 failed" in capsys.readouterr().err
+    assert "onerec: dense:0 failed" in capsys.readouterr().err
     there = {path.name for path in (tmp_path / "routers.parts").iterdir()}
     assert there == {"loss_free-0.json", arms.SETTINGS}
 

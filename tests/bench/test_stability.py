@@ -1,6 +1,7 @@
 """Which cases are compared, and what the verdict is, by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +70,11 @@ def test_parts_are_joined(tmp_path):
         part.write_text(json.dumps({"runs": [case("ecpo", number, [1.0] * 20, 2.0)]}))
     out = tmp_path / "all.json"
     stability.main(["--join", *map(str, sorted(tmp_path.glob("part-*.json"))), "--out", str(out)])
-    assert json.loads(out.read_text())["lines"][0]["seeds"] == 2
+    made = json.loads(out.read_text())
+    assert made["lines"][0]["seeds"] == 2
+    committed = Path(stability.__file__).parent / "results" / "stability.json"
+    assert json.loads(committed.read_text())["words"] == made["words"]
+    assert "at lag 0, where none can" in made["words"]["void"]
 
 
 def test_a_case_is_trained_and_traced(aligned):

@@ -64,4 +64,4 @@ def test_a_round_on_a_small_world(tmp_path, monkeypatch, capsys):
     assert found["rows"][0]["steps"][0] in (1, 2)
     assert set(found["arms"][0]) == {"arm", "seed", "valid", "seconds"}  # nothing of test
     assert tilts.main(["--home", str(tmp_path / "no"), "--out", str(out)]) == 2
-    assert "error: " in capsys.readouterr().err
+    assert "onerec: " in capsys.readouterr().err

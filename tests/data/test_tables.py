@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from onerec.data import tables
-from onerec.data.tables import check_rows, read_parquet, write_parquet
+from onerec.data.tables import check_rows, check_step, read_parquet, write_parquet
 from onerec.errors import DataError
 
 
@@ -67,3 +67,26 @@ def test_rows_that_are_gone_are_counted() -> None:
     check_rows({}, 7)
     with pytest.raises(ValueError, match=r"^10 of 15 rows$"):
         check_rows({"users": 3, "group": 5}, 10)
+
+
+def step_of(**changes: object) -> pd.DataFrame:
+    columns = {"code_1": [0, 1], "code_2": [2, 3], "lp_1": [-1.0, -2.0], "lp_2": [-0.5, -0.1]}
+    return pd.DataFrame({**columns, "factor": [1.0, 0.5], "step": ["{}", "{}"], **changes})
+
+
+def test_a_step_lacks_no_level_and_no_number() -> None:
+    check_step(step_of())
+    check_step(step_of().drop(columns=["lp_1", "lp_2"]))
+    for frame, said in (
+        (step_of().drop(columns="lp_2"), "column lp_2 is missing"),
+        (step_of().drop(columns="code_2"), "column lp_2 is one too many"),
+        (step_of(drawn_1=[0.0, 0.0]), "column drawn_2 is missing"),
+        (step_of(lp_1=[-1.0, np.nan]), "column lp_1 holds nan in row 1"),
+        (step_of(factor=[np.inf, 1.0]), "column factor holds inf in row 0"),
+        (step_of(factor=pd.Series([1.0, None], dtype=object)), "column factor holds .* in row 1"),
+        (step_of(factor=["x", "1"]), "could not convert"),
+    ):
+        with pytest.raises(ValueError, match=f"^{said}"):
+            check_step(frame)
+    with pytest.raises(ValueError, match=r"^column lp_1 is missing$"):
+        check_step(step_of().drop(columns=["lp_1", "lp_2"]), needed=["lp_"])

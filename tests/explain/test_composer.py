@@ -225,6 +225,8 @@ def test_a_damaged_step_is_one_line(scored: Run) -> None:
         lambda rows: rows.iloc[:-1],
         lambda rows: rows.iloc[: len(rows) // 2],  # at a group's border
         lambda rows: rows.assign(step="{}"),
+        lambda rows: rows.assign(reward_like=float("nan")),
+        lambda rows: rows.drop(columns="lp_2"),
         lambda rows: rows[[name for name in rows if not name.startswith("reward_")]],
     ):
         fake_rewards.build(scored.path)

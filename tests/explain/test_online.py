@@ -278,6 +278,12 @@ def test_logs_that_are_cut_elsewhere_play_other_days_back(streamed: Run, second:
     lines.write_text(lines.read_text().replace("true_watch_s", "hits"))
     with pytest.raises(RunError, match=r"differ in evaluate.split \(.* and leave_one_out\)"):
         online.compared(streamed, "ecpo", "ecpo", "hits", "second")
+    for run, rule in ((streamed, "temporal"), (second, "leave_one_out")):
+        change(run.path / "stream" / "ecpo" / "recipe.json", split=rule)
+    with pytest.raises(RunError, match=r"evaluate.split \(temporal and leave_one_out\)"):
+        online.compared(streamed, "ecpo", "ecpo", "hits", "second")
+    change(second.path / "stream" / "ecpo" / "recipe.json", split="temporal")
+    assert online.comparable(streamed, "ecpo", "ecpo", "second") == "", "auto came to the same"
 
 
 def test_a_run_or_stream_that_is_not_there(streamed: Run, second: Run) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fake_rollouts
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -145,6 +146,20 @@ def test_a_step_may_lack_what_is_optional(aligned: Run) -> None:
     found = policy.items(aligned, STEP, 4)
     assert (found["format_push"] == 0).all()
     assert policy.levels(aligned, STEP, 4, 0)[["log_prob", "drawn"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["log_prob", "drawn", "factor", "lp_2", "reward_liked"])
+def test_a_step_that_lost_a_number_or_a_level_is_one_line(aligned: Run, name: str) -> None:
+    def lost(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.assign(**{name: rows[name].where(rows.index != 5)})
+
+    fake_rollouts.rewrite(step_file(aligned), lost)
+    with pytest.raises(RunError, match=rf"step \(column {name} holds nan in row 5\); delete the"):
+        policy.groups(aligned, STEP)
+    fake_rollouts.build(aligned.path)
+    fake_rollouts.rewrite(step_file(aligned), lambda rows: rows.drop(columns="lp_2"))
+    with pytest.raises(RunError, match=r"step \(column lp_2 is missing\); delete the file"):
+        policy.levels(aligned, STEP, 4, 0)
 
 
 def test_a_step_that_lost_whole_groups_is_one_line(aligned: Run) -> None:

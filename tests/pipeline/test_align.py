@@ -18,7 +18,7 @@ from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, RecipeError
 from onerec.pipeline import run as run_all
 from onerec.pipeline import run_stage
-from onerec.pipeline.align import Aligning, Valid, best, listed_items, unread
+from onerec.pipeline.align import Aligning, Valid, best, listed_items
 from onerec.rollouts import read_rollout
 from onerec.runs import Run, open_run
 
@@ -150,6 +150,8 @@ def test_what_people_did_can_be_the_group(tmp_path):
             shown = log.item[own[train[own]]][: rollout.item.shape[1]]
             assert items[items >= 0].tolist() == shown.tolist()
     assert told == {0.0, 1.0}
+    said = "align: align.format_items=2 is not read: groups by log hold legal codes alone"
+    assert said in (run.path / "log.txt").read_text()
     metrics = run.metrics("align")
     assert (metrics["ratio_max"].dropna() == 1).all()
     assert (metrics["legality"].dropna() == 1).all()
@@ -291,14 +293,3 @@ def test_from_the_command_line(home):
     run = Run(home / "runs" / "c")
     assert run.is_done("align")
     assert isinstance(run.metrics("align"), pd.DataFrame)
-
-
-def test_what_is_set_and_not_read_is_said():
-    assert unread(recipe(**{"align.format_items": "0"})) == []
-    beams = recipe(**{"align.search": "beam", "align.format_items": "2"})
-    assert [line.partition(" ")[0] for line in unread(beams)] == ["align.format_items=2"]
-    own = {"align.tilt": "2", "industrial.column": "category", "align.format_items": "0"}
-    assert [line.partition(" ")[0] for line in unread(recipe(**LOGGED, **own))] == [
-        "align.tilt=2.0",
-        "industrial.column=category",
-    ]

@@ -212,6 +212,25 @@ def test_without_a_tilt_the_weight_is_the_recipes(home):
     assert once(home, "all", setting=setting)[0].alignment.config.weight == 0
 
 
+def test_what_the_recipe_sets_and_an_arm_does_not_read_is_said(home):
+    setting = setting_of(open_run("r", home), home)
+    align = replace(setting.recipe.align, search="beam", tilt=2.0, lag=7, format_items=0)
+    sampling = replace(setting.recipe.sampling, top_p=0.9)
+    recipe = replace(setting.recipe, align=align, sampling=sampling)
+    setting = replace(setting, recipe=recipe)
+
+    def said(arm):
+        config = StreamConfig(arm=arm, **SMALL)
+        made = Online(open_run("r", home), setting, config, torch.device("cpu"), home / "no")
+        return [line.partition(" is not read: ")[0] for line in made.unread()]
+
+    assert said("rsft_ecpo") == ["align.tilt=2.0", "sampling.top_p=0.9"]
+    assert said("rsft") == []
+    words = "stream: align.tilt=2.0 is not read: a loop learns beyond the policy it began from"
+    made = stream("r", StreamConfig(arm="rsft_ecpo", **SMALL), home=home)
+    assert words in (made.path / "log.txt").read_text()
+
+
 def test_groups_from_the_log_are_what_visitors_were_shown(home):
     """What a visit's list brought, with OneRec-V2's reward: the loop with live feedback."""
     setting = setting_of(open_run("r", home), home)

@@ -1,5 +1,7 @@
 """A log that is played back from its first held-out day to its last, and what stops it early."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from onerec.assembly import setting_of
 from onerec.data.dataset import dataset_path, write_dataset
 from onerec.data.tables import read_parquet
 from onerec.errors import DataError, RecipeError, RunError
+from onerec.explain.online import comparable
 from onerec.pipeline import run as run_stages
 from onerec.runs import Run, open_run
 from onerec.stream import StreamConfig, stream
@@ -69,6 +72,20 @@ def test_by_default_the_log_is_played_back_to_its_end(home: Path) -> None:
     assert sum(map(len, events)) == (~split.train).sum(), "every held-out event once"
     played = [set(frame["timestamp"] // DAY_MS) for frame in events]
     assert played == [{day} for day in days(home, "timed")]
+
+
+def test_two_replays_of_one_cut_are_compared_whatever_their_recipes_call_it(home: Path) -> None:
+    """Once a run that left the rule to the log could not stand beside one that named it."""
+    config = StreamConfig(arm="frozen", rounds=2, **SMALL)
+    timed = open_run("timed", home)
+    stream("timed", config, name="ab", home=home)
+    left = timed.path.with_name("left")
+    shutil.copytree(timed.path, left, ignore=shutil.ignore_patterns("stream"))
+    described = json.loads((left / "recipe.json").read_text())
+    described["recipe"]["evaluate"]["split"] = "auto"
+    (left / "recipe.json").write_text(json.dumps(described))
+    assert stream("left", config, name="ab", home=home).recipe()["split"] == "temporal"
+    assert comparable(timed, "ab", "ab", "left") == ""
 
 
 def test_a_stop_in_the_middle_loses_nothing(home: Path, streams: Path) -> None:

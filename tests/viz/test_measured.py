@@ -27,7 +27,7 @@ def stability_frame() -> pd.DataFrame:
 def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
     fig = viz.stability(stability_frame())
     assert "1,000 updates old the gradient of GRPO grows 800 times" in theme.title(fig)
-    assert "never more than 3.0 times" in theme.title(fig)
+    assert theme.title(fig).endswith("800 times, ECPO's at most 3.0 (medians of the seeds)")
     lines = {trace.name: list(trace.y) for trace in fig.data if trace.name}
     assert lines["ECPO, rate 0.001"] == pytest.approx([2.4, 3.0])
     assert lines["GRPO, rate 0.003"] == pytest.approx([800.0])
@@ -37,7 +37,22 @@ def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
     assert (line.text, line.y) == ("above 50 times", pytest.approx(np.log10(50)))
     shipped = explain.stability()
     assert shipped.attrs["note"]
-    assert shipped.attrs["note"] in theme.how(viz.stability(shipped))
+    shown = viz.stability(shipped)
+    assert shipped.attrs["note"] in theme.how(shown)
+    assert theme.title(shown).endswith(
+        "of GRPO with KL grows 61 times, GRPO's at most 3.2, ECPO's at most 1.7 (medians of the "
+        "seeds): it is the KL term that explodes"
+    )
+
+
+def test_stability_says_where_the_clip_never_acted_and_which_lag_is_exempt() -> None:
+    frame = stability_frame()
+    assert "; void, the early clip never acted" not in theme.how(viz.stability(frame))
+    assert "At lag 0 every ratio is 1 and GRPO is ECPO: there no clip can act, and nothing is " in (
+        theme.how(viz.stability(frame))
+    )
+    frame["void"] = frame["objective"] == "grpo"
+    assert "it explodes; void, the early clip never acted" in theme.how(viz.stability(frame))
 
 
 def test_legality_has_a_line_for_each_arm() -> None:
