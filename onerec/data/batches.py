@@ -162,6 +162,14 @@ class Contexts:
         )
         return batch if self.tables == self.device else batch.to(self.device)
 
+    def tokens(self, examples: "Examples") -> Ints:
+        """How many events of each example (E,) are read, a positive recent one twice."""
+        start = self.offsets.cpu().numpy()[examples.user]
+        before = self.positives_before.cpu().numpy()
+        positive = np.minimum(before[examples.end] - before[start], self.positive_length)
+        tokens: Ints = np.minimum(examples.end - start, self.short_length) + positive
+        return tokens
+
     def here(self) -> "Contexts":
         """The same tables, for batches on the device on which they stand."""
         same = copy.copy(self)
@@ -356,7 +364,7 @@ class TrainingBatches:
             batch_size,
             seed,
             age=contexts.age(examples) if order == "time" else None,
-            length=length if order == "length" else None,
+            length=contexts.tokens(examples) if order == "length" else None,
             skip=-steps * batch_size % len(examples) if order == "time" else 0,
         )
         self.length = torch.from_numpy(length)

@@ -3,15 +3,16 @@
     refuse_without_compiler(device)
     compile_training(model, whole=True)
 
-On a GPU everything from the pathways' tokens to the losses of the levels is one piece of code, so
-that norms, gates, sums and casts between two products are one pass over memory. Shapes are the same
-in every step but for the number of tokens. On a CPU, where packing drops the padding and the second
-batch makes shapes variable, and where fully_shard's hooks have to run in between, it is the forward
-pass of each encoder and decoder block, one piece for all blocks that are alike. Left as they are:
-the pathways, whose sizes depend on the data, and everything that does not train: a model in
-evaluation or without gradients runs as ever, so generation and evaluation compile nothing. A
-mixture's experts are compiled where one grouped kernel does them, and on a CPU, where each has
-another number of rows in each batch, they are a break in the graph.
+On a GPU the pathways are one piece of code, and everything from their tokens to the losses of the
+levels another, so that norms, gates, sums and casts between two products are one pass over memory.
+Between them the padding is dropped; shapes are the same in every step but for the number of tokens.
+On a CPU, where packing drops the padding and the second batch makes shapes variable, and where
+fully_shard's hooks have to run in between, it is the forward pass of each encoder and decoder
+block, one piece for all blocks that are alike. Left as they are: there the pathways, whose sizes
+depend on the data, and everything that does not train: a model in evaluation or without gradients
+runs as ever, so generation and evaluation compile nothing. A mixture's experts are compiled where
+one grouped kernel does them, and on a CPU, where each has another number of rows in each batch,
+they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
 first, then shard. With dropout other masks are drawn than without compiling (from the same seeds);
@@ -90,9 +91,10 @@ def losses_of(model: OneRec, x: Tensor, where: Packing, target: Tensor) -> Tenso
 def compile_training(model: OneRec, whole: bool) -> None:
     """From now on the model trains compiled; nothing is compiled before the first step.
 
-    `whole`: in one piece; else block by block.
+    `whole`: the pathways in one piece and all that follows in another; else block by block.
     """
     if whole:
+        model.pathways.forward = BlockForward(model.pathways)  # type: ignore[method-assign,assignment]
         model.level_losses = WholeLosses(model)  # type: ignore[method-assign]
         return
     for block in (*model.encoder, *model.decoder):

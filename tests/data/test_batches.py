@@ -11,6 +11,7 @@ from onerec.data.batches import (
     Features,
     TrainingBatches,
     case_batches,
+    examples_of,
     table_bytes,
     training_examples,
 )
@@ -295,6 +296,16 @@ def test_batches_by_length_hold_every_example_once_and_little_padding() -> None:
     assert padded(sampler) < 0.1
     means = [length[sampler(step)].mean() for step in range(81, 97)]
     assert not np.all(np.diff(means) > 0)  # the batches of a pool are not sorted
+
+
+def test_the_length_of_an_example_is_what_its_batch_holds() -> None:
+    contexts = make_contexts()
+    log = make_log()
+    examples = examples_of(log, np.ones(len(log), dtype=bool))
+    batch = contexts.batch(*(torch.from_numpy(part) for part in (examples.user, examples.end)))
+    held = (batch.short.item > 0).sum(1) + (batch.positive.item > 0).sum(1)
+    assert contexts.tokens(examples).tolist() == held.tolist()
+    assert len(set(held.tolist())) > 2
 
 
 @pytest.mark.parametrize("timed", [True, False])
