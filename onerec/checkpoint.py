@@ -122,13 +122,18 @@ def prune(folder: Path, keep: int, also: set[int] | None = None) -> None:
             old.path.unlink(missing_ok=True)
 
 
-def load_model(path: Path, model: nn.Module) -> None:
+def load_model(path: Path, model: nn.Module, before: Mapping[str, Tensor] | None = None) -> None:
     """Put a checkpoint's weights into `model`, which may be shards.
+
+    `before` says what those tensors are that a file from before they existed has none of.
 
     Raises:
         RunError: the file is damaged, or a tensor is missing, unknown or of another shape.
     """
-    put_weights(load_tensors(path, _MODEL), model, path.name)
+    weights = load_tensors(path, _MODEL)
+    if before is not None and not before.keys() & weights.keys():
+        weights |= before
+    put_weights(weights, model, path.name)
 
 
 def put_weights(weights: Mapping[str, Tensor], model: nn.Module, name: str) -> None:

@@ -120,7 +120,7 @@ class RewardModel:
             )
         behaviours = tuple(done["behaviours"])
         model = new_pscore(setting, behaviours, own_content(run))
-        load_model(run.path / "reward" / done["checkpoint"], model)
+        load_model(run.path / "reward" / done["checkpoint"], model, before=model.nothing_wide())
         exposures = Exposures(setting.contexts(device), setting.split, behaviours)
         return cls(model.to(device), exposures)
 

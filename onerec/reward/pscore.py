@@ -11,6 +11,12 @@ and half of what is special about the item, and learns what to add to that. The 
 as the weighted mean of the towers' probabilities, which is what its loss asks for where they are
 right. Both are ours: rare behaviours are learned in as few steps as frequent ones.
 
+Beside its network a tower adds up what author, tag and duration are worth to it, the wide part of
+Wide & Deep (arXiv 1606.07792), from zero: an author who was never seen adds nothing, where his
+random embedding would add noise, and of a rare behaviour most of what can be known of an item is
+such sums. The towers' losses are weighted by how rare their behaviours are, by `LOUDNESS`, or the
+shared layers would hear of clicks alone. That both are here, and how loud, is ours.
+
     model = PScore(PScoreConfig(), vocabulary, items)
     model.init_weights(generator(seed))
     model.standardise(pairs)                  # once, on training pairs
@@ -39,6 +45,7 @@ STANDARD_LIMIT = 5.0  # standard deviations at which a feature is cut
 LEAKY = 0.01
 OWN_SHARE = 0.5  # of a user's and an item's own log-odds, where a tower begins
 QUIET = 0.1  # scale of what is learned on top, at the start
+LOUDNESS = 0.5  # power of (largest entropy / own entropy) by which a tower's loss is weighted
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,8 @@ class PScore(nn.Module):
     deviation: Tensor
     weights: Tensor
     """(K,) of each behaviour in the fused loss; 0 leaves it out."""
+    loudness: Tensor
+    """(K,) of each tower's loss; 1 until `standardise`, and not saved: only training reads it."""
 
     def __init__(
         self, config: PScoreConfig, vocabulary: PScoreVocabulary, items: ItemTable
@@ -131,6 +140,7 @@ class PScore(nn.Module):
         towers = len(vocabulary.behaviours)
         self.tower = _Towers(towers, 2 * width, config.tower, config.dropout)
         self.direct = nn.Parameter(torch.empty(towers, numbers))
+        self.wide = _tables(vocabulary, towers)
         self.own_user = nn.ModuleList(nn.Embedding(n + 1, width) for n in vocabulary.user_features)
         self.own_item = _ItemEmbedding(vocabulary, width)
         self.fusion = nn.Sequential(
@@ -140,16 +150,17 @@ class PScore(nn.Module):
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("deviation", torch.ones(numbers))
         self.register_buffer("weights", torch.ones(towers))
+        self.register_buffer("loudness", torch.ones(towers), persistent=False)
         self.init_weights(torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Tables normal with deviation 1/sqrt(D), matrices 1/sqrt(inputs), biases 0; ours.
 
-        What ends in a score is `QUIET`er; the direct part is set by `standardise`.
+        What ends in a score is `QUIET`er, the wide part 0; the direct part is set by `standardise`.
         """
         for name, parameter in self.named_parameters():
-            if name.endswith("bias") or name == "direct":
+            if name.endswith("bias") or name == "direct" or name.startswith("wide."):
                 parameter.zero_()
             elif name.endswith("nothing") or "table" in name or "user." in name:
                 parameter.normal_(0.0, self.config.width**-0.5, generator=generator)
@@ -162,18 +173,26 @@ class PScore(nn.Module):
     def standardise(self, pairs: Pairs) -> None:
         """Take mean and deviation of the numeric features from these pairs, and begin there.
 
-        Their labels say what is usual.
+        Their labels say what is usual, and how rare each behaviour is.
         """
         numbers = self._raw_numbers(pairs)[pairs.items > 0]
         self.mean.copy_(numbers.mean(0))
         self.deviation.copy_(numbers.std(0, correction=0).clamp(min=1e-4))
         known = pairs.known.flatten(0, 1).sum(0)
         yes = (pairs.label * pairs.known).flatten(0, 1).sum(0)
-        self.tower.last_bias.copy_(((yes + 0.5) / (known + 1)).logit())
+        usual = (yes + 0.5) / (known + 1)
+        self.tower.last_bias.copy_(usual.logit())
+        entropy = F.binary_cross_entropy(usual, usual, reduction="none")
+        self.loudness.copy_((entropy.max() / entropy) ** LOUDNESS)
         self.direct.zero_()
         for k in range(len(known)):
             for column in (1 + k, self.vocabulary.statistics + 1 + k):  # the user's, the item's
                 self.direct[k, column] = OWN_SHARE * self.deviation[column]
+
+    def nothing_wide(self) -> dict[str, Tensor]:
+        """A wide part that adds nothing, by its names in a checkpoint: older ones have none."""
+        named = self.state_dict()
+        return {name: torch.zeros_like(t) for name, t in named.items() if name.startswith("wide.")}
 
     # ------------------------------------------------------------------ scores
 
@@ -194,8 +213,9 @@ class PScore(nn.Module):
     def loss(self, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the towers' cross-entropies and of the fused one, each a mean over known labels.
 
-        The fused loss is sum_k w_k BCE(y_k, p) / sum_k w_k (V1 section 2.4). Parts are named by
-        behaviour, and `fused`.
+        A tower's is weighted by its `loudness` in the sum and told without it. The fused loss is
+        sum_k w_k BCE(y_k, p) / sum_k w_k (V1 section 2.4). Parts are named by behaviour, and
+        `fused`.
         """
         scores = self(pairs)
         each = F.binary_cross_entropy_with_logits(
@@ -204,7 +224,7 @@ class PScore(nn.Module):
         towers = _known_mean(each, pairs.known)  # (K,)
         fused = self._fused_loss(scores, pairs)
         parts = dict(zip(self.vocabulary.behaviours, towers.detach().unbind(), strict=True))
-        return towers.sum() + fused, {**parts, "fused": fused.detach()}
+        return (self.loudness * towers).sum() + fused, {**parts, "fused": fused.detach()}
 
     def fused_loss(self, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
         """The fused loss alone; with `stop_gradient` the towers stand still."""
@@ -225,7 +245,10 @@ class PScore(nn.Module):
     def _towers(self, pairs: Pairs, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (B, M, K, h) and logits (B, M, K)."""
         hidden = self.tower.hidden(self._shared(pairs, numbers))
-        return hidden, self.tower.logits(hidden) + F.linear(numbers, self.direct)
+        logits = self.tower.logits(hidden) + F.linear(numbers, self.direct)
+        for name, table in self.wide.items():
+            logits = logits + table(getattr(self.items, name)[pairs.items])
+        return hidden, logits
 
     def _shared(self, pairs: Pairs, numbers: Tensor) -> Tensor:
         candidate = self.item(pairs.items, self.items)  # (B, M, D)
@@ -271,14 +294,7 @@ class _ItemEmbedding(nn.Module):
 
     def __init__(self, vocabulary: PScoreVocabulary, width: int) -> None:
         super().__init__()
-        counts = {
-            "author": vocabulary.n_authors,
-            "tag": vocabulary.n_tags,
-            "duration": vocabulary.n_duration,
-        }
-        self.tables = nn.ModuleDict(
-            {name: nn.Embedding(n + 1, width) for name, n in counts.items() if n}
-        )
+        self.tables = _tables(vocabulary, width)
         dim = vocabulary.content_dim
         self.content = Linear(dim, width, bias=False) if dim else None
         self.nothing = nn.Parameter(torch.empty(width))
@@ -335,6 +351,16 @@ class _Towers(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return torch.einsum("bmkh,kho->bmk", hidden, self.last) + self.last_bias
+
+
+def _tables(vocabulary: PScoreVocabulary, width: int) -> nn.ModuleDict:
+    """A table of an item's author, tag and duration each, where there are any."""
+    counts = {
+        "author": vocabulary.n_authors,
+        "tag": vocabulary.n_tags,
+        "duration": vocabulary.n_duration,
+    }
+    return nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in counts.items() if n})
 
 
 def _dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -1,9 +1,14 @@
 """P-Score by hand and against slow loops: its losses, its cross features, whom gradients reach."""
 
+import itertools
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from onerec.checkpoint import load_model, save_tensors
+from onerec.errors import RunError
 from onerec.model.pathways import Batch, Events, ItemTable
 from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary
 
@@ -77,6 +82,7 @@ def make_model(**config):
 def test_the_loss_by_hand():
     model, pairs = make_model(), make_pairs()
     model.weights.copy_(torch.tensor([1.0, 3.0, 0.0]))
+    model.loudness.copy_(torch.tensor([1.0, 2.0, 4.0]))
     loss, parts = model.loss(pairs)
     scores = model(pairs)
     towers, fused = [], []
@@ -90,7 +96,65 @@ def test_the_loss_by_hand():
         torch.testing.assert_close(parts[name], towers[-1])
     expected = (1 * fused[0] + 3 * fused[1]) / 4
     torch.testing.assert_close(parts["fused"], expected)
-    torch.testing.assert_close(loss, sum(towers) + expected)
+    torch.testing.assert_close(loss, towers[0] + 2 * towers[1] + 4 * towers[2] + expected)
+
+
+def test_a_tower_is_as_loud_as_its_behaviour_is_rare():
+    """By hand: the root of the largest entropy of a behaviour over its own."""
+    model, pairs = make_model(), make_pairs(candidates=40)
+    assert model.loudness.tolist() == [1, 1, 1]
+    pairs.known[:] = True
+    pairs.label[:] = 0.0
+    pairs.label[:, :20, 0] = 1.0  # 60 of 120
+    pairs.label[:, :2, 1] = 1.0  # 6
+    pairs.label[0, 0, 2] = 1.0  # 1
+    model.standardise(pairs)
+    usual = [60.5 / 121, 6.5 / 121, 1.5 / 121]
+    entropy = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in usual]
+    expected = [math.sqrt(entropy[0] / own) for own in entropy]
+    torch.testing.assert_close(model.loudness, torch.tensor(expected))
+    assert "loudness" not in model.state_dict()
+
+
+def test_author_tag_and_duration_add_up_in_every_tower():
+    model, pairs = make_model(), make_pairs()
+    without = model(pairs).towers
+    g = generator(7)
+    for worth in model.wide.values():
+        assert not worth.weight.any()  # it begins with nothing
+        torch.nn.init.normal_(worth.weight, generator=g)
+    towers = model(pairs).towers
+    for b, m, k in itertools.product(*map(range, towers.shape)):
+        item = pairs.items[b, m]
+        more = sum(
+            model.wide[name].weight[getattr(model.items, name)[item], k]
+            for name in ("author", "tag", "duration")
+        )
+        torch.testing.assert_close(towers[b, m, k], without[b, m, k] + more)
+    model.standardise(pairs)
+    model.init_weights(g)
+    assert not any(worth.weight.any() for worth in model.wide.values())
+
+
+def test_a_model_from_before_the_wide_part_scores_as_it_did(tmp_path):
+    model, pairs = make_model(), make_pairs()
+    before = model.nothing_wide()
+    assert before.keys() == {f"wide.{name}.weight" for name in ("author", "tag", "duration")}
+    old = {n: t for n, t in model.state_dict().items() if n not in before}
+    file = tmp_path / "old.safetensors"
+    save_tensors(file, {f"model.{name}": tensor for name, tensor in old.items()})
+    other = make_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.fill_(7.0)
+    load_model(file, other, before=other.nothing_wide())
+    torch.testing.assert_close(other(pairs), model(pairs))
+    with pytest.raises(RunError, match="wide"):
+        load_model(file, other)
+    half = {**old, "wide.tag.weight": before["wide.tag.weight"]}
+    save_tensors(file, {f"model.{name}": tensor for name, tensor in half.items()})
+    with pytest.raises(RunError, match=r"wide\.author\.weight"):
+        load_model(file, other, before=other.nothing_wide())
 
 
 def moved(model, loss):
