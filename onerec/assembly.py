@@ -139,7 +139,7 @@ def model_config(recipe: Recipe) -> OneRecConfig:
         router=_router(recipe),
         dropout=model.dropout,
         label_smoothing=model.label_smoothing,
-        residual=model.residual,
+        residual=recipe.train.residual,
         expert_blocks=typing.cast(ExpertBlocks, model.expert_blocks),
         lifelong=QFormerConfig(history.lifelong_queries) if history.lifelong_length else None,
     )

@@ -200,7 +200,7 @@ _CHOICES = {
     "routing.router": ("loss_free", "softmax", "competition"),
     "model.kind": ("encoder_decoder", "lazy"),
     "model.expert_blocks": ("decoder", "alternate", "late"),
-    "model.residual": ("float32", "bfloat16"),
+    "train.residual": ("float32", "bfloat16"),
     "train.keep": ("last", "best"),
     "train.order": ("auto", "shuffled", "length", "time"),
     "align.search": ("sample", "constrained", "beam", "log"),

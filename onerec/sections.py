@@ -97,8 +97,7 @@ class ModelConfig:
     `kind` is encoder_decoder (V1) or lazy (V2: no encoder, so `encoder_layers` is not read, and the
     section `context` is). `expert_blocks` says which blocks hold the `experts`: decoder (all of
     it), alternate (every second block of encoder and decoder) or late (the decoder's but the first
-    two). `residual` is the dtype of what the encoder's blocks add to where products are bfloat16,
-    on a GPU: float32, or bfloat16, which is faster at a loss of digits. Else nothing reads it.
+    two).
     """
 
     kind: str = "encoder_decoder"
@@ -113,7 +112,6 @@ class ModelConfig:
     label_smoothing: float = 0.0
     tied_output: bool = False
     balance_rate: float = 0.001
-    residual: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,9 @@ class TrainConfig:
     `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
     saves padding) or time (old examples first, as on a stream); auto takes time where the split is
     temporal, else shuffled. `compile` has torch.compile make the model's blocks faster for
-    pre-training, after a wait at its first steps; it needs a compiler.
+    pre-training, after a wait at its first steps; it needs a compiler. `residual` is the dtype of
+    the encoder's residual stream where products are bfloat16, on a GPU: float32, or bfloat16, which
+    is faster at a loss of digits; a lazy decoder has none.
     """
 
     steps: int = 1_000
@@ -159,6 +159,7 @@ class TrainConfig:
     checkpoint_every: int = 250
     keep: str = "last"
     compile: bool = False
+    residual: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_every_setting_of_the_model_reaches_it(trained: Path) -> None:
         "routing.competition_warmup": "0.2",
         "model.dropout": "0.25",
         "model.label_smoothing": "0.05",
-        "model.residual": "bfloat16",
+        "train.residual": "bfloat16",
         "model.tied_output": "true",
         "model.expert_blocks": "alternate",
         "history.short_length": "4",

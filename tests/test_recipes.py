@@ -58,7 +58,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
         ("tiny", {"model.experts": "1"}, "above model.experts=1"),
         ("tiny", {"model.kind": "lazzy"}, "did you mean 'lazy'"),
         ("tiny", {"model.expert_blocks": "all"}, "needs decoder, alternate, late"),
-        ("tiny", {"model.residual": "float16"}, "needs float32, bfloat16"),
+        ("tiny", {"train.residual": "float16"}, "needs float32, bfloat16"),
         ("tiny", {"model.expert_blocks": "late"}, "late leaves no block for model.experts=4"),
         ("tiny", {"model.kind": "lazy", "context.sets": "2"}, "above model.decoder_layers=1"),
         ("tiny", {"model.kind": "lazy", "context.groups": "3"}, "no multiple of context.groups=3"),
@@ -153,15 +153,15 @@ def test_the_number_of_knobs_is_a_budget() -> None:
     and, by rounding, what a run computes, so a run says whether it had it. Then
     `reward.stop_gradient` 1: whether the fused loss trains the towers is Pantheon's own question,
     and what a tower says, which is a reward by itself, depends on it. How groups are sampled 3:
-    what the sampler really did is the old probability of every ratio. `model.residual` 1: a paper's
+    what the sampler really did is the old probability of every ratio. `train.residual` 1: a paper's
     size trains a twelfth faster with it, and digits are lost, so a run says which it had."""
     assert len(setting_names()) <= 107
 
 
 def test_a_recipe_from_before_the_residual_stream_could_be_narrow_keeps_float32() -> None:
     values = to_dict(recipe("tiny"))
-    del values["model"]["residual"]
-    assert from_dict(values).model.residual == "float32"
+    del values["train"]["residual"]
+    assert from_dict(values).train.residual == "float32"
 
 
 def test_a_recipe_from_before_the_fusion_could_train_the_towers_stops_gradients() -> None:
