@@ -160,7 +160,7 @@ def test_operations_are_what_torch_counts(
     kind: str, features: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exactly. The counter sees matrix products alone; attention is asked to be made of them."""
-    monkeypatch.setattr(packing, "packs", lambda device: False)  # the plain path, as on a GPU
+    monkeypatch.setattr(packing, "packs", lambda *_: False)  # the plain path, as on a GPU
     model, batch, counter = ready(small(**KINDS[kind]), FEATURES[features])
     with FlopCounterMode(display=False) as torchs, sdpa_kernel(SDPBackend.MATH):
         model(batch)
@@ -174,7 +174,7 @@ def test_the_backward_pass_is_two_forward_passes_but_for_what_needs_no_gradient(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inputs that are data (labels, content) get no gradient: a part in a thousand less."""
-    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(packing, "packs", lambda *_: False)
     made = small(**{**KINDS[kind], "model.width": "64"})
     model, batch, counter = ready(made, FEATURES["all"])
     with FlopCounterMode(display=False) as torchs, sdpa_kernel(SDPBackend.MATH):
@@ -228,7 +228,7 @@ def kept(model: OneRec, batch: Batch) -> int:
 def test_activations_are_what_autograd_keeps(
     kind: str, features: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(packing, "packs", lambda *_: False)
     monkeypatch.setattr(products, "MKL_IS_FAST", True)  # torch's own linear copies rows set apart
     model, batch, counter = ready(small(**KINDS[kind]), FEATURES[features])
     levels = len(toy.SIZES)

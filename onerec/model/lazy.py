@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from onerec.model.attention import KeyValue, Memory, attend, merge_heads, split_heads
 from onerec.model.layers import RMSNorm, SelfAttention
 from onerec.model.onerec import OneRec, OneRecConfig
-from onerec.model.packing import Mask, Packing, Segments, known_full
+from onerec.model.packing import Mask, Packing, Segments, known_full, packs
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
 from onerec.model.products import Linear
 from onerec.model.sizes import (
@@ -101,7 +101,8 @@ class LazyDecoder(OneRec):
     def embed(self, batch: Batch) -> tuple[Tensor, Packing]:
         """The context's tokens where the pathways leave them: nothing here attends to segments."""
         x, where = self.pathways(batch, self.items, self.codes)
-        return x, where if where.mask.is_cpu else known_full(where)
+        waits = not where.mask.is_cpu and where.rows is None and packs(x.device, self.config.width)
+        return x, known_full(where) if waits else where
 
     def read(self, x: Tensor, where: Packing) -> Memory:
         """The keys and values that the blocks share, made once of the context's tokens."""

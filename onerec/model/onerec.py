@@ -231,13 +231,11 @@ class OneRec(nn.Module):
     def embed(self, batch: Batch) -> tuple[Tensor, packing.Packing]:
         """What the encoder reads: tokens of all pathways, and where they stand."""
         x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid
-        if segments_serve(x.device, self.config.width // self.config.heads):
-            where = packing.known_full(where)
-            if where.full:
-                return x, where
-            training = torch.is_grad_enabled()
-            return (packing.one_after_another if training else packing.in_front)(x, where.mask)
-        return x, where
+        if not segments_serve(x.device, self.config.width // self.config.heads):
+            return x, where
+        if packing.packs(x.device, self.config.width):
+            return packing.one_after_another(x, where)
+        return packing.in_front(x, where.mask)
 
     def read(self, x: Tensor, where: packing.Packing) -> Memory:
         """The encoder's blocks over the tokens of `embed`."""

@@ -27,6 +27,7 @@ from onerec.model.products import ROUND
 # Of a grid: from here on moving tokens about costs a CPU more than the padding does. With gradients
 # the padding costs three times as much, and nothing is gained from fused products.
 FULL, FULL_IN_TRAINING = 0.85, 0.97
+WIDE = 512  # a model whose products are worth a wait
 TILE = 256  # tokens one after another come in multiples of it
 
 
@@ -111,7 +112,7 @@ def rounded(tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
     """
     rows = packing.rows
     short = 0 if rows is None else -len(rows) % ROUND
-    if rows is None or not short or not torch.is_grad_enabled():
+    if rows is None or not short or not (tokens.is_cpu and torch.is_grad_enabled()):
         return tokens, packing
     free = (~packing.mask).view(-1).nonzero()[:short, 0]
     if len(free) < short:
@@ -126,20 +127,29 @@ def known_full(packing: Packing) -> Packing:
     Attention without a mask is a third faster on a GPU. To know costs a wait for the batch, which a
     loop that reads its loss after each step hardly feels.
     """
-    if not torch.is_grad_enabled() or not bool(packing.mask.all()):
-        return packing
-    return Packing(packing.mask, full=True)
+    return Packing(packing.mask, full=True) if bool(packing.mask.all()) else packing
 
 
-def one_after_another(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
-    """Tokens (T, W) of a grid (B, S, W), with zeros behind up to a multiple of `TILE`."""
-    rows = mask.flatten().nonzero()[:, 0]  # waits for the GPU
-    short = -len(rows) % TILE
-    flat = grid.flatten(0, 1)
-    tokens: Tensor = _Pack.apply(flat, rows)  # type: ignore[no-untyped-call]
-    exists = F.pad(torch.ones_like(rows, dtype=torch.bool), (0, short))
+def one_after_another(tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
+    """Tokens of a grid (B, S), row after row, with zeros behind up to a multiple of `TILE`.
+
+    A grid without padding stays what it is, and is known to be full.
+    """
+    mask, rows = packing.mask, packing.rows
+    if rows is None and (packing := known_full(packing)).full:
+        return tokens, packing
+    if rows is None:
+        order = mask.flatten().nonzero()[:, 0]  # waits for the GPU
+        tokens = tokens.flatten(0, 1)
+    else:
+        order = rows.argsort()
+    short = -len(order) % TILE
+    tokens = _Pack.apply(tokens, order)  # type: ignore[no-untyped-call]
+    if len(order) == mask.numel():
+        return tokens.view(*mask.shape, -1), Packing(mask, full=True)
+    exists = F.pad(torch.ones_like(order, dtype=torch.bool), (0, short))
     ends = F.pad(mask.sum(1).cumsum(0), (1, 1), value=0)
-    ends[-1] = len(rows) + short
+    ends[-1] = len(order) + short
     return F.pad(tokens, (0, 0, 0, short)), Packing(mask, None, ends.int(), exists=exists)
 
 
@@ -152,9 +162,13 @@ def in_front(grid: Tensor, mask: Tensor) -> tuple[Tensor, Packing]:
     return grid, Packing(mask.gather(1, order), None, F.pad(parts.cumsum(0), (1, 0)).int())
 
 
-def packs(device: torch.device) -> bool:
-    """Whether padding is worth dropping there."""
-    return device.type == "cpu"
+def packs(device: torch.device, width: int) -> bool:
+    """Whether padding is worth dropping: on a GPU in the training of a wide model alone.
+
+    There the host waits to know how many tokens there are, and a narrow model's kernels take less
+    time than to start them.
+    """
+    return device.type == "cpu" or (torch.is_grad_enabled() and width >= WIDE)
 
 
 def stays(tokens: int, mask: Tensor) -> bool:

@@ -215,19 +215,21 @@ class EventFeatures(nn.Module):
             weights.append(torch.cat(list(parts.values()), 1))
         rows = F.linear(known, torch.cat(weights)).chunk(len(sides), dim=-1)  # (U, D) each
         places = where.split([len(events.item) for events in sides])
-        products = []
-        for events, layer, row, place in zip(sides, layers, rows, places, strict=True):
-            total = F.embedding(place, row) + layer.bias
-            for name in events.own:
-                if name in self.tables:
-                    table = self.tables[name].get_parameter("weight")
-                    rows_of = F.linear(table, layer.weight[:, self.columns[name]])
-                    total = total + F.embedding(getattr(events, name), rows_of)
-            if self.label is not None:
-                columns = layer.weight[:, self.columns["label"]]
-                total = total + F.linear(self.label(events.label), columns)
-            products.append(total)
-        return products
+        given = zip(sides, layers, rows, places, strict=True)
+        return [self.total(events, layer, row, place) for events, layer, row, place in given]
+
+    def total(self, events: Events, layer: Linear, row: Tensor, place: Tensor) -> Tensor:
+        """Products of events (T,) -> (T, D): their items', at `place` of `row`, and their own."""
+        total = F.embedding(place, row) + layer.bias
+        for name in events.own:
+            if name in self.tables:
+                table = self.tables[name].get_parameter("weight")
+                rows_of = F.linear(table, layer.weight[:, self.columns[name]])
+                total = total + F.embedding(getattr(events, name), rows_of)
+        if self.label is not None:
+            columns = layer.weight[:, self.columns["label"]]
+            total = total + F.linear(self.label(events.label), columns)
+        return total
 
 
 class StaticFeatures(nn.Module):
@@ -268,6 +270,7 @@ class Pathways(nn.Module):
         qformer: QFormer | None = None,
     ) -> None:
         super().__init__()
+        self.width = width
         self.features = EventFeatures(vocabulary, width)
         self.static = StaticFeatures(vocabulary.user_features, width)
         lengths = {"short": short_length, "positive": positive_length}
@@ -308,9 +311,9 @@ class Pathways(nn.Module):
             masks.append(inner.mask)
             rows.append(inner.rows)
         mask = torch.cat(masks, dim=1)
-        if not packing.packs(static.device):
+        if not packing.packs(static.device, self.width):
             return torch.cat([static[:, None], *tokens[1:]], dim=1), Packing(mask)
-        places, begin = [torch.arange(len(mask)) * mask.shape[1]], 1
+        places, begin = [torch.arange(len(mask), device=mask.device) * mask.shape[1]], 1
         for part, own in zip(masks[1:], rows, strict=True):
             assert own is not None
             length = part.shape[1]
@@ -325,7 +328,7 @@ class Pathways(nn.Module):
         """Dense(LeakyReLU(Dense(.))) of each pathway's events, tokens of a grid, and its places."""
         masks = {name: events.item > 0 for name, events in sides.items()}
         dense = {name: cast(nn.Sequential, self.dense[name]) for name in sides}
-        if not sides or not packing.packs(next(iter(masks.values())).device):
+        if not sides or not packing.packs(self.static_position.device, self.width):
             return {
                 name: (
                     dense[name](self.features(events, items, codes)),

@@ -3,16 +3,15 @@
     refuse_without_compiler(device)
     compile_training(model, whole=True)
 
-On a GPU the pathways are one piece of code, and everything from their tokens to the losses of the
-levels another, so that norms, gates, sums and casts between two products are one pass over memory.
-Between them the padding is dropped; shapes are the same in every step but for the number of tokens.
-On a CPU, where packing drops the padding and the second batch makes shapes variable, and where
-fully_shard's hooks have to run in between, it is the forward pass of each encoder and decoder
-block, one piece for all blocks that are alike. Left as they are: there the pathways, whose sizes
-depend on the data, and everything that does not train: a model in evaluation or without gradients
-runs as ever, so generation and evaluation compile nothing. A mixture's experts are compiled where
-one grouped kernel does them, and on a CPU, where each has another number of rows in each batch,
-they are a break in the graph.
+On a GPU everything from the pathways' tokens to the losses of the levels is one piece of code, so
+that norms, gates, sums and casts between two products are one pass over memory; of the pathways,
+whose sizes depend on the data, it is what each event is the sum of. Shapes are the same in every
+step but for the number of tokens. On a CPU, where packing drops the padding and the second batch
+makes shapes variable, and where fully_shard's hooks have to run in between, it is the forward pass
+of each encoder and decoder block, one piece for all blocks that are alike. What does not train is
+left as it is: a model in evaluation or without gradients runs as ever, so generation and evaluation
+compile nothing. A mixture's experts are compiled where one grouped kernel does them, and on a CPU,
+where each has another number of rows in each batch, they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
 first, then shard. With dropout other masks are drawn than without compiling (from the same seeds);
@@ -41,27 +40,27 @@ from onerec.model.packing import Packing
 BACKEND = "inductor"
 
 
-class BlockForward:
-    """What stands in for the `forward` of a block: compiled in training, else the block's own.
+class Compiled:
+    """What stands in for a module's method: compiled in training, else the module's own.
 
-    An object and no closure: where a model is copied, it is copied along with the block it names.
+    An object and no closure: where a model is copied, it is copied along with the module it names.
     """
 
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
+    def __init__(self, module: nn.Module, name: str = "forward", dynamic: bool | None = None):
+        self.module, self.name, self.dynamic = module, name, dynamic
 
     def __call__(self, *inputs: Any) -> Any:
-        block = self.block
-        forward = type(block).forward
-        if block.training and torch.is_grad_enabled():
-            forward = _compiled(forward)
-        return forward(block, *inputs)
+        module = self.module
+        method = getattr(type(module), self.name)
+        if module.training and torch.is_grad_enabled():
+            method = _compiled(method, self.dynamic)
+        return method(module, *inputs)
 
 
 @functools.cache
-def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled function, made at its first call; one for all blocks of a class."""
-    return torch.compile(forward, backend=BACKEND)
+def _compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
+    """The compiled function, made at its first call; one for all modules of a class."""
+    return torch.compile(function, backend=BACKEND, dynamic=dynamic)
 
 
 class WholeLosses:
@@ -91,14 +90,15 @@ def losses_of(model: OneRec, x: Tensor, where: Packing, target: Tensor) -> Tenso
 def compile_training(model: OneRec, whole: bool) -> None:
     """From now on the model trains compiled; nothing is compiled before the first step.
 
-    `whole`: the pathways in one piece and all that follows in another; else block by block.
+    `whole`: all behind the pathways in one piece; else block by block.
     """
     if whole:
-        model.pathways.forward = BlockForward(model.pathways)  # type: ignore[method-assign,assignment]
+        features = model.pathways.features
+        setattr(features, "total", Compiled(features, "total", dynamic=True))  # noqa: B010
         model.level_losses = WholeLosses(model)  # type: ignore[method-assign]
         return
     for block in (*model.encoder, *model.decoder):
-        block.forward = BlockForward(block)
+        block.forward = Compiled(block)
 
 
 def refuse_without_compiler(device: torch.device) -> None:

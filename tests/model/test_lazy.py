@@ -194,7 +194,7 @@ def test_padding_and_where_it_stands_have_no_influence(kind, monkeypatch):
     model, batch = exact(**KINDS[kind])
     weights = list(model.parameters())
     expected = torch.autograd.grad(model.loss(batch)[0], weights)
-    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(packing, "packs", lambda *_: False)
     for events in (batch.short, batch.positive):
         events.play[events.item == 0] = 3
         events.label[events.item == 0] = 1.0
@@ -241,7 +241,7 @@ def test_a_model_that_knows_nothing_has_the_mean_of_log_n():
 
 def test_under_autocast_keys_stay_narrow_and_shared_and_the_loss_is_near(monkeypatch):
     """Norms see their own dtype (a mismatch warns, and leaves the fused kernel)."""
-    monkeypatch.setattr(packing, "packs", lambda device: False)  # as on a GPU
+    monkeypatch.setattr(packing, "packs", lambda *_: False)  # as on a GPU
     model, batch = toy.make_lazy(), toy.make_batch()
     expected = model.loss(batch)[0].item()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -154,7 +154,7 @@ def test_router_bias_moves_only_when_asked():
 @pytest.mark.parametrize("packed", [True, False])
 def test_experts_of_the_encoder_serve_the_states_that_exist(packed, monkeypatch):
     """The second block of both sides holds experts; padding, where it stays, is no load."""
-    monkeypatch.setattr(packing, "packs", lambda device: packed)
+    monkeypatch.setattr(packing, "packs", lambda *_: packed)
     settings = {"experts": 3, "layers": 2, "expert_blocks": "alternate"}
     model, batch = toy.make_model(**settings).train(), toy.make_batch()
     model.loss(batch)
@@ -297,19 +297,21 @@ def slow_sequences(q, k, v, begins, ends, longest_q, longest_k):
 
 
 @pytest.mark.parametrize("tile", [1, 8])
-@pytest.mark.parametrize("experts", [0, 3])
+@pytest.mark.parametrize(("experts", "stays"), [(0, False), (3, False), (3, True)])
 def test_tokens_one_after_another_give_the_loss_and_gradients_of_a_masked_grid(
-    experts, tile, monkeypatch
+    experts, stays, tile, monkeypatch
 ):
     model = toy.make_model(experts=experts, expert_blocks="alternate", layers=2).double().train()
     batch = toy.make_batch()
     batch = replace(batch, short=as_double(batch.short), positive=as_double(batch.positive))
     found, kinds = [], []
-    monkeypatch.setattr(packing, "packs", lambda device: False)
+    monkeypatch.setattr(packing, "rounded", lambda *given: given)  # as on a GPU
+    monkeypatch.setattr(packing, "stays", lambda *_: stays)
     monkeypatch.setattr(packing, "TILE", tile)
     monkeypatch.setattr(attention, "varlen_attn", slow_sequences)
     for segments in (False, True):
         monkeypatch.setattr(onerec, "segments_serve", lambda device, head, s=segments: s)
+        monkeypatch.setattr(packing, "packs", lambda *_, s=segments: s and torch.is_grad_enabled())
         model.zero_grad()
         kinds.append(model.embed(batch)[1])
         loss, _ = model.loss(batch)
@@ -330,13 +332,14 @@ def batch_tokens(batch):
     return batch.size + int((batch.short.item > 0).sum() + (batch.positive.item > 0).sum())
 
 
-def test_a_full_batch_is_known_to_be_full_and_has_no_mask(monkeypatch):
-    monkeypatch.setattr(packing, "packs", lambda device: False)
+def test_a_full_batch_is_attended_to_without_a_mask(monkeypatch):
+    monkeypatch.setattr(packing, "rounded", lambda *given: given)
     monkeypatch.setattr(onerec, "segments_serve", lambda device, head: True)
     monkeypatch.setattr(attention, "varlen_attn", None)
     model, batch = toy.make_model(), toy.make_batch((4, 4))
-    batch = replace(batch, positive=replace(batch.positive, item=batch.positive.item.clamp(min=1)))
-    batch = replace(batch, short=replace(batch.short, item=batch.short.item.clamp(min=1)))
+    for name in ("short", "positive"):
+        events = getattr(batch, name)
+        batch = replace(batch, **{name: replace(events, item=events.item.clamp(min=1))})
     x, where = model.embed(batch)
     assert where.full
     assert model.read(x, where).attendable is None
@@ -354,6 +357,7 @@ def as_double(events):
 @pytest.mark.parametrize("heads", [2, 4])  # of width 16, and of 8
 def test_on_a_gpu_segments_give_the_masked_loss_and_gradients_within_bfloat16(heads, monkeypatch):
     model, batch = toy.make_model(heads=heads, width=32).cuda(), toy.make_batch().to("cuda")
+    monkeypatch.setattr(packing, "WIDE", 32)
     attend, calls, found = attention.varlen_attn, [], []
 
     def counted(*arguments):

@@ -1,5 +1,6 @@
 """Tokens in and out of the grid."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -58,8 +59,11 @@ def test_nobody_is_a_grid_too():
 
 
 def test_a_gpu_keeps_the_padding():
-    assert packs(torch.device("cpu"))
-    assert not packs(torch.device("cuda"))
+    assert packs(torch.device("cpu"), 8)
+    assert not packs(torch.device("cuda"), packing.WIDE - 1)
+    assert packs(torch.device("cuda"), packing.WIDE), "but for a wide model in training"
+    with torch.no_grad():
+        assert not packs(torch.device("cuda"), packing.WIDE)
 
 
 def test_tokens_go_in_front_in_their_order_and_segments_say_where_they_end():
@@ -72,18 +76,30 @@ def test_tokens_go_in_front_in_their_order_and_segments_say_where_they_end():
     assert packing.segments.dtype == torch.int32
 
 
-def test_tokens_one_after_another_say_where_rows_begin_and_which_exist(monkeypatch):
+@pytest.mark.parametrize("packed", [False, True])
+def test_tokens_one_after_another_say_where_rows_begin_and_which_exist(packed, monkeypatch):
     monkeypatch.setattr(packing, "TILE", 4)
     grid = torch.arange(12.0).view(2, 3, 2)
-    tokens, where = one_after_another(grid, MASK)
+    given = (grid.flatten(0, 1)[ROWS], Packing(MASK, ROWS)) if packed else (grid, Packing(MASK))
+    tokens, where = one_after_another(*given)
     assert tokens.tolist() == [*grid[MASK].tolist(), [0.0, 0.0]]
     assert where.segments.tolist() == [0, 2, 3, 4]
     assert where.segments.dtype == torch.int32
     assert where.exists.tolist() == where.counted.tolist() == [True, True, True, False]
     assert (where.attendable.ends.tolist(), where.attendable.longest) == ([0, 2, 3, 4], 3)
     monkeypatch.setattr(packing, "TILE", 3)
-    tokens, where = one_after_another(grid, MASK)
+    tokens, where = one_after_another(*given)
     assert (len(tokens), where.segments.tolist()) == (3, [0, 2, 3, 3])
+
+
+def test_a_grid_without_padding_is_known_to_be_full():
+    grid, all_of_it = torch.arange(12.0).view(2, 3, 2), torch.ones(2, 3).bool()
+    rows = torch.tensor([3, 0, 2, 1, 5, 4])
+    for given in ((grid, Packing(all_of_it)), (grid.flatten(0, 1)[rows], Packing(all_of_it, rows))):
+        tokens, where = one_after_another(*given)
+        assert tokens.equal(grid)
+        assert where.full
+        assert where.attendable is where.counted is where.rows is where.segments is None
 
 
 def test_a_training_batch_has_a_round_number_of_tokens_that_change_nothing(monkeypatch):

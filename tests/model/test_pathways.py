@@ -155,7 +155,7 @@ def test_without_padding_it_is_what_it_is_with_it(monkeypatch, features, lifelon
     """The plain way, over the padded grid with every column side by side, in float64."""
     results = []
     for dropped in (True, False):
-        monkeypatch.setattr(packing, "packs", lambda device, dropped=dropped: dropped)
+        monkeypatch.setattr(packing, "packs", lambda *_, dropped=dropped: dropped)
         model = toy.make_model(vocabulary=features, lifelong=lifelong).double()
         content = torch.randn(41, 5, generator=torch.Generator().manual_seed(0)).double()
         model.items.content = content[:, : features.get("content_dim", 0)]
@@ -203,7 +203,7 @@ def test_the_papers_lengths_are_405_states():
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_a_user_without_a_lifelong_history_is_as_in_a_batch_without_any(monkeypatch, dropped):
-    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    monkeypatch.setattr(packing, "packs", lambda *_: dropped)
     model, batch = with_history()
     logits = model(batch)
     short = replace(batch, lifelong=None)
@@ -230,7 +230,7 @@ def test_padding_and_the_order_of_clusters_change_nothing():
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_every_feature_of_a_cluster_reaches_the_output(monkeypatch, dropped):
-    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    monkeypatch.setattr(packing, "packs", lambda *_: dropped)
     model, batch = with_history()
     before = model(batch)[0]
     for name in batch.lifelong.__dataclass_fields__:
@@ -243,7 +243,7 @@ def test_every_feature_of_a_cluster_reaches_the_output(monkeypatch, dropped):
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_the_tag_and_duration_of_a_clusters_item_are_not_read(monkeypatch, dropped):
-    monkeypatch.setattr(packing, "packs", lambda device: dropped)
+    monkeypatch.setattr(packing, "packs", lambda *_: dropped)
     model, batch = with_history(lengths=(0, 0, 0))
     before = model(batch)[0]
     for name in ("tag", "duration"):
