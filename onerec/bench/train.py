@@ -3,8 +3,8 @@
     python -m onerec.bench.train --json [--recipe small] [--steps 30] [--stream]
                                  [--compile] [--micro-batches N] [--ready] [--set KEY=VALUE ...]
 
-The recipe trains on the built-in world through the real path: its own iterator, loss, optimiser and
-loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
+The recipe trains on the built-in world through the real path: its own iterator (shuffled, where
+train.order is auto), loss, optimiser and loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
 and targets of the batches that were timed), and no recomputed work; `mfu` is that times the samples
 a second over the device's dense bfloat16 peak, null where no peak is known. `data_wait` is the
 share of the time that the loop waited for its batches: cut on the device from the log's tables, or
@@ -111,10 +111,11 @@ def measure(
     model = setting.new_model(ids, made.codebooks(), made.vectors()).to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    order = chosen.train.order if chosen.train.order != "auto" else "shuffled"
     if stream:
-        prepare_stream(setting, made, "shuffled")
+        prepare_stream(setting, made, order)
     contexts = setting.contexts(device, tables="cpu" if stream else None)
-    with training_batches(setting, made, contexts, order="shuffled", stream=stream) as source:
+    with training_batches(setting, made, contexts, order=order, stream=stream) as source:
         batches = Counted(source)
         source = Ready(model, batches, micro_batches) if ready else batches
         losses, seconds, warm_up = _train(model, source, setting, device, steps, micro_batches)
