@@ -4,12 +4,13 @@
                                  [--compile] [--micro-batches N] [--ready] [--set KEY=VALUE ...]
 
 The recipe trains on the built-in world through the real path: its own iterator (shuffled, where
-train.order is auto), loss, optimiser and loop. `flops_per_sample` counts the tokens that exist (`onerec.count`, at the mean number of events
-and targets of the batches that were timed), and no recomputed work; `mfu` is that times the samples
-a second over the device's dense bfloat16 peak, null where no peak is known. `data_wait` is the
-share of the time that the loop waited for its batches: cut on the device from the log's tables, or
-with --stream made ahead from shards of the log. Beside it: parameters, peak memory, and the loss at
-the beginning and the end. `onerec.bench.train_peer` compares with T5.
+train.order is auto), loss, optimiser and loop. `flops_per_sample` counts the tokens that exist
+(`onerec.count`, at the mean number of events and targets of the batches that were timed), and no
+recomputed work; `mfu` is that times the samples a second over the device's dense bfloat16 peak,
+null where no peak is known. `data_wait` is the share of the time that the loop waited for its
+batches: cut on the device from the log's tables, or with --stream made ahead from shards of the
+log. Beside it: parameters, peak memory, and the loss at the beginning and the end.
+`onerec.bench.train_peer` compares with T5.
 
 With --compile (or --set train.compile=true) the model's blocks are compiled. That happens in the
 steps before those that are timed, which took `warm_up_seconds`; `torch_compile` counts the graphs
