@@ -6,8 +6,8 @@ import multiprocessing
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -105,16 +105,17 @@ def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     assert not (path / "writer.json").exists()
 
 
-def _try_claim(path: Path, start: float, won: "multiprocessing.SimpleQueue[bool]") -> None:
-    time.sleep(max(0.0, start - time.time()))
+def _try_claim(path: Path, tried: Any, won: "multiprocessing.SimpleQueue[bool]") -> None:
+    tried.wait(20)  # all start at once
     try:
         writer = claim(path)
     except RunError:
         won.put(False)
+        tried.wait(20)
         return
-    time.sleep(0.8)
-    writer.__exit__(None, None, None)
     won.put(True)
+    tried.wait(20)  # who wins holds it until all have tried, however late they are
+    writer.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("dead_claim", [False, True])
@@ -126,9 +127,8 @@ def test_of_many_that_start_at_once_one_wins(tmp_path: Path, dead_claim: bool) -
         own = json.dumps({"pid": 999_999_999, "process_started": 1.0, "host": socket.gethostname()})
         (path / "writer.json").write_text(own)
     context = multiprocessing.get_context("fork")
-    won = context.SimpleQueue()
-    start = time.time() + 0.3
-    racers = [context.Process(target=_try_claim, args=(path, start, won)) for _ in range(4)]
+    won, tried = context.SimpleQueue(), context.Barrier(4)
+    racers = [context.Process(target=_try_claim, args=(path, tried, won)) for _ in range(4)]
     for racer in racers:
         racer.start()
     for racer in racers:
