@@ -198,7 +198,8 @@ def ab_finding(frame: pd.DataFrame, a: str, b: str, value: str) -> str:
         return f"{a} - {b}: {number}; a single user gives no interval"
     if whole["low"] <= 0 <= whole["high"]:
         return f"{a} - {b}: {number}; this may be chance"
-    return f"{a} is {'ahead of' if whole['difference'] > 0 else 'behind'} {b}: {number}"
+    side = "ahead of" if whole["difference"] > 0 else "behind"
+    return f"{a} is {side} {b} in this one training: {number}"
 
 
 def _add_overall(fig: go.Figure, whole: dict[Any, Any], rounds: pd.DataFrame, value: str) -> None:

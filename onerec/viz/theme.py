@@ -269,7 +269,7 @@ def add_bars(
     values: pd.DataFrame,
     *,
     horizontal: bool = False,
-    group: str = "",
+    group: str = "all",
     **look: Any,
 ) -> None:
     """Bars with whiskers that can be seen on the bar and on both pages: dark with a light rim.
