@@ -199,7 +199,7 @@ def ab_finding(frame: pd.DataFrame, a: str, b: str, value: str) -> str:
     if whole["low"] <= 0 <= whole["high"]:
         return f"{a} - {b}: {number}; this may be chance"
     side = "ahead of" if whole["difference"] > 0 else "behind"
-    return f"{a} is {side} {b} in this one training: {number}"
+    return f"{a} is {side} {b}: {number}, one training each"
 
 
 def _add_overall(fig: go.Figure, whole: dict[Any, Any], rounds: pd.DataFrame, value: str) -> None:

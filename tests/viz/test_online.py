@@ -86,8 +86,8 @@ def test_the_ab_has_a_zero_line_each_round_and_all(streamed: Run) -> None:
     fig = viz.compared(frame, "ecpo", "frozen")
     whole = frame.iloc[-1]
     assert theme.title(fig) == (
-        f"ecpo is ahead of frozen in this one training: +13.3 s (95%: +{whole['low']:.1f} s to +{whole['high']:.1f} s) "
-        "of true watch time a visit over 3 rounds"
+        f"ecpo is ahead of frozen: +13.3 s (95%: +{whole['low']:.1f} s to +{whole['high']:.1f} s) "
+        "of true watch time a visit over 3 rounds, one training each"
     )
     zero = fig.layout.shapes[0]
     assert (zero.y0, zero.y1, zero.line.dash) == (0, 0, "dash")
