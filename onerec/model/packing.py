@@ -146,7 +146,7 @@ def one_after_another(tokens: Tensor, packing: Packing) -> tuple[Tensor, Packing
     short = -len(order) % TILE
     tokens = _Pack.apply(tokens, order)  # type: ignore[no-untyped-call]
     if len(order) == mask.numel():
-        return tokens.view(*mask.shape, -1), Packing(mask, full=True)
+        return tokens.view(*mask.shape, tokens.shape[-1]), Packing(mask, full=True)
     exists = F.pad(torch.ones_like(order, dtype=torch.bool), (0, short))
     ends = F.pad(mask.sum(1).cumsum(0), (1, 1), value=0)
     ends[-1] = len(order) + short

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from onerec.model.attention import segments_serve
 from onerec.model.layers import CrossAttention, RMSNorm, SwiGLU
-from onerec.model.packing import Packing
+from onerec.model.packing import Packing, one_after_another
 from onerec.model.sizes import QFORMER_BLOCKS, ffn_hidden
 
 
@@ -46,9 +47,10 @@ class QFormerBlock(nn.Module):
         self.ffn = SwiGLU(width, ffn_hidden(width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h: Tensor, tokens: Tensor, packing: Packing, mask: Tensor) -> Tensor:
-        """h (B, Q, D) reads tokens of a grid (B, S), mask (B, 1, 1, S) -> (B, Q, D)."""
-        return self.after(h, self.cross(h, self.cross.keys_values(tokens, packing), mask))
+    def forward(self, h: Tensor, tokens: Tensor, packing: Packing) -> Tensor:
+        """h (B, Q, D) reads tokens of a grid (B, S) -> (B, Q, D)."""
+        keys_values = self.cross.keys_values(tokens, packing)
+        return self.after(h, self.cross(h, keys_values, packing.attendable))
 
     def after(self, h: Tensor, y: Tensor) -> Tensor:
         """States h (B, Q, D) and what they read, y (B, Q, D) -> (B, Q, D)."""
@@ -64,6 +66,7 @@ class QFormer(nn.Module):
 
     def __init__(self, config: QFormerConfig, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.head = width // heads
         self.queries = nn.Parameter(torch.empty(config.queries, width))
         self.blocks = nn.ModuleList(
             QFormerBlock(width, heads, dropout, config.residual) for _ in range(config.blocks)
@@ -80,15 +83,18 @@ class QFormer(nn.Module):
         rows: Tensor | None = None
         if packing.rows is None:
             mask = packing.mask | ~exists[:, None]
+            packing = Packing(mask)
         else:
             users, length = exists.nonzero()[:, 0], packing.mask.shape[1]
             place = exists.cumsum(0) - 1  # of a user among those who have a sequence
             mask = packing.mask[users]
             own = place[packing.rows // length] * length + packing.rows % length
             packing = Packing(mask, own)
+            if segments_serve(tokens.device, self.head):
+                tokens, packing = one_after_another(tokens, packing)
             rows = (users[:, None] * count + torch.arange(count, device=users.device)).flatten()
         h = self.queries.expand(len(mask), -1, -1)
         for block in self.blocks:
-            h = block(h, tokens, packing, mask[:, None, None])
+            h = block(h, tokens, packing)
         states = h if rows is None else h.flatten(0, 1)
         return states, Packing(exists[:, None].expand(-1, count), rows)

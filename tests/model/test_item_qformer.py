@@ -81,8 +81,7 @@ def test_few_queries_read_what_cross_attention_reads() -> None:
     former, seen = make(), tokens(8)
     block = former.blocks[0]
     h = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(3)).double()
-    packing = Packing(MASK)
-    wanted = block(h, seen, packing, packing.attendable)
+    wanted = block(h, seen, Packing(MASK))
     torch.testing.assert_close(block.after(h, read_by_few(block.cross, h, seen, MASK)), wanted)
 
 

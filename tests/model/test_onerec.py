@@ -1,13 +1,13 @@
 """The model: loss by hand, gradients against float64, targets that share a context."""
 
 import copy
-import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 import toy_model as toy
+from slow_attention import slow_sequences
 
 from onerec.model import attention, onerec, packing
 from onerec.model.onerec import ItemTable, OneRec, OneRecConfig, Vocabulary
@@ -283,17 +283,6 @@ def test_every_router_starts_from_the_generator_and_survives_a_copy(kind):
     one.train().loss(toy.make_batch())
     copied = copy.deepcopy(one)
     assert copied.eval()(toy.make_batch())[0].equal(one.eval()(toy.make_batch())[0])
-
-
-def slow_sequences(q, k, v, begins, ends, longest_q, longest_k):
-    """Attention of each sequence's queries to its own keys: what a GPU's kernel does at once."""
-    parts = []
-    for (a, b), (c, d) in zip(
-        itertools.pairwise(begins.tolist()), itertools.pairwise(ends.tolist()), strict=True
-    ):
-        scores = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) / q.shape[-1] ** 0.5
-        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[c:d]))
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("tile", [1, 8])

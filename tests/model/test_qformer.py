@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from slow_attention import slow_sequences
 
+from onerec.model import attention, qformer
 from onerec.model.packing import Packing
 from onerec.model.qformer import QFormer, QFormerConfig
 
@@ -43,8 +45,10 @@ def by_hand(former, own, residual):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_equation_is_the_papers(residual, packed):
+@pytest.mark.parametrize(("packed", "segments"), [(False, False), (True, False), (True, True)])
+def test_the_equation_is_the_papers(residual, packed, segments, monkeypatch):
+    monkeypatch.setattr(qformer, "segments_serve", lambda device, head: segments)
+    monkeypatch.setattr(attention, "varlen_attn", slow_sequences)
     former, tokens = make(residual), tokens_of()
     rows = torch.tensor([7 - 1, 8, 1, 0])  # the places that exist, in any order
     grid = tokens.view(3, 3, 8)
@@ -59,7 +63,9 @@ def test_the_equation_is_the_papers(residual, packed):
     assert states.isfinite().all()
 
 
-def test_nobody_with_a_sequence_has_no_states_and_finite_gradients():
+@pytest.mark.parametrize("segments", [False, True])
+def test_nobody_with_a_sequence_has_no_states_and_finite_gradients(segments, monkeypatch):
+    monkeypatch.setattr(qformer, "segments_serve", lambda device, head: segments)
     former, mask = make(), torch.zeros(2, 3, dtype=torch.bool)
     none = torch.zeros(0, dtype=torch.int64)
     states, where = former(tokens_of(mask)[:0], Packing(mask, none))
