@@ -52,7 +52,6 @@ from onerec.data.sources.world import make_world_dataset, world_of
 from onerec.explain import dataset as explain_dataset
 from onerec.explanation import explain, tree
 from onerec.metrics import coverage_at_k, hit_at_k, recall_at_k
-from onerec.model import layers
 from onerec.model.diverse import diverse_beam_search
 from onerec.model.power import power_distribution
 from onerec.model.sample import sample, sequence_log_probs
@@ -439,10 +438,8 @@ def plain_loop(batch, width, k):
 
 def operations(function):
     """What torch counts while the function runs."""
-    fast, layers.ONEDNN = layers.ONEDNN, False  # it does not count the products of oneDNN
     with FlopCounterMode(display=False) as counted:
         function()
-    layers.ONEDNN = fast
     return counted.get_total_flops()
 
 
