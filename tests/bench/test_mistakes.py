@@ -34,6 +34,7 @@ MISTAKES = {  # of each benchmark a mistake, and what is said of it; HOME is an 
     "routers": ("--set model.experts --home HOME --out OUT", "'model.experts' has no '='"),
     "scaling": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "serving": ("--set align.weight", "'align.weight' has no '='"),
+    "several": ("--processes 3 --home HOME --out OUT", "3 processes do not divide"),
     "sizes": ("--out HOME", "HOME"),
     "stability": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "stream": ("--run nope --home HOME --out OUT", "no run 'nope'"),
