@@ -12,11 +12,12 @@ batches: cut on the device from the log's tables, or with --stream made ahead fr
 log. Beside it: parameters, peak memory, and the loss at the beginning and the end.
 `onerec.bench.train_peer` compares with T5.
 
-With --compile (or --set train.compile=true) the model's blocks are compiled. That happens in the
-steps before those that are timed, which took `warm_up_seconds`; `torch_compile` counts the graphs
-and what broke them, in all steps (null without). With --micro-batches a step adds up the gradients
-of so many parts of its batch. With --ready the pathways are left out: what they make of the first
-batches is kept and used again, nothing of them is trained, and their operations are not counted.
+With --compile (or --set train.compile=true) the model is compiled (`onerec.train.compiled`). That
+happens in the steps before those that are timed, which took `warm_up_seconds`; `torch_compile`
+counts the graphs and what broke them, in all steps (null without). With --micro-batches a step adds
+up the gradients of so many parts of its batch. With --ready the pathways are left out: what they
+make of the first batches is kept and used again, nothing of them is trained, and their operations
+are not counted.
 """
 
 from __future__ import annotations
@@ -160,9 +161,9 @@ def _train(
         compiled.refuse_without_compiler(device)
         compiled.compile_training(model, device.type == "cuda")
     optim = OptimConfig(chosen.train.learning_rate, warmup_steps=WARM_UP)
-    parts: DataParallel[Batch] = DataParallel(
-        Processes(micro_batches=micro_batches), model, targets_of, Batch.split
-    )
+    processes, size = Processes(micro_batches=micro_batches), chosen.train.batch_size
+    processes.refuse(size, size)
+    parts: DataParallel[Batch] = DataParallel(processes, model, targets_of, Batch.split)
     trainee = Trainee(
         model=model,
         optimizer=make_adamw(model, optim),

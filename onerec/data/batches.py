@@ -162,13 +162,18 @@ class Contexts:
         )
         return batch if self.tables == self.device else batch.to(self.device)
 
-    def tokens(self, examples: "Examples") -> Ints:
-        """How many events of each example (E,) are read, a positive recent one twice."""
+    def length(self, examples: "Examples") -> Ints:
+        """(E,) by which examples are dealt: how many events are read, then how many there are.
+
+        A positive recent event is read twice.
+        """
         start = self.offsets.cpu().numpy()[examples.user]
         before = self.positives_before.cpu().numpy()
+        events = examples.end - start
         positive = np.minimum(before[examples.end] - before[start], self.positive_length)
-        tokens: Ints = np.minimum(examples.end - start, self.short_length) + positive
-        return tokens
+        read = np.minimum(events, self.short_length) + positive
+        length: Ints = read * (1 + events.max(initial=0)) + events
+        return length
 
     def here(self) -> "Contexts":
         """The same tables, for batches on the device on which they stand."""
@@ -364,7 +369,7 @@ class TrainingBatches:
             batch_size,
             seed,
             age=contexts.age(examples) if order == "time" else None,
-            length=contexts.tokens(examples) if order == "length" else None,
+            length=contexts.length(examples) if order == "length" else None,
             skip=-steps * batch_size % len(examples) if order == "time" else 0,
         )
         self.length = torch.from_numpy(length)

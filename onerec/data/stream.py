@@ -176,8 +176,8 @@ class ShardBatches:
         order = rng.permutation(len(examples))
         if self.deal_by_length:
             start = epoch * self.n + int(self._starts(epoch)[number])
-            tokens = contexts.tokens(examples)
-            order = by_length(order, tokens, -start % self.batch_size, self.batch_size, rng)
+            dealt = contexts.length(examples)
+            order = by_length(order, dealt, -start % self.batch_size, self.batch_size, rng)
         user, end, target = (
             torch.from_numpy(column) for column in (examples.user, examples.end, examples.target)
         )

@@ -65,7 +65,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
         if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
             return attend_few(q, k, v, mask)
-        if mask is None and cudnn_serves(q):
+        if mask is None and cudnn_serves(q, k):
             whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[
                 0
             ]
@@ -98,12 +98,17 @@ def _cudnn_is_fastest(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def cudnn_serves(q: Tensor) -> bool:
-    """Whether attention without a mask is cuDNN's: in half precision from Hopper on."""
+def cudnn_serves(q: Tensor, k: Tensor) -> bool:
+    """Whether attention without a mask is cuDNN's: in half precision from Hopper on.
+
+    It is asked directly, so what torch would look at is looked at here: one key alone it refuses.
+    """
     if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
         return False
-    heads = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD
-    return heads and min(q.shape) > 0 and _cudnn_is_fastest(q.device)
+    sizes = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD and k.shape[-2] > 1
+    enabled: bool = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    asked = sizes and min(q.shape) > 0 and enabled
+    return asked and _cudnn_is_fastest(q.device)
 
 
 def segments_serve(device: torch.device, head: int) -> bool:
@@ -118,7 +123,7 @@ def segments_serve(device: torch.device, head: int) -> bool:
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Attention within each segment of a grid (B, S): q, k, v (B S, H, Dh) -> the same."""
-    ends, length = packing.segments, packing.mask.shape[1]
+    ends, length = packing.segments, packing.longest
     assert ends is not None
     y = varlen_attn(q, k, v, ends, ends, length, length)
     assert isinstance(y, Tensor)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from onerec.model.attention import (
     KeyValue,
@@ -64,6 +65,7 @@ class _RMSNorm(torch.autograd.Function):
         return normed * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, weight = ctx.saved_tensors
         along = (grad * normed).flatten(0, -2)
@@ -75,8 +77,11 @@ class _RMSNorm(torch.autograd.Function):
 def plus(x: Tensor, y: Tensor) -> Tensor:
     """x + y of one shape; without gradients into `y`, which must be nobody else's.
 
-    Not where `y` is the narrower one, as under autocast: the residual stream stays float32.
+    Not where `y` is the narrower one, as under autocast: the residual stream stays as wide as it
+    is, and a narrow one as narrow, whatever a mixture's weights make of its experts' answers.
     """
+    if x.dtype == torch.bfloat16:
+        y = y.to(x.dtype)
     return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
 
 
@@ -225,6 +230,7 @@ class _Gated(torch.autograd.Function):
         return opened * up
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, opened = ctx.saved_tensors
         gate, up = x.chunk(2, dim=-1)

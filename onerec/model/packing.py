@@ -2,12 +2,12 @@
 
 A batch of contexts is a grid (B, S) of which a part is padding: on short videos a quarter, on
 Amazon Beauty two thirds. What a model does to each position alone (products, norms, gates) is done
-to those that exist; only attention needs the grid. On a CPU the padding stays where there is little
-of it (`stays`). On a GPU it stays where attention needs a mask. Where flash attention can be used
-(`segments_serve`) no mask is read: what does not see one another are sequences of their own. In
-training they stand one after another without padding (`one_after_another`), for which the host
-waits once a batch to know their number; else each row's tokens are in front and its padding behind
-(`in_front`), and the host knows no length.
+to those that exist; only attention needs the grid. The padding stays where there is little of it
+(`stays`), and on a GPU but for the training of a wide model (`packs`), for which the host waits
+once a batch to know how many tokens there are. Where flash attention can be used
+(`attention.segments_serve`) no mask is read: what does not see one another are sequences of their
+own, in such a training one after another (`one_after_another`), else each row's tokens in front and
+its padding behind (`in_front`).
 
 Shapes: B batch, S positions of the grid, T positions that exist, W width. "Tokens" are (T, W), or
 the grid itself (B, S, W) where the padding stays.
@@ -75,11 +75,16 @@ class Packing:
         return self.mask.view(-1)[self.rows] if self.spare else None
 
     @property
+    def longest(self) -> int:
+        """What no segment is longer than, those that do not exist included."""
+        return self.mask.shape[1] if self.exists is None else max(self.mask.shape[1], TILE)
+
+    @property
     def attendable(self) -> Mask:
         """What of each row may be attended to, as attention wants it."""
         if self.exists is not None:
             assert self.segments is not None
-            return Segments(self.segments, self.mask.shape[1])
+            return Segments(self.segments, self.longest)
         return None if self.full else self.mask[:, None, None]
 
     def unpack(self, tokens: Tensor) -> Tensor:
@@ -172,7 +177,7 @@ def packs(device: torch.device, width: int) -> bool:
 
 
 def stays(tokens: int, mask: Tensor) -> bool:
-    """Whether a grid (B, S) with that many tokens keeps its padding on a CPU."""
+    """Whether a grid (B, S) with that many tokens keeps its padding."""
     least = FULL_IN_TRAINING if torch.is_grad_enabled() else FULL
     return tokens >= least * mask.numel()
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -61,7 +62,7 @@ def comes_again(x: Tensor, weight: Tensor) -> bool:
     """Whether a plan for this shape pays; packed tokens are rounded in training alone."""
     if x.ndim > 2:
         return True
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or x.ndim < 2:
         return False
     return len(x) % ROUND == 0 or len(x) * weight.numel() >= PLANNED
 
@@ -89,6 +90,7 @@ class _Product(torch.autograd.Function):
         return unviewed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)

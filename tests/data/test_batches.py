@@ -304,7 +304,10 @@ def test_the_length_of_an_example_is_what_its_batch_holds() -> None:
     examples = examples_of(log, np.ones(len(log), dtype=bool))
     batch = contexts.batch(*(torch.from_numpy(part) for part in (examples.user, examples.end)))
     held = (batch.short.item > 0).sum(1) + (batch.positive.item > 0).sum(1)
-    assert contexts.tokens(examples).tolist() == held.tolist()
+    events = examples.end - log.offsets[examples.user]
+    read, among = np.divmod(contexts.length(examples), 1 + events.max())
+    assert read.tolist() == held.tolist()
+    assert among.tolist() == events.tolist(), "as before where all events are positive"
     assert len(set(held.tolist())) > 2
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from onerec.model import attention
-from onerec.model.attention import attend, attend_few, merge_heads, segments_serve, split_heads
+from onerec.model.attention import (
+    attend,
+    attend_few,
+    cudnn_serves,
+    merge_heads,
+    segments_serve,
+    split_heads,
+)
 
 
 def test_heads_split_and_merge():
@@ -57,8 +64,27 @@ def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
     assert not segments_serve(device, 8)
 
 
-def test_cudnn_is_for_whole_attention_in_half_precision_from_hopper_on(monkeypatch):
-    assert not attention.cudnn_serves(torch.zeros(1, 1, 4, 8).bfloat16())
+class OnAGpu:
+    """What is looked at of a tensor, as if it were on a GPU."""
+
+    is_cuda, device = True, None
+
+    def __init__(self, *shape, dtype=torch.bfloat16):
+        self.shape, self.dtype = shape, dtype
+
+
+def test_cudnn_is_for_half_precision_from_hopper_on_and_several_keys(monkeypatch):
+    monkeypatch.setattr(attention, "_cudnn_is_fastest", lambda device: True)
+    q, k = OnAGpu(2, 4, 16, 128), OnAGpu(2, 4, 16, 128)
+    assert cudnn_serves(q, k)
+    assert not cudnn_serves(torch.zeros(q.shape).bfloat16(), k), "not on a CPU"
+    assert not cudnn_serves(OnAGpu(2, 4, 16, 128, dtype=torch.float32), k)
+    assert not cudnn_serves(OnAGpu(2, 4, 16, 136), k)
+    assert not cudnn_serves(OnAGpu(2, 4, 16, 12), k)
+    assert not cudnn_serves(OnAGpu(0, 4, 16, 128), k)
+    assert not cudnn_serves(q, OnAGpu(2, 4, 1, 128))
+    monkeypatch.setattr(attention, "_cudnn_is_fastest", lambda device: False)
+    assert not cudnn_serves(q, k)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

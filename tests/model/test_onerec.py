@@ -363,14 +363,18 @@ def test_on_a_gpu_segments_give_the_masked_loss_and_gradients_within_bfloat16(he
                 again = model.loss(batch)[0]
         loss.backward()
         assert len(calls) == segments * (2 * len(model.encoder) + len(model.decoder))
-        found.append((loss, again, model.pathways.static_position.grad.clone()))
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append((loss, again, grads))
+        spoilt = torch.full((1 << 20,), torch.nan, dtype=torch.bfloat16, device="cuda")
+        del spoilt  # what a kernel does not write is this
     torch.testing.assert_close(*found, rtol=3e-2, atol=3e-2)
 
 
-def test_the_residual_stream_is_as_wide_as_asked_under_autocast_alone():
-    torch.manual_seed(0)
-    model, batch = toy.make_model(residual="bfloat16").eval(), toy.make_batch()
-    plain = toy.make_model().eval()
+@pytest.mark.parametrize("experts", [0, 3])
+def test_the_residual_stream_is_as_wide_as_asked_under_autocast_alone(experts):
+    shape = {"experts": experts, "layers": 3, "expert_blocks": "alternate"}
+    model, batch = toy.make_model(residual="bfloat16", **shape).eval(), toy.make_batch()
+    plain = toy.make_model(**shape).eval()
     seen = []
     for block in model.encoder:
         block.register_forward_hook(lambda _m, _i, y: seen.append(y.dtype))

@@ -58,7 +58,7 @@ def test_nobody_is_a_grid_too():
     assert packing.pack(packing.unpack(torch.zeros(0, 4))).shape == (0, 4)
 
 
-def test_a_gpu_keeps_the_padding():
+def test_a_gpu_keeps_the_padding_but_in_the_training_of_a_wide_model():
     assert packs(torch.device("cpu"), 8)
     assert not packs(torch.device("cuda"), packing.WIDE - 1)
     assert packs(torch.device("cuda"), packing.WIDE), "but for a wide model in training"
@@ -86,7 +86,8 @@ def test_tokens_one_after_another_say_where_rows_begin_and_which_exist(packed, m
     assert where.segments.tolist() == [0, 2, 3, 4]
     assert where.segments.dtype == torch.int32
     assert where.exists.tolist() == where.counted.tolist() == [True, True, True, False]
-    assert (where.attendable.ends.tolist(), where.attendable.longest) == ([0, 2, 3, 4], 3)
+    assert (where.attendable.ends.tolist(), where.attendable.longest) == ([0, 2, 3, 4], 4)
+    assert where.longest == 4, "those that do not exist are a sequence too"
     monkeypatch.setattr(packing, "TILE", 3)
     tokens, where = one_after_another(*given)
     assert (len(tokens), where.segments.tolist()) == (3, [0, 2, 3, 3])
