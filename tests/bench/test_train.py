@@ -7,6 +7,7 @@ import torch
 import toy_model as toy
 
 from onerec.bench import train
+from onerec.errors import RecipeError
 from onerec.world import WorldConfig
 
 TINY = {
@@ -71,6 +72,23 @@ def test_compiled_training_is_measured_beside_the_plain_one(tmp_path, monkeypatc
     assert found["loss"]["first"] == pytest.approx(plain["loss"]["first"], rel=1e-4)
     assert found["warm_up_seconds"] > plain["warm_up_seconds"] > 0
     train.compiled._compiled.cache_clear()
+
+
+def test_micro_batches_train_alike_and_what_is_ready_is_not_counted():
+    world, few = WorldConfig(n_items=500, n_users=60), {"model.dropout": "0", **TINY}
+    given = {"name": "tiny", "steps": 2, "changes": few, "world": world}
+    whole = train.run(**given)
+    parts = train.run(**given, micro_batches=4)
+    ready = train.run(**given, micro_batches=2, ready=True)
+    assert parts["micro_batches"] == 4
+    assert parts["loss"]["first"] == pytest.approx(whole["loss"]["first"], abs=2e-4)
+    assert parts["loss"]["last"] == pytest.approx(whole["loss"]["last"], abs=2e-2)
+    assert parts["flops_per_sample"] == whole["flops_per_sample"]
+    assert ready["encoder_input_ready"]
+    assert ready["loss"]["first"] == pytest.approx(whole["loss"]["first"], abs=2e-4)
+    assert ready["flops_per_sample"] < 0.9 * whole["flops_per_sample"]
+    with pytest.raises(RecipeError, match="--micro-batches 17"):
+        train.run(**given, micro_batches=17)
 
 
 def test_events_and_targets_that_exist_are_counted():
