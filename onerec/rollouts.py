@@ -101,8 +101,8 @@ class Rollout:
             if not bool(part.isfinite().all()):
                 user = int(self.user[(~part.isfinite()).any(1)][0])
                 raise RunError(
-                    f"reward {name!r} of user {user} is not a finite number; retrain the reward "
-                    "model (`onerec reward`) or give the part no weight and leave it out"
+                    f"reward {name!r} of user {user} is not a finite number; train the reward "
+                    "model in a new run, or give the part no weight and leave it out"
                 )
 
     @property
@@ -162,6 +162,8 @@ class Rollout:
             counted = self.share() * self.item.shape[1]  # the mean over G is then the expectation
         trusted = self.trusted().to(log_prob.dtype)
         counted = counted * trusted
+        if self.objective == "grpo_kl":  # its pull to the reference needs no advantage
+            counted = counted * ~self.flat()[:, None]
         first = self._term(log_prob, self.advantage(), counted)
         if not bool(self.format.any()):
             return first
@@ -214,6 +216,11 @@ def check_settings(objective: str, settings: Mapping[str, float]) -> None:
     known = {one.name for one in given if one.kind is one.KEYWORD_ONLY} - {"reference"}
     if strange := sorted(settings.keys() - known):
         raise ValueError(f"{objective} has no setting {strange[0]!r}")
+
+
+def rollout_path(folder: Path, step: int) -> Path:
+    """Where a run or a stream keeps the rollout of a step."""
+    return folder / "rollouts" / f"step-{step:06d}.parquet"
 
 
 def write_rollout(path: Path, rollout: Rollout) -> None:

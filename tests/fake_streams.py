@@ -19,9 +19,15 @@ STARTED = 1_700_000_000.0
 
 
 def build(
-    run: Path, name: str = "frozen", *, arm: str = "frozen", lift: float = 0.0, **changes: Any
+    run: Path,
+    name: str = "frozen",
+    *,
+    arm: str = "frozen",
+    lift: float = 0.0,
+    level: float = 0.0,
+    **changes: Any,
 ) -> Path:
-    """Write a stream that is done; `changes` are settings that differ."""
+    """Write a stream that is done; `level` is added to all; `changes` are settings that differ."""
     folder = run / "stream" / name
     folder.mkdir(parents=True)
     asked = {"arm": arm, "rounds": ROUNDS, "steps": 2, "lag": 2, "share": 0.5, "shown": SHOWN}
@@ -29,7 +35,7 @@ def build(
     described = {"name": "stream", "recipe": asked, "seed": asked["seed"], "run": run.name}
     write(folder / "recipe.json", described | {"dataset": {"name": "toy", "fingerprint": "0"}})
     for number in range(1, asked["rounds"] + 1):
-        add_round(folder, number, lift, learns=arm != "frozen")
+        add_round(folder, number, lift, learns=arm != "frozen", level=level)
     status(folder, state="done", step=asked["rounds"], of=asked["rounds"])
     return folder
 
@@ -41,10 +47,12 @@ def status(folder: Path, **values: Any) -> None:
     write(folder / "status.json", now | values)
 
 
-def add_round(folder: Path, number: int, lift: float = 0.0, *, learns: bool = False) -> None:
+def add_round(
+    folder: Path, number: int, lift: float = 0.0, *, learns: bool = False, level: float = 0.0
+) -> None:
     """Events, values and the line of metrics of one round."""
     users = np.arange(2 * number, 2 * number + VISITORS)
-    worth = 100.0 + 10 * users + number
+    worth = 100.0 + 10 * users + number + level
     worth += lift * (0.5 + users % 3 / 2) * (number > 1)
     values = {"watch_s": worth + 1, "positives": users % 4 * 1.0, "true_watch_s": worth}
     values |= {"true_long_view": np.full(VISITORS, 0.25)}

@@ -232,6 +232,20 @@ def test_the_loss_is_the_weighted_sum():
     assert alignment.model.training
 
 
+def test_the_weight_reaches_the_gradients():
+    """At lag 0 the objective's value is about 0, whatever its gradient."""
+
+    def whole(weight):
+        alignment = make(weight=weight)
+        alignment.loss(make_batch())[0].backward()
+        found = [p.grad for p in alignment.model.parameters() if p.grad is not None]
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    none, some, twice = (whole(weight) for weight in (0.0, 0.3, 0.6))
+    assert (some - none).norm() > 0.01 * none.norm()
+    torch.testing.assert_close(twice - none, 2 * (some - none), atol=1e-5, rtol=1e-3)
+
+
 def test_a_reward_that_is_no_number_stops_the_step():
     class Broken:
         def score(self, user, end, items):
@@ -320,7 +334,8 @@ def test_grpo_with_kl_is_an_objective_of_its_own():
     assert last.settings["kl"] == KL
     plain = Rollout(**{**vars(last), "objective": "grpo", "settings": {"epsilon": EPSILON}})
     apart = (last.reference - last.log_prob).double()
-    divergence = ((apart.exp() - apart - 1) * last.counted).mean()
+    teaches = last.counted & ~last.flat()[:, None]
+    divergence = ((apart.exp() - apart - 1) * teaches).mean()
     assert divergence > 0
     expected = plain.step().loss.double() + KL * divergence
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -112,6 +112,20 @@ def test_a_group_of_equal_rewards_is_flat_and_skipped_under_a_tilt_too():
     assert (Rollout(**{**vars(rollout), "format": torch.zeros(3, 5)}).step().push[1] == 0).all()
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_flat_group_pushes_nothing_under_any_objective(objective):
+    """GRPO's term of KL needs no advantage, and would go on pulling."""
+    rollout = make(objective)
+    for part in rollout.parts.values():
+        part[1] = 0.5
+    rollout.factor[:], rollout.format[:] = 1.0, 0.0
+    log_prob = rollout.log_prob.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(rollout.step(log_prob).loss, log_prob)
+    assert (gradient[1] == 0).all()
+    assert (gradient[[0, 2]] != 0).any(1).all()
+    assert (rollout.step().push[1] == 0).all()
+
+
 def test_a_group_of_which_one_item_counts_is_flat():
     rollout = make()
     rollout.counted[:] = True

@@ -32,7 +32,8 @@ from onerec.bench.paired import interval
 from onerec.errors import RunError
 from onerec.explain.online import STAGE, opened, served_from, settings, values_of
 from onerec.runs import Run, open_run
-from onerec.stream import ARMS
+from onerec.stream import ARMS, StreamConfig
+from onerec.stream.config import ROUNDS
 
 PAIRS = (
     *((arm, "frozen") for arm in ARMS if arm != "frozen"),
@@ -84,6 +85,21 @@ def by_round(run: Run, name: str, value: str) -> NDArray[np.float64]:
     return opened(run, name).metrics(STAGE)[value].to_numpy(dtype=np.float64)
 
 
+def refuse_too_short(rounds: int, steps: int, lag: int) -> int:
+    """The first round, from 1, that is served by weights that learned something.
+
+    Raises:
+        RunError: there is none.
+    """
+    first = served_from(steps, lag)
+    if first > rounds:
+        raise RunError(
+            f"{rounds} rounds with lag={lag}: weights that learned serve from round {first} on; "
+            "ask for more rounds or a smaller lag"
+        )
+    return first
+
+
 def summary(run: Run, arms: Sequence[str], seeds: int) -> dict[str, Any]:
     """By arm the mean of a visit, by pair the paired difference, and the curves by round.
 
@@ -91,12 +107,7 @@ def summary(run: Run, arms: Sequence[str], seeds: int) -> dict[str, Any]:
         RunError: no round is served by weights that learned something.
     """
     asked = settings(run, stream_name(arms[0], 0))
-    first = served_from(int(asked["steps"]), int(asked["lag"]))
-    if first > int(asked["rounds"]):
-        raise RunError(
-            f"{asked['rounds']} rounds with lag={asked['lag']}: weights that learned serve from "
-            f"round {first} on; ask for more rounds or a smaller lag"
-        )
+    first = refuse_too_short(int(asked["rounds"]), int(asked["steps"]), int(asked["lag"]))
     value = values_of(run, stream_name(arms[0], 0))[0]
     curves = {
         arm: np.array([by_round(run, stream_name(arm, seed), value) for seed in range(seeds)])
@@ -137,6 +148,8 @@ def main(words: Sequence[str] | None = None) -> None:
     run = open_run(chosen.run, chosen.home)
     given = {n: getattr(chosen, n) for n in ("rounds", "steps", "lag", "share", "shown", "window")}
     options = [w for n, v in given.items() if v is not None for w in (f"--{n}", str(v))]
+    usual = StreamConfig(**{name: value for name, value in given.items() if value is not None})
+    refuse_too_short(usual.rounds or ROUNDS, usual.steps, usual.lag)
     play(run, chosen.arms, chosen.seeds, options, chosen.jobs)
     told = {"command": "python -m onerec.bench.stream", "commit": commit(), "device": cpu_name()}
     write({**told, **summary(run, chosen.arms, chosen.seeds)}, chosen.out)

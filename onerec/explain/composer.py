@@ -21,6 +21,7 @@ from onerec.data.tables import check_rows, check_step, read_parquet
 from onerec.errors import DataError, RunError
 from onerec.explain.dataset import titles
 from onerec.explain.objectives import advantages
+from onerec.explain.policy import damaged
 from onerec.explain.query import column_types, fetch
 from onerec.explain.tokens import code_columns, text_of
 from onerec.runs import Run
@@ -275,7 +276,6 @@ def _table(rows: pd.DataFrame, name: str) -> np.ndarray:
 def _step(run: Run, step: int) -> tuple[pd.DataFrame, dict[str, float]]:
     """The rows of a recorded step, and the weights of its reward parts."""
     path = run.path / "rollouts" / f"step-{step:06d}.parquet"
-    again = f"delete the file, or run `onerec align --run {run.name}` again"
     try:
         rows = read_parquet(path)
         meta = json.loads(rows["step"].iloc[0])
@@ -292,7 +292,5 @@ def _step(run: Run, step: int) -> tuple[pd.DataFrame, dict[str, float]]:
         if not parts or not {"user", "item", "counted"} <= set(rows.columns):
             raise ValueError("it has no rewards")
         return rows, {name: float(weights[name]) for name in parts}
-    except DataError as error:
-        raise RunError(f"{error}; {again}") from None
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: not a whole policy step ({error}); {again}") from None
+    except (DataError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise damaged(run, path, error) from None

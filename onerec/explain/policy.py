@@ -9,6 +9,7 @@ Legend: B users, G items of a group, L levels.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -310,14 +311,17 @@ def _rows(
         asked = {"objective": objective, "epsilon": epsilon, "delta": delta}
         taken |= {name: given for name, given in asked.items() if given is not None}
         return _worked_out(rows, taken), taken
-    except DataError as error:
-        raise RunError(f"{error}; {_next_step(run)}") from None
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: not a whole policy step ({error}); {_next_step(run)}") from None
+    except (DataError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise damaged(run, path, error) from None
 
 
-def _next_step(run: Run) -> str:
-    return f"delete the file, or run `onerec align --run {run.name}` again"
+def damaged(run: Run, path: Path, error: Exception) -> RunError:
+    """What is wrong with a file of rollouts, and what to do about it."""
+    whole = isinstance(error, DataError)  # it names the file itself
+    why = str(error) if whole else f"{path}: not a whole policy step ({error})"
+    there = f"delete the file; the other steps of run {run.name!r} stay"
+    gone = f"rollouts/ of run {run.name!r} holds the steps that were recorded"
+    return RunError(f"{why}; {there if path.exists() else gone}")
 
 
 def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
@@ -335,6 +339,8 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
     now, drawn = table("log_prob"), table("drawn")
     how = taken["tilt"], taken["beam"], taken["logged"]
     advantage, often = objectives.advantages(rows, reward, *how)
+    if taken["objective"] == "grpo_kl":  # its pull to the reference needs no advantage
+        often = np.where((advantage == 0).all(1, keepdims=True), 0.0, often)
     trusted = np.ones_like(reward)
     if taken["icepop"]:
         trusted = objectives.trusted(drawn, table("sampled"), taken["icepop"])

@@ -5,7 +5,7 @@ log knows play times. The policy gets groups on the contexts of a share of them 
 checkpoint is kept is decided on valid: the highest reward of the lists among those whose recall@10
 has not fallen by more than `RECALL_SHARE` of what pre-training had; the paper names no rule.
 
-Recorded in rollouts/: every step of a short training, `_RECORDED` steps of a long one.
+Recorded in rollouts/: every step while all of them hold at most `RECORDED` items, else every n-th.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.alignment import AlignBatch, Alignment, PolicyConfig, score_lists
-from onerec.alignment_settings import judged_by, reward_weights, unread
+from onerec.alignment_settings import LOG, judged_by, reward_weights, unread
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
@@ -37,14 +37,16 @@ from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.pipeline.align_batches import AlignBatches
+from onerec.pipeline.feedback import LoggedFeedback
 from onerec.pipeline.pretrain import sample_cases
 from onerec.pipeline.session import Session, Stopped
 from onerec.recipes import Recipe
 from onerec.recommend import Recommender
 from onerec.rewards import RewardModel
-from onerec.rollouts import write_rollout
+from onerec.rollouts import rollout_path, write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
+from onerec.sections import AlignConfig
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "align"
@@ -52,7 +54,8 @@ RECALL_SHARE = 0.01
 RANKS = 10
 PASS_AT, PASS_USERS = (10, 32, 128), 400  # pass@K on so many users of valid
 WARMUP = 10
-_LOGGED, _RECORDED = 500, 20
+_LOGGED = 500
+RECORDED = 2_000_000  # items of a training's rollouts: some 120 MB (ours)
 _LOOKS = (0.25, 0.5)  # of the steps: recall may fall early while the reward still rises
 
 
@@ -211,9 +214,14 @@ class Aligning:
     def record(self, step: int) -> None:
         """Write the step's rollout where it is one that is kept."""
         rollout = self.alignment.last
-        every = max(1, self.config.steps // _RECORDED)
-        if rollout is not None and (step % every == 0 or step == 1):
-            write_rollout(self.run.path / "rollouts" / f"step-{step:06d}.parquet", rollout)
+        if rollout is not None and is_recorded(step, self.config.steps, self.config):
+            write_rollout(rollout_path(self.run.path, step), rollout)
+
+
+def is_recorded(step: int, steps: int, config: AlignConfig) -> bool:
+    """Whether this step of `steps` is kept: the first and every n-th, n as small as `RECORDED`."""
+    every = max(1, math.ceil(steps * config.users * config.group / RECORDED))
+    return step % every == 0 or step == 1
 
 
 class Valid(tuple[float, float]):
@@ -258,6 +266,19 @@ def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:
         top_p=recipe.sampling.top_p,
         icepop=recipe.sampling.icepop,
     )
+
+
+def refuse_unalignable(setting: Setting) -> None:
+    """Refuse before anything is trained what alignment would only find when its turn comes.
+
+    Raises:
+        RecipeError: the industrial reward names a column or a value that no item has.
+        DataError: the log is asked for its feedback and has none.
+    """
+    recipe = setting.recipe
+    listed_items(setting.dataset, recipe.industrial.column, recipe.industrial.value)
+    if recipe.align.search == LOG and recipe.align.weight:
+        LoggedFeedback.of(setting.dataset, setting.split)
 
 
 def listed_items(dataset: Dataset, column: str, value: str) -> torch.Tensor | None:

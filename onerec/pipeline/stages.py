@@ -16,7 +16,7 @@ from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
 from onerec.errors import DataError, RunError
-from onerec.pipeline.align import align
+from onerec.pipeline.align import align, refuse_unalignable
 from onerec.pipeline.companion import Companion, worth_a_companion
 from onerec.pipeline.evaluate import evaluate
 from onerec.pipeline.memory import told_of_memory
@@ -162,6 +162,7 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
     cases_of(setting)
     if "align" in stages and setting.recipe.align.steps and setting.recipe.reward.steps:
         refuse_unlearnable(setting)
+        refuse_unalignable(setting)
     device = pick_device(setting.recipe.device)
     if setting.recipe.train.compile and "pretrain" in stages:
         refuse_without_compiler(device)

@@ -46,8 +46,10 @@ class StreamConfig:
                 raise RecipeError(f"{name}={value}: needs at least 1")
         if self.seed < 0:
             raise RecipeError(f"seed={self.seed}: needs 0 or more")
-        if self.lag < 0 or not 0 < self.share <= 1:
-            raise RecipeError(f"lag={self.lag} must be 0 or more, share={self.share} in (0, 1]")
+        if self.lag < 0:
+            raise RecipeError(f"lag={self.lag}: needs 0 or more")
+        if not 0 < self.share <= 1:
+            raise RecipeError(f"share={self.share}: needs a number above 0, and 1 at most")
 
 
 def rounds_of(asked: int | None, days: int | None) -> tuple[int, str]:

@@ -14,8 +14,8 @@ updates the server gets new weights (V1 sends them every 1,000). An arm says wha
 Where the recipe takes groups from the log (`align.search=log`), they are what visitors were shown,
 with OneRec-V2's reward for what they did. `frozen` makes no updates, all others equally many. A
 stream is a folder of the run that it began from, `stream/<name>/`: events and values by round,
-checkpoints, metrics.jsonl. Randomness is a function of seed, round and step, so a stream that was
-stopped goes on as if it had not been.
+rollouts by update, checkpoints, metrics.jsonl. Randomness is a function of seed, round and step, so
+a stream that was stopped goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import Trainee, loop
-from onerec.pipeline.align import policy_config
+from onerec.pipeline.align import is_recorded, policy_config
 from onerec.pipeline.align_batches import logged_items
 from onerec.pipeline.feedback import LoggedFeedback
 from onerec.pipeline.rivals import threads_for
 from onerec.recommend import Recommender
 from onerec.rewards import RewardModel
+from onerec.rollouts import rollout_path, write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run, open_run, valid_name
 from onerec.sections import AlignConfig
@@ -271,7 +272,15 @@ class Online:
             device=self.device,
         ):
             last = {"loss": result.loss, **result.values, "grad_norm": result.grad_norm}
+            self._record(result.step)
         return {"examples": float(len(examples)), **last}
+
+    def _record(self, step: int) -> None:
+        """Write the step's rollout where it is one that is kept (`pipeline.align.is_recorded`)."""
+        rollout = self.alignment.last
+        rounds, _ = rounds_of(self.config.rounds, self.platform.rounds)
+        if rollout and is_recorded(step, rounds * self.config.steps, self.recipe.align):
+            write_rollout(rollout_path(self.folder, step), rollout)
 
     def _examples(self) -> Examples:
         """Training examples of the feedback of the last rounds that the arm keeps."""
@@ -316,20 +325,22 @@ class Online:
         load_optimizer(last.path, self.alignment.model, self.optimizer)
         if self.config.lag:
             path = self.folder / f"served-{last.step:06d}.safetensors"
+            self._refuse_gone(path, "the served weights")
             self.alignment.served.load_state_dict(load_tensors(path))
         for number in range(1, last.step + 1):
             path = self._path("events", number)
-            if not path.is_file():
-                raise RunError(
-                    f"{path}: the events of round {number} are gone; delete {self.folder} to begin "
-                    "this stream anew"
-                )
+            self._refuse_gone(path, f"the events of round {number}")
             frame = read_parquet(path)
             events = {str(name): frame[name].to_numpy() for name in frame.columns}
             self._take_in(events, number)
         self.round = last.step
         self._look_again()
         self.alignment.scorer = self.reward
+
+    def _refuse_gone(self, path: Path, what: str) -> None:
+        if not path.is_file():
+            again = f"delete {self.folder} to begin this stream anew"
+            raise RunError(f"{path}: {what} are gone; {again}")
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / "rounds" / f"{kind}-{number:06d}.parquet"

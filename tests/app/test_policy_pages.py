@@ -254,7 +254,7 @@ def test_a_cut_file_is_an_error_line(
     app.switch_page(f"app_pages/{name}.py").run()
     assert not app.exception
     assert "step-000030.parquet" in app.error[0].value
-    assert "onerec align --run toy_run" in app.error[0].value
+    assert "delete the file; the other steps" in app.error[0].value
 
 
 def test_the_link_of_the_page_opens_the_same_view(

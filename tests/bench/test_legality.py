@@ -16,6 +16,15 @@ def test_the_share_of_legal_codes_and_the_start(aligned):
     assert 0 <= found["legality"] <= 1
 
 
+def test_the_arms_differ_in_what_they_say():
+    """Illegal items are worth -1 in one arm and nothing in the others, which drop them."""
+    illegal = {arm: given.get("format_illegal") for arm, given in legality.ARMS.items()}
+    assert illegal == dict.fromkeys(illegal, None) | {"punished": -1.0}
+    assert legality.ARMS["punished"]["format_items"] == legality.GROUP == 128
+    assert legality.ARMS["random"] == {"format_items": 5}
+    assert legality.ARMS["top"] == {"format_items": 5, "format_by": "probability"}
+
+
 @pytest.mark.parametrize("arm", legality.ARMS)
 def test_every_arm_trains(aligned, monkeypatch, arm):
     monkeypatch.setattr(legality, "GROUP", 8)

@@ -20,7 +20,7 @@ def case(objective, seed, norms, loss, beyond=0.1, lag=20):
         "valid_recall@10": 0.1,
         "valid_reward": 0.2,
         "trace": {
-            "grad_norm": norms,
+            "grad_norm": [7 * norm for norm in norms],  # of both losses
             "policy_norm": norms,
             "next_token": [loss] * len(norms),
             "reward": flat,
@@ -51,6 +51,8 @@ def test_an_arm_explodes_by_norm_and_by_loss():
     found = lines(runs)
     assert found["grpo"]["explodes"]
     assert found["grpo"]["policy_norm_growth"] == [80.0] * 3
+    assert (found["grpo"]["policy_norm_max"], found["grpo"]["grad_norm_max"]) == (80.0, 560.0)
+    assert (found["grpo"]["policy_norm_median"], found["grpo"]["grad_norm_median"]) == (1.0, 7.0)
     assert found["grpo"]["next_token_minus_ecpo"] == pytest.approx([0.5, 0.5])
     assert not found["grpo_kl"]["explodes"]  # a spike that cost nothing
     assert not found["ecpo"]["explodes"]

@@ -22,6 +22,10 @@ USER = [0, 0, 0, 1, 1, 2]
 TIME = [0, PAUSE_MS, 2 * PAUSE_MS + 1, 5, 6, 7]
 
 
+def test_a_pause_is_half_an_hour():
+    assert PAUSE_MS == 1_800_000
+
+
 def test_a_pause_longer_than_half_an_hour_or_another_user_opens_a_session():
     assert session_of(make_log(USER, TIME)).tolist() == [0, 0, 1, 2, 2, 3]
 

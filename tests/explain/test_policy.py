@@ -228,10 +228,10 @@ def test_damage_is_one_line_that_says_what_next(aligned: Run, damage: str) -> No
     else:
         fake_rollouts.rewrite(path, lambda rows: rows.assign(step='{"objective": "ecpo"}'))
     for read in (policy.groups, policy.dots, policy.rule):
-        with pytest.raises(RunError, match=r"step-000010\.parquet.*onerec align") as caught:
+        with pytest.raises(RunError, match=r"step-000010\.parquet.*delete the file") as caught:
             read(aligned, STEP)
         assert "\n" not in str(caught.value)
-    with pytest.raises(RunError, match="onerec align"):
+    with pytest.raises(RunError, match="delete the file"):
         policy.steps(aligned)
 
 

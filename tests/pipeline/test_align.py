@@ -18,9 +18,10 @@ from onerec.data.dataset import dataset_path, open_dataset, write_dataset
 from onerec.errors import DataError, RecipeError
 from onerec.pipeline import run as run_all
 from onerec.pipeline import run_stage
-from onerec.pipeline.align import Aligning, Valid, best, listed_items
+from onerec.pipeline.align import Aligning, Valid, best, is_recorded, listed_items
 from onerec.rollouts import read_rollout
 from onerec.runs import Run, open_run
+from onerec.sections import AlignConfig
 
 STEPS = int(toy_home.ALIGNED["align.steps"])
 
@@ -293,3 +294,13 @@ def test_from_the_command_line(home):
     run = Run(home / "runs" / "c")
     assert run.is_done("align")
     assert isinstance(run.metrics("align"), pd.DataFrame)
+
+
+def test_every_step_is_recorded_up_to_a_number_of_items_then_every_nth():
+    def kept(steps, users, group):
+        config = AlignConfig(users=users, group=group)
+        return [step for step in range(1, steps + 1) if is_recorded(step, steps, config)]
+
+    assert kept(400, 10, 500) == list(range(1, 401)), "2,000,000 items"
+    assert kept(400, 10, 501) == [1, *range(2, 401, 2)]
+    assert kept(600, 32, 512)[:3] == [1, 5, 10]

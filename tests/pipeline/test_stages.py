@@ -217,6 +217,10 @@ def test_what_cannot_work_is_refused_before_anything_is_made(home: Path) -> None
         dataset="toy",
     )
     refuse(home, RecipeError, "device 'gpu'", recipe=tiny({"device": "gpu"}), dataset="toy")
+    nope = tiny({**toy_home.ALIGNED, "industrial.column": "nope"})
+    refuse(home, RecipeError, "industrial.column='nope': items have", recipe=nope, dataset="toy")
+    nope = tiny({**toy_home.ALIGNED, "industrial.column": "author_id", "industrial.value": "x"})
+    refuse(home, RecipeError, "industrial.value='x': no item has", recipe=nope, dataset="toy")
     for name in ("../out", "a/b", "", ".hidden", "a b", "/etc/x"):
         refuse(home, RunError, "run name", name, recipe=tiny(), dataset="toy")
     assert {p.name for p in home.iterdir()} <= {"datasets", "runs"}

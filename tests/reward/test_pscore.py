@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from onerec.checkpoint import load_model, save_tensors
 from onerec.errors import RunError
 from onerec.model.pathways import Batch, Events, ItemTable
+from onerec.reward.cross import CROSS, cross_features
 from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary
 
 N_ITEMS, CONTENT = 12, 5
@@ -250,6 +251,18 @@ def test_it_learns_which_items_are_liked():
     even = pairs.items % 2 == 0
     assert scores.fused[even].min() > scores.fused[~even].max()
     assert scores.towers[even].min() > scores.towers[~even].max()
+
+
+def test_the_numbers_are_statistics_of_the_user_of_the_item_and_what_lies_between():
+    model, pairs = make_model(), make_pairs()
+    between = torch.stack(
+        cross_features(pairs.items, pairs.batch.short, pairs.batch.positive, model.items), dim=-1
+    )
+    assert (between.flatten(0, 1) != 0).any(0).sum() > 3, "features that say something"
+    user = pairs.user_statistics[:, None].expand(-1, pairs.items.shape[1], -1)
+    wanted = torch.cat((user, pairs.item_statistics, between), -1)
+    torch.testing.assert_close(model.numbers(pairs), wanted.clamp(-10, 10))  # mean 0, deviation 1
+    assert wanted.shape[-1] == 2 * STATISTICS + len(CROSS)
 
 
 def test_it_works_without_any_feature():

@@ -15,6 +15,7 @@ from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.errors import RecipeError, RunError
 from onerec.pipeline import run as run_stages
+from onerec.rollouts import read_rollout
 from onerec.runs import Run, open_run
 from onerec.sections import AlignConfig
 from onerec.stream import ARMS, StreamConfig, stream
@@ -49,6 +50,13 @@ def test_every_arm_runs_and_records(home, arm):
     assert (metrics["true_watch_s"] > 0).all()
     assert ("policy" in metrics) == arm.startswith("rsft_")
     assert ("loss" in metrics) == (arm != "frozen")
+    kept = sorted((made.path / "rollouts").glob("*.parquet"))
+    assert len(kept) == (12 if arm.startswith("rsft_") else 0), "every update of 3 rounds"
+    for path in kept:
+        replay = read_rollout(path)
+        assert replay.objective == OBJECTIVE[arm]
+        assert replay.reward().isfinite().all()
+        assert replay.step().loss.isfinite()
     events = read_parquet(made.path / "rounds" / "events-000002.parquet")
     values = read_parquet(made.path / "rounds" / "values-000002.parquet")
     assert len(events) <= 5 * len(values)
@@ -135,6 +143,16 @@ def test_training_reads_the_last_rounds_alone(home):
     assert set(online.log.columns["round"]) == {0, 1, 2}
     assert len(examples)
     assert (online.log.columns["round"][examples.end] == 2).all()
+
+
+def test_a_stream_whose_served_weights_are_gone_says_what_to_do(home):
+    config = StreamConfig(arm="rsft", **SMALL)
+    run = open_run("r", home)
+    made = stream("r", config, name="torn", home=home)
+    for path in made.path.glob("served-*.safetensors"):
+        path.unlink()
+    with pytest.raises(RunError, match=r"served-.*: the served weights are gone; delete .*torn"):
+        Online(run, setting_of(run, home), config, torch.device("cpu"), made.path).resume()
 
 
 def test_another_configuration_needs_another_name(home):

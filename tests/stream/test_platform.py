@@ -27,6 +27,8 @@ def test_the_same_people_come_in_every_arm_and_others_tomorrow(world):
     one, two = (WorldPlatform(world_of(world), seed=3, share=0.25) for _ in range(2))
     assert np.array_equal(one.visitors(world.log, 5), two.visitors(world.log, 5))
     assert not np.array_equal(one.visitors(world.log, 5), one.visitors(world.log, 6))
+    another = WorldPlatform(world_of(world), seed=4, share=0.25)
+    assert not np.array_equal(one.visitors(world.log, 5), another.visitors(world.log, 5))
     present = (np.diff(world.log.offsets) > 0).sum()
     assert len(one.visitors(world.log, 5)) == round(0.25 * present)
 

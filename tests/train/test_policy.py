@@ -229,6 +229,13 @@ def test_tilted_advantage_by_hand() -> None:
     assert probable[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])
     made = policy.tilted_advantage(reward, log_prob, reference, counted, probable, tilt=3.0)
     assert made[0].tolist() == pytest.approx([-6.5 + 16 / 3, -3 + 16 / 3, 0.0], abs=1e-6)
+    nothing = torch.tensor([[1e-9, 1.0, 1.0]])  # counts as 1e-6, and is cut at -5
+    made = policy.tilted_advantage(nothing, reference, reference, counted, even, tilt=4.0)
+    assert made[0].tolist() == [-5.0, 5.0, 0.0]
+    loose = policy.tilted_advantage(
+        nothing, reference, reference, counted, even, tilt=4.0, limit=math.inf
+    )
+    assert loose[0].tolist() == pytest.approx([2 * math.log(1e-6), -2 * math.log(1e-6), 0.0])
     nobody = torch.zeros(1, 3, dtype=torch.bool)
     assert not policy.group_share(reference, nobody, beam=True).any()
 
