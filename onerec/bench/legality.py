@@ -195,6 +195,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "command": f"python -m onerec.bench.legality --steps {chosen.steps} --seeds {chosen.seeds}",
         "commit": commit(),
         "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "recipe": open_run(chosen.run, chosen.home).recipe()["name"],
         "group": GROUP,
         "chosen": CHOSEN,
         "steps": chosen.steps,

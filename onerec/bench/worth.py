@@ -2,6 +2,10 @@
 
     python -m onerec.bench.worth --home H --prepare [--items 50000 --users 36000]
     python -m onerec.bench.worth --home H --arms none,pscore,long_view --seeds 5 --jobs 8 --out F
+    python -m onerec.bench.worth --join F F .. [--note TEXT] --out F
+
+`--join` puts together what was measured with several numbers of steps after one preparation; each
+arm stays paired with the `none` of its own file.
 
 `--prepare` makes the world and a run with its tokenizer, pre-trained policy and reward model, where
 every arm (see `arms`) starts. Of each arm and seed the step is kept that has the highest reward on
@@ -32,8 +36,8 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import LOOKS, NONE, choose, in_parts, named_arms, train_arm, write_part
-from onerec.bench.generate import commit, write
-from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
@@ -286,11 +290,43 @@ def known_world(setting: Setting) -> KnownWorld:
     return world
 
 
+def joined(paths: Sequence[Path]) -> dict[str, Any]:
+    """Results of one preparation; `prepared` tells with whose `none` an arm is paired.
+
+    Raises:
+        RunError, DataError: a file is missing or holds no such results, another world or reward
+            model was measured, or an arm is in two of them.
+    """
+    parts = read_results(paths, "summary", "ends", "arms")
+    first, found = parts[0], dict[str, Any]()
+    for path, part in zip(paths, parts, strict=True):
+        if part["ends"] != first["ends"]:
+            raise DataError(f"{path}: another preparation than {paths[0]}; join those of one")
+        if again := sorted(found.keys() & part["summary"].keys()):
+            raise DataError(f"{path}: arm {again[0]!r} is in another file too; give it once")
+        found |= part["summary"]
+    return {
+        "command": "; ".join(part["command"] for part in parts),
+        **{name: first[name] for name in ("commit", "device") if name in first},
+        "summary": found,
+        "ends": first["ends"],
+        "arms": [arm | {"prepared": n} for n, part in enumerate(parts) for arm in part["arms"]],
+    }
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command as others would give it: homes and files are theirs to name."""
+    told, own = list(words), {"--home": "H", "--out": "FILE"}
+    for place, word in enumerate(words[:-1]):
+        told[place + 1] = own.get(word, told[place + 1])
+    return " ".join(["python -m onerec.bench.worth", *told])
+
+
 @told_in_a_line
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="what alignment is worth on a known world")
-    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--home", type=Path)
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--users", type=int, default=36_000)
@@ -301,9 +337,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--one", help="ARM:SEED, in this process")
+    parser.add_argument("--join", nargs="*", type=Path, help="results of one preparation")
+    parser.add_argument("--note", default="", help="said beside what is joined")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(argv)
     refuse_below_one(chosen, ("items", "users", "steps", "looks", "seeds", "jobs"))
+    if not (chosen.home or chosen.join):
+        parser.error("--home is needed")
     set_threads(1 if chosen.one else None)
     if chosen.prepare:
         size = {"n_items": chosen.items, "n_users": chosen.users}
@@ -311,6 +351,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if chosen.out is None:
         parser.error("--out is needed")
+    if chosen.join:
+        write(joined(chosen.join) | ({"note": chosen.note} if chosen.note else {}), chosen.out)
+        return
     if chosen.one:
         arm, _, seed = chosen.one.rpartition(":")
         where = chosen.out.parent, chosen.looks
@@ -321,8 +364,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     words += ["--steps", str(chosen.steps)] if chosen.steps else []
     words += ["--looks", str(chosen.looks)]
     parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
-    asked = " ".join(sys.argv[1:] if argv is None else argv)
-    told = {"command": f"python -m onerec.bench.worth {asked}", "commit": commit()}
+    told = {"command": _command(sys.argv[1:] if argv is None else argv), "commit": commit()}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    told["device"] = device + (f" ({chosen.jobs} processes)" if chosen.jobs > 1 else "")
     found = ends(chosen.home)
     means = [
         {key: value for key, value in part.items() if key not in ("users", "curve", "at")}

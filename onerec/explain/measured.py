@@ -113,7 +113,7 @@ def _held(arms: list[dict[str, Any]]) -> dict[str, bool]:
     """Arm -> whether all its seeds kept valid recall."""
 
     def part(arm: dict[str, Any]) -> tuple[int, int]:
-        return arm["prepared"], arm["seed"]
+        return arm.get("prepared", 0), arm["seed"]
 
     plain = {part(arm): arm["valid"] for arm in arms if arm["arm"] == "none"}
     held: dict[str, bool] = {}

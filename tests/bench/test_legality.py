@@ -8,6 +8,7 @@ import pytest
 
 from onerec import alignment
 from onerec.bench import legality
+from onerec.runs import open_run
 
 
 def test_the_share_of_legal_codes_and_the_start(aligned):
@@ -55,6 +56,7 @@ def test_the_command_writes_as_it_goes(aligned, tmp_path, monkeypatch):
     found = json.loads(out.read_text())
     assert set(found["arms"]) == {"none", "random"}
     assert (found["search"], found["temperature"]) == ("sample", 1.0)
+    assert found["recipe"] == open_run("first", aligned).recipe()["name"]
 
 
 def test_the_temperature_that_is_told_is_that_of_the_draws(aligned, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import small_world
 
 from onerec.bench import worth
+from onerec.errors import DataError
 from onerec.world import WorldConfig
 
 
@@ -100,8 +101,38 @@ def test_all_arms_in_processes_of_their_own(home):
     command += ["--looks", "2", "--out", str(out)]
     worth.main(command)
     said = json.loads(out.read_text())
-    assert said["command"] == "python -m onerec.bench.worth " + " ".join(command)
+    wanted = "--home H --arms none --seeds 1 --steps 4 --looks 2 --out FILE"
+    assert said["command"] == f"python -m onerec.bench.worth {wanted}", "no path of this machine"
+    assert said["device"]
     assert [arm["arm"] for arm in said["arms"]] == ["none"]
     assert list(said["arms"][0]["valid"]) == ["0", "2", "4"]
     assert {"random", "oracle"} == set(said["ends"])
     assert said["summary"] == {}  # nothing to compare with itself
+
+
+def result(folder, name, arm, ends=1.0):
+    part = {"command": f"python {name}", "commit": "c", "device": "d", "ends": {"oracle": ends}}
+    part |= {"summary": {arm: {"seeds": 1}}, "arms": [{"arm": each} for each in ("none", arm)]}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(part))
+    return path
+
+
+def test_results_of_one_preparation_are_joined(tmp_path):
+    paths = [result(tmp_path, "a", "pscore@1"), result(tmp_path, "b", "pscore@2")]
+    out = tmp_path / "all.json"
+    worth.main(["--join", *map(str, paths), "--note", "said", "--out", str(out)])
+    made = json.loads(out.read_text())
+    assert list(made["summary"]) == ["pscore@1", "pscore@2"]
+    assert [arm["prepared"] for arm in made["arms"]] == [0, 0, 1, 1], "each beside its own none"
+    assert (made["command"], made["commit"]) == ("python a; python b", "c")
+    assert (made["ends"], made["note"]) == ({"oracle": 1}, "said")
+
+
+def test_what_does_not_belong_together_is_not_joined(tmp_path):
+    first, same = result(tmp_path, "a", "pscore@1"), result(tmp_path, "b", "pscore@1")
+    with pytest.raises(DataError, match=r"b.json: arm 'pscore@1' is in another file too"):
+        worth.joined([first, same])
+    other = result(tmp_path, "c", "pscore@2", ends=2.0)
+    with pytest.raises(DataError, match=r"c.json: another preparation than .*a.json"):
+        worth.joined([first, other])
