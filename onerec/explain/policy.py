@@ -63,7 +63,7 @@ def recorded(run: Run) -> list[int]:
     return sorted(int(f.stem[5:]) for f in files if f.stem[5:].isdigit())
 
 
-def steps(run: Run, *, through: int | None = None, limit: int = 200) -> pd.DataFrame:
+def steps(run: Run, *, through: int | None = None, limit: int = 60) -> pd.DataFrame:
     """One row per recorded step up to `through`; of very many, `limit` evenly spread ones.
 
     reward is the mean over the items that count, as in metrics.jsonl; flat_groups counts groups
@@ -81,14 +81,14 @@ def steps(run: Run, *, through: int | None = None, limit: int = 200) -> pd.DataF
 def _summary(step: int, rows: pd.DataFrame, taken: dict[str, Any]) -> dict[str, Any]:
     counted = rows[rows["counted"]]
     teaching = counted[counted["advantage"] != 0]
-    by_group = rows.groupby("group")["advantage"]
+    strongest = rows["advantage"].abs().groupby(rows["group"]).max()
     return {
         "step": step,
         **{name: taken[name] for name in ("objective", "epsilon", "delta")},
         "groups": rows["group"].nunique(),
         "items": len(rows),
         "reward": float(counted["reward"].mean()) if len(counted) else 0.0,
-        "flat_groups": int((by_group.agg(lambda values: values.abs().max()) == 0).sum()),
+        "flat_groups": int((strongest == 0).sum()),
         "legality": float((rows["item"] >= 0).mean()),
         "outside": _share(counted["region"] != REGIONS[1]),
         "clipped": _share(teaching["effect"] == SILENT),
