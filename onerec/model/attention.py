@@ -9,7 +9,6 @@ width.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -93,9 +92,15 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
     return y.to(v.dtype)
 
 
-@functools.cache
-def _cudnn_is_fastest(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cudnn_attends() -> bool:
+    """Whether cuDNN's attention is allowed, and the fastest: from Hopper on.
+
+    In compiled code it is asked once, while that is made: torch 2.11 breaks the graph where it is
+    asked within, at every layer.
+    """
+    allowed: bool = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    return allowed and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def cudnn_serves(q: Tensor, k: Tensor) -> bool:
@@ -106,9 +111,7 @@ def cudnn_serves(q: Tensor, k: Tensor) -> bool:
     if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
         return False
     sizes = q.shape[-1] % 8 == 0 and q.shape[-1] <= CUDNN_HEAD and k.shape[-2] > 1
-    enabled: bool = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-    asked = sizes and min(q.shape) > 0 and enabled
-    return asked and _cudnn_is_fastest(q.device)
+    return sizes and min(q.shape) > 0 and _cudnn_attends()
 
 
 def segments_serve(device: torch.device, head: int) -> bool:

@@ -74,7 +74,7 @@ class OnAGpu:
 
 
 def test_cudnn_is_for_half_precision_from_hopper_on_and_several_keys(monkeypatch):
-    monkeypatch.setattr(attention, "_cudnn_is_fastest", lambda device: True)
+    monkeypatch.setattr(attention, "_cudnn_attends", lambda: True)
     q, k = OnAGpu(2, 4, 16, 128), OnAGpu(2, 4, 16, 128)
     assert cudnn_serves(q, k)
     assert not cudnn_serves(torch.zeros(q.shape).bfloat16(), k), "not on a CPU"
@@ -83,8 +83,24 @@ def test_cudnn_is_for_half_precision_from_hopper_on_and_several_keys(monkeypatch
     assert not cudnn_serves(OnAGpu(2, 4, 16, 12), k)
     assert not cudnn_serves(OnAGpu(0, 4, 16, 128), k)
     assert not cudnn_serves(q, OnAGpu(2, 4, 1, 128))
-    monkeypatch.setattr(attention, "_cudnn_is_fastest", lambda device: False)
+    monkeypatch.setattr(attention, "_cudnn_attends", lambda: False)
     assert not cudnn_serves(q, k)
+
+
+def test_whether_cudnn_attends_is_no_question_of_compiled_code(monkeypatch):
+    """torch 2.11 cannot ask it there, and broke the graph at every layer: 3% of a step."""
+
+    def unknown_to_the_compiler():
+        torch._dynamo.graph_break()
+        return False
+
+    def asks(x):
+        return x.sin() if attention._cudnn_attends() else x.cos()
+
+    monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", unknown_to_the_compiler)
+    torch._dynamo.reset()
+    assert torch._dynamo.explain(asks)(torch.ones(3)).graph_break_count == 0
+    torch._dynamo.reset()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

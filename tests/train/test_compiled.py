@@ -105,6 +105,17 @@ def test_all_behind_the_pathways_is_one_graph(traced, monkeypatch):
     assert not traced["stats"], "what does not train compiles nothing"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_full_contexts_are_one_graph(traced):
+    """Without a mask attention is cuDNN's, and whether it is there breaks no graph."""
+    _, other = both("dense", whole=True)
+    batch = toy_model.make_batch((4, 4, 4, 4)).to(torch.device("cuda"))
+    with torch.autocast("cuda", torch.bfloat16):
+        other.cuda().loss(batch)[0].backward()
+    assert not traced["graph_break"]
+    assert traced["stats"]["unique_graphs"] <= 2  # the pathways' sum, and all behind it
+
+
 def test_experts_on_a_cpu_break_the_graph_at_their_loop_alone(traced):
     _, other = both("lazy")
     other.loss(toy_model.make_batch(LENGTHS))[0].backward()
