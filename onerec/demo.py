@@ -41,7 +41,7 @@ SETTINGS = {  # a fifth of the world's events: less training, more that is hidde
 STREAMS = {arm: StreamConfig(arm=arm, rounds=8) for arm in ("frozen", "rsft", "rsft_ecpo")}
 _ONLY_FOR_TRAINING = (  # a companion's curve stands in metrics.jsonl as well
     *("baselines/*.safetensors", "reward/curve.json", "align/served-*"),
-    *("stream/*/served-*", "stream/*/checkpoint-*"),
+    *("stream/*/served-*", "stream/*/checkpoint-*", "stream/*/rollouts/*"),
 )
 
 

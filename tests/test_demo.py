@@ -72,6 +72,7 @@ def test_a_demo_is_made_beside_the_old_one_and_replaces_it_at_the_end(
     assert (folder / "datasets" / demo.DATASET / "images").is_dir()
     assert online.names(run) == ["rsft_ecpo", "frozen"], "the app opens the newest"
     assert len(online.compared(run, "rsft_ecpo", "frozen")) == 3  # two rounds and both together
+    assert not list(run.path.glob("stream/*/rollouts/*")), "the run's own are shown"
     weights = [path.parent.name for path in sorted(run.path.rglob("*.safetensors"))]
     assert weights == ["align", "pretrain", "reward", "tokenizer", "tokenizer"], "no moments"
 
