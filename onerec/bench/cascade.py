@@ -1,7 +1,7 @@
 """One model instead of a cascade: how much of the gain is generation, and how much is selection?
 
     python -m onerec.bench.cascade --runs R0 R1 ... [--users 2000] --out FILE
-    python -m onerec.bench.cascade --join FILE FILE .. --out FILE
+    python -m onerec.bench.cascade --join FILE FILE .. [--note TEXT] --out FILE
 
 Each run is one seed on a world, with reward model, pre-training and alignment done. On its test
 users, and judged by the truth:
@@ -283,6 +283,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="one model beside a cascade, on a world")
     parser.add_argument("--runs", nargs="+", default=(), help="one for each seed")
     parser.add_argument("--join", nargs="*", type=Path, help="results of single runs, put together")
+    parser.add_argument("--note", default="", help="said beside what is joined")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--tower-batch", type=int, default=TOWER_BATCH)
@@ -293,10 +294,11 @@ def main(words: Sequence[str] | None = None) -> None:
     seeds: list[dict[str, Any]] = []
     told = {"command": "python -m onerec.bench.cascade", "commit": commit()}
     if chosen.join:
-        parts = read_results(chosen.join, "seeds", "device")
+        parts = read_results(chosen.join, "seeds", "commit", "device")
         seeds = [seed for part in parts for seed in part["seeds"]]
-        told["device"] = parts[0]["device"]
-        write({**told, **summary(seeds), "seeds": seeds}, chosen.out)
+        told |= {name: parts[0][name] for name in ("commit", "device")}
+        note = {"note": chosen.note} if chosen.note else {}
+        write({**told, **summary(seeds), **note, "seeds": seeds}, chosen.out)
         return
     if not chosen.runs:
         parser.error("--runs is needed")

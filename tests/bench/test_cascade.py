@@ -79,11 +79,14 @@ def test_one_round_on_a_small_world(tmp_path, monkeypatch):
     apart = []
     for name in ("s0", "s1"):
         apart.append(str(tmp_path / f"{name}.json"))
-        part = {"device": "cpu", "seeds": [one for one in found["seeds"] if one["run"] == name]}
+        part = {"commit": "c", "device": "cpu"}
+        part |= {"seeds": [one for one in found["seeds"] if one["run"] == name]}
         Path(apart[-1]).write_text(json.dumps(part))
     again = tmp_path / "again.json"
-    cascade.main(["--join", *apart, "--out", str(again)])
-    assert json.loads(again.read_text())["differences"] == found["differences"]
+    cascade.main(["--join", *apart, "--note", "said", "--out", str(again)])
+    made = json.loads(again.read_text())
+    assert made["differences"] == found["differences"]
+    assert (made["note"], made["commit"]) == ("said", "c"), "of what was measured"
 
 
 def test_the_towers_keep_their_best_checkpoint(monkeypatch):
