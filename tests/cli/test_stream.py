@@ -72,7 +72,7 @@ def test_more_rounds_or_another_seed_are_another_stream(
     [
         (("--arm", "rfst"), ("arm 'rfst': choose one of frozen, all, half, rsft",)),
         (("--rounds", "0"), ("rounds=0: needs at least 1",)),
-        (("--share", "2"), ("share=2.0", "(0, 1]")),
+        (("--share", "2"), ("share=2.0", "1 at most")),
         (("--name", "../out"), ("'../out'", "use up to 80 letters")),
     ],
 )
