@@ -168,15 +168,20 @@ class Rollout:
         if not bool(self.format.any()):
             return first
         formatted = (self.format != 0).to(log_prob.dtype)
-        second = self._term(log_prob, self.format, formatted * trusted)
+        second = self._term(log_prob, self.format, formatted * trusted, pulled=False)
         return policy.Objective(first.loss + second.loss, first.ratio, first.push + second.push)
 
-    def _term(self, log_prob: Tensor, advantage: Tensor, weight: Tensor) -> policy.Objective:
+    def _term(
+        self, log_prob: Tensor, advantage: Tensor, weight: Tensor, pulled: bool = True
+    ) -> policy.Objective:
+        """`pulled`: GRPO's term of KL is paid here; the format reward, a second term, has none."""
         function = OBJECTIVES[self.objective]
         if self.objective == "dpo":
             return function(log_prob, self.reference, advantage, weight, **self.settings)
-        more = {"reference": self.reference} if self.objective == "grpo_kl" else {}
-        return function(log_prob, self.drawn, advantage, weight, **more, **self.settings)
+        settings: dict[str, Any] = dict(self.settings)
+        if self.objective == "grpo_kl":
+            settings |= {"reference": self.reference} if pulled else {"kl": 0.0}
+        return function(log_prob, self.drawn, advantage, weight, **settings)
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""

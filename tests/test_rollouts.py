@@ -92,6 +92,17 @@ def test_the_format_reward_is_a_second_term_of_the_loss():
     assert (both.push[untouched] == 0).all()
 
 
+def test_the_format_reward_pays_no_divergence():
+    """GRPO's term of KL stands in the first term, where all counted items pay it once."""
+    near, far = make("grpo_kl", kl=0.3), make("grpo_kl", kl=0.3)
+    far.reference = near.reference - 5.0
+    for rollout in (near, far):
+        rollout.counted[:] = False  # what is left is the second term
+    assert near.step().loss.equal(far.step().loss)
+    assert near.step().push.equal(far.step().push)
+    assert (near.step().push != 0).any()
+
+
 def test_a_group_of_equal_rewards_is_flat():
     rollout = make()
     for part in rollout.parts.values():

@@ -249,6 +249,11 @@ def _with_kept_memory(
     return [compare(searches, sizes, beams, rounds, seconds)]
 
 
+def device_name() -> str:
+    """The GPU's name where there is one, else the processor's."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
 def cpu_name() -> str:
     """The processor's name where Linux tells it, else what Python knows."""
     info = Path("/proc/cpuinfo")

@@ -3,12 +3,13 @@
     python -m onerec.bench.pscore --json [--kuairand FOLDER] [--seed 0] [--out FILE]
     python -m onerec.bench.pscore --join FILE FILE .. [--out FILE]
 
-Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no rate, feature or weight
-knows a test row. Both models read the same: statistics of user and item, cross features, static
-columns, author, tag and duration. P-Score reads the history besides, which is what its attention
-is for; the trees read what the cross features say of it. Each gets `TRIALS` settings, chosen on
-valid, is then fitted again on train and valid together, and is reported once on test; the trees are
-tuned for each behaviour by itself.
+Train is 25 to 28 April, valid 29 and 30 April, test 1 to 8 May 2022; no item's rate and no weight
+knows a test row, and a user's own rate knows his rows before, as it would on that day. Both models
+read the same: statistics of user and item, cross features, static columns, author, tag and
+duration. P-Score reads the history besides, which is what its attention is for; the trees read what
+the cross features say of it. Each gets `TRIALS` settings, chosen on valid, is then fitted again on
+train and valid together, and is reported once on test; the trees are tuned for each behaviour by
+itself.
 
 The fused score stands beside trees fitted on the same weighted label and beside a product of the
 towers whose exponents are tuned on valid. Behaviours with fewer than `ENOUGH` test positives are

@@ -31,7 +31,7 @@ from onerec.bench.mistakes import (
     refuse_unlike,
     told_in_a_line,
 )
-from onerec.common import pick_device, set_threads
+from onerec.common import autocast, pick_device, set_threads
 from onerec.model.sample import Samples
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.align import Aligning
@@ -127,14 +127,16 @@ def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
 def _step(batch: AlignBatch, timed: _Timed, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
     before = clock.seconds["rollout"] + clock.seconds["reward"]
     begun = clock.now()
-    loss, _ = timed.policy_loss(batch)
+    with autocast(clock.device):  # as the loop does
+        loss, _ = timed.policy_loss(batch)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(timed.model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     ended = clock.add("update", begun)
     clock.seconds["update"] -= clock.seconds["rollout"] + clock.seconds["reward"] - before
-    next_token, _ = timed.model.loss(batch.next_token)
+    with autocast(clock.device):
+        next_token, _ = timed.model.loss(batch.next_token)
     next_token.backward()  # type: ignore[no-untyped-call]
     optimizer.zero_grad(set_to_none=True)
     clock.add("next_token", ended)

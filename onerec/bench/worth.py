@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import LOOKS, NONE, choose, in_parts, named_arms, train_arm, write_part
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import commit, device_name, write
 from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
@@ -245,7 +245,8 @@ def ends(home: Path) -> dict[str, Any]:
 def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, Any]:
     """By arm, paired with `none` of the same seed and step: gains with 95% intervals, and recall.
 
-    `predicted_minus_true` is the reward model's own gain minus the true one: reward hacking.
+    `own_gain` is the gain by the reward model's own word, `predicted_minus_true` that minus the
+    true one: reward hacking.
     """
     without = {part["seed"]: part for part in parts if part["arm"] == NONE}
     result: dict[str, Any] = {}
@@ -270,6 +271,7 @@ def summary(parts: Sequence[dict[str, Any]], ends: dict[str, Any]) -> dict[str, 
                 if key in mine[0]["own"]:
                     own = [part["own"][key] - base[part["seed"]]["own"][key] for part in mine]
                     apart = [a - b for a, b in zip(own, gain, strict=True)]
+                    line[key]["own_gain"] = interval(own)
                     line[key]["predicted_minus_true"] = interval(apart)
         result[arm] = line
     return result
@@ -365,8 +367,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words += ["--looks", str(chosen.looks)]
     parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
     told = {"command": _command(sys.argv[1:] if argv is None else argv), "commit": commit()}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    told["device"] = device + (f" ({chosen.jobs} processes)" if chosen.jobs > 1 else "")
+    told["device"] = device_name() + (f" ({chosen.jobs} processes)" if chosen.jobs > 1 else "")
     found = ends(chosen.home)
     means = [
         {key: value for key, value in part.items() if key not in ("users", "curve", "at")}

@@ -73,7 +73,7 @@ def worth(folder: Path = RESULTS) -> pd.DataFrame:
         target = "long_view" if arm.startswith("long_view") else "pscore"
         for cut in CUTS:
             found = line[f"{target}@{cut}"]
-            gain, more = found["gain"], found["predicted_minus_true"]
+            gain, own = found["gain"], found["own_gain"]
             rows.append(
                 {
                     "arm": arm,
@@ -81,9 +81,9 @@ def worth(folder: Path = RESULTS) -> pd.DataFrame:
                     "true": gain["mean"],
                     "true_low": gain["low"],
                     "true_high": gain["high"],
-                    "predicted": gain["mean"] + more["mean"],
-                    "predicted_low": gain["mean"] + more["low"],
-                    "predicted_high": gain["mean"] + more["high"],
+                    "predicted": own["mean"],
+                    "predicted_low": own["low"],
+                    "predicted_high": own["high"],
                     "headroom": found["headroom_closed"]["mean"],
                     "recall": line["recall_change"]["mean"],
                     "held": held[arm],

@@ -353,17 +353,18 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
     drift = -kl * (1 - np.exp(np.clip(reference - now, -700, 700)))
 
     def pushed(by: np.ndarray, which: np.ndarray) -> np.ndarray:
-        own = objectives.push(taken["objective"], now, old, by, which, **bounds)
-        return own + np.where(which, drift, 0.0)
+        return objectives.push(taken["objective"], now, old, by, which, **bounds)
 
     weight = 1.0 if taken["objective"] == "dpo" else trusted  # DPO takes two items, or not
-    push = pushed(advantage, counted & (trusted > 0)) * weight
+    counts = counted & (trusted > 0)
+    own = pushed(advantage, counts)  # what IcePop's weight and KL's pull make of it is no bound
+    push = (own + np.where(counts, drift, 0.0)) * weight
     made = {
         "reward": reward,
         "advantage": advantage,
         "ratio": ratio,
         "region": objectives.region(ratio, taken["epsilon"], taken["delta"]),
-        "effect": objectives.effect(taken["objective"], push, ratio, advantage, counted),
+        "effect": objectives.effect(taken["objective"], own, ratio, advantage, counts),
         "push": push * often,
         "format": bonus,
         "format_push": pushed(bonus, (bonus != 0) & (trusted > 0)) * weight,

@@ -2,7 +2,8 @@
 
 In a round (a day) the served policy makes a list for everyone who comes; what they do joins the
 log; the policy makes `steps` updates on the feedback of the last `window` rounds; every `lag`
-updates the server gets new weights (V1 sends them every 1,000). An arm says what is learned from:
+updates, before the next one, the server gets new weights (V1 sends them every 1,000): with lag =
+steps what a round taught serves the round after the next. An arm says what is learned from:
 
     frozen       nothing
     all          every session of its own feedback
@@ -194,12 +195,14 @@ class Online:
 
         `align.lag` is never read here: a stream has a lag of its own.
         """
-        recipe, tilt = self.recipe, self.base.recipe.align.tilt
+        recipe, base = self.recipe, self.base.recipe.align
         if not recipe.align.weight:
             return []
-        moved = f"align.tilt={tilt} is not read: a loop learns beyond the policy it began from"
+        moved = f"align.tilt={base.tilt} is not read: a loop learns beyond the policy it began from"
+        if base.weight != recipe.align.weight:
+            moved += f"; nor align.weight={base.weight}, which suits it: here {recipe.align.weight}"
         own = replace(recipe.align, lag=0)
-        return [moved] * (tilt > 0) + unread(own, recipe.sampling, recipe.industrial)
+        return [moved] * (base.tilt > 0) + unread(own, recipe.sampling, recipe.industrial)
 
     def recommender(self, model: Any) -> Recommender:
         """Lists of a model for the log as it is now."""

@@ -131,7 +131,8 @@ def legality(frame: pd.DataFrame) -> go.Figure:
     """How much of what is written without the trie is an item, by what rewards the spelling."""
     if frame.empty:
         return theme.nothing("This was not measured.", _run("legality"), "legality")
-    ends = frame.drop_duplicates("arm").set_index("arm")["end"]
+    every = frame.drop_duplicates("arm").set_index("arm")["end"]
+    ends = every.drop("frozen", errors="ignore")  # it is no alignment
     start = float(frame.loc[frame["step"] == 0, "legality"].iloc[0])
     best = str(ends.idxmax())
     fig = theme.figure(

@@ -16,6 +16,7 @@ from onerec.viz import theme
 NAMES = {
     "ecpo": "ECPO",
     "grpo": "GRPO",
+    "grpo_kl": "GRPO with KL",
     "gbpo": "GBPO",
     "ppo_clip": "PPO",
     "reinforce": "REINFORCE",

@@ -15,7 +15,11 @@ from onerec.world import WorldConfig
 def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("rl") / "rl.json"
     world = WorldConfig(n_items=500, n_users=120, mean_history=30)
-    found = rl.run(name="tiny", group=8, users=4, steps=2, out=out, world=world)
+    opened, real = [], rl.autocast
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rl, "autocast", lambda device: opened.append(device) or real(device))
+        found = rl.run(name="tiny", group=8, users=4, steps=2, out=out, world=world)
+    assert len(opened) >= 2 * 2, "both losses of each step are worked out as the loop does"
     return found, json.loads(out.read_text())
 
 

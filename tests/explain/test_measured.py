@@ -34,8 +34,8 @@ def test_legality_begins_where_all_begin_and_ends_at_the_end(tmp_path):
 def test_worth_takes_each_arm_by_its_own_reward(tmp_path):
     def line(gain):
         found = {"gain": {"mean": gain, "low": gain - 0.01, "high": gain + 0.01}}
-        apart = {"mean": 0.002, "low": 0.001, "high": 0.003}
-        return found | {"predicted_minus_true": apart, "headroom_closed": {"mean": 0.1}}
+        own = {"mean": gain + 0.002, "low": gain - 0.009, "high": gain + 0.013}
+        return found | {"own_gain": own, "headroom_closed": {"mean": 0.1}}
 
     targets = {"long_view": 0.05, "pscore": 0.02}
     summary = {
@@ -57,7 +57,8 @@ def test_worth_takes_each_arm_by_its_own_reward(tmp_path):
     assert len(frame) == 2 * len(measured.CUTS)
     means = frame[frame["k"] == 32].set_index("arm")
     assert means.loc["long_view+beam@0.1", "true"] == pytest.approx(0.05)
-    assert means.loc["pscore@0.1", "predicted"] == pytest.approx(0.022)
+    claimed = means.loc["pscore@0.1", ["predicted_low", "predicted", "predicted_high"]]
+    assert claimed.tolist() == pytest.approx([0.011, 0.022, 0.033]), "an interval of its own"
     assert means["held"].to_dict() == {"long_view+beam@0.1": True, "pscore@0.1": False}
 
 

@@ -179,6 +179,21 @@ def test_what_icepop_masks_does_not_push(aligned: Run, objective: str) -> None:
     for group, user in enumerate(made.user.tolist()):
         found = policy.items(aligned, STEP, user)
         np.testing.assert_allclose(found["push"] + found["format_push"], push[group], atol=1e-5)
+        assert set(found["effect"][[2, 3, 6, 7]]) == {"left out"}
+
+
+def test_a_weight_of_icepop_is_no_bound(aligned: Run) -> None:
+    """Training and sampling disagree a little about each item; every ratio is 1."""
+    made = fake_rollouts.rollout(STEP)
+    made.levels = made.drawn_levels.clone()
+    made.sampled, made.icepop = made.drawn + 0.01 * torch.randn(made.drawn.shape), 5.0
+    write_rollout(step_file(aligned), made)
+    said = {
+        effect
+        for user in made.user.tolist()
+        for effect in policy.items(aligned, STEP, user)["effect"]
+    }
+    assert said == {"pushes", "no advantage", "left out"}
 
 
 def test_logged_items_have_their_reward_as_advantage(aligned: Run) -> None:

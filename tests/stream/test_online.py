@@ -244,6 +244,10 @@ def test_what_the_recipe_sets_and_an_arm_does_not_read_is_said(home):
 
     assert said("rsft_ecpo") == ["align.tilt=2.0", "sampling.top_p=0.9"]
     assert said("rsft") == []
+    setting = replace(setting, recipe=replace(recipe, align=replace(align, weight=4.0)))
+    config = StreamConfig(arm="rsft_ecpo", **SMALL)
+    made = Online(open_run("r", home), setting, config, torch.device("cpu"), home / "no")
+    assert made.unread()[0].endswith("; nor align.weight=4.0, which suits it: here 0.1")
     words = "stream: align.tilt=2.0 is not read: a loop learns beyond the policy it began from"
     made = stream("r", StreamConfig(arm="rsft_ecpo", **SMALL), home=home)
     assert words in (made.path / "log.txt").read_text()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from onerec.explain import policy as explain
+from onerec.rollouts import OBJECTIVES
 from onerec.runs import Run
 from onerec.viz import objectives as viz
 from onerec.viz import theme
@@ -21,6 +22,10 @@ def aligned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def curves() -> pd.DataFrame:
     return explain.curves()
+
+
+def test_every_objective_that_can_be_recorded_has_a_name() -> None:
+    assert set(OBJECTIVES) <= set(viz.NAMES)
 
 
 def test_a_worse_item_far_above_the_bound_is_a_bounded_push(curves: pd.DataFrame) -> None:
