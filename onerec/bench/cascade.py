@@ -42,7 +42,7 @@ from onerec.assembly import (
     training_popularity,
 )
 from onerec.baselines.two_tower import TwoTower, TwoTowerConfig, fit
-from onerec.bench.generate import commit, device_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.worth import known_world
@@ -306,7 +306,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in chosen.runs:
         sizes = chosen.users, chosen.tower_batch, chosen.tower_steps
         seeds.append(measure(name, chosen.home, *sizes))
-        device = device_name()
+        device = machine_name()
         write({**told, "device": device, **summary(seeds), "seeds": seeds}, chosen.out)
 
 

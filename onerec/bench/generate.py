@@ -249,7 +249,7 @@ def _with_kept_memory(
     return [compare(searches, sizes, beams, rounds, seconds)]
 
 
-def device_name() -> str:
+def machine_name() -> str:
     """The GPU's name where there is one, else the processor's."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import setting_of
 from onerec.bench.arms import in_parts, write_part
-from onerec.bench.generate import commit, device_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.worth import known_world
@@ -218,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> None:
     told = {
         "command": f"python -m onerec.bench.industrial --steps {chosen.steps}",
         "commit": commit(),
-        "device": device_name(),
+        "device": machine_name(),
         "set": f"{COLUMN}={VALUE}",
     }
     write({**told, **summary(runs)}, chosen.out)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import NONE, choose, in_parts, named_arms, train_arm, write_part
-from onerec.bench.generate import commit, device_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.bench.pscore import import_kuairand
@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             + (["--set", *chosen.set] if chosen.set else [])
         ),
         "commit": commit(),
-        "device": device_name(),
+        "device": machine_name(),
         "users": parts[0]["users"],
         "judge": parts[0]["judge"],
     }

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from onerec.assembly import Setting, load_semantic_ids, setting_of
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import pick_device, set_threads
@@ -190,12 +190,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     known = cardinalities(base, run)
     train_config = replace(base.recipe.train, steps=chosen.steps, batch_size=chosen.batch)
     recipes = arms(replace(base.recipe, train=train_config), chosen.width, chosen.layers, known)
-    cuda = torch.cuda.is_available()
     told: dict[str, Any] = {
         "benchmark": "lazy",
         "command": "python -m onerec.bench.lazy " + " ".join(sys.argv[1:]),
         "commit": commit(),
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "device": machine_name(),
         "dataset": base.dataset.name,
         "width": chosen.width,
         "blocks": {

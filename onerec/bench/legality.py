@@ -33,7 +33,7 @@ import torch
 
 from onerec.alignment import AlignBatch
 from onerec.assembly import setting_of
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import (
     read_results,
     refuse_below_one,
@@ -190,11 +190,10 @@ def main(words: Sequence[str] | None = None) -> None:
     start = before(chosen.run, chosen.home)
     print(json.dumps(start), flush=True)
     runs = []
-    cuda = torch.cuda.is_available()
     told = {
         "command": f"python -m onerec.bench.legality --steps {chosen.steps} --seeds {chosen.seeds}",
         "commit": commit(),
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "device": machine_name(),
         "recipe": open_run(chosen.run, chosen.home).recipe()["name"],
         "group": GROUP,
         "chosen": CHOSEN,

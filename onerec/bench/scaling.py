@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import in_parts, write_part
-from onerec.bench.generate import commit, cpu_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.lazy import cardinalities, fit, valid_loss
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import set_threads
@@ -250,12 +250,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     cases.sort(key=lambda case: -case.millions)  # the long ones first
     runs = _parts(words, cases, folder / "sizes", chosen.jobs)
     runs.sort(key=lambda run: (run["parameters"], run["seed"]))
-    cuda = torch.cuda.is_available()
     return {
         "benchmark": "scaling",
         "command": "python -m onerec.bench.scaling " + " ".join(sys.argv[1:]),
         "commit": commit(),
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
+        "device": machine_name(),
         "samples": chosen.samples,
         "batch": chosen.batch,
         "rate_at_one_million": rate,

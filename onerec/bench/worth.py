@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import LOOKS, NONE, choose, in_parts, named_arms, train_arm, write_part
-from onerec.bench.generate import commit, device_name, write
+from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.mistakes import read_results, refuse_below_one, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
@@ -367,7 +367,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words += ["--looks", str(chosen.looks)]
     parts = in_parts("worth", words, work, chosen.out.with_suffix(".parts"), chosen.jobs)
     told = {"command": _command(sys.argv[1:] if argv is None else argv), "commit": commit()}
-    told["device"] = device_name() + (f" ({chosen.jobs} processes)" if chosen.jobs > 1 else "")
+    told["device"] = machine_name() + (f" ({chosen.jobs} processes)" if chosen.jobs > 1 else "")
     found = ends(chosen.home)
     means = [
         {key: value for key, value in part.items() if key not in ("users", "curve", "at")}
