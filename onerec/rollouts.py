@@ -133,7 +133,10 @@ class Rollout:
 
     def share(self) -> Tensor:
         """(B, G): how much each item counts for the expectation over its group."""
-        return policy.group_share(self.drawn, self.counted, self.beam)
+        drawn = self.drawn
+        if self.beam:
+            drawn = drawn - policy.alike(self.codes, self.counted).log()
+        return policy.group_share(drawn, self.counted, self.beam)
 
     def flat(self) -> Tensor:
         """(B,) bool: groups whose counted rewards do not differ; they teach nothing.

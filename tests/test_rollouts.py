@@ -74,6 +74,19 @@ def test_a_tilt_takes_other_advantages_and_counts_a_beam_by_probability():
         Rollout(**{**vars(beam), "reference": None})
 
 
+def test_items_of_one_leaf_share_its_probability():
+    beam = make(tilt=2.0, beam=True)
+    beam.counted = torch.ones(3, 5, dtype=torch.bool)
+    beam.codes = torch.arange(45).view(3, 5, 3)
+    apart = beam.share()
+    beam.drawn[0, 1] = beam.drawn[0, 0]
+    beam.codes[0, 1] = beam.codes[0, 0]
+    together = beam.share()
+    leaf = beam.drawn[0, [0, 2, 3, 4]].softmax(0)
+    torch.testing.assert_close(together[0, :2], leaf[:1].expand(2) / 2)
+    torch.testing.assert_close(together[1:], apart[1:])
+
+
 def test_reward_by_hand():
     rollout = make()
     expected = 0.7 * rollout.parts["p_score"] + 0.1 * rollout.parts["like"]

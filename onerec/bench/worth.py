@@ -42,7 +42,7 @@ from onerec.bench.paired import interval
 from onerec.common import generator, pick_device, set_threads
 from onerec.data.sources.world import KnownWorld, make_world_dataset, world_of
 from onerec.data.split import Cases
-from onerec.errors import DataError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.metrics import recall_at_k
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.align import Aligning
@@ -132,14 +132,21 @@ def train(
 
 
 def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
-    """Valid recall by step of the arm without a reward, waited for while it may still come."""
+    """Valid recall by step of the arm without a reward, waited for while it may still come.
+
+    Raises:
+        RunError: it does not come.
+    """
     if parts is None:
         return None
     path, until = parts / f"{NONE}-{seed}.json", time.monotonic() + WAIT_S
     while not path.exists() and time.monotonic() < until:
         time.sleep(0.5)
     if not path.exists():
-        return None
+        raise RunError(
+            f"{path}: the arm {NONE!r} of seed {seed}, which says how much recall an arm may lose, "
+            f"is not there after {WAIT_S:.0f} s; run it first"
+        )
     return {int(s): value[0] for s, value in json.loads(path.read_text())["valid"].items()}
 
 
@@ -361,7 +368,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         where = chosen.out.parent, chosen.looks
         write_part(train(chosen.home, arm, int(seed), chosen.steps, *where), chosen.out)
         return
-    work = [f"{arm}:{seed}" for seed in range(chosen.seeds) for arm in named_arms(chosen.arms)]
+    arms = named_arms(chosen.arms)
+    if NONE not in arms:
+        raise RecipeError(f"--arms {chosen.arms}: add {NONE!r}, which the others are compared with")
+    arms.sort(key=lambda arm: arm != NONE)  # the others wait for it
+    work = [f"{arm}:{seed}" for arm in arms for seed in range(chosen.seeds)]
     words = ["--home", str(chosen.home)]
     words += ["--steps", str(chosen.steps)] if chosen.steps else []
     words += ["--looks", str(chosen.looks)]

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from onerec.explain.tokens import code_columns
+
 EPSILON, DELTA, BETA = 0.2, 0.1, 0.1  # what `onerec.train.policy` takes where a step names nothing
 SAME_REWARD, ADVANTAGE_LIMIT = 1e-6, 5.0  # its own, too
 COMPARED = ("ecpo", "grpo", "gbpo")  # objectives that have a curve against the ratio
@@ -139,6 +141,18 @@ def group_share(drawn: np.ndarray, counted: np.ndarray, beam: bool) -> np.ndarra
     return np.asarray(weight / np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny))
 
 
+def alike(rows: pd.DataFrame, counted: np.ndarray) -> np.ndarray:
+    """As `onerec.train.policy.alike`: (B, G), how many counted items share an item's codes."""
+    users, group = counted.shape
+    rows = rows[code_columns(rows)].reset_index(drop=True)
+    rows["user"] = np.repeat(np.arange(users), group)
+    there = rows[counted.ravel()]
+    number = there.assign(n=1).groupby(list(rows.columns))["n"].transform("size")
+    found = np.ones(users * group)
+    found[there.index] = number
+    return found.reshape(counted.shape)
+
+
 def tilted_advantage(
     reward: np.ndarray, apart: np.ndarray, counted: np.ndarray, share: np.ndarray, tilt: float
 ) -> np.ndarray:
@@ -164,7 +178,8 @@ def advantages(
     if logged or not tilt:
         found = reward * counted if logged else group_advantage(reward, counted)
         return found, np.ones_like(reward)
-    share = group_share(table("drawn"), counted, beam)
+    drawn = table("drawn") - (np.log(alike(rows, counted)) if beam else 0.0)
+    share = group_share(drawn, counted, beam)
     apart = table("log_prob") - table("reference")
     often = share * reward.shape[1] if beam else np.ones_like(reward)
     differs = _spread(reward, counted)[1] > SAME_REWARD

@@ -245,7 +245,8 @@ class PScore(nn.Module):
     def _towers(self, pairs: Pairs, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (B, M, K, h) and logits (B, M, K)."""
         hidden = self.tower.hidden(self._shared(pairs, numbers))
-        logits = self.tower.logits(hidden) + F.linear(numbers, self.direct)
+        with _whole(numbers):
+            logits = self.tower.logits(hidden.float()) + F.linear(numbers, self.direct)
         for name, table in self.wide.items():
             logits = logits + table(getattr(self.items, name)[pairs.items])
         return hidden, logits
@@ -278,9 +279,11 @@ class PScore(nn.Module):
         item = self.own_item(pairs.items, self.items)  # (B, M, D)
         user = _total(self.own_user, pairs.batch.static, item).expand_as(item)
         parts = torch.cat((hidden.flatten(2), towers, user, item, numbers), dim=-1)
-        more: Tensor = self.fusion(parts)[..., 0]
+        state = self.fusion[0](parts)
         share = self.weights / self.weights.sum()
-        return F.linear(towers.float().sigmoid(), share).logit(eps=1e-6) + more
+        with _whole(numbers):
+            more: Tensor = self.fusion[1](state.float())[..., 0]
+            return F.linear(towers.sigmoid(), share).logit(eps=1e-6) + more
 
     def _raw_numbers(self, pairs: Pairs) -> Tensor:
         items, batch = pairs.items, pairs.batch
@@ -365,6 +368,11 @@ def _tables(vocabulary: PScoreVocabulary, width: int) -> nn.ModuleDict:
 
 def _dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(Linear(inputs, outputs), nn.LeakyReLU(LEAKY), nn.Dropout(dropout))
+
+
+def _whole(x: Tensor) -> torch.autocast:
+    """For the sums that end in a score: in bfloat16 half of 512 candidates would share theirs."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _total(tables: nn.ModuleList, static: Tensor, like: Tensor) -> Tensor:

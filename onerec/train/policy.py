@@ -114,11 +114,28 @@ def group_share(drawn: Tensor, counted: Tensor, beam: bool) -> Tensor:
     """How much each item counts for the expectation over its group: (B, G), sums to 1.
 
     Samples count alike. The items of a beam are distinct, so each counts by its probability
-    `drawn` (B, G) among those of the group: the expectation over the policy, cut to the beam.
+    `drawn` (B, G) among those of the group: the expectation over the policy, cut to the beam. Of
+    items that share their codes each has its part of it (see `alike`).
     """
     weight = drawn if beam else torch.zeros_like(drawn)
     share = weight.masked_fill(~counted, -torch.inf).softmax(1)
     return torch.nan_to_num(share)  # a group of which nothing counts
+
+
+def alike(codes: Tensor, counted: Tensor) -> Tensor:
+    """How many counted items of its group have an item's codes, itself among them: (B, G).
+
+    A beam holds every item of a leaf, each with the probability of the leaf: each is 1 / alike of
+    it (ours). 1 for items that do not count.
+    """
+    size = int(codes.max()) + 1
+    key = torch.arange(len(codes), device=codes.device)[:, None].expand(codes.shape[:2])
+    for level in codes.unbind(-1):
+        key = key * size + level
+    _, place, number = torch.unique(key[counted], return_inverse=True, return_counts=True)
+    found = torch.ones_like(key)
+    found[counted] = number[place]
+    return found
 
 
 def ecpo(

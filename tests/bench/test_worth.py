@@ -7,7 +7,7 @@ import pytest
 import small_world
 
 from onerec.bench import worth
-from onerec.errors import DataError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.world import WorldConfig
 
 
@@ -40,6 +40,23 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
         low, high = (found[end]["mean"][f"{name}@32"] for end in ("random", "oracle"))
         assert low < high
         assert one["mean"][f"{name}@32"] < high  # five steps need not beat chance
+
+
+def test_an_arm_is_not_chosen_without_the_one_that_has_no_reward(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(worth, "WAIT_S", 0.0)
+    with pytest.raises(RunError, match=r"none-1.json: the arm 'none' of seed 1, .*; run it first"):
+        worth.train(home, "pscore", 1, steps=1, parts=tmp_path)
+    with pytest.raises(RecipeError, match="--arms pscore: add 'none', which"):
+        worth.main.__wrapped__(["--home", str(home), "--arms", "pscore", "--out", "o.json"])
+
+
+def test_the_arm_without_a_reward_goes_first(home, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(worth, "in_parts", lambda *told: asked.extend(told[2]) or [])
+    monkeypatch.setattr(worth, "ends", lambda home: {})
+    words = ["--home", str(home), "--arms", "pscore,none", "--seeds", "2"]
+    worth.main([*words, "--out", str(tmp_path / "o.json")])
+    assert asked == ["none:0", "none:1", "pscore:0", "pscore:1"]
 
 
 def test_gains_are_paired_by_seed():

@@ -48,6 +48,7 @@ def test_items_are_what_the_replay_of_the_step_gives(aligned: Run, objective: st
 def test_items_of_a_tilted_step_are_what_its_replay_gives(aligned: Run, beam: bool) -> None:
     made = fake_rollouts.rollout(STEP)
     made.reference, made.tilt, made.beam = made.drawn - 0.5 * made.reward(), 2.0, beam
+    made.codes[:, 1:4] = made.codes[:, :1]  # a leaf of several items
     write_rollout(step_file(aligned), made)
     replay = read_rollout(step_file(aligned))
     step, advantage = replay.step(), replay.advantage()

@@ -205,6 +205,20 @@ def test_candidates_do_not_see_each_other_and_padding_says_nothing():
     torch.testing.assert_close(model(pairs), together)
 
 
+def test_scores_are_summed_in_float32_where_products_are_not():
+    """As on a GPU, where 512 candidates had shared some 240 scores."""
+    model, pairs = make_model().eval(), make_pairs(candidates=512)
+    whole = model(pairs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = model(pairs)
+    for found, wanted in zip(scores, whole, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
+        for user in found:
+            assert len(user.reshape(512, -1)[:, 0].unique()) > 500
+        assert not torch.equal(found, found.bfloat16().float())
+
+
 def test_numbers_are_standardised_and_cut():
     model, pairs = make_model(), make_pairs(candidates=8)
     model.standardise(pairs)

@@ -240,6 +240,22 @@ def test_tilted_advantage_by_hand() -> None:
     assert not policy.group_share(reference, nobody, beam=True).any()
 
 
+def test_items_with_the_same_codes_are_counted_within_their_group() -> None:
+    codes = torch.tensor(
+        [[[1, 2], [1, 2], [2, 1], [1, 2]], [[1, 2], [0, 5], [0, 5], [0, 5]]]  # 0, 5: not 5, 0
+    )
+    counted = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    assert policy.alike(codes, counted).tolist() == [[2, 2, 1, 1], [1, 3, 3, 3]]
+    assert policy.alike(codes, torch.zeros_like(counted)).tolist() == [[1] * 4] * 2
+    leaf = torch.tensor(
+        [[0.6, 0.6, 0.3, 0.6]]
+    ).log()  # a leaf of .6 that two items share, one of .3
+    share = policy.group_share(
+        leaf - policy.alike(codes[:1], counted[:1]).log(), counted[:1], beam=True
+    )
+    assert share[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])
+
+
 def test_the_tilted_advantage_is_the_gradient_of_reward_less_divergence() -> None:
     """On a beam that holds every item: against autograd of tilt E[log r] - KL(pi || pi_ref)."""
     g = torch.Generator().manual_seed(0)
