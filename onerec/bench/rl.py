@@ -169,6 +169,8 @@ def run(
         made = run_stages("rl", chosen, "world", home=home, stages=stages)
         set_threads(threads)
         setting = setting_of(made, home)
+        if cuda:  # what the stages before took is not RL's
+            torch.cuda.reset_peak_memory_stats()
         measured = measure(Aligning(made, setting, pick_device(chosen.device)), steps)
     result = {
         "benchmark": "rl",
