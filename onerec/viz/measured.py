@@ -92,12 +92,16 @@ def _run(name: str) -> str:
 
 
 def _stability_title(frame: pd.DataFrame, middle: pd.DataFrame) -> str:
-    """The wildest arm, how far the others go at most, and whether it is KL alone that explodes."""
+    """The wildest arm, how far the others go at most, and what explodes: KL alone, or seeds."""
     worst = middle.sort_values("growth").iloc[-1]
     most = middle.groupby("objective")["growth"].max().drop(worst["objective"]).sort_values()
     others = [f"{OBJECTIVES[str(arm)]}'s at most {grown:.1f}" for arm, grown in most.items()]
     explode = set(frame.loc[frame["explodes"], "objective"])
     found = ": it is the KL term that explodes" if explode == {"grpo_kl"} else ""
+    wild = frame.loc[frame["growth"] > EXPLODED, "objective"].unique()
+    if not explode and len(wild):
+        seeds = " and ".join(label for arm, label in OBJECTIVES.items() if arm in wild)
+        found = f"; single seeds of {seeds} pass {EXPLODED:g}"
     return (
         f"With a policy that is {theme.count(worst['lag'], 'update')} old the gradient of "
         f"{OBJECTIVES[str(worst['objective'])]} grows {worst['growth']:,.0f} times, "
