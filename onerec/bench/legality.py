@@ -4,8 +4,10 @@
     python -m onerec.bench.legality --join FILE FILE .. --out FILE
 
 All arms start from RUN's pre-trained checkpoint with the same batches, contexts and seeds; items
-are sampled over all codes at temperature 1, and an illegal one leaves the P-Score's group in every
-arm. Arms (V1 section 2.4; K = 5 of a group of 128):
+are sampled over all codes at temperature 1, whatever RUN's recipe says, and an illegal one leaves
+the P-Score's group in every arm. A curve is the legality of what was drawn for training, with
+`--lag` by the copy that serves; `legality` is that of the policy in training, at the end. `--join`
+puts together what was measured alike. Arms (V1 section 2.4; K = 5 of a group of 128):
 
     none       no format reward
     random     a random K of the group: legal ones are worth 1, illegal ones are dropped
@@ -20,7 +22,6 @@ followed by a fall for the top K.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import time
 from collections.abc import Sequence
@@ -38,13 +39,14 @@ from onerec.bench.mistakes import (
     read_results,
     refuse_below_one,
     refuse_no_amount,
+    refuse_unlike,
     told_in_a_line,
 )
 from onerec.common import pick_device, set_threads
 from onerec.loop import loop
-from onerec.model.sample import sample
 from onerec.pipeline.align import Aligning, policy_config
 from onerec.runs import open_run
+from onerec.sections import SamplingConfig
 
 GROUP, USERS, CHOSEN = 128, 16, 5
 ARMS: dict[str, dict[str, Any]] = {
@@ -55,7 +57,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "frozen": {"weight": 0.0},
 }
 WEIGHT, RATE, SEARCH = 0.3, 5e-4, "sample"  # over all codes
+SAMPLING = SamplingConfig(temperature=1.0, top_p=1.0, icepop=0.0)  # the policy's own probabilities
 WINDOW, POINTS = 20, 60  # of a curve: steps in a mean, and how many are kept
+ALIKE = (
+    *("command", "commit", "device", "recipe", "group", "chosen", "steps", "weight", "lag"),
+    *("search", "temperature", "before"),
+)
 
 
 def train(
@@ -81,7 +88,7 @@ def train(
         steps=steps,
         learning_rate=RATE,
     )
-    recipe = replace(setting.recipe, seed=seed, align=align)
+    recipe = replace(setting.recipe, seed=seed, align=align, sampling=SAMPLING)
     device = pick_device(recipe.device)
     policy = replace(policy_config(recipe, setting.dataset), **ARMS[arm])
     aligning = Aligning(run, replace(setting, recipe=recipe), device, policy=policy)
@@ -103,8 +110,9 @@ def train(
 
 @torch.no_grad()
 def legality(aligning: Aligning, seed: int, batches: int = 10) -> float:
-    """Share of legal items among samples for contexts of the valid users."""
+    """Share of legal items among samples of the policy in training, for contexts of valid users."""
     alignment, valid = aligning.alignment, aligning.setting.split.valid
+    alignment.send()  # what serves is what trains from here on
     random = np.random.default_rng(seed)
     shares = []
     for number in range(batches):
@@ -121,16 +129,11 @@ def before(run_name: str, home: Path | None) -> dict[str, float]:
     run = open_run(run_name, home)
     setting = setting_of(run, home)
     align = replace(setting.recipe.align, users=USERS, group=GROUP, search=SEARCH)
-    recipe = replace(setting.recipe, align=align)
+    recipe = replace(setting.recipe, align=align, sampling=SAMPLING)
     aligning = Aligning(run, replace(setting, recipe=recipe), pick_device(recipe.device))
     trie = aligning.recommender.trie
     possible = float(np.prod([float(size) for size in trie.sizes]))
     return {"legality": legality(aligning, 0), "legal_share_of_codes": trie.n_leaves / possible}
-
-
-def temperature() -> float:
-    """That of the draws: alignment leaves it at `sample`'s own."""
-    return float(inspect.signature(sample).parameters["temperature"].default)
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -163,6 +166,25 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def joined(paths: Sequence[Path]) -> dict[str, Any]:
+    """The first result with the arms of all of them, in the order of `ARMS`.
+
+    Raises:
+        RunError: a file is missing or is no JSON object.
+        DataError: a file is no result of this benchmark, was measured otherwise than the first, or
+            has an arm that is there already.
+    """
+    parts = read_results(paths, "arms")
+    each = [
+        (path, part | {"arm": arm})
+        for path, part in zip(paths, parts, strict=True)
+        for arm in part["arms"]
+    ]
+    refuse_unlike([path for path, _ in each], [one for _, one in each], ALIKE, other_than="arm")
+    arms = {name: line for part in parts for name, line in part["arms"].items()}
+    return parts[0] | {"arms": {name: arms[name] for name in ARMS if name in arms}}
+
+
 @told_in_a_line
 def main(words: Sequence[str] | None = None) -> None:
     """The command line; see the module's docstring."""
@@ -178,14 +200,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
     if chosen.join:
-        parts = read_results(chosen.join, "arms")
-        arms = {name: line for part in parts for name, line in part["arms"].items()}
-        write({**parts[0], "arms": {name: arms[name] for name in ARMS if name in arms}}, chosen.out)
+        write(joined(chosen.join), chosen.out)
         return
     if chosen.run is None:
         parser.error("--run is needed")
     refuse_below_one(chosen, ("seeds", "steps"))
-    refuse_no_amount(chosen, ["weight"])
+    refuse_no_amount(chosen, ["weight", "lag"])
     set_threads(1)
     start = before(chosen.run, chosen.home)
     print(json.dumps(start), flush=True)
@@ -201,7 +221,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "weight": chosen.weight,
         "lag": chosen.lag,
         "search": SEARCH,
-        "temperature": temperature(),
+        "temperature": SAMPLING.temperature,
         "before": start,
     }
     for seed in range(chosen.seeds):
