@@ -78,6 +78,8 @@ def _align(run: Run) -> tuple[str, str]:
     if done.get("skipped"):
         return "skipped", "the policy is as trained"
     valid = {int(step): row for step, row in (done.get("valid") or {}).items()}
+    if "step" in done and not valid:
+        return f"step {int(done['step']):,}", "valid has no users to choose by"
     if 0 not in valid or "step" not in done:
         return "not yet", ""
     before, after = valid[0]["reward"], valid[int(done["step"])]["reward"]

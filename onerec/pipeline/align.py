@@ -4,6 +4,7 @@ Next-token batches are those that RSFT keeps (sessions with the longer half of p
 log knows play times. The policy gets groups on the contexts of a share of them (V1: of 1%). Which
 checkpoint is kept is decided on valid: the highest reward of the lists among those whose recall@10
 has not fallen by more than `RECALL_SHARE` of what pre-training had; the paper names no rule.
+Where valid has no users, the last one is kept.
 
 Recorded in rollouts/: every step while all of them hold at most `RECORDED` items, else every n-th.
 """
@@ -179,10 +180,14 @@ class Aligning:
                 old.unlink()
 
     def save(self, step: int) -> None:
-        """Write a checkpoint; only the last two and the best on valid are kept."""
+        """Write a checkpoint; only the last two and the chosen one are kept."""
         info = {"valid": {at: list(values) for at, values in self.valid.items()}}
         save_checkpoint(self.folder, step, self.alignment.model, self.optimizer, info)
-        prune(self.folder, keep=2, also={best(self.valid)})
+        prune(self.folder, keep=2, also={self.chosen()})
+
+    def chosen(self) -> int:
+        """The step that `best` takes; without valid users the last one that is on disk."""
+        return best(self.valid) if self.valid else checkpoints(self.folder)[-1].step
 
     def evaluate(
         self, step: int, workers: int = 1, ranked: NDArray[np.int64] | None = None
@@ -240,9 +245,12 @@ class Valid(tuple[float, float]):
 
 
 def best(valid: dict[int, Valid], start: int = 0) -> int:
-    """The step with the highest reward whose recall is near that of the start; else the start."""
+    """The step with the highest reward whose recall is near that of the start; else the start.
+
+    `valid` holds a step at least; without the start among them it is the last.
+    """
     if start not in valid:
-        return max(valid, default=start)
+        return max(valid)
     least = (1 - RECALL_SHARE) * valid[start].recall
     fit = {step: value for step, value in valid.items() if value.recall >= least}
     return max(fit, key=lambda step: (fit[step].reward, -step))
@@ -348,7 +356,7 @@ def align(session: Session) -> None:
             session.writer.log_metrics(
                 STAGE, result.step, config.steps, lr=result.lr, **values, **measured
             )
-        if measured:
+        if due:
             training.save(result.step)
             saved = result.step
         try:
@@ -361,7 +369,11 @@ def align(session: Session) -> None:
 
 
 def _finish(session: Session, training: Aligning, seconds: float) -> None:
-    step = best(training.valid)
+    step = training.chosen()
+    if not training.valid:
+        session.writer.log(
+            f"{STAGE}: nothing to choose by, valid has no users; step {step} is kept"
+        )
     found = {checkpoint.step: checkpoint for checkpoint in checkpoints(training.folder)}
     session.writer.mark_done(
         STAGE,

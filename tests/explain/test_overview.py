@@ -1,5 +1,6 @@
 """The stages of a run in one line each."""
 
+import json
 from pathlib import Path
 
 from onerec.explain import overview
@@ -24,3 +25,11 @@ def test_a_run_that_has_not_begun_says_not_yet(tmp_path: Path) -> None:
     frame = overview.stages(Run(tmp_path))
     assert frame["state"].tolist() == ["missing", *["waiting"] * len(STAGES)]
     assert frame["headline"].tolist()[1:] == ["not yet"] * len(STAGES)
+
+
+def test_an_alignment_that_valid_could_not_judge_says_which_step_it_kept(tmp_path: Path) -> None:
+    (tmp_path / "align").mkdir()
+    stamp = {"finished": 1.0, "checkpoint": "checkpoint-000008.safetensors", "step": 8, "valid": {}}
+    (tmp_path / "align" / "done.json").write_text(json.dumps(stamp))
+    row = overview.stages(Run(tmp_path)).set_index("stage").loc["align"]
+    assert row[["headline", "detail"]].tolist() == ["step 8", "valid has no users to choose by"]

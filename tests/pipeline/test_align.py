@@ -180,8 +180,25 @@ def test_best_weighs_reward_against_recall():
     valid = {0: Valid(0.2, 0.1), 10: Valid(0.199, 0.3), 20: Valid(0.1, 0.9), 30: Valid(0.3, 0.2)}
     assert best(valid) == 10  # 20 lost too much recall
     assert best({0: Valid(0.2, 0.1), 10: Valid(0.1, 0.9)}) == 0
-    assert best({}) == 0
     assert best({0: Valid(0.2, 0.3), 10: Valid(0.2, 0.3)}) == 0  # the earlier of equals
+
+
+def test_without_valid_users_the_last_step_is_kept_and_the_log_says_so(tmp_path):
+    """The one row of valid is no positive, so that it asks for nothing."""
+    log, items, users = toy_home.tables()
+    last = log["timestamp"] == log.groupby("user_id")["timestamp"].transform("max")
+    log["split"] = np.where(last, "test", "train")
+    log.loc[last & (log["user_id"] == "u00"), ["split", "click", "like"]] = ["valid", False, False]
+    write_dataset(dataset_path("toy", tmp_path), "toy", log, items, users, source="toy")
+    asked = recipe(**{"evaluate.split": "given"})
+    run = run_stage("align", "blind", recipe=asked, dataset="toy", home=tmp_path)
+    done = run.done("align")
+    assert done is not None
+    assert (done["step"], done["valid"]) == (STEPS, {})
+    before, after = load_file(run.path / "align" / done["checkpoint"]), weights(run, STEPS // 2)
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    said = f"align: nothing to choose by, valid has no users; step {STEPS} is kept"
+    assert said in (run.path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("lag", ["0", "3"])
