@@ -3,6 +3,7 @@
 A training checkpoint holds the weights (`model.<name>`) and the optimiser's moments
 (`optim.<name>.<moment>`), so that a resumed run is the uninterrupted one. No pickle. Shapes and
 fingerprints are checked at load; a file cut in half is named and passed over for the one before.
+All of a checkpoint is read before any of it is put into a model.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from onerec.errors import RunError
 from onerec.runs import read_json, write_json
 
 _MODEL, _OPTIM = "model.", "optim."
+FoundT = TypeVar("FoundT", Tensor, torch.Size)
 
 
 @dataclass(frozen=True)
@@ -133,29 +135,69 @@ def load_model(path: Path, model: nn.Module, before: Mapping[str, Tensor] | None
     weights = load_tensors(path, _MODEL)
     if before is not None and not before.keys() & weights.keys():
         weights |= before
-    put_weights(weights, model, path.name)
+    _refuse_other_shapes(weights, model.state_dict(), path.name)
+    _put_weights(weights, model)
 
 
-def put_weights(weights: Mapping[str, Tensor], model: nn.Module, name: str) -> None:
-    """Put the weights of the checkpoint called `name` into `model`; see `load_model`."""
+def read_training(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The `training_state` in a checkpoint, for `put_training`; neither changes before all is read.
+
+    Raises:
+        RunError: the file is damaged, or a tensor is missing, unknown or of another shape.
+    """
+    state = load_tensors(path)
+    refuse_other_state(state, model, path.name)
+    return state
+
+
+def put_training(
+    state: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put weights into `model` and moments into `optimizer`, which may be shards or be given so."""
+    _put_weights(_under(state, _MODEL), model)
+    _put_moments(_under(state, _OPTIM), model, optimizer)
+
+
+def _under(state: Mapping[str, FoundT], prefix: str) -> dict[str, FoundT]:
+    return {name[len(prefix) :]: one for name, one in state.items() if name.startswith(prefix)}
+
+
+def _put_weights(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     own = model.state_dict()
-    refuse_other_shapes(weights, own, name)
     model.load_state_dict({key: _part(tensor, own[key]) for key, tensor in weights.items()})
 
 
-def refuse_other_shapes(
+def refuse_other_state(state: Mapping[str, FoundT], model: nn.Module, file: str) -> None:
+    """RunError that names the first weight or moment that is not one of this model's."""
+    _refuse_other_shapes(_under(state, _MODEL), model.state_dict(), file)
+    own = dict(model.named_parameters())
+    for moment, found in sorted(_under(state, _OPTIM).items()):
+        shape, parameter = _shape_of(found), own.get(moment.rpartition(".")[0])
+        if parameter is None or (shape and shape != parameter.shape):
+            there = _shape(None if parameter is None else parameter.shape)
+            raise RunError(
+                f"{file}: the optimiser's {moment!r} is {_shape(shape)} in the file, and its "
+                f"parameter {there} in the model; delete it and run the stage again"
+            )
+
+
+def _refuse_other_shapes(
     theirs: Mapping[str, Tensor | torch.Size], ours: Mapping[str, Tensor], file: str
 ) -> None:
     """RunError that names the first tensor in which a checkpoint and a model differ."""
     for name in sorted(ours.keys() | theirs.keys()):
         there, here = theirs.get(name), ours.get(name)
-        shape = there.shape if isinstance(there, Tensor) else there
+        shape = _shape_of(there)
         if here is None or shape is None or here.shape != shape:
             raise RunError(
                 f"{file}: tensor {name!r} is {_shape(shape)} in the file, "
                 f"{_shape(None if here is None else here.shape)} in "
                 "the model: another recipe or tokenizer wrote it; start a run of another name"
             )
+
+
+def _shape_of(found: Tensor | torch.Size | None) -> torch.Size | None:
+    return found.shape if isinstance(found, Tensor) else found
 
 
 def _shape(shape: torch.Size | None) -> str:
@@ -173,15 +215,10 @@ def _part(whole: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(whole.to(target.device), mesh, placements, src_data_rank=None)
 
 
-def load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's moments into `optimizer`, parameter by parameter."""
-    put_moments(load_tensors(path, _OPTIM), model, optimizer)
-
-
-def put_moments(
+def _put_moments(
     found: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put moments (`<name>.<moment>`) into `optimizer`."""
+    """Put moments (`<name>.<moment>`) into `optimizer`, parameter by parameter."""
     moments: dict[str, dict[str, Tensor]] = {}
     for key, tensor in found.items():
         name, _, moment = key.rpartition(".")

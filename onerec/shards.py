@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from onerec.checkpoint import (
     Checkpoint,
     checkpoints,
-    load_model,
-    load_optimizer,
-    put_moments,
-    put_weights,
-    refuse_other_shapes,
+    read_training,
+    refuse_other_state,
     training_state,
     write_checkpoint,
 )
@@ -87,26 +84,21 @@ def prune_saved(folder: Path, keep: int, also: set[int] | None = None) -> None:
             _delete(old.path)
 
 
-def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    control: dist.ProcessGroup | None = None,
-) -> None:
-    """Put a checkpoint of either kind into a model and its optimiser, whole or shards.
+def read_checkpoint(
+    path: Path, model: nn.Module, control: dist.ProcessGroup | None = None
+) -> dict[str, Tensor]:
+    """A checkpoint of either kind, for `checkpoint.put_training`; in shards if the model is.
 
     Raises:
         RunError: it is damaged, or a tensor is missing, unknown or of another shape.
     """
     if not path.is_dir():
-        load_model(path, model)
-        load_optimizer(path, model, optimizer)
-    elif any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
-        _load_in_place(path, model, optimizer, control)
-    else:
-        state = read_shards(path)
-        put_weights(_under(state, _MODEL), model, path.name)
-        put_moments(_under(state, _OPTIM), model, optimizer)
+        return read_training(path, model)
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        return _read_own(path, model, control)
+    state = read_shards(path)
+    refuse_other_state(state, model, path.name)
+    return state
 
 
 def read_shards(path: Path) -> dict[str, Tensor]:
@@ -133,26 +125,19 @@ def consolidate(checkpoint: Checkpoint) -> Checkpoint:
     return made
 
 
-def _load_in_place(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    control: dist.ProcessGroup | None,
-) -> None:
+def _read_own(path: Path, model: nn.Module, control: dist.ProcessGroup | None) -> dict[str, Tensor]:
     """Each process reads what it keeps: the number of processes may be another one than before."""
     sizes = {name: torch.Size(found.size) for name, found in _metadata(path).items()}
-    weights = {name[len(_MODEL) :]: s for name, s in sizes.items() if name.startswith(_MODEL)}
-    refuse_other_shapes(weights, model.state_dict(), path.name)
-    for name, parameter in model.named_parameters():
-        moments = {}
-        for key, size in sizes.items():
-            if key.rpartition(".")[0] == _OPTIM + name:
-                like = torch.zeros((), device=parameter.device)
-                moment = torch.zeros_like(parameter).detach() if size else like
-                moments[key.rpartition(".")[2]] = moment
-        if moments:
-            optimizer.state[parameter] = moments
-    _load(path, training_state(model, optimizer), control)
+    refuse_other_state(sizes, model, path.name)
+    like = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    own = dict(model.named_parameters())
+    for key, size in sizes.items():
+        if key.startswith(_OPTIM):
+            parameter = own[key[len(_OPTIM) :].rpartition(".")[0]]
+            like[key] = parameter if size else torch.zeros((), device=parameter.device)
+    state = {name: torch.zeros_like(tensor).detach() for name, tensor in like.items()}
+    _load(path, state, control)
+    return state
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -191,10 +176,6 @@ def _first(error: BaseException) -> str:
     if isinstance(error, CheckpointException) and error.failures:
         return str(next(iter(error.failures.values()))[0]).strip().splitlines()[0]
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n[len(prefix) :]: tensor for n, tensor in state.items() if n.startswith(prefix)}
 
 
 def _bytes(path: Path) -> int:

@@ -10,11 +10,13 @@ from torch import nn
 from onerec.checkpoint import (
     checkpoints,
     load_model,
-    load_optimizer,
     load_tensors,
     prune,
+    put_training,
+    read_training,
     save_checkpoint,
     save_tensors,
+    training_state,
     write_checkpoint,
 )
 from onerec.errors import RunError
@@ -34,8 +36,7 @@ def test_model_and_optimizer_come_back_and_go_on_alike(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, 5, model, optimizer, {"note": "x"})
     assert (saved.step, saved.info["note"]) == (5, "x")
     other, other_optimizer = _trained(1)
-    load_model(saved.path, other)
-    load_optimizer(saved.path, other, other_optimizer)
+    put_training(read_training(saved.path, other), other, other_optimizer)
     x = torch.ones(1, 3)
     for net, opt in ((model, optimizer), (other, other_optimizer)):
         opt.zero_grad()
@@ -59,6 +60,26 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 1, model, optimizer, {}).path
     with pytest.raises(RunError, match=r"'bias' is \(2,\) in the file, \(5,\) in the model"):
         load_model(path, nn.Linear(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("moment", "says"),
+    [
+        ("bias.exp_avg", r"'bias\.exp_avg' is \(5,\) in the file, and its parameter \(2,\) in the"),
+        ("other.exp_avg", r"'other\.exp_avg' is \(5,\) in the file, and its parameter absent in"),
+    ],
+)
+def test_moments_of_another_shape_are_refused_before_any_weight_is_put(
+    tmp_path: Path, moment: str, says: str
+) -> None:
+    state = training_state(*_trained(0)) | {f"optim.{moment}": torch.zeros(5)}
+    path = write_checkpoint(tmp_path, 1, state, {}).path
+    model, optimizer = _trained(1)
+    before = {name: tensor.clone() for name, tensor in training_state(model, optimizer).items()}
+    with pytest.raises(RunError, match=says):
+        put_training(read_training(path, model), model, optimizer)
+    after = training_state(model, optimizer)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_pruning_keeps_the_newest_and_the_named(tmp_path: Path) -> None:

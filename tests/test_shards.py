@@ -8,10 +8,10 @@ import torch
 import two_processes as two
 from torch import Tensor
 
-from onerec.checkpoint import checkpoints, load_tensors
+from onerec.checkpoint import checkpoints, load_tensors, put_training
 from onerec.errors import RunError
 from onerec.loop import loop
-from onerec.shards import consolidate, load_checkpoint, prune_saved, read_shards, saved
+from onerec.shards import consolidate, prune_saved, read_checkpoint, read_shards, saved
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_whoever_goes_on_ends_where_one_process_ends(two_trained: Path, tmp_path
     assert_same(load_tensors(two_trained / "final checkp.safetensors"), whole, exact=False)
     model = two.new_model("experts")
     made, optimizer = two.trainee("experts", model)
-    load_checkpoint(two_trained / "shards-000003", model, optimizer)
+    put_training(read_checkpoint(two_trained / "shards-000003", model), model, optimizer)
     assert_same(two.whole_state(model, optimizer), load_tensors(two_trained / "state.safetensors"))
     list(loop(made, start=two.STEPS, steps=two.STEPS + 1))
     assert_same(two.whole_state(model, optimizer), whole, exact=False)
@@ -101,9 +101,8 @@ def test_damaged_shards_are_named_in_one_line(folder: Path) -> None:
 
 def test_shards_of_another_model_are_refused(folder: Path) -> None:
     model = two.new_model("lazy")
-    _, optimizer = two.trainee("lazy", model)
     with pytest.raises(RunError, match=r"shards-000003: tensor '.*' is .* another recipe"):
-        load_checkpoint(folder / "shards-000003", model, optimizer)
+        read_checkpoint(folder / "shards-000003", model)
 
 
 def test_what_is_known_of_a_checkpoint_is_readable(two_trained: Path) -> None:

@@ -5,11 +5,14 @@ are really trained. People walk through one of three shelves of ten items, mostl
 each time, so there is something to learn and there are repeats to filter.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
 
 from onerec.data.dataset import Dataset, dataset_path, write_dataset
 from onerec.recipes import Recipe, recipe
@@ -109,6 +112,16 @@ def make_dataset(home: Path, name: str = "toy", seed: int = 0, shortest: int = 8
     """Write the dataset below `home`."""
     log, items, users = tables(seed, shortest)
     return write_dataset(dataset_path(name, home), name, log, items, users, source="toy")
+
+
+def spoil_moments(folder: Path) -> None:
+    """Make every checkpoint of a folder one whose weights can be read and whose moments cannot."""
+    for path in folder.glob("checkpoint-*.safetensors"):
+        state = load_file(path)
+        save_file(state | {"optim.nobody.exp_avg": torch.zeros(3)}, path)
+        about = path.with_suffix(".json")
+        told = json.loads(about.read_text()) | {"bytes": path.stat().st_size}
+        about.write_text(json.dumps(told))
 
 
 def write_files(folder: Path) -> tuple[Path, Path, Path]:

@@ -15,12 +15,12 @@ import toy_model
 from plain_main import plain_main
 from torch import Tensor
 
-from onerec.checkpoint import save_checkpoint, save_tensors, training_state
+from onerec.checkpoint import put_training, save_checkpoint, save_tensors, training_state
 from onerec.loop import Trainee, loop
 from onerec.model.batch import Batch, Events
 from onerec.model.onerec import OneRec
 from onerec.model.routers import RouterConfig
-from onerec.shards import load_checkpoint, save_shards
+from onerec.shards import read_checkpoint, save_shards
 from onerec.train.data_parallel import DataParallel
 from onerec.train.distributed import Processes
 from onerec.train.optim import OptimConfig, make_adamw
@@ -178,7 +178,7 @@ def checkpoints(processes: Processes, folder: Path) -> None:
         save_tensors(folder / "state.safetensors", state)
     for path in (folder / f"shards-{STEPS:06d}", folder / "checkpoint-000002.safetensors"):
         other, moments = fresh(0)
-        load_checkpoint(path, other, moments, processes.control)
+        put_training(read_checkpoint(path, other, processes.control), other, moments)
         loaded = whole_state(other, moments)
         if processes.leads:
             save_tensors(folder / f"loaded {path.name[:6]}.safetensors", loaded)

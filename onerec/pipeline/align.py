@@ -23,10 +23,10 @@ from onerec.alignment_settings import LOG, judged_by, reward_weights, unread
 from onerec.assembly import Setting, load_semantic_ids, trained_model
 from onerec.checkpoint import (
     checkpoints,
-    load_model,
-    load_optimizer,
     load_tensors,
     prune,
+    put_training,
+    read_training,
     save_checkpoint,
     save_tensors,
 )
@@ -131,11 +131,11 @@ class Aligning:
         """Go on from the newest checkpoint, or begin with what pre-training chose."""
         for checkpoint in reversed(checkpoints(self.folder)):
             try:
-                load_model(checkpoint.path, self.alignment.model)
-                load_optimizer(checkpoint.path, self.alignment.model, self.optimizer)
+                state = read_training(checkpoint.path, self.alignment.model)
             except RunError as error:
                 self._say(f"passed over: {error}")
                 continue
+            put_training(state, self.alignment.model, self.optimizer)
             self.start = checkpoint.step
             self.valid = {
                 int(step): Valid(*values) for step, values in checkpoint.info["valid"].items()
@@ -143,7 +143,7 @@ class Aligning:
             self._say(f"{STAGE}: goes on from step {self.start}")
             break
         if self.writer is not None:
-            self.writer.rewind_metrics(STAGE, self.start)
+            self.writer.rewind_metrics(STAGE, self.start or -1)  # step 0 is measured again
         self._resume_served()
 
     def _say(self, message: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from onerec.assembly import Setting, load_semantic_ids
-from onerec.checkpoint import Checkpoint, load_model, save_checkpoint
+from onerec.checkpoint import Checkpoint, load_model, put_training, save_checkpoint
 from onerec.common import generator
 from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
@@ -30,7 +30,7 @@ from onerec.pipeline.feeding import prepare_stream, training_batches
 from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
-from onerec.shards import consolidate, load_checkpoint, prune_saved, save_shards, saved
+from onerec.shards import consolidate, prune_saved, read_checkpoint, save_shards, saved
 from onerec.throughput import Throughput
 from onerec.train.compiled import told_of_compiler
 from onerec.train.data_parallel import DataParallel
@@ -154,13 +154,14 @@ class Pretraining:
         for checkpoint in processes.agreed(saved(self.folder))[::-1]:
             failed = ""
             try:
-                load_checkpoint(checkpoint.path, self.trained, self.optimizer, processes.control)
+                state = read_checkpoint(checkpoint.path, self.trained, processes.control)
             except RunError as error:
                 failed = str(error)
             if not processes.everywhere(not failed):
                 if processes.leads:
                     writer.log(f"passed over: {failed or f'{checkpoint.path}: not everywhere'}")
                 continue
+            put_training(state, self.trained, self.optimizer)
             self.start = checkpoint.step
             self.valid = {int(s): v for s, v in checkpoint.info.get("valid", {}).items()}
             self.before = float(checkpoint.info.get("seconds", 0.0))

@@ -37,10 +37,10 @@ from onerec.alignment_settings import LOG, judged_by, unread
 from onerec.assembly import Setting, load_semantic_ids, setting_of, trained_model
 from onerec.checkpoint import (
     checkpoints,
-    load_model,
-    load_optimizer,
     load_tensors,
     prune,
+    put_training,
+    read_training,
     save_checkpoint,
     save_tensors,
 )
@@ -324,8 +324,8 @@ class Online:
         if not saved:
             return
         last = saved[-1]
-        load_model(last.path, self.alignment.model)
-        load_optimizer(last.path, self.alignment.model, self.optimizer)
+        state = read_training(last.path, self.alignment.model)
+        put_training(state, self.alignment.model, self.optimizer)
         if self.config.lag:
             path = self.folder / f"served-{last.step:06d}.safetensors"
             self._refuse_gone(path, "the served weights")

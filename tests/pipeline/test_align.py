@@ -222,6 +222,29 @@ def test_a_stop_in_the_middle_changes_nothing(home, lag):
     assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
 
 
+@pytest.mark.parametrize("lag", ["0", "3"])
+def test_without_moments_it_begins_with_what_pre_training_chose(home, lag):
+    """Weights could be read of every checkpoint and moments of none: no weights may stay behind."""
+    asked = recipe(**{"align.lag": lag})
+    whole = run_stage("align", "w", recipe=asked, dataset="toy", home=home)
+
+    def stop(stage, now, of, values):
+        if stage == "align" and now == 5:
+            open_run("s", home).control(stop=True)
+
+    part = run_stage("align", "s", recipe=asked, dataset="toy", home=home, report=stop)
+    for file in (part.path / "align").glob("checkpoint-000000.*"):
+        file.unlink()  # as where another step was the best on valid
+    toy_home.spoil_moments(part.path / "align")
+    part.control(stop=False)
+    part = run_stage("align", "s", home=home)
+    said = (part.path / "log.txt").read_text()
+    assert "passed over: checkpoint-000005.safetensors: the optimiser's" in said
+    a, b = weights(whole), weights(part)
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
+
+
 def test_a_training_that_was_killed_finds_the_serving_copy_of_its_checkpoint(home):
     """Copies are sent oftener than checkpoints are written: the last two need not be the one."""
     lagging = recipe(**{"align.lag": "1"})

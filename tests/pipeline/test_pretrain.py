@@ -400,6 +400,14 @@ def test_no_readable_checkpoint_means_from_the_start(trained: Path, home: Path) 
     assert run.metrics("pretrain")["step"].tolist() == list(range(1, toy_home.STEPS + 1))
 
 
+def test_weights_without_their_moments_are_not_gone_on_from(trained: Path, home: Path) -> None:
+    run = stopped_at(home, 7)
+    toy_home.spoil_moments(run.path / "pretrain")
+    run_stage("pretrain", "x", home=home)
+    assert "passed over: checkpoint-000007.safetensors: the optimiser's" in run.log_tail()
+    assert_same_weights(run, open_run("first", trained))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path) -> None:
     changes = {"train.learning_rate": "1e30", "train.warmup_steps": "1"}
     with pytest.raises(RunError, match=r"batch \d+ is (nan|inf).*lower train\.learning_rate"):
