@@ -183,7 +183,7 @@ class Aligning:
         """Write a checkpoint; only the last two and the chosen one are kept."""
         info = {"valid": {at: list(values) for at, values in self.valid.items()}}
         save_checkpoint(self.folder, step, self.alignment.model, self.optimizer, info)
-        prune(self.folder, keep=2, also={self.chosen()})
+        prune(self.folder, keep=2, also={self.chosen(), step})  # newer ones may be damaged
 
     def chosen(self) -> int:
         """The step that `best` takes; without valid users the last one that is on disk."""

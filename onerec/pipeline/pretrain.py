@@ -190,7 +190,7 @@ class Pretraining:
         elif self.processes.leads:
             save_checkpoint(*state)
         if self.processes.leads:
-            prune_saved(self.folder, keep=2, also={self.best()})
+            prune_saved(self.folder, keep=2, also={self.best(), step})  # newer ones may be damaged
             self.routing.write_load()
 
     def seconds(self) -> float:

@@ -245,6 +245,28 @@ def test_without_moments_it_begins_with_what_pre_training_chose(home, lag):
     assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
 
 
+def test_what_is_written_before_damaged_checkpoints_is_kept(home):
+    """They count as newer until training comes to their steps again."""
+    steps = []
+
+    def stop_at(step):
+        def stop(stage, now, of, values):
+            if stage == "align" and now:
+                steps.append(now)
+                if now == step:
+                    open_run("s", home).control(stop=True)
+
+        return stop
+
+    part = run_stage("align", "s", recipe=recipe(), dataset="toy", home=home, report=stop_at(5))
+    toy_home.spoil_moments(part.path / "align")
+    part.control(stop=False)
+    run_stage("align", "s", home=home, report=stop_at(3))
+    part.control(stop=False)
+    run_stage("align", "s", home=home, report=stop_at(0))
+    assert steps == [*range(1, 6), *range(1, 4), *range(4, STEPS + 1)]
+
+
 def test_a_training_that_was_killed_finds_the_serving_copy_of_its_checkpoint(home):
     """Copies are sent oftener than checkpoints are written: the last two need not be the one."""
     lagging = recipe(**{"align.lag": "1"})

@@ -408,6 +408,17 @@ def test_weights_without_their_moments_are_not_gone_on_from(trained: Path, home:
     assert_same_weights(run, open_run("first", trained))
 
 
+def test_what_is_written_before_damaged_checkpoints_is_kept(home: Path) -> None:
+    """They count as newer until training comes to their steps again."""
+    run = stopped_at(home, 13)
+    assert run.checkpoints()["step"].tolist() == [10, 13]
+    toy_home.spoil_moments(run.path / "pretrain")
+    stopped_at(home, 3)
+    begun: list[int] = []
+    run_stage("pretrain", "x", home=home, report=lambda _, step, *rest: begun.append(step))
+    assert begun[1] == 4
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path) -> None:
     changes = {"train.learning_rate": "1e30", "train.warmup_steps": "1"}
     with pytest.raises(RunError, match=r"batch \d+ is (nan|inf).*lower train\.learning_rate"):
