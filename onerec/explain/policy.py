@@ -344,13 +344,13 @@ def _worked_out(rows: pd.DataFrame, taken: dict[str, Any]) -> pd.DataFrame:
     trusted = np.ones_like(reward)
     if taken["icepop"]:
         trusted = objectives.trusted(drawn, table("sampled"), taken["icepop"])
-    ratio = np.exp(np.clip(now - drawn, -700, 700))
+    ratio = objectives.quotient(now, drawn)
     bounds = {name: taken[name] for name in ("epsilon", "delta", "beta")}
 
     reference = table("reference") if "reference" in rows else drawn
     old = reference if taken["objective"] == "dpo" else drawn
     kl = taken.get("kl", 0.0) if taken["objective"] == "grpo_kl" else 0.0
-    drift = -kl * (1 - np.exp(np.clip(reference - now, -700, 700)))
+    drift = -kl * (1 - objectives.quotient(reference, now))
 
     def pushed(by: np.ndarray, which: np.ndarray) -> np.ndarray:
         return objectives.push(taken["objective"], now, old, by, which, **bounds)

@@ -29,6 +29,7 @@ from torch import Tensor
 EPSILON = 0.2  # half-width of the clip; OneRec prints none (PPO's value)
 DELTA = 0.1  # V1 eq. 32
 SAME_REWARD = 1e-6  # a group whose rewards spread less teaches nothing
+MOST_APART = 60.0  # of the logarithms of a ratio: float32 can still sum many times exp(60); ours
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def grpo(
     plain = _clipped(log_prob, old, advantage, weight, epsilon)
     if reference is None or not kl:
         return plain
-    apart = reference - log_prob
+    apart = torch.minimum(reference, log_prob.detach() + MOST_APART) - log_prob
     divergence = apart.exp() - apart - 1
     drift = -kl * (1 - apart.detach().exp())  # of -kl * divergence, by log pi
     drift = drift if weight is None else drift * weight
@@ -232,7 +233,7 @@ def reinforce(
     log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None = None
 ) -> Objective:
     """A log pi: the group baseline stands in the advantage, `old` is only reported as a ratio."""
-    ratio = (log_prob.detach() - old).exp()
+    ratio = _ratio(log_prob.detach(), old)
     return _objective(log_prob * advantage, ratio, advantage, weight)
 
 
@@ -264,7 +265,7 @@ def dpo(
     strength = beta * torch.sigmoid(-margin_gap.detach()) * differs
     push = torch.zeros_like(margin).scatter_add(1, best, strength)
     push = push.scatter_add(1, worst, -strength).detach()
-    return Objective(loss, margin.detach().exp(), push)
+    return Objective(loss, _ratio(log_prob.detach(), reference), push)
 
 
 def icepop(trained: Tensor, sampled: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
@@ -275,13 +276,22 @@ def icepop(trained: Tensor, sampled: Tensor, *, low: float = 0.5, high: float = 
     """
     disagreement = (trained - sampled).exp()
     kept = (disagreement >= low) & (disagreement <= high)
-    return disagreement * kept
+    return torch.where(kept, disagreement, 0.0)
+
+
+def _ratio(log_prob: Tensor, old: Tensor) -> Tensor:
+    """pi / pi_old, whose denominator keeps it below exp(60), as ECPO's does below 1 + eps + delta.
+
+    Beyond, the loss and its push stay as large as there. Without it an infinite ratio times a
+    weight, an advantage or a gradient of 0 were no number.
+    """
+    return (log_prob - torch.maximum(old, log_prob.detach() - MOST_APART)).exp()
 
 
 def _clipped(
     log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None, epsilon: float
 ) -> Objective:
-    ratio = (log_prob - old).exp()
+    ratio = _ratio(log_prob, old)
     free, held = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
     # at equality, inside the clip, both carry the gradient
     push = torch.where(free <= held, free, 0.0)

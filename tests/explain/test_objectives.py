@@ -20,6 +20,7 @@ def at(frame: pd.DataFrame, ratio: float) -> pd.Series:
 def test_the_constants_are_those_of_the_training() -> None:
     assert (objectives.EPSILON, objectives.DELTA) == (policy.EPSILON, policy.DELTA)
     assert objectives.SAME_REWARD == policy.SAME_REWARD
+    assert objectives.MOST_APART == policy.MOST_APART
 
 
 def test_ecpo_by_hand() -> None:
@@ -84,6 +85,8 @@ def test_advantage_and_push_equal_the_training(name: str) -> None:
     now = np.minimum(old + random.normal(0, 0.8, shape), -1e-3)
     reward, counted = random.random(shape), random.random(shape) > 0.3
     reward[0], counted[1] = 0.7, False
+    old[2, :2] = now[2, :2] - 200  # ratios that float32 cannot hold
+    old[3, :2] = now[3, :2] + 200
     advantage = objectives.group_advantage(reward, counted)
     wanted = policy.group_advantage(torch.from_numpy(reward), torch.from_numpy(counted))
     np.testing.assert_allclose(advantage, wanted, atol=1e-12)

@@ -134,6 +134,40 @@ def test_an_item_of_weight_zero_gives_nothing_even_where_it_is_not_finite() -> N
     assert one != clean
 
 
+@pytest.mark.parametrize("apart", [-200.0, 200.0])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "name", ["ecpo", "grpo", "grpo_kl", "ppo_clip", "gbpo", "reinforce", "dpo"]
+)
+def test_a_ratio_that_float32_cannot_hold_leaves_loss_and_gradient_finite(
+    name: str, weight: float, advantage: float, apart: float
+) -> None:
+    """Whatever its advantage; and of weight 0 the item changes nothing at all."""
+    log_prob, old, advantages = (each.float().detach() for each in draw())
+    weights = torch.ones_like(old)
+    weights[1, 2], advantages[1, 2] = weight, advantage
+
+    def made(old: Tensor) -> tuple[Objective, Tensor]:
+        now = log_prob.clone().requires_grad_()
+        more = {"reference": old, "kl": 0.5} if name == "grpo_kl" else {}
+        function = getattr(policy, name.removesuffix("_kl"))
+        step = function(now, old, advantages, weights, **more)
+        return step, torch.autograd.grad(step.loss, now)[0]
+
+    far = old.clone()
+    far[1, 2] = log_prob[1, 2] - apart
+    step, gradient = made(far)
+    for found in (step.loss, step.ratio, step.push, gradient):
+        assert found.isfinite().all()
+    of = len(old) if name == "dpo" else old.numel()  # its mean is over groups
+    torch.testing.assert_close(-gradient * of, step.push)
+    if not weight:
+        plain, wanted = made(old)
+        assert step.loss == plain.loss
+        assert torch.equal(gradient, wanted)
+
+
 def test_without_lag_the_ratio_is_one_and_all_objectives_push_alike() -> None:
     log_prob, _, advantage = draw()
     old = log_prob.detach().clone()
@@ -284,3 +318,5 @@ def test_icepop_keeps_what_both_agree_on() -> None:
     sampled = torch.zeros(1, 5)
     trained = torch.tensor([[0.4, 0.5, 1.0, 5.0, 5.1]]).log()
     assert policy.icepop(trained, sampled)[0].tolist() == pytest.approx([0, 0.5, 1.0, 5.0, 0])
+    apart = torch.tensor([[-200.0, 200.0]])  # as a ratio 0 and, in float32, infinity
+    assert policy.icepop(apart, torch.zeros(1, 2))[0].tolist() == [0, 0]
