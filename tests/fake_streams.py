@@ -25,9 +25,13 @@ def build(
     arm: str = "frozen",
     lift: float = 0.0,
     level: float = 0.0,
+    idle: tuple[int, ...] = (),
     **changes: Any,
 ) -> Path:
-    """Write a stream that is done; `level` is added to all; `changes` are settings that differ."""
+    """Write a stream that is done; `level` is added to all; `changes` are settings that differ.
+
+    The rounds `idle` had no examples to learn from.
+    """
     folder = run / "stream" / name
     folder.mkdir(parents=True)
     asked = {"arm": arm, "rounds": ROUNDS, "steps": 2, "lag": 2, "share": 0.5, "shown": SHOWN}
@@ -35,7 +39,8 @@ def build(
     described = {"name": "stream", "recipe": asked, "seed": asked["seed"], "run": run.name}
     write(folder / "recipe.json", described | {"dataset": {"name": "toy", "fingerprint": "0"}})
     for number in range(1, asked["rounds"] + 1):
-        add_round(folder, number, lift, learns=arm != "frozen", level=level)
+        learns = arm != "frozen" and number not in idle
+        add_round(folder, number, lift, learns=learns, level=level, idle=number in idle)
     status(folder, state="done", step=asked["rounds"], of=asked["rounds"])
     return folder
 
@@ -48,7 +53,13 @@ def status(folder: Path, **values: Any) -> None:
 
 
 def add_round(
-    folder: Path, number: int, lift: float = 0.0, *, learns: bool = False, level: float = 0.0
+    folder: Path,
+    number: int,
+    lift: float = 0.0,
+    *,
+    learns: bool = False,
+    level: float = 0.0,
+    idle: bool = False,
 ) -> None:
     """Events, values and the line of metrics of one round."""
     users = np.arange(2 * number, 2 * number + VISITORS)
@@ -69,6 +80,8 @@ def add_round(
     if learns:
         line |= {"examples": 40.0, "loss": 3 / number, "next_token": 2 / number, "policy": -0.1}
         line |= {"reward": 0.1 * number, "legality": 0.9, "grad_norm": 1.0}
+    if idle:
+        line |= {"examples": 0.0}
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line | {"round_seconds": 2.0}) + "\n")
 

@@ -112,15 +112,17 @@ def streams(run: Run) -> pd.DataFrame:
 
 
 def _sent(asked: dict[str, Any], lines: pd.DataFrame) -> int:
-    """Times that new weights went to the server: before update `lag`, 2 `lag`, ... of those done.
+    """Times that new weights went to the server: before each update but the first whose number is
+    a multiple of `lag`. A round has its numbers also where it had no examples, but no updates.
 
     With `lag` 0 the policy itself serves, so that every update counts.
     """
     if "examples" not in lines or not asked:
         return 0
     steps, lag = int(asked["steps"]), int(asked["lag"])
-    taken = int((lines["examples"] > 0).sum()) * steps
-    return taken if lag == 0 else max(0, (taken - 1) // lag)
+    rounds = lines.loc[lines["examples"] > 0, "step"].to_numpy(dtype=np.int64)  # from 1
+    updates = ((rounds[:, None] - 1) * steps + np.arange(steps)).ravel()
+    return len(updates) if lag == 0 else int((updates[1:] % lag == 0).sum())
 
 
 def served_from(steps: int, lag: int) -> int:

@@ -53,6 +53,19 @@ def test_weights_that_were_sent_are_counted(streamed: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lag", "idle", "sent"),
+    [(2, (1,), 1), (2, (2,), 1), (2, (1, 2, 3), 0), (3, (1,), 1), (3, (2,), 0), (5, (1, 2), 1),
+     (5, (3,), 0), (0, (2,), 4)],
+)  # fmt: skip
+def test_rounds_without_examples_keep_their_numbers_and_send_nothing(
+    streamed: Run, lag: int, idle: tuple[int, ...], sent: int
+) -> None:
+    """Updates 0 and 1, 2 and 3, 4 and 5; sent before multiples of `lag`, once one was learned."""
+    fake_streams.build(streamed.path, "gaps", arm="all", lag=lag, idle=idle)
+    assert online.streams(streamed).set_index("stream").loc["gaps", "sent"] == sent
+
+
+@pytest.mark.parametrize(
     ("steps", "lag", "first"), [(20, 20, 3), (20, 10, 2), (5, 20, 6), (20, 0, 2), (20, 30, 3)]
 )
 def test_the_first_round_that_new_weights_serve(steps: int, lag: int, first: int) -> None:

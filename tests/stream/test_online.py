@@ -8,12 +8,14 @@ import torch
 import toy_home
 from safetensors.torch import load_file
 
+from onerec.alignment import Alignment
 from onerec.assembly import setting_of
-from onerec.data.batches import training_examples
+from onerec.data.batches import Examples, training_examples
 from onerec.data.sessions import kept_by_rsft, session_of
 from onerec.data.sources.world import make_world_dataset
 from onerec.data.tables import read_parquet
 from onerec.errors import RecipeError, RunError
+from onerec.explain import online as explained
 from onerec.pipeline import run as run_stages
 from onerec.rollouts import read_rollout
 from onerec.runs import Run, open_run
@@ -130,6 +132,32 @@ def test_the_server_gets_new_weights_every_lag_updates(home):
     online.step()  # 4: sent again
     after = online.alignment.served.parameters()
     assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(("lag", "idle"), [(2, 0), (2, 1), (3, 0), (3, 1), (4, 2), (1, 1)])
+def test_weights_are_sent_as_often_as_is_told_also_where_a_round_had_no_examples(
+    home, monkeypatch, lag, idle
+):
+    examples, send, taken, sent = Online._examples, Alignment.send, [], []
+
+    def some(online):
+        found = examples(online)
+        none = Examples(found.user[:0], found.end[:0], found.target[:0])
+        return none if online.round == idle else found
+
+    def sending(alignment):
+        sent.append(bool(taken))
+        send(alignment)
+
+    monkeypatch.setattr(Online, "_examples", some)
+    monkeypatch.setattr(Online, "_record", lambda online, step: taken.append(step))
+    monkeypatch.setattr(Alignment, "send", sending)
+    config = StreamConfig(arm="rsft", **{**SMALL, "steps": 2, "lag": lag})
+    name = f"gap-{lag}-{idle}"
+    stream("r", config, name=name, home=home)
+    assert len(taken) == 4
+    told = explained.streams(open_run("r", home)).set_index("stream")["sent"]
+    assert told[name] == sum(sent)
 
 
 def test_training_reads_the_last_rounds_alone(home):
