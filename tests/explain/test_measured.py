@@ -4,7 +4,12 @@ import json
 
 import pytest
 
+from onerec.bench import arms
 from onerec.explain import measured
+
+
+def test_what_holds_recall_is_what_the_benchmark_asks_for():
+    assert measured.HELD == arms.LEAST_RECALL
 
 
 def test_stability_has_a_row_for_each_seed(tmp_path):

@@ -1,5 +1,8 @@
 """The numpy side of the objectives equals `onerec.train.policy`; curves by hand and by gradient."""
 
+import inspect
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +24,13 @@ def test_the_constants_are_those_of_the_training() -> None:
     assert (objectives.EPSILON, objectives.DELTA) == (policy.EPSILON, policy.DELTA)
     assert objectives.SAME_REWARD == policy.SAME_REWARD
     assert objectives.MOST_APART == policy.MOST_APART
+
+    def default(function: Callable[..., object], name: str) -> object:
+        return inspect.signature(function).parameters[name].default
+
+    assert default(policy.dpo, "beta") == objectives.BETA
+    for function in (policy.group_advantage, policy.tilted_advantage):
+        assert default(function, "limit") == objectives.ADVANTAGE_LIMIT
 
 
 def test_ecpo_by_hand() -> None:

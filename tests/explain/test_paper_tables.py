@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from onerec.bench import worth
 from onerec.explain import paper_tables
 from onerec.explain.paper_tables import parsed, tables
 
@@ -43,6 +44,10 @@ def parts(gains: dict[str, list[float]], step: int = 9) -> list[dict[str, Any]]:
         for arm, each in gains.items()
         for seed, gain in enumerate(each)
     ]
+
+
+def test_an_arm_that_names_no_group_has_that_of_the_benchmark() -> None:
+    assert str(paper_tables.GROUP) == worth.SETTINGS["align.group"]
 
 
 def test_an_arm_is_taken_apart_or_is_in_no_table() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from onerec.bench import stability as bench
 from onerec.explain import measured as explain
 from onerec.viz import measured as viz
 from onerec.viz import theme
@@ -22,6 +23,10 @@ def stability_frame() -> pd.DataFrame:
         for seed in (0, 1, 2)
     ]
     return pd.DataFrame(rows)
+
+
+def test_what_explodes_is_what_the_benchmark_calls_so() -> None:
+    assert viz.EXPLODED == bench.EXPLODED
 
 
 def test_stability_names_the_worst_and_what_ecpo_keeps() -> None:
