@@ -7,8 +7,9 @@ Left to itself it takes the recipe `small` with groups of 128 on a CPU, `kuairan
 512 on a GPU. `--join` puts results of other groups below `group_G` of the first.
 
 The run is made on the built-in world with a few steps of each stage: weights decide nothing about
-speed. `next_token` is the next-token half of the same update; it is timed apart, since a share of
-users alone gets groups. Times on a GPU are taken with the device synchronised between parts.
+speed. Neither that nor the first `WARM_UP` policy steps are in a time or in the peak of memory.
+`next_token` is the next-token half of the same update; it is timed apart, since a share of users
+alone gets groups. Times on a GPU are taken with the device synchronised between parts.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds = device, dict.fromkeys(PARTS, 0.0)
 
+    def restart(self) -> None:
+        """Forget what was booked, and on a GPU the peak of its memory."""
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def now(self) -> float:
         """The time, once what was asked of the device is done."""
         if self.device.type == "cuda":
@@ -108,7 +115,7 @@ def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
     trainee = aligning.trainee()
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
-            clock.seconds = dict.fromkeys(PARTS, 0.0)
+            clock.restart()
         _step(trainee.batch(step), timed, trainee.optimizer, clock)
     users = steps * aligning.config.users
     policy = sum(clock.seconds[part] for part in ("rollout", "reward", "update"))
@@ -169,8 +176,6 @@ def run(
         made = run_stages("rl", chosen, "world", home=home, stages=stages)
         set_threads(threads)
         setting = setting_of(made, home)
-        if cuda:  # what the stages before took is not RL's
-            torch.cuda.reset_peak_memory_stats()
         measured = measure(Aligning(made, setting, pick_device(chosen.device)), steps)
     result = {
         "benchmark": "rl",

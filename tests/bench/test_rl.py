@@ -16,10 +16,13 @@ def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("rl") / "rl.json"
     world = WorldConfig(n_items=500, n_users=120, mean_history=30)
     opened, real = [], rl.autocast
+    restarted, restart = [], rl.Clock.restart
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl, "autocast", lambda device: opened.append(device) or real(device))
+        patch.setattr(rl.Clock, "restart", lambda c: restarted.append(len(opened)) or restart(c))
         found = rl.run(name="tiny", group=8, users=4, steps=2, out=out, world=world)
-    assert len(opened) >= 2 * 2, "both losses of each step are worked out as the loop does"
+    assert len(opened) == 2 * (rl.WARM_UP + 2), "both losses of each step, as the loop has them"
+    assert restarted == [2 * rl.WARM_UP], "once, before the steps that are measured"
     return found, json.loads(out.read_text())
 
 
@@ -39,6 +42,17 @@ def test_the_clock_books_what_passed():
     ended = clock.add("reward", begun)
     assert clock.seconds["reward"] == pytest.approx(ended - begun)
     assert clock.seconds["rollout"] == 0
+
+
+def test_what_was_before_the_measured_steps_is_in_no_time_and_no_peak(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    for name in ("cpu", "cuda"):
+        clock = rl.Clock(torch.device(name))
+        clock.seconds["rollout"] = 3.0
+        clock.restart()
+        assert clock.seconds == dict.fromkeys(rl.PARTS, 0.0)
+    assert asked == [torch.device("cuda")]
 
 
 def test_the_command_line(monkeypatch, capsys):
