@@ -114,17 +114,20 @@ def refuse_below_one(chosen: argparse.Namespace, names: Sequence[str]) -> None:
                 raise RecipeError(f"--{name.replace('_', '-')} {number}: at least 1")
 
 
-def refuse_no_amount(chosen: argparse.Namespace, names: Sequence[str]) -> None:
-    """Numbers of the command line that measure something, from 0 up.
+def refuse_no_amount(
+    chosen: argparse.Namespace, names: Sequence[str], *, zero: bool = True
+) -> None:
+    """Numbers of the command line that measure something, from 0 up, or without `zero` above it.
 
     Raises:
-        RecipeError: one of them is below 0 or not finite.
+        RecipeError: one of them is below that or not finite.
     """
+    asked = "a number from 0 up" if zero else "a number above 0"
     for name in names:
         value = getattr(chosen, name)
         for number in value if isinstance(value, list | tuple) else [value]:
-            if not (math.isfinite(number) and number >= 0):
-                raise RecipeError(f"--{name.replace('_', '-')} {number}: a number from 0 up")
+            if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
+                raise RecipeError(f"--{name.replace('_', '-')} {number}: {asked}")
 
 
 def read_results(paths: Sequence[Path], *keys: str) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from onerec.assembly import Setting, setting_of
 from onerec.bench.arms import in_parts, write_part
 from onerec.bench.generate import commit, machine_name, write
 from onerec.bench.lazy import cardinalities, fit, valid_loss
-from onerec.bench.mistakes import refuse_below_one, told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.common import set_threads
 from onerec.cost import TABLES
 from onerec.count import Cardinalities, Counter
@@ -287,6 +287,7 @@ def main(words: Sequence[str] | None = None) -> None:
         write_part(train(run, base, case, chosen.samples, chosen.batch), chosen.out)
         return
     refuse_below_one(chosen, ("seeds", "jobs", "samples", "batch"))
+    refuse_no_amount(chosen, ("sizes", "tune_at", "rates"), zero=False)
     if len(set(chosen.sizes)) < 4:
         raise RecipeError("--sizes: four or more, the largest is foretold by the law of the others")
     setting_of(open_run(chosen.run, chosen.home), chosen.home)

@@ -40,7 +40,7 @@ from torch import Tensor
 from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
-from onerec.bench.mistakes import told_in_a_line
+from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
 from onerec.common import generator, set_threads
 from onerec.errors import DataError, OneRecError
@@ -323,6 +323,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = parser.parse_args(words)
+    refuse_below_one(asked, ("seeds", "steps", "most_steps", "threads"))
+    refuse_no_amount(asked, ["world"])
     size = Size(steps=asked.steps, most_steps=asked.most_steps)
     result = run(
         vectors=asked.vectors,

@@ -183,6 +183,9 @@ def test_an_amount_that_is_none_is_refused() -> None:
         mistakes.refuse_no_amount(argparse.Namespace(clip=float("nan")), ["clip"])
     with pytest.raises(RecipeError, match=r"^--roma-rate -1\.0: a number from 0 up$"):
         mistakes.refuse_no_amount(argparse.Namespace(roma_rate=[2.0, -1.0]), ["roma_rate"])
+    mistakes.refuse_no_amount(argparse.Namespace(rates=[1e-9]), ["rates"], zero=False)
+    with pytest.raises(RecipeError, match=r"^--rates 0\.0: a number above 0$"):
+        mistakes.refuse_no_amount(argparse.Namespace(rates=[1.0, 0.0]), ["rates"], zero=False)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,15 @@ def test_an_amount_that_is_none_is_refused() -> None:
         ("lazy", "--run nope --rates 1e-3 inf", "--rates inf: a number from 0 up"),
         ("pscore", "--trials 0", "--trials 0: at least 1"),
         ("routers", "--roma-rate -1", "--roma-rate -1.0: a number from 0 up"),
+        ("scaling", "--run nope --rates 1e-3 0", "--rates 0.0: a number above 0"),
+        ("scaling", "--run nope --sizes 1 2 3 -4", "--sizes -4.0: a number above 0"),
+        ("scaling", "--run nope --sizes 1 2 3 nan", "--sizes nan: a number above 0"),
+        ("scaling", "--run nope --tune-at 0 1", "--tune-at 0.0: a number above 0"),
         ("stability", "--run nope --clip nan", "--clip nan: a number from 0 up"),
+        ("tokenizer", "--seeds 0", "--seeds 0: at least 1"),
+        ("tokenizer", "--steps 0", "--steps 0: at least 1"),
+        ("tokenizer", "--most-steps -1", "--most-steps -1: at least 1"),
+        ("tokenizer", "--world -1", "--world -1: a number from 0 up"),
         ("worth", "--home HOME --seeds 0", "--seeds 0: at least 1"),
         ("worth", "--home HOME --prepare --items 0", "--items 0: at least 1"),
     ],
