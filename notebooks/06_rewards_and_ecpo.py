@@ -1156,7 +1156,7 @@ show(grown)
 assert all(found["low"] > 0 for found in gain.values()), "each of them gains"
 assert hardest["ECPO"] <= 1 + epsilon + delta + 1e-3 < hardest["GRPO"], "only ECPO is bounded"
 assert (grown["ecpo"] < 3).all(), "at scale, ECPO's gradient hardly grows"
-assert grown["grpo"].max() > 50 and grown["grpo_kl"].max() > 50, "one seed's is enough"
+assert (grown[["grpo", "grpo_kl"]].max() > 50).all(), "one seed's is enough"
 assert not stable["explodes"].any(), "in the median of the seeds none passes fifty times"
 
 # %% [markdown]
