@@ -45,7 +45,7 @@ def test_rl_steps_opens_on_a_group_with_clipped_items(open_page: Callable[..., s
 
 def test_online_opens_on_arms_that_differ(open_page: Callable[..., str]) -> None:
     text = open_page("online")
-    assert "rsft_ecpo has the most true watch time a visit" in text
+    assert "rsft has the most true watch time a visit" in text
     assert "round 3 is the first that is served by what was learned" in text
     assert "rsft_ecpo is ahead of frozen" in open_page("online", online_view="A/B")
     assert "User 0 in round 8: 10 items" in open_page("online", online_view="Visits")
