@@ -39,7 +39,7 @@ from onerec.model.sample import Samples, sample, sequence_log_probs
 from onerec.reward.rules import format_reward, industrial_reward
 from onerec.rollouts import REFERENCED, Rollout
 from onerec.tokenizer.trie import Trie
-from onerec.train.policy import DELTA, EPSILON
+from onerec.train.policy import DELTA, EPSILON, quotient
 
 Ints = NDArray[np.int64]
 
@@ -336,7 +336,7 @@ def _norm(loss: Tensor, model: OneRec) -> Tensor:
 def _values(rollout: Rollout, loss: Tensor) -> dict[str, Tensor]:
     """What metrics.jsonl says of a policy step; ratios are pi / pi_old before any early clip."""
     counted = rollout.counted
-    ratio = (rollout.log_prob - rollout.drawn).exp().masked_fill(~counted, 0.0)
+    ratio = quotient(rollout.log_prob, rollout.drawn).masked_fill(~counted, 0.0)
     number = counted.sum().clamp(min=1)
     advantage, reward = rollout.advantage(), rollout.reward()
     epsilon = rollout.settings.get("epsilon", EPSILON)

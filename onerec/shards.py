@@ -58,6 +58,7 @@ def save_shards(
         raise RunError(f"{path}: cannot write ({_first(error)}); free some disk space") from None
     info = {**info, "step": step, "bytes": _bytes(path)}
     if first:
+        _delete(folder / f"checkpoint-{step:06d}.safetensors")  # a damaged one would hide this
         write_json(path.with_suffix(".json"), info)
     return Checkpoint(path, step, info)
 

@@ -196,6 +196,16 @@ def test_ratios_are_told_as_they_are_before_the_early_clip():
     assert values["beyond"] == far.sum() / blamed.sum() > 0
 
 
+def test_a_ratio_without_end_is_told_as_a_number():
+    """metrics.jsonl holds none that is infinite."""
+    rollout = fake_rollouts.rollout(objective="ecpo")
+    rollout.counted[0, 0] = True
+    rollout.drawn[0, 0] = rollout.log_prob[0, 0] - 100
+    values = _values(rollout, torch.zeros(()))
+    assert all(value.isfinite() for value in values.values())
+    assert values["ratio_max"].item() == pytest.approx(math.exp(30), rel=1e-4)
+
+
 def test_auxiliary_losses_are_minimised_and_not_told_as_next_token_loss():
     alignment, batch = make(router=RouterConfig("softmax")), make_batch()
     alignment.model.eval()

@@ -173,6 +173,10 @@ def checkpoints(processes: Processes, folder: Path) -> None:
     trained, optimizer = fresh(STEPS)
     state = whole_state(trained, optimizer)
     info = {"valid": {"3": 0.5}} if processes.leads else {}
+    if processes.leads:  # passed over when it was read; left, it would hide the shards
+        damaged = folder / f"checkpoint-{STEPS:06d}.safetensors"
+        damaged.write_bytes(b"damaged")
+        damaged.with_suffix(".json").write_text(json.dumps({"step": STEPS, "bytes": 7}))
     save_shards(folder, STEPS, trained, optimizer, info, processes.control)
     if processes.leads:
         save_tensors(folder / "state.safetensors", state)

@@ -116,30 +116,29 @@ def train(
     trained = train_arm(run, setting_of(run, home), arm, seed, steps, looks)
     step = max(trained.kept)  # without a reward nothing is chosen
     done: dict[str, Any] = {"arm": arm, "seed": seed, "curve": trained.curve}
+    valid = {s: list(value) for s, value in trained.valid.items()}
     if trained.aligning.config.weight:
-        start = dict.fromkeys(trained.valid, trained.valid[0].recall)
-        step = choose(trained.valid, _without(parts, seed) or start)
+        base = _without(parts, seed) or dict.fromkeys(trained.valid, trained.valid[0].recall)
+        step = choose(trained.valid, base)
     else:
+        if parts is not None:  # the others need not wait until it is measured
+            write_part({"valid": valid}, _seen(parts, seed))
         earlier = sorted(set(trained.kept) - {0, step})
         done["at"] = {each: measure(trained.at(each), home) for each in earlier}
     return {
         **done,
         "step": step,
-        "valid": {s: list(value) for s, value in trained.valid.items()},
+        "valid": valid,
         "seconds": trained.seconds,
         **measure(trained.at(step), home),
     }
 
 
 def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
-    """Valid recall by step of the arm without a reward, waited for while it may still come.
-
-    Raises:
-        RunError: it does not come.
-    """
+    """Valid recall by step of the arm without a reward; RunError if it does not come."""
     if parts is None:
         return None
-    path, until = parts / f"{NONE}-{seed}.json", time.monotonic() + WAIT_S
+    path, until = _seen(parts, seed), time.monotonic() + WAIT_S
     while not path.exists() and time.monotonic() < until:
         time.sleep(0.5)
     if not path.exists():
@@ -148,6 +147,12 @@ def _without(parts: Path | None, seed: int) -> dict[int, float] | None:
             f"is not there after {WAIT_S:.0f} s; run it first"
         )
     return {int(s): value[0] for s, value in json.loads(path.read_text())["valid"].items()}
+
+
+def _seen(parts: Path, seed: int) -> Path:
+    """What the arm without a reward saw of valid, there before it is measured on test."""
+    done = parts / f"{NONE}-{seed}.json"
+    return done if done.exists() else done.with_suffix(".valid")
 
 
 def measure(aligning: Aligning, home: Path) -> dict[str, Any]:

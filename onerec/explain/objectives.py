@@ -16,7 +16,7 @@ import pandas as pd
 from onerec.explain.tokens import code_columns
 
 EPSILON, DELTA, BETA = 0.2, 0.1, 0.1  # what `onerec.train.policy` takes where a step names nothing
-SAME_REWARD, ADVANTAGE_LIMIT, MOST_APART = 1e-6, 5.0, 60.0  # its own, too
+SAME_REWARD, ADVANTAGE_LIMIT, MOST_APART = 1e-6, 5.0, 30.0  # its own, too
 COMPARED = ("ecpo", "grpo", "gbpo")  # objectives that have a curve against the ratio
 CLIPPED = ("ecpo", "grpo", "grpo_kl", "ppo_clip")
 REGIONS = ("below 1-ε", "inside 1±ε", "above 1+ε", "above 1+ε+δ")
@@ -119,7 +119,7 @@ def entering(
 
 
 def quotient(log_prob: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """exp(log_prob - old), kept below exp(60) as training keeps it."""
+    """exp(log_prob - old), kept below exp(30) as training keeps it."""
     return np.asarray(np.exp(np.clip(log_prob - old, -700, MOST_APART)))
 
 

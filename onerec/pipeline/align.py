@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -186,8 +187,9 @@ class Aligning:
         prune(self.folder, keep=2, also={self.chosen(), step})  # newer ones may be damaged
 
     def chosen(self) -> int:
-        """The step that `best` takes; without valid users the last one that is on disk."""
-        return best(self.valid) if self.valid else checkpoints(self.folder)[-1].step
+        """The step that `best` takes of those on disk; without valid users the last of them."""
+        there = [checkpoint.step for checkpoint in checkpoints(self.folder)]
+        return best(self.valid, there) if self.valid else there[-1]
 
     def evaluate(
         self, step: int, workers: int = 1, ranked: NDArray[np.int64] | None = None
@@ -244,16 +246,19 @@ class Valid(tuple[float, float]):
         return self[1]
 
 
-def best(valid: dict[int, Valid], start: int = 0) -> int:
-    """The step with the highest reward whose recall is near that of the start; else the start.
+def best(valid: dict[int, Valid], there: Collection[int] | None = None) -> int:
+    """The step with the highest reward whose recall is near that of step 0; else step 0.
 
-    `valid` holds a step at least; without the start among them it is the last.
+    `valid` holds a step at least. Only steps of `there` are taken, None: all; where none of them is
+    fit, and without step 0 in `valid`, it is the last.
     """
-    if start not in valid:
-        return max(valid)
-    least = (1 - RECALL_SHARE) * valid[start].recall
-    fit = {step: value for step, value in valid.items() if value.recall >= least}
-    return max(fit, key=lambda step: (fit[step].reward, -step))
+    seen = valid.keys() if there is None else valid.keys() & set(there)
+    left = sorted(seen or there or ())
+    if 0 not in valid:
+        return left[-1]
+    least = (1 - RECALL_SHARE) * valid[0].recall
+    fit = [step for step in left if step in valid and valid[step].recall >= least]
+    return max(fit, key=lambda step: (valid[step].reward, -step)) if fit else left[-1]
 
 
 def policy_config(recipe: Recipe, dataset: Dataset) -> PolicyConfig:

@@ -284,7 +284,7 @@ def pretrain(session: Session) -> None:
 
 
 def _finish(session: Session, training: Pretraining) -> None:
-    found = {each.step: consolidate(each) for each in saved(training.folder)}
+    found = _whole(session, training)
     step = training.config.steps
     if training.config.keep == "best" and training.best() in found:
         step = training.best()
@@ -297,6 +297,23 @@ def _finish(session: Session, training: Pretraining) -> None:
         valid=training.valid,
         seconds=training.seconds(),
     )
+
+
+def _whole(session: Session, training: Pretraining) -> dict[int, Checkpoint]:
+    """Checkpoints by step, shards put together; damaged ones are passed over.
+
+    Raises:
+        RunError: the last step's cannot be read.
+    """
+    found = {}
+    for each in saved(training.folder):
+        try:
+            found[each.step] = consolidate(each)
+        except RunError as error:
+            if each.step == training.config.steps:
+                raise
+            session.writer.log(f"passed over: {error}")
+    return found
 
 
 def _write_without(session: Session, training: Pretraining, chosen: Checkpoint) -> None:

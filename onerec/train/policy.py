@@ -29,7 +29,7 @@ from torch import Tensor
 EPSILON = 0.2  # half-width of the clip; OneRec prints none (PPO's value)
 DELTA = 0.1  # V1 eq. 32
 SAME_REWARD = 1e-6  # a group whose rewards spread less teaches nothing
-MOST_APART = 60.0  # of the logarithms of a ratio: float32 can still sum many times exp(60); ours
+MOST_APART = 30.0  # of the logarithms of a ratio: a norm squares it and stays in float32; ours
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,13 @@ def alike(codes: Tensor, counted: Tensor) -> Tensor:
     A beam holds every item of a leaf, each with the probability of the leaf: each is 1 / alike of
     it (ours). 1 for items that do not count.
     """
-    size = int(codes.max()) + 1
-    key = torch.arange(len(codes), device=codes.device)[:, None].expand(codes.shape[:2])
-    for level in codes.unbind(-1):
-        key = key * size + level
-    _, place, number = torch.unique(key[counted], return_inverse=True, return_counts=True)
-    found = torch.ones_like(key)
+    rows = torch.arange(len(codes), device=codes.device)[:, None].expand(counted.shape)
+    place, size = rows[counted], int(codes.max()) + 1
+    for level in codes[counted].unbind(-1):  # numbered anew each time, or the number grows too big
+        _, place, number = torch.unique(
+            place * size + level, return_inverse=True, return_counts=True
+        )
+    found = torch.ones_like(rows)
     found[counted] = number[place]
     return found
 
@@ -233,7 +234,7 @@ def reinforce(
     log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None = None
 ) -> Objective:
     """A log pi: the group baseline stands in the advantage, `old` is only reported as a ratio."""
-    ratio = _ratio(log_prob.detach(), old)
+    ratio = quotient(log_prob.detach(), old)
     return _objective(log_prob * advantage, ratio, advantage, weight)
 
 
@@ -265,7 +266,7 @@ def dpo(
     strength = beta * torch.sigmoid(-margin_gap.detach()) * differs
     push = torch.zeros_like(margin).scatter_add(1, best, strength)
     push = push.scatter_add(1, worst, -strength).detach()
-    return Objective(loss, _ratio(log_prob.detach(), reference), push)
+    return Objective(loss, quotient(log_prob.detach(), reference), push)
 
 
 def icepop(trained: Tensor, sampled: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
@@ -279,8 +280,8 @@ def icepop(trained: Tensor, sampled: Tensor, *, low: float = 0.5, high: float = 
     return torch.where(kept, disagreement, 0.0)
 
 
-def _ratio(log_prob: Tensor, old: Tensor) -> Tensor:
-    """pi / pi_old, whose denominator keeps it below exp(60), as ECPO's does below 1 + eps + delta.
+def quotient(log_prob: Tensor, old: Tensor) -> Tensor:
+    """pi / pi_old, whose denominator keeps it below exp(30), as ECPO's does below 1 + eps + delta.
 
     Beyond, the loss and its push stay as large as there. Without it an infinite ratio times a
     weight, an advantage or a gradient of 0 were no number.
@@ -291,7 +292,7 @@ def _ratio(log_prob: Tensor, old: Tensor) -> Tensor:
 def _clipped(
     log_prob: Tensor, old: Tensor, advantage: Tensor, weight: Tensor | None, epsilon: float
 ) -> Objective:
-    ratio = _ratio(log_prob, old)
+    ratio = quotient(log_prob, old)
     free, held = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
     # at equality, inside the clip, both carry the gradient
     push = torch.where(free <= held, free, 0.0)

@@ -44,10 +44,23 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
 
 def test_an_arm_is_not_chosen_without_the_one_that_has_no_reward(home, tmp_path, monkeypatch):
     monkeypatch.setattr(worth, "WAIT_S", 0.0)
-    with pytest.raises(RunError, match=r"none-1.json: the arm 'none' of seed 1, .*; run it first"):
+    with pytest.raises(RunError, match=r"none-1.valid: the arm 'none' of seed 1, .*; run it first"):
         worth.train(home, "pscore", 1, steps=1, parts=tmp_path)
     with pytest.raises(RecipeError, match="--arms pscore: add 'none', which"):
         worth.main.__wrapped__(["--home", str(home), "--arms", "pscore", "--out", "o.json"])
+
+
+def test_an_arm_waits_for_what_the_one_without_a_reward_saw_and_not_for_its_measures(
+    home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worth, "WAIT_S", 0.0)
+    monkeypatch.setattr(worth, "measure", lambda *told: {})
+    worth.train(home, "none", 2, steps=2, parts=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["none-2.valid"]
+    base = worth._without(tmp_path, 2)
+    assert list(base) == [0, 1, 2]
+    (tmp_path / "none-2.json").write_text(json.dumps({"valid": {"0": [0.5, 0.1]}}))
+    assert worth._without(tmp_path, 2) == {0: 0.5}, "and a part of before is enough"
 
 
 def test_the_arm_without_a_reward_goes_first(home, tmp_path, monkeypatch):

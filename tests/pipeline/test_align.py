@@ -181,6 +181,10 @@ def test_best_weighs_reward_against_recall():
     assert best(valid) == 10  # 20 lost too much recall
     assert best({0: Valid(0.2, 0.1), 10: Valid(0.1, 0.9)}) == 0
     assert best({0: Valid(0.2, 0.3), 10: Valid(0.2, 0.3)}) == 0  # the earlier of equals
+    assert best(valid, [0, 20, 30]) == 30  # of those that are there
+    assert best(valid, [20]) == 20, "nothing else is left"
+    assert best({0: Valid(0.2, 0.9), 10: Valid(0.2, 0.1)}, [10]) == 10
+    assert best({0: Valid(0.2, 0.9)}, [40]) == 40
 
 
 def test_without_valid_users_the_last_step_is_kept_and_the_log_says_so(tmp_path):
@@ -265,6 +269,25 @@ def test_what_is_written_before_damaged_checkpoints_is_kept(home):
     part.control(stop=False)
     run_stage("align", "s", home=home, report=stop_at(0))
     assert steps == [*range(1, 6), *range(1, 4), *range(4, STEPS + 1)]
+
+
+def test_a_step_whose_file_was_cut_is_not_chosen(home):
+    def stop(stage, now, of, values):
+        if stage == "align" and now == 5:
+            open_run("s", home).control(stop=True)
+
+    part = run_stage("align", "s", recipe=recipe(), dataset="toy", home=home, report=stop)
+    first = part.path / "align" / "checkpoint-000000.safetensors"
+    first.write_bytes(first.read_bytes()[:-8])
+    for told in (part.path / "align").glob("checkpoint-*.json"):
+        info = json.loads(told.read_text())
+        info["valid"]["0"] = [1.0, 1.0]  # none is as good
+        told.write_text(json.dumps(info))
+    part.control(stop=False)
+    part = run_stage("align", "s", home=home)
+    done = part.done("align")
+    assert done["step"] == STEPS
+    assert (part.path / "align" / done["checkpoint"]).exists()
 
 
 def test_a_training_that_was_killed_finds_the_serving_copy_of_its_checkpoint(home):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from onerec import assembly
 from onerec.assembly import Setting, load_semantic_ids, setting_of
+from onerec.checkpoint import Checkpoint
 from onerec.common import generator
 from onerec.count import Cardinalities, Counter
 from onerec.data import log_shards, stream
@@ -417,6 +418,27 @@ def test_what_is_written_before_damaged_checkpoints_is_kept(home: Path) -> None:
     begun: list[int] = []
     run_stage("pretrain", "x", home=home, report=lambda _, step, *rest: begun.append(step))
     assert begun[1] == 4
+
+
+def test_shards_that_nobody_needs_may_be_damaged_at_the_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is served must be whole."""
+    module = importlib.import_module("onerec.pipeline.pretrain")
+
+    def put_together(checkpoint: Checkpoint) -> Checkpoint:
+        if checkpoint.step == damaged:
+            raise RunError(f"shards-{damaged:06d}: damaged")
+        return checkpoint
+
+    monkeypatch.setattr(module, "consolidate", put_together)
+    damaged = 20
+    run = run_stage("pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home)
+    assert run.done("pretrain")["step"] == toy_home.STEPS
+    assert "passed over: shards-000020: damaged" in run.log_tail()
+    damaged = toy_home.STEPS
+    with pytest.raises(RunError, match="shards-000030: damaged"):
+        run_stage("pretrain", "y", recipe=toy_home.make_recipe(), dataset="toy", home=home)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(home: Path) -> None:

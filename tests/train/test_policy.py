@@ -158,8 +158,8 @@ def test_a_ratio_that_float32_cannot_hold_leaves_loss_and_gradient_finite(
     far = old.clone()
     far[1, 2] = log_prob[1, 2] - apart
     step, gradient = made(far)
-    for found in (step.loss, step.ratio, step.push, gradient):
-        assert found.isfinite().all()
+    for found in (step.loss, step.ratio, step.push, gradient, (1e3 * gradient).norm()):
+        assert found.isfinite().all(), "also the norm by which the step is clipped"
     of = len(old) if name == "dpo" else old.numel()  # its mean is over groups
     torch.testing.assert_close(-gradient * of, step.push)
     if not weight:
@@ -281,6 +281,9 @@ def test_items_with_the_same_codes_are_counted_within_their_group() -> None:
     counted = torch.tensor([[True, True, True, False], [True, True, True, True]])
     assert policy.alike(codes, counted).tolist() == [[2, 2, 1, 1], [1, 3, 3, 3]]
     assert policy.alike(codes, torch.zeros_like(counted)).tolist() == [[1] * 4] * 2
+    deep = torch.randint(0, 8192, (4, 3, 6), generator=torch.Generator().manual_seed(0))
+    deep[..., 5] = deep[..., :1, 5]  # 8,192 to the sixth is more than an integer holds
+    assert (policy.alike(deep, torch.ones(4, 3, dtype=torch.bool)) == 1).all()
     leaf = torch.tensor(
         [[0.6, 0.6, 0.3, 0.6]]
     ).log()  # a leaf of .6 that two items share, one of .3
