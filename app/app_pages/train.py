@@ -13,7 +13,7 @@ view = widgets.head(
     "Training runs as a process of its own: closing this page, or the app, does not end it.",
 )
 if selection.shown("train") and not selection.locked():
-    settled = view.run is None or jobs.status(view.run).state in ("done", "failed")
+    settled = view.run is None or jobs.status(view.run).state == "done"
     with st.expander("Start a new run", expanded=settled, icon=":material/add:"):
         start_form.draw(view)
 if view.run is None:
