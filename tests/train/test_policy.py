@@ -281,9 +281,10 @@ def test_items_with_the_same_codes_are_counted_within_their_group() -> None:
     counted = torch.tensor([[True, True, True, False], [True, True, True, True]])
     assert policy.alike(codes, counted).tolist() == [[2, 2, 1, 1], [1, 3, 3, 3]]
     assert policy.alike(codes, torch.zeros_like(counted)).tolist() == [[1] * 4] * 2
-    deep = torch.randint(0, 8192, (4, 3, 6), generator=torch.Generator().manual_seed(0))
-    deep[..., 5] = deep[..., :1, 5]  # 8,192 to the sixth is more than an integer holds
-    assert (policy.alike(deep, torch.ones(4, 3, dtype=torch.bool)) == 1).all()
+    deep = torch.randint(0, 8191, (1, 3, 5), generator=torch.Generator().manual_seed(0))
+    deep[..., 0] = 8191  # five levels of 8,192 and a user are more than an integer holds
+    everybodys = deep.expand(4, 3, 5)
+    assert (policy.alike(everybodys, torch.ones(4, 3, dtype=torch.bool)) == 1).all()
     leaf = torch.tensor(
         [[0.6, 0.6, 0.3, 0.6]]
     ).log()  # a leaf of .6 that two items share, one of .3
