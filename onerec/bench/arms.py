@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -170,7 +172,8 @@ def in_parts(
 
     A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts of all
     calls with this folder, in the order of their file names. `settings` is what they must share to
-    be compared, by default the words. What a case says on stderr stands beside its part.
+    be compared, by default the words. What a case says on stderr stands beside its part. Where
+    there are several GPUs each process sees one of them, and they have as many processes each.
 
     Raises:
         RecipeError: `jobs` is below 1.
@@ -181,23 +184,37 @@ def in_parts(
         raise RecipeError(f"--jobs {jobs}: at least 1")
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_others(folder, dict(settings or {"words": list(words)}))
+    free: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for place in _places(jobs):
+        free.put(place)
 
     def one(case: str) -> None:
         part = folder / f"{case.replace(':', '-')}.json"
         if part.exists():
             return
         command = [sys.executable, "-m", f"onerec.bench.{module}", *words, "--one", case]
-        log = log_of(part)
+        log, place = log_of(part), free.get()
         try:
             with log.open("w") as stderr:
-                subprocess.run([*command, "--out", str(part)], check=True, stderr=stderr)
+                whole, env = [*command, "--out", str(part)], {**os.environ, **place}
+                subprocess.run(whole, check=True, stderr=stderr, env=env)
         finally:
+            free.put(place)
             if not log.stat().st_size:
                 log.unlink()
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, work))
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _places(jobs: int) -> list[dict[str, str]]:
+    """What each of `jobs` processes is told of GPUs: one each, in turn; nothing of one alone."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = list(map(str, range(torch.cuda.device_count()))) if told is None else told.split(",")
+    if len(names) < 2:
+        return [{} for _ in range(jobs)]
+    return [{"CUDA_VISIBLE_DEVICES": names[job % len(names)]} for job in range(jobs)]
 
 
 def _refuse_others(folder: Path, settings: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 MaxVio of a load is its largest over its mean, less 1 (`model.moe.load_balance`). Pooled over
 batches it is small where experts share the work in the long run; per batch it is what a machine
-waits for, and the smaller the batch the larger by chance alone.
+waits for, and the smaller the batch the larger by chance alone. Dropout moves it: a bias that
+evens out the load of training batches meets other scores where nothing is dropped. So it is told as
+in training too, and of a loss-free router also after `SETTLE` passes in which the biases alone
+move, by the load in evaluation mode (ours).
 
 Shapes: P batches, Y mixtures, E experts, k of them per token.
 """
@@ -10,13 +13,14 @@ Shapes: P batches, Y mixtures, E experts, k of them per token.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from onerec.bench.lazy import valid_loss
 from onerec.common import autocast, evaluating
 from onerec.data.batches import TrainingBatches
 from onerec.model.batch import Batch
@@ -24,17 +28,21 @@ from onerec.model.moe import load_balance
 from onerec.model.onerec import OneRec
 from onerec.pipeline.pretrain import Pretraining
 
+SETTLE, OTHERS = 20, 1  # passes, and the seed of their batches: not those that are measured
 
-def loads(model: OneRec, batches: Iterable[Batch]) -> Tensor:
+
+def loads(model: OneRec, batches: Iterable[Batch], dropping: bool = False) -> Tensor:
     """Tokens per expert (P, Y, E) float64 of each batch and mixture, in evaluation mode.
 
     Tokens count as they do in training: padding not, the targets' shared position once for each.
+    With `dropping` dropout is on, as in training, and no experts compete.
     """
     mixtures, found = model.mixtures(), []
+    inside = _dropping if dropping else evaluating
     with contextlib.ExitStack() as stack:
         records = [stack.enter_context(mixture.record()) for mixture in mixtures]
         for batch in batches:
-            with evaluating(model), autocast(batch.target.device):
+            with inside(model), autocast(batch.target.device):
                 model(batch)
             rows = [
                 mixture.tokens_per_expert(passed.expert.flatten(0, -2), passed.counted)
@@ -42,6 +50,23 @@ def loads(model: OneRec, batches: Iterable[Batch]) -> Tensor:
             ]
             found.append(torch.stack(rows).cpu().double())
     return torch.stack(found)
+
+
+@contextlib.contextmanager
+def _dropping(model: OneRec) -> Iterator[None]:
+    """Switch a model to training without gradients, and back; passes leave no load."""
+    before, mixtures = model.training, model.mixtures()
+    kept = [mixture.load.clone() for mixture in mixtures]
+    model.compete(torch.zeros(len(mixtures), dtype=torch.bool))
+    try:
+        with torch.no_grad():
+            model.train()
+            yield
+    finally:
+        model.train(before)
+        for mixture, load in zip(mixtures, kept, strict=True):
+            mixture.load.copy_(load)
+            mixture.take_losses()
 
 
 def balance(found: Tensor) -> dict[str, Any]:
@@ -72,14 +97,41 @@ def _over_layers(values: list[float]) -> dict[str, Any]:
     }
 
 
-def balance_of(training: Pretraining, batches: int) -> dict[str, Any] | None:
+def balance_of(
+    training: Pretraining, batches: int, dropping: bool = False
+) -> dict[str, Any] | None:
     """`balance` of a model as it is, over shuffled training contexts; None of a dense one.
 
     The contexts are those of the recipe's batch size and of seed 0, the same for every model.
+    `dropping`: as in training, with dropout and without the events that training drops.
     """
     if not training.model.mixtures():
         return None
-    size = training.config.batch_size
-    drawn = TrainingBatches(training.contexts, training.examples, size, seed=0)
-    found = balance(loads(training.model, map(drawn, range(batches))))
+    events = training.setting.recipe.history.event_dropout if dropping else 0.0
+    drawn = _drawn(training, event_dropout=events)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = balance(loads(training.model, map(drawn, range(batches)), dropping))
     return {"batch_size": drawn.sampler.batch_size} | found
+
+
+def settled(training: Pretraining, batches: int) -> dict[str, Any]:
+    """What is left of the imbalance once the biases have met the load in evaluation mode.
+
+    `SETTLE` batches of training contexts, one step of the recipe's `model.balance_rate` after each;
+    weights stay. Leaves the biases there.
+    """
+    model, rate = training.model, training.setting.recipe.model.balance_rate
+    for batch in map(_drawn(training, seed=OTHERS), range(SETTLE)):
+        (found,) = loads(model, [batch])
+        for mixture, load in zip(model.mixtures(), found, strict=True):
+            mixture.router.update(load.to(mixture.load), rate)
+    loss = round(valid_loss(model, training.setting), 5)
+    return {"passes": SETTLE, "loss": loss} | (balance_of(training, batches) or {})
+
+
+def _drawn(training: Pretraining, seed: int = 0, event_dropout: float = 0.0) -> TrainingBatches:
+    size = training.config.batch_size
+    return TrainingBatches(
+        training.contexts, training.examples, size, seed=seed, event_dropout=event_dropout
+    )

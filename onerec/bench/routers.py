@@ -17,9 +17,10 @@ arms are trained and their loss: see `bench.trained`. Router and shared experts 
 whatever the recipe says of them.
 
 MaxVio (`bench.balance`) is measured after training on shuffled batches of training contexts, the
-same for all arms and seeds. A step's time is the median; processes beside each other slow one
-another, so compare it with --jobs 1. Equal time is measured by turns (`bench.equal_time`), whatever
-runs beside.
+same for all arms and seeds: as a user meets it, with the dropout of training, and of loss-free
+routers after twenty passes in which the biases alone move. A step's time is the median; processes
+beside each other slow one another, so compare it with --jobs 1. Equal time is measured by turns
+(`bench.equal_time`), whatever runs beside.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any
 from onerec.assembly import Setting, setting_of
 from onerec.bench import equal_time, trained
 from onerec.bench.arms import in_parts, write_part
-from onerec.bench.balance import balance_of
+from onerec.bench.balance import balance_of, settled
 from onerec.bench.dense import DenseSetting
 from onerec.bench.generate import commit, write
 from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
@@ -55,6 +56,7 @@ from onerec.bench.trained import (
 from onerec.checkpoint import load_tensors, save_tensors
 from onerec.common import set_threads
 from onerec.errors import RecipeError
+from onerec.model.routers import LossFreeRouter
 from onerec.pipeline.pretrain import Pretraining
 from onerec.pipeline.router_tuning import KINDS as ROMA
 from onerec.pipeline.router_tuning import Tuning, post_train
@@ -72,6 +74,7 @@ ROUTERS = {  # arm -> the recipe's router
 ALL = (DENSE, *(name + end for name in ROUTERS for end in ("", SHARED)), *ROMA)
 ARMS = tuple(a for a in ALL if a not in ("competition" + SHARED, EQUAL_TIME + SHARED))
 CONTROL = "router_only"  # RoMA's
+TRAINING, SETTLED = "in_training", "settled"  # MaxVio beside `balance`; see `bench.balance`
 MEASURED = ("loss", "recall@10", "step_ms", "seconds")
 
 
@@ -132,8 +135,12 @@ def in_equal_time(run: Run, setting: Setting, arm: str) -> tuple[Setting, dict[s
 
 
 def measure(training: Pretraining, batches: int) -> dict[str, Any]:
-    """A trained model on valid, its size and its balance."""
-    return {**trained.measure(training), "balance": balance_of(training, batches)}
+    """A trained model on valid, its size and its balance; last what settles loss-free biases."""
+    told = {**trained.measure(training), "balance": balance_of(training, batches)}
+    told[TRAINING] = balance_of(training, batches, dropping=True)
+    routers = {type(mixture.router) for mixture in training.model.mixtures()}
+    told[SETTLED] = settled(training, batches) if routers == {LossFreeRouter} else None
+    return told
 
 
 # ------------------------------------------------------------------ all arms
@@ -150,8 +157,9 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         line: dict[str, Any] = {name: [one[name] for one in mine] for name in ("seed", "steps")}
         line |= {name: mine[0][name] for name in ("parameters", "active_parameters")}
         line |= {name: interval([one[name] for one in mine]) for name in MEASURED}
-        if mine[0]["balance"]:
-            line["balance"] = _balance([one["balance"] for one in mine])
+        for name in ("balance", TRAINING, SETTLED):
+            if mine[0].get(name):
+                line[name] = _balance([one[name] for one in mine])
         rivals = [BASE, CONTROL] if arm in ROMA and arm != CONTROL else [BASE]
         line["against"] = {
             rival: differences(found[arm], found[rival])
@@ -169,6 +177,8 @@ def _balance(mine: list[dict[str, Any]]) -> dict[str, Any]:
         told[name] = {
             over: interval([one[name][over] for one in mine]) for over in ("worst", "mean")
         }
+    if "loss" in mine[0]:
+        told["loss"] = interval([one["loss"] for one in mine])
     told["dead"] = max(one["dead"] for one in mine)
     return told | {"least_share": min(one["least_share"] for one in mine)}
 
@@ -177,18 +187,20 @@ def table(found: Mapping[str, Any]) -> str:
     """The summary for people, a line per arm: means over the seeds, MaxVio of the worst layer."""
     lines = [
         f"{'arm':<24}{'active':>10}{'steps':>7}{'loss':>8}{'recall':>8}{'MaxVio':>8}{'a batch':>9}"
-        f"{'dead':>6}{'ms':>8}  loss and recall less {BASE}'s"
+        f"{'dropping':>10}{'settled':>9}{'dead':>6}{'ms':>8}  loss and recall less {BASE}'s"
     ]
     for arm, line in found.items():
         even = line.get("balance", {})
-        whole, each = (
-            f"{even[name]['worst']['mean']:.3f}" if even else "-"
-            for name in ("pooled", "per_batch")
+        shown = [(even, "pooled"), (even, "per_batch")]
+        shown += [(line.get(name, {}), "pooled") for name in (TRAINING, SETTLED)]
+        whole, each, dropping, after = (
+            f"{of[name]['worst']['mean']:.3f}" if of else "-" for of, name in shown
         )
         lines.append(
             f"{arm:<24}{line['active_parameters']:>10,}{statistics.mean(line['steps']):>7.0f}"
             f"{line['loss']['mean']:>8.4f}{line['recall@10']['mean']:>8.4f}{whole:>8}{each:>9}"
-            f"{even.get('dead', '-'):>6}{line['step_ms']['mean']:>8.1f}  {_apart(line, BASE)}"
+            f"{dropping:>10}{after:>9}{even.get('dead', '-'):>6}{line['step_ms']['mean']:>8.1f}"
+            f"  {_apart(line, BASE)}"
         )
     controlled = [arm for arm, line in found.items() if CONTROL in line["against"]]
     return "\n".join(

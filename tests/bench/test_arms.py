@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import threading
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_an_arm_keeps_the_weights_of_every_evaluated_step(aligned):
 def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypatch):
     asked = []
 
-    def run(command, check, stderr):
+    def run(command, check, stderr, env):
         assert check
         asked.append(command)
         case, out = command[-3], command[-1]
@@ -94,7 +95,7 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypa
 
 
 def test_parts_of_other_settings_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(arms.subprocess, "run", lambda command, check, stderr: None)
+    monkeypatch.setattr(arms.subprocess, "run", lambda command, check, stderr, env: None)
     (tmp_path / "a-0.json").write_text("{}")
     arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=1)
     assert arms.in_parts("worth", ["--looks", "4"], ["a:0"], tmp_path, jobs=2) == [{}]
@@ -102,3 +103,27 @@ def test_parts_of_other_settings_are_refused(tmp_path, monkeypatch):
         arms.in_parts("worth", ["--looks", "12"], ["a:0"], tmp_path, jobs=1)
     with pytest.raises(RunError, match="made with other settings"):
         arms.in_parts("worth", ["--looks", "4"], [], tmp_path, 1, {"made": "x"})
+
+
+def test_processes_are_dealt_to_gpus(tmp_path, monkeypatch):
+    seen, both = [], threading.Barrier(2)
+
+    def run(command, check, stderr, env):
+        both.wait(timeout=30)  # two at once, so that both places are taken
+        seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+        arms.write_part({}, arms.Path(command[-1]))
+
+    monkeypatch.setattr(arms.subprocess, "run", run)
+
+    def devices(name: str) -> list[str]:
+        seen.clear()
+        arms.in_parts("worth", [], [f"{case}:0" for case in "abcd"], tmp_path / name, jobs=2)
+        return sorted(seen)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert devices("several") == ["4", "4", "7", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert devices("one") == ["5"] * 4
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(arms.torch.cuda, "device_count", lambda: 2)
+    assert devices("all") == ["0", "0", "1", "1"]

@@ -1,12 +1,14 @@
 """MaxVio by hand, and loads that are those of training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_model as toy
 import toy_routers
 
 from onerec.bench import routers
-from onerec.bench.balance import balance, balance_of, loads
+from onerec.bench.balance import SETTLE, balance, balance_of, loads, settled
 
 
 def test_pooled_and_per_batch_by_hand():
@@ -53,3 +55,44 @@ def test_of_a_model_on_training_contexts_the_same_each_time(tmp_path):
     assert len(told["pooled"]["by_layer"]) == 2
     dense = routers.new_training(run, routers.arm_setting(setting, "dense", 0))
     assert balance_of(dense, 3) is None
+
+
+def test_as_in_training_drops_and_leaves_no_trace(tmp_path):
+    run, setting = toy_routers.prepare(tmp_path)
+    recipe = setting.recipe
+    recipe = replace(recipe, model=replace(recipe.model, dropout=0.4))
+    setting = routers.arm_setting(replace(setting, recipe=recipe), "competition", 0)
+    training = routers.new_training(run, setting)
+    model = training.model.eval()
+    for mixture in model.mixtures():
+        mixture.router.competing = True  # of the last step of a training
+        mixture.load += 3
+    before = torch.random.get_rng_state()
+    dropping = balance_of(training, 3, dropping=True)
+    assert dropping == balance_of(training, 3, dropping=True)
+    assert dropping != balance_of(training, 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not model.training
+    assert all(mixture.load.tolist() == [3.0] * len(mixture.load) for mixture in model.mixtures())
+    assert not any(mixture.take_losses() for mixture in model.mixtures())
+    assert not any(mixture.router.competing for mixture in model.mixtures())
+
+
+def test_biases_settle_and_weights_stay(tmp_path):
+    run, setting = toy_routers.prepare(tmp_path)
+    training = routers.new_training(run, routers.arm_setting(setting, "loss_free", 0))
+    mixtures = training.model.mixtures()
+    for mixture in mixtures:
+        mixture.router.bias[0] += 0.01  # the first expert gets too many
+    weights = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    biases = [mixture.router.bias.clone() for mixture in mixtures]
+    uneven, found = balance_of(training, 3), settled(training, 3)
+    assert found["pooled"]["worst"] < uneven["pooled"]["worst"]
+    assert found["passes"] == SETTLE
+    assert found["pooled"] == balance_of(training, 3)["pooled"]
+    assert found["loss"] > 0
+    assert all(torch.equal(p, weights[n]) for n, p in training.model.named_parameters())
+    rate = setting.recipe.model.balance_rate
+    for mixture, before in zip(mixtures, biases, strict=True):
+        moved = (mixture.router.bias - before).abs().max()
+        assert 0 < moved <= SETTLE * rate + 1e-6

@@ -75,7 +75,7 @@ def test_one_seed_has_no_interval_to_print() -> None:
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
     monkeypatch.setattr(
-        arms.subprocess, "run", lambda command, check, stderr: code_quality.main(command[3:])
+        arms.subprocess, "run", lambda command, check, stderr, env: code_quality.main(command[3:])
     )
     monkeypatch.setattr(code_quality, "commit", lambda: "made here")
     settings = [f"{name}={value}" for name, value in SETTINGS.items()]

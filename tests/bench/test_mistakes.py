@@ -109,7 +109,7 @@ def test_a_process_of_its_own_passes_its_last_line_on(
 def failing(status: int, said: str):  # type: ignore[no-untyped-def]
     """Stands for subprocess.run: a case that says so and ends with that status."""
 
-    def run(command, check, stderr):  # type: ignore[no-untyped-def]
+    def run(command, check, stderr, env=None):  # type: ignore[no-untyped-def]
         stderr.write(said)
         raise subprocess.CalledProcessError(status, command)
 

@@ -54,7 +54,7 @@ def here(monkeypatch):
             settings[run.path] = assembly.setting_of(run, home)
         return settings[run.path]
 
-    def run(command, check, stderr):
+    def run(command, check, stderr, env=None):
         assert check
         assert command[1:3] == ["-m", "onerec.bench.pathways"]
         made.append(command[command.index("--one") + 1])
@@ -172,7 +172,7 @@ def test_a_dataset_that_is_another_world_is_not_taken_for_this_one(home):
 
 
 def test_a_part_that_fails_is_named(home, tmp_path, monkeypatch, capsys):
-    def run(command, check, stderr):
+    def run(command, check, stderr, env=None):
         raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.setattr(arms.subprocess, "run", run)

@@ -47,7 +47,7 @@ def here(monkeypatch):
     """Parts are made in this process; the list says which."""
     made = []
 
-    def run(command, check, stderr):
+    def run(command, check, stderr, env=None):
         assert check
         assert command[1:3] == ["-m", "onerec.bench.routers"]
         made.append(command[command.index("--one") + 1])
@@ -177,7 +177,7 @@ def test_what_cannot_be_compared_is_refused(words, here, tmp_path, capsys):
 
 
 def test_a_part_that_fails_is_named_and_the_others_stay(words, tmp_path, monkeypatch, capsys):
-    def run(command, check, stderr):
+    def run(command, check, stderr, env=None):
         if command[command.index("--one") + 1] == "dense:0":
             raise subprocess.CalledProcessError(1, command)
         arms.write_part({"there": True}, tmp_path / "routers.parts" / "loss_free-0.json")
