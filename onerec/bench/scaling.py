@@ -47,7 +47,7 @@ from onerec.runs import Run, open_run
 from onerec.sections import ModelConfig
 
 SIZES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # at one million parameters; less at more, by 1 / sqrt(N)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)  # at one million parameters; less at more, by 1 / sqrt(N)
 HEAD, WIDEST = 32, 2_048  # width of a head, of a model
 ASPECT, NEAR = 64, 0.08  # width over depth as V2's models have it; how far N may be off, as a log
 SMALLEST_CONTEXT = 48  # width of a context token; V2's is .15 D

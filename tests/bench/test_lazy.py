@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onerec.assembly import load_semantic_ids, setting_of
-from onerec.bench import lazy
+from onerec.bench import arms, lazy
 from onerec.count import Counter
 from onerec.model.lazy import LazyDecoder
 from onerec.runs import open_run
@@ -70,7 +70,14 @@ def test_the_summary_takes_the_better_rate_of_the_first_seed_and_pairs_by_seed()
     assert found["loss_change"]["mean"] == pytest.approx((1.98 / 2 - 1) / 2)
 
 
-def test_a_small_comparison_from_end_to_end(trained, tmp_path, capsys):
+def test_a_small_comparison_from_end_to_end(trained, tmp_path, capsys, monkeypatch):
+    made = []
+
+    def here(command, check, stderr, env):
+        made.append(command[command.index("--one") + 1])
+        lazy.main(command[3:])
+
+    monkeypatch.setattr(arms.subprocess, "run", here)
     out = tmp_path / "lazy.json"
     words = ["--run", "first", "--home", str(trained), "--width", "16", "--layers", "1"]
     words += ["--steps", "4", "--batch", "16", "--rates", "0.001", "0.002", "--seeds", "2"]
@@ -78,5 +85,15 @@ def test_a_small_comparison_from_end_to_end(trained, tmp_path, capsys):
     told = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out) == told["summary"]
     assert len(told["runs"]) == 4 + 2  # both rates with the first seed, the better one then
+    assert len(made) == 6
+    tuned, best = told["runs"], told["summary"]
+    for kind in lazy.KINDS:
+        tried = {r["rate"]: r["loss"] for r in tuned if r["kind"] == kind and not r["seed"]}
+        assert best[kind]["rate"] == min(tried, key=tried.get)
+        assert f"{kind}:{best[kind]['rate']:g}:1" in made
+    lazy.main([*words, "--out", str(out)])  # what is there is not trained again
+    assert len(made) == 6
+    again = json.loads(out.read_text())
+    assert again["summary"] == told["summary"]
     flops = told["gflops_per_sample"]
     assert flops["lazy"] < flops["encoder_decoder"]
