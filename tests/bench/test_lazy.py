@@ -78,6 +78,7 @@ def test_a_small_comparison_from_end_to_end(trained, tmp_path, capsys, monkeypat
         lazy.main(command[3:])
 
     monkeypatch.setattr(arms.subprocess, "run", here)
+    monkeypatch.setattr(lazy, "commit", lambda: "made here")
     out = tmp_path / "lazy.json"
     words = ["--run", "first", "--home", str(trained), "--width", "16", "--layers", "1"]
     words += ["--steps", "4", "--batch", "16", "--rates", "0.001", "0.002", "--seeds", "2"]
