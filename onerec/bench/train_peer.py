@@ -7,7 +7,7 @@ history of up to 20 items and one next item, a batch has 64. Three rows: T5 and 
 of 60 tokens, three codes an item, and ours as it is meant to be, one position an item. The rows
 take turns, each `STEPS` steps a turn with forward, backward, clipping and AdamW through the same
 loop, so that whatever else the machine does falls on all; compared are medians, and the ratio of
-each round.
+each round. What stands for a code starts at its centroid in all three, as onerec has it.
 
 `--learn` then trains each row for as many seconds from the start on a world's sequences, at each of
 `RATES`, and reports recall@10 by constrained beam search: the rate is chosen on the items before
@@ -26,10 +26,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ from onerec.train.optim import OptimConfig, make_adamw
 from onerec.world import WorldConfig
 
 HISTORY, BATCH, STEPS, BEAM = 20, 64, 5, 20
-RATES = (1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 ROWS = ("t5", "same_tokens", "one_position")
 
 Ints = NDArray[np.int64]
@@ -67,10 +68,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sequences:
-    """`codes` (n, L) of items, and of each user the items that he took, oldest first."""
+    """`codes` (n, L) of items, and of each user the items that he took, oldest first.
+
+    `codebooks` (L, N, d): the centroids at which codes start; without any they start at random.
+    """
 
     codes: Tensor
     taken: list[Ints]
+    codebooks: Tensor | None = None
 
     def cut(self, users: Ints, ends: Ints) -> tuple[Tensor, Tensor]:
         """Histories (B, H) of items before place `ends`, -1 in front, and the item there (B,)."""
@@ -188,13 +193,23 @@ class Peer(Row):
         return np.array(items).reshape(len(history), k)
 
 
-def make_row(name: str, codes: Tensor, seed: int) -> Row:
-    """One of `ROWS` with fresh weights."""
+def make_row(name: str, data: Sequences, seed: int) -> Row:
+    """One of `ROWS` with fresh weights; what stands for a code starts at its centroid."""
     torch.manual_seed(seed)
-    if name == "t5":
-        return Peer(codes)
-    ours = Ours(codes, tokens=name == "same_tokens")
+    ours = Ours(data.codes, tokens=name == "same_tokens")
     ours.model.init_weights(generator(seed))
+    if data.codebooks is not None:
+        ours.model.start_from_codebooks(data.codebooks, generator(seed))
+    rows = ours.model.codes.table.weight.detach()  # (L N, D)
+    if name == "t5":
+        peer = Peer(data.codes)
+        if data.codebooks is not None:
+            own = cast(Tensor, peer.model.shared.weight).data  # its deviation stays what it was
+            own[1:] = rows * own.std() / rows.std()
+        return peer
+    if ours.tokens and data.codebooks is not None:
+        items = ours.model.pathways.features.tables["item"].get_parameter("weight")
+        items.data[1:] = rows
     return ours
 
 
@@ -225,7 +240,7 @@ def trainee(row: Row, data: Sequences, rate: float, seed: int) -> Trainee[tuple[
 
 def speeds(data: Sequences, rounds: int, seed: int = 0) -> dict[str, Any]:
     """Samples a second of each row, in turns."""
-    rows = {name: make_row(name, data.codes, seed) for name in ROWS}
+    rows = {name: make_row(name, data, seed) for name in ROWS}
     steps = {name: _stepper(row, data, seed) for name, row in rows.items()}
     for step in steps.values():
         step(STEPS)
@@ -248,7 +263,7 @@ def speeds(data: Sequences, rounds: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _stepper(row: Row, data: Sequences, seed: int) -> Callable[[int], None]:
-    results = loop(trainee(row, data, RATES[0], seed), steps=10**9, seed=seed)
+    results = loop(trainee(row, data, RATES[1], seed), steps=10**9, seed=seed)
 
     def go(count: int) -> None:
         for _ in range(count):
@@ -264,7 +279,7 @@ def learned(data: Sequences, seconds: float, users: int, seed: int = 0) -> dict[
     for name in ROWS:
         tried: list[dict[str, float]] = []
         for rate in RATES:
-            row = make_row(name, data.codes, seed)
+            row = make_row(name, data, seed)
             begun, steps = time.perf_counter(), 0
             for done in loop(trainee(row, data, rate, seed), steps=10**9, seed=seed):
                 steps = done.step
@@ -296,14 +311,17 @@ def world_sequences(world: WorldConfig) -> Sequences:
         size = str(min(CODES, dataset.n_items // 4))
         chosen = recipe("small", {"tokenizer.codebook_size": size, "content.text": "none"})
         made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
-        frame = made.semantic_ids()
+        frame, codebooks = made.semantic_ids(), made.codebooks()
         codes = frame[[f"code_{level}" for level in range(1, LEVELS + 1)]].to_numpy(np.int64)
         log = dataset.log
         taken = [
             log.item[a:b][log.positive[a:b]].astype(np.int64)
             for a, b in zip(log.offsets[:-1], log.offsets[1:], strict=True)
         ]
-    return Sequences(torch.from_numpy(codes.copy()), [each for each in taken if len(each) > 3])
+    kept = [each for each in taken if len(each) > 3]
+    centroids = torch.from_numpy(codebooks).float()
+    unused = (0, 0, 0, CODES - centroids.shape[1])
+    return Sequences(torch.from_numpy(codes.copy()), kept, F.pad(centroids, unused))
 
 
 def run(

@@ -1,5 +1,7 @@
 """T5 beside ours: the same samples, and a search that finds what was learned."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_every_row_learns_and_finds_the_next_item(data, name, monkeypatch):
     for constant, value in (("BATCH", 16), ("BEAM", 8), ("LAYERS", 1), ("WIDTH", 64)):
         monkeypatch.setattr(train_peer, constant, value)
         monkeypatch.setattr(generate, constant, value, raising=False)
-    row = train_peer.make_row(name, data.codes, seed=0)
+    row = train_peer.make_row(name, data, seed=0)
     losses = [s.loss for s in loop(train_peer.trainee(row, data, 3e-3, 0), steps=60, seed=0)]
     assert losses[-1] < 0.5 * losses[0]
     history, target = data.cut(np.arange(8), np.full(8, 5))
@@ -48,8 +50,8 @@ def test_every_row_learns_and_finds_the_next_item(data, name, monkeypatch):
 
 
 def test_codes_and_items_are_the_same_history_to_both(data):
-    ours = train_peer.make_row("same_tokens", data.codes, seed=0)
-    peer = train_peer.make_row("t5", data.codes, seed=0)
+    ours = train_peer.make_row("same_tokens", data, seed=0)
+    peer = train_peer.make_row("t5", data, seed=0)
     history, target = data.cut(np.array([2]), np.array([3]))
     mine = ours._batch(history, target)
     assert torch.equal(mine.short.item, peer._tokens(history))
@@ -69,4 +71,25 @@ def test_rows_take_turns_and_ratios_are_of_rounds(data, monkeypatch):
 def test_a_world_gives_sequences():
     made = train_peer.world_sequences(WorldConfig(n_items=500, n_users=60))
     assert made.codes.shape == (500, 3)
+    assert made.codebooks.shape[:2] == (3, 256)
+    assert not made.codebooks[:, 125:].any()  # codes that nothing has
     assert all(len(each) > 3 for each in made.taken)
+
+
+def test_what_stands_for_a_code_starts_at_its_centroid_in_every_row(data):
+    centroids = torch.randn(3, 256, 160, generator=torch.Generator().manual_seed(0))
+    started = replace(data, codebooks=centroids)
+    rows = {name: train_peer.make_row(name, started, seed=0) for name in train_peer.ROWS}
+    tokens, item = rows["same_tokens"].model, rows["one_position"].model
+    read = {
+        "t5": rows["t5"].model.shared.weight[1:],
+        "same_tokens": tokens.pathways.features.tables["item"].weight[1:],
+        "one_position": item.codes.table.weight,
+    }
+    for name, rows_of in read.items():
+        near = torch.cdist(rows_of[:256], rows_of[:256]).flatten()
+        truth = torch.cdist(centroids[0], centroids[0]).flatten()
+        assert torch.corrcoef(torch.stack([near, truth]))[0, 1] > 0.9, name
+    assert rows["t5"].model.shared.weight.std() == pytest.approx(
+        float(train_peer.make_row("t5", data, seed=0).model.shared.weight.std()), rel=0.01
+    )
