@@ -28,7 +28,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """`auto` is the first CUDA device where there is one, else the CPU.
 
     Raises:
-        RecipeError: no such kind of device, or a CUDA device is asked for and none is there.
+        RecipeError: no such kind of device, or a CUDA device is asked for that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,6 +38,9 @@ def pick_device(name: str = "auto") -> torch.device:
         raise RecipeError(f"device {name!r}: unknown; use auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"device {name!r}: no CUDA device is visible here; use --set device=cpu")
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.index is not None and device.type == "cuda" and device.index >= count:
+        raise RecipeError(f"device {name!r}: {count} visible here, numbered from cuda:0")
     return device
 
 

@@ -28,6 +28,10 @@ def test_auto_is_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
         pick_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pick_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(RecipeError, match=r"'cuda:1': 1 visible here, numbered from cuda:0"):
+        pick_device("cuda:1")
 
 
 def test_the_memory_of_a_gpu_is_all_of_it_and_a_cpu_has_none_of_its_own(

@@ -60,7 +60,7 @@ from onerec.train.optim import OptimConfig, make_adamw
 from onerec.world import WorldConfig
 
 HISTORY, BATCH, STEPS, BEAM = 20, 64, 5, 20
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 ROWS = ("t5", "same_tokens", "one_position")
 
 Ints = NDArray[np.int64]
@@ -263,7 +263,7 @@ def speeds(data: Sequences, rounds: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _stepper(row: Row, data: Sequences, seed: int) -> Callable[[int], None]:
-    results = loop(trainee(row, data, RATES[-1], seed), steps=10**9, seed=seed)
+    results = loop(trainee(row, data, RATES[2], seed), steps=10**9, seed=seed)
 
     def go(count: int) -> None:
         for _ in range(count):

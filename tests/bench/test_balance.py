@@ -57,12 +57,19 @@ def test_of_a_model_on_training_contexts_the_same_each_time(tmp_path):
     assert balance_of(dense, 3) is None
 
 
-def test_as_in_training_drops_and_leaves_no_trace(tmp_path):
-    run, setting = toy_routers.prepare(tmp_path)
+def prepared(home, router, model=0.0, events=0.0):
+    """An untrained toy model whose training drops so much of its states and events."""
+    run, setting = toy_routers.prepare(home)
     recipe = setting.recipe
-    recipe = replace(recipe, model=replace(recipe.model, dropout=0.4))
-    setting = routers.arm_setting(replace(setting, recipe=recipe), "competition", 0)
-    training = routers.new_training(run, setting)
+    history = replace(recipe.history, event_dropout=events)
+    recipe = replace(recipe, history=history, model=replace(recipe.model, dropout=model))
+    setting = routers.arm_setting(replace(setting, recipe=recipe), router, 0)
+    return routers.new_training(run, setting)
+
+
+@pytest.mark.parametrize("drops", [{"model": 0.4}, {"events": 0.5}])
+def test_as_in_training_drops_and_leaves_no_trace(tmp_path, drops):
+    training = prepared(tmp_path, "competition", **drops)
     model = training.model.eval()
     for mixture in model.mixtures():
         mixture.router.competing = True  # of the last step of a training
@@ -78,21 +85,32 @@ def test_as_in_training_drops_and_leaves_no_trace(tmp_path):
     assert not any(mixture.router.competing for mixture in model.mixtures())
 
 
-def test_biases_settle_and_weights_stay(tmp_path):
-    run, setting = toy_routers.prepare(tmp_path)
-    training = routers.new_training(run, routers.arm_setting(setting, "loss_free", 0))
+def test_biases_settle_and_weights_stay(tmp_path, monkeypatch):
+    training, asked = prepared(tmp_path, "loss_free", model=0.4, events=0.5), []
+
+    def counted(model, batches, dropping=False):
+        found = list(batches)
+        asked.append((len(found), dropping, found[0].short.item.clone()))
+        return loads(model, found, dropping)
+
+    monkeypatch.setattr("onerec.bench.balance.loads", counted)
     mixtures = training.model.mixtures()
     for mixture in mixtures:
         mixture.router.bias[0] += 0.01  # the first expert gets too many
     weights = {n: p.detach().clone() for n, p in training.model.named_parameters()}
     biases = [mixture.router.bias.clone() for mixture in mixtures]
     uneven, found = balance_of(training, 3), settled(training, 3)
+    assert [count for count, _, _ in asked] == [3, *[1] * SETTLE, 3]
+    assert not any(dropping for _, dropping, _ in asked)
+    first, other, last = (asked[place][2] for place in (0, 1, -1))
+    assert torch.equal(first, last)
+    assert first.shape != other.shape or not torch.equal(first, other)  # not what is measured
     assert found["pooled"]["worst"] < uneven["pooled"]["worst"]
     assert found["passes"] == SETTLE
     assert found["pooled"] == balance_of(training, 3)["pooled"]
     assert found["loss"] > 0
     assert all(torch.equal(p, weights[n]) for n, p in training.model.named_parameters())
-    rate = setting.recipe.model.balance_rate
+    rate = training.setting.recipe.model.balance_rate
     for mixture, before in zip(mixtures, biases, strict=True):
         moved = (mixture.router.bias - before).abs().max()
         assert 0 < moved <= SETTLE * rate + 1e-6

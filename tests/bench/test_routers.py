@@ -10,6 +10,7 @@ import small_world
 
 from onerec.assembly import setting_of
 from onerec.bench import arms, equal_time, routers
+from onerec.bench.balance import SETTLE, balance_of, settled
 from onerec.bench.equal_time import EqualTime
 from onerec.checkpoint import load_tensors
 from onerec.data.sources.world import make_world_dataset
@@ -109,6 +110,12 @@ def test_a_part_is_the_pipelines_own_training(base, tmp_path):
     assert 0 < told["loss"] < 10
     assert 0 < told["step_ms"] <= 1e3 * told["seconds"]
     assert (told["balance"]["batches"], told["balance"]["batch_size"]) == (3, 32)
+    again = routers.new_training(run, routers.arm_setting(setting, "loss_free", 0, 30))
+    again.model.load_state_dict(weights)  # as they were before biases settled
+    assert told["balance"] == balance_of(again, 3)
+    assert told["in_training"] == balance_of(again, 3, dropping=True)
+    assert told["settled"] == settled(again, 3)
+    assert told["settled"]["passes"] == SETTLE
     assert told["active_parameters"] < told["parameters"]
 
 
@@ -141,7 +148,10 @@ def test_all_arms_and_what_is_there_is_not_made_again(words, here, tmp_path, cap
     assert told["roma"]["steps"] == [2]
     assert set(told["roma"]["against"]) == {"loss_free", "router_only"}
     assert told["loss_free"]["against"] == {}
-    assert "balance" not in told["dense"]
+    assert not {"balance", "in_training", "settled"} & set(told["dense"])
+    assert {"balance", "in_training", "settled"} < set(told["loss_free"])
+    assert {"balance", "in_training"} < set(told["competition_time"])
+    assert "settled" not in told["competition_time"]
     assert told["dense"]["active_parameters"] < told["loss_free"]["active_parameters"]
     assert said["recipe"]["train"]["steps"] == STEPS
     lines = capsys.readouterr().out.splitlines()
@@ -191,7 +201,9 @@ def test_a_part_that_fails_is_named_and_the_others_stay(words, tmp_path, monkeyp
 
 
 def one(arm, seed, loss, recall=0.1, vio=0.2):
-    even = {"worst": vio, "mean": vio / 2, "by_layer": []}
+    even, less, least = (
+        {"worst": vio / part, "mean": vio / 2 / part, "by_layer": []} for part in (1, 2, 10)
+    )
     known = {"batch_size": 8, "batches": 3, "dead": seed, "least_share": 0.5 - seed / 10}
     return {
         "arm": arm,
@@ -204,6 +216,10 @@ def one(arm, seed, loss, recall=0.1, vio=0.2):
         "parameters": 9,
         "active_parameters": 7,
         "balance": None if arm == "dense" else {**known, "pooled": even, "per_batch": even},
+        "in_training": None if arm == "dense" else {**known, "pooled": less, "per_batch": less},
+        "settled": {**known, "loss": loss + 1, "pooled": least, "per_batch": least}
+        if arm == "loss_free"
+        else None,
     }
 
 
@@ -225,6 +241,9 @@ def test_the_summary_by_hand_is_paired_by_seed():
     assert even["pooled"]["worst"]["mean"] == pytest.approx(0.3)
     assert even["pooled"]["mean"]["mean"] == pytest.approx(0.15)
     assert (even["dead"], even["least_share"], even["batch_size"]) == (1, 0.4, 8)
+    assert told["loss_free"]["in_training"]["pooled"]["worst"]["mean"] == pytest.approx(0.15)
+    assert told["loss_free"]["settled"]["pooled"]["worst"]["mean"] == pytest.approx(0.03)
+    assert told["loss_free"]["settled"]["loss"]["mean"] == 4.0
     against = told["roma"]["against"]
     assert against["router_only"]["loss"]["mean"] == pytest.approx(0.4)  # the seed of both
     assert math.isnan(against["router_only"]["loss"]["low"])
@@ -233,4 +252,6 @@ def test_the_summary_by_hand_is_paired_by_seed():
     assert len(lines) == 6
     assert lines[1].split()[:4] == ["dense", "7", "10", "3.4000"]
     assert "+0.4000 [" in lines[1]
+    assert lines[1].split()[5:9] == ["-"] * 4
+    assert lines[2].split()[5:9] == ["0.300", "0.300", "0.150", "0.030"]
     assert lines[5].startswith("roma less router_only's: +0.4000 [")

@@ -53,7 +53,7 @@ def test_the_grid_has_arms_that_can_be_trained():
 def test_a_round_on_a_small_world(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worth, "SETTINGS", small_world.SETTINGS)
     worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150, seed=1), steps=5)
-    here = SimpleNamespace(run=lambda command, check, stderr: tilts.main(command[3:]))
+    here = SimpleNamespace(run=lambda command, check, stderr, env: tilts.main(command[3:]))
     monkeypatch.setattr(arms, "subprocess", here)
     out = tmp_path / "tilts.json"
     words = ["--home", str(tmp_path), "--arms", "long_view+beam+tilt1.5@4", "--steps", "2"]

@@ -87,9 +87,10 @@ def test_what_stands_for_a_code_starts_at_its_centroid_in_every_row(data):
         "one_position": item.codes.table.weight,
     }
     for name, rows_of in read.items():
-        near = torch.cdist(rows_of[:256], rows_of[:256]).flatten()
-        truth = torch.cdist(centroids[0], centroids[0]).flatten()
-        assert float(torch.corrcoef(torch.stack([near.detach(), truth]))[0, 1]) > 0.9, name
+        for level in range(3):
+            mine = rows_of[256 * level : 256 * (level + 1)].detach()
+            apart = [torch.pdist(each) for each in (mine, centroids[level])]
+            assert float(torch.corrcoef(torch.stack(apart))[0, 1]) > 0.6, (name, level)
     assert float(rows["t5"].model.shared.weight.detach().std()) == pytest.approx(
         float(train_peer.make_row("t5", data, seed=0).model.shared.weight.detach().std()), rel=0.01
     )
