@@ -119,15 +119,19 @@ def settled(training: Pretraining, batches: int) -> dict[str, Any]:
     """What is left of the imbalance once the biases have met the load in evaluation mode.
 
     `SETTLE` batches of training contexts, one step of the recipe's `model.balance_rate` after each;
-    weights stay. Leaves the biases there.
+    weights stay, and biases are put back.
     """
     model, rate = training.model, training.setting.recipe.model.balance_rate
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "router" in name}
     for batch in map(_drawn(training, seed=OTHERS), range(SETTLE)):
         (found,) = loads(model, [batch])
         for mixture, load in zip(model.mixtures(), found, strict=True):
             mixture.router.update(load.to(mixture.load), rate)
     loss = round(valid_loss(model, training.setting), 5)
-    return {"passes": SETTLE, "loss": loss} | (balance_of(training, batches) or {})
+    even = balance_of(training, batches) or {}
+    for name, buffer in before.items():
+        model.get_buffer(name).copy_(buffer)
+    return {"passes": SETTLE, "loss": loss} | even
 
 
 def _drawn(training: Pretraining, seed: int = 0, event_dropout: float = 0.0) -> TrainingBatches:
