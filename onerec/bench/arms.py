@@ -167,11 +167,13 @@ def in_parts(
     folder: Path,
     jobs: int,
     settings: Mapping[str, Any] | None = None,
+    only: bool = False,
 ) -> list[dict[str, Any]]:
     """Every case of `work` by a process of its own, `jobs` at once; what is done is not repeated.
 
     A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts of all
-    calls with this folder, in the order of their file names. `settings` is what they must share to
+    calls with this folder, in the order of their file names; with `only` those of `work` alone, in
+    its order. `settings` is what they must share to
     be compared, by default the words. What a case says on stderr stands beside its part. Where
     there are several GPUs each process sees one of them as cuda:0, and they have as many processes
     each; a recipe that names one by number is refused then: set CUDA_VISIBLE_DEVICES instead.
@@ -189,8 +191,11 @@ def in_parts(
     for place in _places(jobs):
         free.put(place)
 
+    def path_of(case: str) -> Path:
+        return folder / f"{case.replace(':', '-')}.json"
+
     def one(case: str) -> None:
-        part = folder / f"{case.replace(':', '-')}.json"
+        part = path_of(case)
         if part.exists():
             return
         command = [sys.executable, "-m", f"onerec.bench.{module}", *words, "--one", case]
@@ -206,7 +211,8 @@ def in_parts(
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, work))
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = map(path_of, work) if only else sorted(folder.glob("*.json"))
+    return [json.loads(path.read_text()) for path in found]
 
 
 def _places(jobs: int) -> list[dict[str, str]]:

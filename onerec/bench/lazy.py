@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,23 +186,6 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-@dataclass(frozen=True)
-class Case:
-    """One training."""
-
-    kind: str
-    rate: float
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.rate:g}:{self.seed}"
-
-    @classmethod
-    def read(cls, text: str) -> Case:
-        kind, rate, seed = text.split(":")
-        return cls(kind, float(rate), int(seed))
-
-
 def recipes_of(
     chosen: argparse.Namespace, base: Setting, known: Cardinalities
 ) -> dict[str, Recipe]:
@@ -213,12 +196,14 @@ def recipes_of(
 
 def one(chosen: argparse.Namespace) -> dict[str, Any]:
     """The part of `--one`."""
-    case, run = Case.read(chosen.one), open_run(chosen.run, chosen.home)
+    kind, rate, seed = chosen.one.split(":")
+    run = open_run(chosen.run, chosen.home)
     base = setting_of(run, chosen.home)
-    recipe = recipes_of(chosen, base, cardinalities(base, run))[case.kind]
-    config = replace(recipe.train, learning_rate=case.rate)
-    recipe = replace(recipe, seed=case.seed, train=config)
-    return {**asdict(case), **train(run, replace(base, recipe=recipe))}
+    recipe = recipes_of(chosen, base, cardinalities(base, run))[kind]
+    config = replace(recipe.train, learning_rate=float(rate))
+    recipe = replace(recipe, seed=int(seed), train=config)
+    told = {"kind": kind, "rate": float(rate), "seed": int(seed)}
+    return {**told, **train(run, replace(base, recipe=recipe))}
 
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -231,16 +216,15 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     words = [word for name in names for word in (f"--{name}", str(getattr(chosen, name)))]
     words += ["--home", str(chosen.home)] if chosen.home else []
 
-    def parts(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    def parts(cases: Sequence[str]) -> list[dict[str, Any]]:
         """The cases' parts alone: of earlier calls other rates may be there."""
-        folder, wanted = chosen.out.with_suffix(".parts"), [str(case) for case in cases]
-        found = in_parts("lazy", words, wanted, folder, chosen.jobs)
-        return [r for r in found if str(Case(r["kind"], r["rate"], r["seed"])) in wanted]
+        folder = chosen.out.with_suffix(".parts")
+        return in_parts("lazy", words, cases, folder, chosen.jobs, only=True)
 
-    tuned = [Case(kind, rate, 0) for kind in KINDS for rate in chosen.rates]
+    tuned = [f"{kind}:{rate:g}:0" for kind in KINDS for rate in chosen.rates]
     best = {kind: found["rate"] for kind, found in summary(parts(tuned)).items() if kind in KINDS}
-    rest = [Case(kind, best[kind], seed) for seed in range(1, chosen.seeds) for kind in KINDS]
-    runs = parts([*tuned, *rest])
+    seeds = range(1, chosen.seeds)
+    runs = parts([*tuned, *(f"{kind}:{best[kind]:g}:{seed}" for seed in seeds for kind in KINDS)])
     return {
         "benchmark": "lazy",
         "command": "python -m onerec.bench.lazy " + " ".join(sys.argv[1:]),

@@ -233,9 +233,7 @@ def _parts(
     words: Sequence[str], cases: Sequence[Case], folder: Path, jobs: int
 ) -> list[dict[str, Any]]:
     """The cases' parts alone: of earlier calls other sizes and rates may be there."""
-    wanted = [str(case) for case in cases]
-    found = in_parts("scaling", words, wanted, folder, jobs)
-    return [run for run in found if str(Case(run["millions"], run["rate"], run["seed"])) in wanted]
+    return in_parts("scaling", words, [str(case) for case in cases], folder, jobs, only=True)
 
 
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -84,6 +84,10 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told(tmp_path, monkeypa
     (tmp_path / "a-0.json").write_text(json.dumps({"case": "there"}))
     found = arms.in_parts("worth", ["--home", "H"], ["a:0", "b:0"], tmp_path, jobs=2)
     assert found == [{"case": "there"}, {"case": "b:0"}]
+    work = ["b:0", "a:0"]
+    (tmp_path / "c-0.json").write_text(json.dumps({"case": "of an earlier call"}))
+    assert arms.in_parts("worth", ["--home", "H"], work, tmp_path, jobs=1, only=True) == found[::-1]
+    assert len(arms.in_parts("worth", ["--home", "H"], work, tmp_path, jobs=1)) == 3
     assert [command[2:7] for command in asked] == [
         ["onerec.bench.worth", "--home", "H", "--one", "b:0"]
     ]

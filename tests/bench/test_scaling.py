@@ -90,7 +90,7 @@ def test_a_small_comparison_from_end_to_end(
 ) -> None:
     asked = []
 
-    def here(module, words, work, folder, jobs):  # type: ignore[no-untyped-def]
+    def here(module, words, work, folder, jobs, only):  # type: ignore[no-untyped-def]
         folder.mkdir(parents=True)
         asked.append(list(work))
         for case in work:
