@@ -173,10 +173,10 @@ def in_parts(
 
     A case is `python -m onerec.bench.MODULE WORDS --one CASE --out PART`. Returns the parts of all
     calls with this folder, in the order of their file names; with `only` those of `work` alone, in
-    its order. `settings` is what they must share to
-    be compared, by default the words. What a case says on stderr stands beside its part. Where
-    there are several GPUs each process sees one of them as cuda:0, and they have as many processes
-    each; a recipe that names one by number is refused then: set CUDA_VISIBLE_DEVICES instead.
+    its order. `settings` is what they must share to be compared, by default the words. What a case
+    says on stderr stands beside its part. Where there are several GPUs each process sees one of
+    them as cuda:0, and they have as many processes each; a recipe that names one by number is
+    refused then: set CUDA_VISIBLE_DEVICES instead.
 
     Raises:
         RecipeError: `jobs` is below 1.
