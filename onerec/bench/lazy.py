@@ -262,7 +262,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(words)
     refuse_below_one(chosen, ("seeds", "layers", "steps", "batch", "jobs"))
-    refuse_no_amount(chosen, ["rates"])
+    refuse_no_amount(chosen, ["rates"], zero=False)
     set_threads(1 if chosen.one else None)
     if chosen.one:
         write_part(one(chosen), chosen.out)

@@ -98,3 +98,9 @@ def test_a_small_comparison_from_end_to_end(trained, tmp_path, capsys, monkeypat
     assert again["summary"] == told["summary"]
     flops = told["gflops_per_sample"]
     assert flops["lazy"] < flops["encoder_decoder"]
+
+
+def test_a_rate_that_trains_nothing_is_refused(trained, tmp_path, capsys):
+    words = ["--run", "first", "--home", str(trained), "--rates", "0", "0.001"]
+    assert lazy.main([*words, "--out", str(tmp_path / "lazy.json")]) == 2
+    assert "--rates 0.0: a number above 0" in capsys.readouterr().err

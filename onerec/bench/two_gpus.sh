@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# The experiments on the model that want GPUs, the ones most waited for first:
+#
+#     bash onerec/bench/two_gpus.sh HOME OUT [NAME ...]
+#
+# HOME is a folder of datasets and runs (worlds are made there; `beauty` and `kuairand-pure` must be
+# at hand for `routers` and `ablation_kuairand`), OUT a folder for the results, NAME one of
+# several, lifelong, scaling, ablation_world, ablation_kuairand, routers: by default all, in turn.
+# A benchmark that was cut goes on where it was: every part that is done stands in OUT. One that
+# fails is told, and the others go on. PYTHON and JOBS (processes at once, dealt to all GPUs) may
+# be set.
+set -uo pipefail
+
+if [ $# -lt 2 ]; then
+  echo "usage: bash $0 HOME OUT [NAME ...]" >&2
+  exit 2
+fi
+home=$1 out=$2
+shift 2
+names=("$@")
+[ ${#names[@]} -gt 0 ] ||
+  names=(several lifelong scaling ablation_world ablation_kuairand routers)
+python=${PYTHON:-python} jobs=${JOBS:-16}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+mkdir -p "$home" "$out"
+
+# Throughput and curves of one GPU beside two, compiled: the eager steps wait for the host.
+several() {
+  "$python" -m onerec.bench.several --recipe onerec_0_121b --steps 100 --micro-batches 4 \
+    --arms one ddp fsdp --history 900 \
+    --set model.dropout=0 train.batch_size=2048 train.compile=true \
+    --home "$home/several" --out "$out/several_compiled.json"
+}
+
+# Is the lifelong pathway worth it, by the weight of old interests?
+lifelong() {
+  "$python" -m onerec.bench.pathways --experiment lifelong --home "$home" --dataset lifelong \
+    --seeds 3 --jobs "$jobs" --out "$out/pathways_lifelong.json" \
+    --set train.steps=1000 train.batch_size=256 model.width=128 \
+    history.lifelong_length=256 history.lifelong_limit=8 history.lifelong_queries=64 \
+    --world mean_history=1500 days=270 n_users=1500 n_items=20000
+}
+
+scaling() {
+  "$python" -m onerec tokenize --run scaling --recipe small --dataset world --set device=cuda &&
+    "$python" -m onerec.bench.scaling --run scaling --home "$home" --samples 600000 \
+      --batch 1024 --jobs "$jobs" --out "$out/scaling.json"
+}
+
+ablation() { # DATASET OUT
+  "$python" -m onerec.bench.pathways --experiment ablation --home "$home" --dataset "$1" \
+    --seeds 3 --jobs "$jobs" --set train.steps=800 --out "$out/$2.json"
+}
+ablation_world() { ablation world ablation_world; }
+ablation_kuairand() { ablation kuairand-pure ablation_kuairand; }
+
+# RoMA beside router-only tuning, on a log of people; the world's is in results/routers_world.json.
+routers() {
+  "$python" -m onerec.bench.routers --home "$home" --dataset beauty --recipe beauty \
+    --set content.text=hashed train.batch_size=1024 train.steps=1500 model.experts=8 \
+    model.active_experts=2 --arms loss_free roma roma_random router_only --seeds 3 \
+    --users 4000 --jobs 7 --out "$out/routers_beauty.json"
+}
+
+failed=0
+for name in "${names[@]}"; do
+  case $name in
+    several | lifelong | scaling | ablation_world | ablation_kuairand | routers) ;;
+    *)
+      echo "no experiment '$name'; see the head of $0" >&2
+      exit 2
+      ;;
+  esac
+done
+export ONEREC_HOME=$home
+for name in "${names[@]}"; do
+  echo "== $name, $(date +%H:%M:%S)"
+  "$name" || {
+    echo "$name failed: see above; the same call goes on with it" >&2
+    failed=1
+  }
+done
+exit "$failed"
