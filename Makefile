@@ -21,7 +21,8 @@ app: $(VENV)/.app
 
 test: $(VENV)/.dev $(VENV)/.chromium check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests --ignore=tests/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 \
+		-o faulthandler_timeout=0 notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests/browser
 
 check: $(VENV)/.dev
