@@ -84,6 +84,20 @@ def set_by_path(
     return replace(config, **{head: _parse(text, hint, full)})
 
 
+def with_settings(config: Any, words: Iterable[str], flag: str) -> Any:
+    """`config`, a dataclass of plain values, with the KEY=VALUE words behind a flag.
+
+    Raises:
+        RecipeError: a setting that it has not (the flag is named, and the nearest), a wrong value.
+    """
+    names = [item.name for item in dataclasses.fields(config)]
+    for name, text in parse_overrides(words).items():
+        if name not in names:
+            raise RecipeError(f"{flag}: no {name!r}{nearest(name, names)}; it has {listed(names)}")
+        config = set_by_path(config, name, text, names)
+    return config
+
+
 def _parse(text: str, hint: Any, name: str) -> Any:
     if isinstance(hint, types.GenericAlias):  # tuple[str, ...]
         return tuple(part for part in text.split(",") if part)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from onerec.errors import RecipeError
-from onerec.settings import build, listed, nearest, parse_overrides, set_by_path
+from onerec.settings import build, listed, nearest, parse_overrides, set_by_path, with_settings
+from onerec.world.config import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,12 @@ def test_overrides_are_split_at_the_first_equals_sign() -> None:
     assert parse_overrides(["tools= a=b "]) == {"tools": "a=b"}
     with pytest.raises(RecipeError, match="has no '='"):
         parse_overrides(["cooks"])
+
+
+def test_words_behind_a_flag_change_a_dataclass() -> None:
+    world = with_settings(WorldConfig(), ["n_users=20", "mean_history=7.5"], "--set")
+    assert world == WorldConfig(n_users=20, mean_history=7.5)
+    with pytest.raises(RecipeError, match=r"--set: no 'n_user' \(did you mean 'n_users'\?\)"):
+        with_settings(WorldConfig(), ["n_user=20"], "--set")
+    with pytest.raises(RecipeError, match="n_users=1: a world needs at least 10"):
+        with_settings(WorldConfig(), ["n_users=1"], "--set")

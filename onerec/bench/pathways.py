@@ -45,7 +45,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ from onerec.errors import DataError, RecipeError
 from onerec.lifelong import with_lifelong
 from onerec.recipes import Recipe, parse_overrides, recipe, to_dict
 from onerec.runs import Run, open_run
-from onerec.settings import listed, nearest, set_by_path
+from onerec.settings import listed, nearest, with_settings
 from onerec.world import WorldConfig
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0)
@@ -174,13 +174,9 @@ def world_config(words: Sequence[str]) -> WorldConfig:
     Raises:
         RecipeError: a setting that a world has not, that is an experiment's own, or a wrong value.
     """
-    config, names = LONG, [one.name for one in fields(WorldConfig)]
-    for name, text in parse_overrides(words).items():
-        if name not in names:
-            raise RecipeError(f"--world: no {name!r}{nearest(name, names)}; it has {listed(names)}")
-        if name == "old_interest_weight":
-            raise RecipeError(f"--world {name}={text}: --weights says which weights are compared")
-        config = set_by_path(config, name, text, names)
+    if "old_interest_weight" in parse_overrides(words):
+        raise RecipeError("--world old_interest_weight: --weights says which weights are compared")
+    config: WorldConfig = with_settings(LONG, words, "--world")
     return config
 
 

@@ -6,9 +6,9 @@
 # HOME is a folder of datasets and runs (worlds are made there; `beauty` and `kuairand-pure` must be
 # at hand for `routers` and `ablation_kuairand`), OUT a folder for the results, NAME one of
 # several, lifelong, scaling, ablation_world, ablation_kuairand, routers: by default all, in turn.
-# A benchmark that was cut goes on where it was: every part that is done stands in OUT. One that
-# fails is told, and the others go on. PYTHON and JOBS (processes at once, dealt to all GPUs) may
-# be set.
+# A benchmark that was cut goes on where it was: parts that are done stand in OUT, the runs of
+# `several` in HOME. One that fails is told, and the others go on. PYTHON and JOBS (processes at
+# once, dealt to all GPUs) may be set.
 set -uo pipefail
 
 if [ $# -lt 2 ]; then
@@ -17,9 +17,9 @@ if [ $# -lt 2 ]; then
 fi
 home=$1 out=$2
 shift 2
+all=(several lifelong scaling ablation_world ablation_kuairand routers)
 names=("$@")
-[ ${#names[@]} -gt 0 ] ||
-  names=(several lifelong scaling ablation_world ablation_kuairand routers)
+[ ${#names[@]} -gt 0 ] || names=("${all[@]}")
 python=${PYTHON:-python} jobs=${JOBS:-16}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$home" "$out"
@@ -42,7 +42,9 @@ lifelong() {
 }
 
 scaling() {
-  "$python" -m onerec tokenize --run scaling --recipe small --dataset world --set device=cuda &&
+  [ -d "$home/datasets/large" ] ||
+    "$python" -m onerec data get world --name large --set n_users=20000 || return
+  "$python" -m onerec tokenize --run scaling --recipe small --dataset large &&
     "$python" -m onerec.bench.scaling --run scaling --home "$home" --samples 600000 \
       --batch 1024 --jobs "$jobs" --out "$out/scaling.json"
 }
@@ -59,18 +61,15 @@ routers() {
   "$python" -m onerec.bench.routers --home "$home" --dataset beauty --recipe beauty \
     --set content.text=hashed train.batch_size=1024 train.steps=1500 model.experts=8 \
     model.active_experts=2 --arms loss_free roma roma_random router_only --seeds 3 \
-    --users 4000 --jobs 7 --out "$out/routers_beauty.json"
+    --users 4000 --jobs "$jobs" --out "$out/routers_beauty.json"
 }
 
 failed=0
 for name in "${names[@]}"; do
-  case $name in
-    several | lifelong | scaling | ablation_world | ablation_kuairand | routers) ;;
-    *)
-      echo "no experiment '$name'; see the head of $0" >&2
-      exit 2
-      ;;
-  esac
+  if [[ " ${all[*]} " != *" $name "* ]]; then
+    echo "no experiment '$name'; there are ${all[*]}" >&2
+    exit 2
+  fi
 done
 export ONEREC_HOME=$home
 for name in "${names[@]}"; do

@@ -48,19 +48,29 @@ def data_get(
     name: Annotated[str, typer.Argument(help="kuairand-pure, ml-100k, beauty, world, ...")],
     source: Annotated[Path | None, typer.Option("--from", help="A local archive.")] = None,
     as_name: Annotated[str | None, typer.Option("--name", help="Name of the dataset.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the world: n_users=20000, seed=1, ..."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download a public dataset from its official address, or take a local archive."""
+    """Download a public dataset from its official address, take an archive, or make a world."""
     from onerec.data.describe import describe
     from onerec.data.ingest import get
 
+    world = None
+    if settings:
+        from onerec.settings import with_settings
+        from onerec.world.config import WorldConfig
+
+        world = with_settings(WorldConfig(), settings, "--set")
     with Bars(quiet=as_json) as bars:
 
         def progress(done: int, total: int | None) -> None:
             mib = 1 << 20
             bars.report("get", done // mib, (total or done) // mib, {"message": "MiB"})
 
-        dataset = get(name, source=source, name=as_name, progress=progress)
+        dataset = get(name, source=source, name=as_name, progress=progress, world=world)
     _print_description(describe(dataset), as_json)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from onerec.data.dataset import Dataset, dataset_path, write_dataset
 from onerec.data.dataset import home as default_home
@@ -16,6 +17,9 @@ from onerec.data.readers import Source
 from onerec.data.sources import amazon, files, kuairand, movielens
 from onerec.data.write import check_free
 from onerec.errors import DataError
+
+if TYPE_CHECKING:
+    from onerec.world.config import WorldConfig
 
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _ZENODO = "https://zenodo.org/records/10439422/files"
@@ -95,6 +99,7 @@ def get(
     progress: Progress | None = None,
     *,
     name: str | None = None,
+    world: WorldConfig | None = None,
 ) -> Dataset:
     """Make a published dataset, fetched from its official address or taken from `source`.
 
@@ -104,28 +109,25 @@ def get(
         home: the folder of all data; archives are kept in its `downloads`.
         progress: called while fetching.
         name: of the dataset; by default as it is published.
+        world: settings of a world that is not the default one.
 
     Raises:
-        DataError: it cannot be fetched, is damaged, or is no such dataset.
+        DataError: it cannot be fetched, is damaged, or is no such dataset; or `world` is given for
+            another than the world, or without a name.
     """
     name = name or published
     if published == "world":
-        from onerec.data.sources.world import make_world_dataset  # the simulation needs torch
-
-        check_free(dataset_path(name, home), name)
-        return make_world_dataset(name, home=home)
+        return _world(name, world, home)
     known = official(published)
+    if world is not None:
+        raise DataError(f"{published!r} is as it was published; only a world has --set")
     check_free(dataset_path(name, home), name)
     data = home or default_home()
-    if source is None:
-        downloads = data / "downloads"
-        archives = [
-            download(url, downloads / PurePosixPath(url).name, expected, progress)
-            for url, expected in known.files.items()
-        ]
-        folder = downloads
-    else:
-        archives, folder = _given(Path(source), known)
+    archives, folder = (
+        _downloaded(data / "downloads", known, progress)
+        if source is None
+        else _given(Path(source), known)
+    )
     said = [f"{url} ({_digest(url, known, archives)})" for url in known.files]
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=data) as unpacked:
@@ -145,6 +147,27 @@ def get(
             source=", ".join(said),
             licence=known.licence,
         )
+
+
+def _world(name: str, config: WorldConfig | None, home: Path | None) -> Dataset:
+    """The built-in world, under a name of its own where it is not the default one."""
+    from onerec.data.sources.world import WORLD, make_world_dataset  # the simulation needs torch
+
+    if config is not None and name == WORLD:
+        raise DataError(f"{name!r} is the name of the default world; give another by --name")
+    check_free(dataset_path(name, home), name)
+    return make_world_dataset(name, config, home)
+
+
+def _downloaded(
+    folder: Path, known: Official, progress: Progress | None
+) -> tuple[list[Path], Path]:
+    """The archives of a dataset, fetched into a folder, and that folder."""
+    archives = [
+        download(url, folder / PurePosixPath(url).name, expected, progress)
+        for url, expected in known.files.items()
+    ]
+    return archives, folder
 
 
 def _given(source: Path, known: Official) -> tuple[list[Path], Path]:

@@ -172,3 +172,14 @@ def test_a_damaged_dataset_is_listed_and_can_be_deleted(
     assert json.loads(cli("data", "list", "--json").out)["datasets"][0]["damaged"] is True
     check_refused(cli("data", "describe", "toy"), "damaged dataset", "import it again")
     assert cli("data", "delete", "toy").code == 0
+
+
+def test_a_world_of_ones_own_size(cli: Any, check_refused: Any, home: Path) -> None:
+    size = ("--set", "n_users=20", "--set", "n_items=500")
+    check_refused(cli("data", "get", "world", *size), "give another by --name")
+    check_refused(cli("data", "get", "world", "--name", "w", "--set", "n_user=20"), "'n_users'")
+    check_refused(cli("data", "get", "world", "--name", "w", "--set", "n_users=1"), "at least 10")
+    check_refused(cli("data", "get", "beauty", "--set", "n_users=20"), "only a world has --set")
+    assert nothing_left(home)
+    made = cli("data", "get", "world", "--name", "w", *size, "--json").json()
+    assert (made["rows"]["users"], made["rows"]["items"]) == (20, 500)

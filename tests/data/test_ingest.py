@@ -15,6 +15,7 @@ from onerec.data.describe import describe
 from onerec.data.ingest import get, import_files, official
 from onerec.data.split import make_split
 from onerec.errors import DataError
+from onerec.world.config import WorldConfig
 
 LOG = "user_id,item_id,timestamp\n" + "".join(
     f"{u},{i},{u + i}\n" for u in (1, 2) for i in range(4)
@@ -95,14 +96,23 @@ def test_unknown_names_offer_the_nearest() -> None:
 
 def test_a_short_name_and_the_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert official("beauty").files == official("amazon-2014-Beauty").files
-    made: list[tuple[str, Path | None]] = []
+    made: list[tuple[str, WorldConfig | None, Path | None]] = []
     monkeypatch.setattr(
         "onerec.data.sources.world.make_world_dataset",
-        lambda name, home: made.append((name, home)),
+        lambda name, config, home: made.append((name, config, home)),
     )
     get("world", None, tmp_path)
     get("world", None, tmp_path, name="mine")
-    assert made == [("world", tmp_path), ("mine", tmp_path)]
+    get("world", None, tmp_path, name="large", world=WorldConfig(n_users=9_000))
+    assert made == [
+        ("world", None, tmp_path),
+        ("mine", None, tmp_path),
+        ("large", WorldConfig(n_users=9_000), tmp_path),
+    ]
+    with pytest.raises(DataError, match="'world' is the name of the default world"):
+        get("world", None, tmp_path, world=WorldConfig(n_users=9_000))
+    with pytest.raises(DataError, match="only a world has --set"):
+        get("ml-100k", None, tmp_path, world=WorldConfig(n_users=9_000))
 
 
 def test_kuairand_of_the_shared_data(real_data: Path, tmp_path: Path) -> None:
