@@ -125,7 +125,7 @@ def train(run: Run, base: Setting, case: Case, samples: int, batch: int) -> dict
         raise RunError(
             f"{base.dataset.name!r} has {len(examples):,} training contexts, fewer than "
             f"{samples:,} that are to be seen once: lower --samples or make a larger world: "
-            "`onerec data get world --name large --set n_users=20000`"
+            "`onerec data get world --name large --set n_users=50000`"
         )
     size = size_of(recipe, known)
     rate = case.rate / math.sqrt(size / 1e6)

@@ -43,7 +43,7 @@ lifelong() {
 
 scaling() {
   [ -d "$home/datasets/large" ] ||
-    "$python" -m onerec data get world --name large --set n_users=20000 || return
+    "$python" -m onerec data get world --name large --set n_users=50000 || return
   "$python" -m onerec tokenize --run scaling --recipe small --dataset large &&
     "$python" -m onerec.bench.scaling --run scaling --home "$home" --samples 600000 \
       --batch 1024 --jobs "$jobs" --out "$out/scaling.json"

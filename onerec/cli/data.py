@@ -50,7 +50,7 @@ def data_get(
     as_name: Annotated[str | None, typer.Option("--name", help="Name of the dataset.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the world: n_users=20000, seed=1, ..."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the world: n_users=50000, seed=1, ..."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
