@@ -192,7 +192,7 @@ def test_an_amount_that_is_none_is_refused() -> None:
     ("name", "words", "said"),
     [
         ("legality", "--run nope --weight nan", "--weight nan: a number from 0 up"),
-        ("lazy", "--run nope --rates 1e-3 inf", "--rates inf: a number from 0 up"),
+        ("lazy", "--run nope --rates 1e-3 inf", "--rates inf: a number above 0"),
         ("pscore", "--trials 0", "--trials 0: at least 1"),
         ("routers", "--roma-rate -1", "--roma-rate -1.0: a number from 0 up"),
         ("scaling", "--run nope --rates 1e-3 0", "--rates 0.0: a number above 0"),
