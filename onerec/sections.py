@@ -35,7 +35,8 @@ class PoolingConfig:
     captions, each by its weight; a weight of 0 turns that off. `captioner` is the causal language
     model of transformers that tells them, empty for a small one of ours. `width` of its queries is
     the size of it all (a vector has four times as many numbers); 0 is that of the tokens, as in the
-    paper, but at most 512: 64 suits a CPU.
+    paper, but at most 512: 64 suits a CPU. `residual` adds the connection that the paper does not
+    print, without which it learns little from texts of people (DECISIONS.md).
     """
 
     steps: int = 0
@@ -43,6 +44,7 @@ class PoolingConfig:
     contrastive_weight: float = 1.0
     caption_weight: float = 1.0
     captioner: str = ""
+    residual: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
     content, consumed                what is quantised: content alone, co-consumption alone
     qformer, qformer_consumed        what a QFormer (contrastive loss) makes of content: alone, as
                                      `content`, and beside co-consumption, as `rq_kmeans`
+    residual, residual_consumed      the same QFormers with the connection that V1 does not print
     shuffled                         the codes of rq_kmeans dealt out to other items
 
 One part is one of these and a seed: the tokenizer is fitted, its codes are measured, and a model is
@@ -56,12 +57,15 @@ from onerec.settings import listed, nearest
 from onerec.tokenizer.quality import code_quality, nearest_pairs
 
 PLAIN, SHUFFLED = "rq_kmeans", "shuffled"
+QFORMERS = ("qformer", "qformer_consumed", "residual", "residual_consumed")
 KINDS = (
     *(PLAIN, "balanced", "rq_vae", "near_mean", "half", "quarter"),
-    *("content", "consumed", "qformer", "qformer_consumed", SHUFFLED),
+    *("content", "consumed", *QFORMERS, SHUFFLED),
 )
 PAIRS = (
     *(("qformer", "content"), ("qformer_consumed", PLAIN)),
+    *(("residual", "content"), ("residual_consumed", PLAIN)),
+    *(("residual", "qformer"), ("residual_consumed", "qformer_consumed")),
     *(("balanced", PLAIN), ("rq_vae", PLAIN), ("near_mean", PLAIN)),
 )
 QUERIES, NEAR = 2_000, 10
@@ -78,12 +82,13 @@ def kind_recipe(base: Recipe, kind: str, seed: int) -> Recipe:
         tokenizer = replace(tokenizer, codebook_size=size)
     elif kind == "near_mean":
         tokenizer = replace(tokenizer, init="near-mean")
-    elif kind in ("content", "qformer"):
+    elif kind in ("content", "qformer", "residual"):
         content = replace(content, behaviour_weight=0.0)
     elif kind == "consumed":
         content = replace(content, text_weight=0.0, tokens_weight=0.0)
-    if kind.startswith("qformer"):
-        qformer = replace(qformer, steps=300, width=64, caption_weight=0.0)
+    if kind in QFORMERS:
+        residual = kind.startswith("residual")
+        qformer = replace(qformer, steps=300, width=64, caption_weight=0.0, residual=residual)
     return replace(base, seed=seed, tokenizer=tokenizer, content=content, qformer=qformer)
 
 

@@ -105,12 +105,14 @@ def arm_vectors(
         model.init_weights(generator(setting.recipe.seed))
         return item_vectors(model.to(device), content), model
     contrastive, caption = LOSSES[arm.removesuffix(RESIDUAL)]
-    asked = replace(asked, contrastive_weight=contrastive, caption_weight=caption)
-    setting = replace(setting, recipe=replace(setting.recipe, qformer=asked))
-    residual = arm.endswith(RESIDUAL)
-    aligned = align_content(
-        setting, content, device, lambda message: None, lambda result, of: None, residual
+    asked = replace(
+        asked,
+        contrastive_weight=contrastive,
+        caption_weight=caption,
+        residual=arm.endswith(RESIDUAL),
     )
+    setting = replace(setting, recipe=replace(setting.recipe, qformer=asked))
+    aligned = align_content(setting, content, device, lambda message: None, lambda result, of: None)
     return aligned.vectors, aligned.qformer
 
 

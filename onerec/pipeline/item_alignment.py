@@ -86,14 +86,12 @@ def align_content(
     device: torch.device,
     tell: Callable[[str], None],
     step: Callable[[StepResult, int], None],
-    residual: bool = False,
 ) -> AlignedContent:
     """Train on `split.fit_items` and training rows, and read all items.
 
     Args:
         tell: hears what is being done, and may raise to stop.
         step: hears of each step, and of how many.
-        residual: whether the QFormer has the connection that the paper does not print.
 
     Raises:
         DataError: no item has content, or there is nothing to learn from.
@@ -110,7 +108,7 @@ def align_content(
     tell("pairs of items")
     pairs = training_pairs(setting.split, generator(setting.recipe.seed))
     held = held_out(pairs, fit, setting.recipe.seed)
-    training = _Training(setting, content, pairs, fit & ~held, device, residual)
+    training = _Training(setting, content, pairs, fit & ~held, device)
     for result in training.steps():
         step(result, training.config.steps)
         if result.step % SHOWN == 0:
@@ -139,7 +137,6 @@ class _Training:
         pairs: ItemPairs,
         taught: Flags,
         device: torch.device,
-        residual: bool,
     ) -> None:
         recipe, readable = setting.recipe, content.mask.any(axis=1)
         self.device, self.counts = device, pairs.counts
@@ -155,7 +152,7 @@ class _Training:
         both = np.concatenate([pairs.item_to_item, pairs.user_to_item])
         self.pairs = place[_among(both, taught)]
         shape = qformer_config(content.dim, recipe.qformer.width)
-        shape = dataclasses.replace(shape, residual=residual)
+        shape = dataclasses.replace(shape, residual=recipe.qformer.residual)
         self.qformer = ItemQFormer(shape, content.dim)
         told = None
         if self.config.caption_weight > 0:

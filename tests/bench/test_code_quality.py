@@ -1,6 +1,7 @@
 """Tokenizers side by side: what a kind changes, a part on a tiny world, and the ranks by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import small_world
@@ -37,6 +38,10 @@ def test_a_kind_changes_what_it_says() -> None:
     assert base.qformer.steps == 0 < found["qformer"].qformer.steps
     assert found["qformer"].content == found["content"].content
     assert found["qformer_consumed"].content == base.content
+    for name in ("qformer", "qformer_consumed"):
+        other = found[name.replace("qformer", "residual")]
+        assert replace(other, qformer=found[name].qformer) == found[name]
+        assert other.qformer == replace(found[name].qformer, residual=True)
     assert found[SHUFFLED] == found["rq_kmeans"]
 
 

@@ -117,6 +117,13 @@ def test_each_loss_can_be_off(home: Path, off: str) -> None:
     assert (report["captioner"] is None) == (off == "caption_weight")
 
 
+def test_the_residual_is_a_setting_that_the_report_tells(home: Path) -> None:
+    made = {word: align(make_setting(home, residual=word)) for word in ("false", "true")}
+    told = {word: one.report["qformer"]["residual"] for word, one in made.items()}
+    assert told == {"false": False, "true": True}
+    assert not np.allclose(made["true"].vectors, made["false"].vectors)
+
+
 def test_items_without_content_are_left_out_of_training_and_take_the_mean(home: Path) -> None:
     content, setting = tokens(), make_setting(home)
     content.mask[[0, 7]] = False
