@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 PORT ?= 8501
 export OMP_WAIT_POLICY := passive
 
-.PHONY: app test check format types unit browser notebooks demo pictures clean help
+.PHONY: app test slow check format types unit browser notebooks demo pictures clean help
 
 help:
 	@echo "make app        open the app at http://127.0.0.1:$(PORT)"
 	@echo "make test       lint, types, unit tests, notebooks, browser journeys"
+	@echo "make slow       the tests that take longest, which make test leaves out"
 	@echo "make check      lint and types alone (what the commit hook runs)"
 	@echo "make demo       rebuild the shipped demo (data/demo)"
 	@echo "make notebooks  make the .ipynb files from their sources"
@@ -20,10 +21,15 @@ app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
 
 test: $(VENV)/.dev $(VENV)/.chromium check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile -m "not slow" \
+		tests --ignore=tests/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 \
 		-o faulthandler_timeout=0 notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests/browser
+
+# What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 -m slow tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ settings = recipe(
         "reward.steps": "150",
         "reward.rounds": "3",
         "reward.valid_rows": "3000",
-        "align.steps": "40",
+        "align.steps": "28",
         "align.users": "12",
         "align.group": "32",
         "align.reward": "long_view",
@@ -1534,7 +1534,7 @@ assert abs(writing["mean"]) < 0.01, "who finds the 512 candidates, hardly anythi
 # *Question: is a policy that learns on ahead of one that stays as it was?*
 
 # %%
-rounds_asked = 4
+rounds_asked = 3
 loop_seeds = (0, 1, 2)
 for arm, seeds_of_arm in {"frozen": loop_seeds, "rsft": loop_seeds, "rsft_ecpo": (0,)}.items():
     for seed in seeds_of_arm:

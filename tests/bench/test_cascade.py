@@ -38,6 +38,7 @@ class _Cases:
     user = end = np.zeros(2, dtype=np.int64)
 
 
+@pytest.mark.slow
 def test_one_round_on_a_small_world(tmp_path, monkeypatch):
     changes = small_world.SETTINGS | {
         "train.steps": "6",

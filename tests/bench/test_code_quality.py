@@ -77,6 +77,7 @@ def test_one_seed_has_no_interval_to_print() -> None:
     assert "nan" not in shown
 
 
+@pytest.mark.slow
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
     monkeypatch.setattr(

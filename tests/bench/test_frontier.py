@@ -35,6 +35,7 @@ def test_rank_correlation_by_hand():
     assert frontier.rank_correlation(a, b) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_a_round_on_a_small_world(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worth, "SETTINGS", small_world.SETTINGS)
     monkeypatch.setattr(worth, "TEST_USERS", 20)

@@ -48,6 +48,7 @@ def test_a_cut_that_no_alpha_reaches_is_said():
     assert industrial.summary(runs)["at_the_papers_cut"]["f=0.1"] == {"seeds": 0}
 
 
+@pytest.mark.slow
 def test_one_case_on_a_small_world(tmp_path):
     """And its objective is the paper's, whatever the recipe of the run says of alignment."""
     asked, real = [], industrial.policy_config

@@ -77,6 +77,7 @@ def ablation(home, out, *more):
     return pathways.main([*words, "--users", "10", "--seeds", "1", "--out", str(out), *more])
 
 
+@pytest.mark.slow
 def test_worlds_differ_in_the_weight_alone_and_what_is_there_stays(home, here, tmp_path, capsys):
     out = tmp_path / "l.json"
     assert lifelong(home, out, "--weights", "1", "--arms", "clusters", "none") == 0
@@ -103,6 +104,7 @@ def test_worlds_differ_in_the_weight_alone_and_what_is_there_stays(home, here, t
     assert "loss gained on recent: 0 " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_arm_of_the_ablation_that_says_something(home, here, tmp_path, capsys):
     out = tmp_path / "a.json"
     assert ablation(home, out) == 0

@@ -82,6 +82,7 @@ def test_more_samples_than_contexts_are_refused(trained: Path) -> None:
         scaling.train(run, setting_of(run, trained), scaling.Case(0.1, 1e-3, 0), 10**9, 16)
 
 
+@pytest.mark.slow
 def test_a_small_comparison_from_end_to_end(
     trained: Path,
     tmp_path: Path,

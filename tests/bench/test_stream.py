@@ -43,6 +43,7 @@ def test_what_two_seeds_share_is_not_in_the_interval_of_their_difference(tmp_pat
     assert gain["mean"] > 5
 
 
+@pytest.mark.slow
 def test_streams_are_played_once_and_joined(aligned: Path, tmp_path: Path) -> None:
     out = tmp_path / "stream.json"
     words = ["--run", open_run("first", aligned).name, "--home", str(aligned), "--out", str(out)]
@@ -57,6 +58,7 @@ def test_streams_are_played_once_and_joined(aligned: Path, tmp_path: Path) -> No
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_stream_that_fails_says_why(aligned: Path) -> None:
     run = open_run("first", aligned)
     with pytest.raises(RunError, match=r"(?s)bench-all-0.*share=2"):

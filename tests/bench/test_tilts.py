@@ -50,6 +50,7 @@ def test_the_grid_has_arms_that_can_be_trained():
         assert found.weight in tilts.WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_round_on_a_small_world(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worth, "SETTINGS", small_world.SETTINGS)
     worth.prepare(tmp_path, WorldConfig(n_items=600, n_users=150, seed=1), steps=5)

@@ -52,6 +52,7 @@ def test_a_recipe_is_measured(tmp_path, stream, capsys, monkeypatch):
     assert found["loss"]["first"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
 def test_compiled_training_is_measured_beside_the_plain_one(tmp_path, monkeypatch, capsys):
@@ -74,6 +75,7 @@ def test_compiled_training_is_measured_beside_the_plain_one(tmp_path, monkeypatc
     train.compiled._compiled.cache_clear()
 
 
+@pytest.mark.slow
 def test_micro_batches_train_alike_and_what_is_ready_is_not_counted():
     world, few = WorldConfig(n_items=500, n_users=60), {"model.dropout": "0", **TINY}
     given = {"name": "tiny", "steps": 2, "changes": few, "world": world}

