@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,14 @@ from onerec.checkpoint import put_training, save_checkpoint, save_tensors, train
 from onerec.loop import Trainee, loop
 from onerec.model.batch import Batch, Events
 from onerec.model.onerec import OneRec
+from onerec.model.qformer import QFormerConfig
 from onerec.model.routers import RouterConfig
 from onerec.shards import read_checkpoint, save_shards
 from onerec.train.data_parallel import DataParallel
 from onerec.train.distributed import Processes
 from onerec.train.optim import OptimConfig, make_adamw
+
+EventsT = TypeVar("EventsT", bound=Events)
 
 STEPS, WORLD, BALANCE = 3, 2, 0.05
 WAYS = {  # name -> (fsdp, parts of a process's rows)
@@ -33,8 +37,9 @@ WAYS = {  # name -> (fsdp, parts of a process's rows)
     "fsdp in parts": (True, 2),
 }
 MODELS: dict[str, Callable[[], OneRec]] = {
-    "experts": lambda: toy_model.make_model(experts=3, active_experts=1, expert_blocks="alternate"),
+    "experts": lambda: toy_model.make_model(experts=3, active_experts=2, expert_blocks="alternate"),
     "lazy": lambda: toy_model.make_lazy(experts=3, active_experts=2),
+    "lifelong": lambda: toy_model.make_model(lifelong=QFormerConfig(3)),
     "tied": lambda: toy_model.make_model(
         vocabulary={"tied_output": True}, router=RouterConfig("softmax")
     ),
@@ -58,8 +63,22 @@ def batch(step: int) -> Batch:
     target[3:, 2] = 0
     target[5, 1] = 0
     return replace(
-        whole, short=doubled(whole.short), positive=doubled(whole.positive), target=target
+        whole,
+        short=doubled(whole.short),
+        positive=doubled(whole.positive),
+        target=target,
+        lifelong=doubled(toy_model.make_clusters((3, 0, 1, 0, 5, 0), 6)),
     )
+
+
+def rows_of(whole: Batch, rows: slice) -> Batch:
+    """The batch of a process, without what none of its contexts has: every second has no clusters.
+
+    A model without the pathway does not read them.
+    """
+    mine = whole.rows(rows)
+    assert mine.lifelong is not None
+    return mine if mine.lifelong.item.any() else replace(mine, lifelong=None)
 
 
 def reference(name: str) -> tuple[dict[str, Tensor], Tensor]:
@@ -70,7 +89,7 @@ def reference(name: str) -> tuple[dict[str, Tensor], Tensor]:
     return whole_gradients(model), loss.detach()
 
 
-def doubled(events: Events) -> Events:
+def doubled(events: EventsT) -> EventsT:
     return replace(events, label=events.label.double())
 
 
@@ -98,7 +117,7 @@ def trainee(
         model=model,
         optimizer=optimizer,
         loss=model.loss,
-        batch=lambda step: batch(step).rows(rows),
+        batch=lambda step: rows_of(batch(step), rows),
         learning_rate=lambda step: 0.01,
         after_step=balance,
         parallel=shared,

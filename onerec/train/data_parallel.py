@@ -63,7 +63,9 @@ class DataParallel(Generic[BatchT]):
         if processes.control is not None:
             processes.total(numbers)
             if not processes.sharded:
-                sum_gradients(self.model.parameters())
+                parameters = [p for p in self.model.parameters() if p.requires_grad]
+                in_all(parameters, processes)
+                sum_gradients(parameters)
         return numbers[0], dict(zip(names, numbers[1:], strict=True))
 
     def clip(self, limit: float) -> Tensor:
@@ -76,11 +78,22 @@ class DataParallel(Generic[BatchT]):
         return norm
 
 
+def in_all(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
+    """A gradient of 0 for what another process has a gradient of, and this one has not.
+
+    The lifelong pathway reads nothing where no context of a process has such a history.
+    """
+    there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float64)
+    for parameter, count in zip(parameters, processes.total(there).tolist(), strict=True):
+        if parameter.grad is None and count:
+            parameter.grad = torch.zeros_like(parameter)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum gradients over all processes, in flat buffers of at most about `BUCKET` numbers.
 
     A buffer is on its way while the next one is filled. All processes have gradients in the same
-    parameters, since all make the same step.
+    parameters: see `in_all`.
     """
     buckets: list[list[Tensor]] = []
     size = BUCKET

@@ -326,4 +326,6 @@ def shard(model: OneRec) -> None:
         fully_shard(early, mesh=mesh)
     for block in (*model.encoder, *model.decoder):
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    whole = fully_shard(model, mesh=mesh)
+    # a pathway may have nothing to read in the rows of one process
+    whole.set_reduce_scatter_unused_params(True)
