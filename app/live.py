@@ -46,12 +46,14 @@ MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm",
         "Samples a second": "samples_per_second", "Arithmetic": "flops_per_second",
         "MFU": "mfu"}  # fmt: skip
 SAY = (
-    "The solid line is the sum of the others, one for each code word of a name. Guessing among N "
-    "codes costs ln N a level: 4.85 for 128. A level that stays there has learned nothing."
+    "The solid line is the sum of the others, one for each code word of a name (a lazy decoder's is "
+    "their mean). Guessing among N codes costs ln N a level: 4.85 for 128. A level that stays "
+    "there has learned nothing."
 )
 NOTES = {
     "loss": "How surprised the model is by what people really watched next: the sum over the "
-    "levels of -ln of the probability that it gave the right code, in nats. 0 is no surprise.",
+    "levels (a lazy decoder's mean) of -ln of the probability that it gave the right code, in "
+    "nats. 0 is no surprise.",
     "samples_per_second": "A sample is one person's history with what came after it.",
     "grad_norm": "How strongly a step pulls at the weights, before it is clipped. A jump warns of "
     "an unstable training.",

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from onerec.errors import RunError
+from onerec.errors import OtherModelError, RunError
 from onerec.runs import read_json, write_json
 
 _MODEL, _OPTIM = "model.", "optim."
@@ -184,12 +184,12 @@ def refuse_other_state(state: Mapping[str, FoundT], model: nn.Module, file: str)
 def _refuse_other_shapes(
     theirs: Mapping[str, Tensor | torch.Size], ours: Mapping[str, Tensor], file: str
 ) -> None:
-    """RunError that names the first tensor in which a checkpoint and a model differ."""
+    """OtherModelError that names the first tensor in which a checkpoint and a model differ."""
     for name in sorted(ours.keys() | theirs.keys()):
         there, here = theirs.get(name), ours.get(name)
         shape = _shape_of(there)
         if here is None or shape is None or here.shape != shape:
-            raise RunError(
+            raise OtherModelError(
                 f"{file}: tensor {name!r} is {_shape(shape)} in the file, "
                 f"{_shape(None if here is None else here.shape)} in "
                 "the model: another recipe or tokenizer wrote it; start a run of another name"

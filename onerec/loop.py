@@ -9,6 +9,7 @@ A step's randomness (dropout) is seeded by `seed` and the step's number, and bat
 by number, so a run that resumes at step s does exactly what the uninterrupted run did from s on.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from onerec.errors import RunError
 BatchT = TypeVar("BatchT")
 LossFunction = Callable[[BatchT], tuple[Tensor, Mapping[str, Tensor]]]
 
+NAMED = 5  # rows of a batch that are named, at most
 _STEP_SEED = 1_000_003  # keeps the streams of neighbouring seeds apart
 
 
@@ -75,7 +77,9 @@ class Trainee(Generic[BatchT]):
 
     `beside` is a second loss of the same batch, added to the first; the two may be worked out in
     threads of their own, so they share nothing that either writes to. `before_step` gets the number
-    of the step, from 0. With `parallel` a batch is worked out in parts; not with `beside`.
+    of the step, from 0. With `parallel` a batch is worked out in parts; not with `beside`. `each`
+    gives the losses of the rows of a batch (B,) without gradients, to name those that are not
+    finite.
     """
 
     model: nn.Module
@@ -87,6 +91,7 @@ class Trainee(Generic[BatchT]):
     after_step: Callable[[], None] | None = None
     beside: LossFunction[BatchT] | None = None
     parallel: Parallel[BatchT] | None = None
+    each: Callable[[BatchT], Tensor] | None = None
 
 
 def loop(
@@ -125,7 +130,7 @@ def loop(
         numbers = torch.stack(
             [loss.detach().float(), norm.float(), *(v.detach().float() for v in values.values())]
         ).tolist()
-        _refuse_non_finite(numbers[0], numbers[1], step)
+        _refuse_non_finite(trainee, batch, step, {"loss": numbers[0], "gradient norm": numbers[1]})
         trainee.optimizer.step()
         trainee.optimizer.zero_grad(set_to_none=True)
         if trainee.after_step is not None:
@@ -176,10 +181,21 @@ def _clip(trainee: Trainee[BatchT], limit: float) -> Tensor:
     return nn.utils.clip_grad_norm_(trainee.model.parameters(), limit)
 
 
-def _refuse_non_finite(loss: float, norm: float, step: int) -> None:
-    for name, value in (("loss", loss), ("gradient norm", norm)):
-        if not torch.isfinite(torch.tensor(value)):
-            raise RunError(
-                f"training stopped: the {name} of batch {step} is {value}; weights are those of "
-                f"step {step}; resume from the last checkpoint with a lower train.learning_rate"
-            )
+def _refuse_non_finite(
+    trainee: Trainee[BatchT], batch: BatchT, step: int, numbers: Mapping[str, float]
+) -> None:
+    """RunError for the first of the numbers that is none, with the rows of the batch it is from."""
+    name = next((name for name, value in numbers.items() if not math.isfinite(value)), None)
+    if name is None:
+        return
+    where, mend = "", "with a lower train.learning_rate"
+    if trainee.each is not None:
+        each = trainee.each(batch)
+        rows = (~each.isfinite()).nonzero()[:, 0].tolist()
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        where = f" (rows {', '.join(map(str, rows[:NAMED]))}{more} of {len(each)})" if rows else ""
+        mend += ", or without what these rows read" if rows else ""
+    raise RunError(
+        f"training stopped: the {name} of batch {step} is {numbers[name]}{where}; weights are "
+        f"those of step {step}; start a new run {mend}"
+    )

@@ -230,6 +230,8 @@ _AT_LEAST = {
     "history.lifelong_queries": 1,
     "model.experts": 0,
     "model.active_experts": 1,
+    "model.balance_rate": 0,
+    "train.weight_decay": 0,
     "routing.shared_experts": 0,
     "routing.balance_weight": 0,
     "routing.z_weight": 0,

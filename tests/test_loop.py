@@ -81,6 +81,30 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_batch()
         assert torch.equal(old, now)
 
 
+def test_rows_that_are_no_numbers_are_named() -> None:
+    trainee = _regression()
+    sound, least = trainee.batch, 0
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        x, y = sound(step)
+        x = x.clone()
+        x[least:7] = float("inf")
+        return x, y
+
+    trainee.batch = batch
+    trainee.each = lambda batch: (trainee.model(batch[0]) - batch[1]).square().sum(-1).detach()
+    rows = len(sound(0)[0])
+    with pytest.raises(RunError, match=rf"\(rows 0, 1, 2, 3, 4 and 2 more of {rows}\).*these rows"):
+        next(loop(trainee, steps=1))
+    least = 5
+    with pytest.raises(RunError, match=rf"\(rows 5, 6 of {rows}\)"):
+        next(loop(trainee, steps=1))
+    trainee.loss = lambda batch: (trainee.model(batch[0] * 0).sum() * float("nan"), {})
+    least = 7
+    with pytest.raises(RunError, match=r"is nan; weights.*learning_rate$"):
+        next(loop(trainee, steps=1))
+
+
 def test_after_step_runs_once_a_step_after_the_update() -> None:
     trainee = _regression()
     calls: list[int] = []

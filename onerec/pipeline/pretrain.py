@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onerec.assembly import Setting, load_semantic_ids
 from onerec.checkpoint import Checkpoint, load_model, put_training, save_checkpoint
@@ -20,14 +21,20 @@ from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
 from onerec.data.batches import Examples, training_examples
 from onerec.data.split import Cases
-from onerec.errors import RunError
+from onerec.errors import OtherModelError, RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
 from onerec.model.onerec import Batch, OneRec
 from onerec.model.routers import competition_schedule
 from onerec.pipeline.feeding import prepare_stream, training_batches
-from onerec.pipeline.routing import CONTEXTS, RoutingRecord, can_be_spared, each_without
+from onerec.pipeline.routing import (
+    CONTEXTS,
+    RoutingRecord,
+    can_be_spared,
+    each_without,
+    next_token_losses,
+)
 from onerec.pipeline.session import Session, Stopped
 from onerec.recommend import Recommender
 from onerec.shards import consolidate, prune_saved, read_checkpoint, save_shards, saved
@@ -130,7 +137,12 @@ class Pretraining:
             before_step=self.competition(),
             after_step=self.balance,
             parallel=None if processes.alone else shared,
+            each=None if processes.sharded else self.each,
         )
+
+    def each(self, batch: Batch) -> Tensor:
+        """The loss of each context of a batch (B,), to name those that are no numbers."""
+        return torch.from_numpy(next_token_losses(self.trained, batch))
 
     def balance(self) -> None:
         """Move the routers by the load that the experts had in all processes."""
@@ -149,14 +161,20 @@ class Pretraining:
         return lambda step: model.compete(schedule[step])
 
     def resume(self) -> None:
-        """Go on from the newest finished checkpoint that can be read, if there is any."""
+        """Go on from the newest finished checkpoint that can be read, if there is any.
+
+        Raises:
+            OtherModelError: some can be read, and all are of a model of other sizes.
+        """
         writer, processes = self.session.writer, self.processes
+        other: RunError | None = None
         for checkpoint in processes.agreed(saved(self.folder))[::-1]:
             failed = ""
             try:
                 state = read_checkpoint(checkpoint.path, self.trained, processes.control)
             except RunError as error:
                 failed = str(error)
+                other = error if isinstance(error, OtherModelError) else other
             if not processes.everywhere(not failed):
                 if processes.leads:
                     writer.log(f"passed over: {failed or f'{checkpoint.path}: not everywhere'}")
@@ -168,6 +186,9 @@ class Pretraining:
             if processes.leads:
                 writer.log(f"{STAGE}: goes on from step {self.start}")
             break
+        else:
+            if other is not None:
+                raise other
         if processes.leads:
             writer.rewind_metrics(STAGE, self.start)
             self.routing.rewind(self.start)

@@ -5,6 +5,8 @@ The first three take the long frame of `onerec.explain.training.curves`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -54,10 +56,8 @@ def losses(curves: pd.DataFrame) -> go.Figure:
         + "; ".join(
             f"{metric_name(name)} now {_ends(curves, name)[1]['value']:.3f}" for name in names
         ),
-        how="Loss of a level = mean over targets of -ln p(code | codes before it, user); the loss "
-        "is their sum: "
-        + " + ".join(f"{value:.3f}" for value in levels.values())
-        + (f" = {sum(levels.values()):.3f} nats at step {last['step']:,.0f}." if levels else ""),
+        how="Loss of a level = mean over targets of -ln p(code | codes before it, user)"
+        + _made_of(list(levels.values()), last),
         x="step",
         y="loss in nats",
         height=400,
@@ -67,6 +67,19 @@ def losses(curves: pd.DataFrame) -> go.Figure:
     for index, name in enumerate(order):
         _add_line(fig, curves, name, index)
     return fig
+
+
+def _made_of(levels: Sequence[float], last: pd.Series) -> str:
+    """How the last loss follows from the levels': V1 sums them, a lazy decoder takes the mean."""
+    if not levels:
+        return "."
+    total, terms = sum(levels), " + ".join(f"{value:.3f}" for value in levels)
+    mean = total / len(levels)
+    if abs(last["value"] - mean) < abs(last["value"] - total):
+        said = f"mean, as V2's: ({terms}) / {len(levels)} = {mean:.3f}"
+    else:
+        said = f"sum: {terms} = {total:.3f}"
+    return f"; the loss is their {said} nats at step {last['step']:,.0f}."
 
 
 def metric(curves: pd.DataFrame, name: str) -> go.Figure:

@@ -26,14 +26,15 @@ from onerec.checkpoint import Checkpoint
 from onerec.common import generator
 from onerec.count import Cardinalities, Counter
 from onerec.data import log_shards, stream
-from onerec.data.batches import TrainingBatches, training_examples
+from onerec.data.batches import Contexts, TrainingBatches, training_examples
 from onerec.data.dataset import open_dataset
 from onerec.data.split import Cases
 from onerec.errors import DataError, RecipeError, RunError
 from onerec.loop import StepResult
 from onerec.metrics import recall_at_k
+from onerec.model.batch import Batch
 from onerec.model.routers import RouterConfig, competition_schedule
-from onerec.pipeline import run_stage
+from onerec.pipeline import run, run_stage
 from onerec.pipeline.pretrain import Pretraining, _values, sample_cases
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
@@ -391,6 +392,33 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert begun[1] == 21
     assert_same_weights(run, open_run("first", trained))
     assert logged in run.log_tail()
+
+
+def test_checkpoints_that_are_all_of_another_model_are_refused_and_stay(home: Path) -> None:
+    run = stopped_at(home, 7)
+    file = run.path / "pretrain" / "checkpoint-000007.safetensors"
+    belong_to_another_model(file)
+    before = file.read_bytes()
+    with pytest.raises(
+        RunError, match=r"tensor .*another recipe or tokenizer wrote it; start a run"
+    ):
+        run_stage("pretrain", "x", home=home)
+    assert file.read_bytes() == before
+
+
+def test_a_context_whose_loss_is_no_number_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Contexts.batch
+
+    def batch(contexts: Contexts, *rows: Any, **more: Any) -> Batch:
+        found = real(contexts, *rows, **more)
+        found.short.label[1] = float("nan")
+        return found
+
+    monkeypatch.setattr(Contexts, "batch", batch)
+    with pytest.raises(RunError, match=r"the loss of batch 0 is nan \(rows 1 of \d+\)"):
+        run("x", toy_home.make_recipe(), "toy", home=home, stages=("tokenize", "pretrain"))
 
 
 def test_no_readable_checkpoint_means_from_the_start(trained: Path, home: Path) -> None:

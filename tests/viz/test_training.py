@@ -25,6 +25,12 @@ def test_losses_of_levels_stand_beside_their_sum(curves: pd.DataFrame) -> None:
     assert "from 4.67 to 1.28 in 60 steps; level 3 is the hardest" in theme.title(fig)
     assert "0.325 + 0.425 + 0.525" in theme.how(fig)
     assert len({(trace.line.color, trace.line.dash) for trace in fig.data}) == len(fig.data)
+    assert "; the loss is their sum: 0.325" in theme.how(fig)
+
+
+def test_the_loss_of_a_lazy_decoder_is_the_mean_of_its_levels(curves: pd.DataFrame) -> None:
+    lazy = curves.assign(value=curves["value"].where(curves["metric"] != "loss", 0.425))
+    assert "their mean, as V2's: (0.325 + 0.425 + 0.525) / 3 = 0.425" in theme.how(viz.losses(lazy))
 
 
 def test_a_loss_that_did_not_change_stayed(curves: pd.DataFrame) -> None:
