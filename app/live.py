@@ -46,8 +46,8 @@ MORE = {"Learning rate": "lr", "Gradient norm": "grad_norm",
         "Samples a second": "samples_per_second", "Arithmetic": "flops_per_second",
         "MFU": "mfu"}  # fmt: skip
 SAY = (
-    "The solid line is the sum of the others, one for each code word of a name (a lazy decoder's is "
-    "their mean). Guessing among N codes costs ln N a level: 4.85 for 128. A level that stays "
+    "The solid line is the sum of the others, one for each code word of a name (their mean, of a "
+    "lazy decoder). Guessing among N codes costs ln N a level: 4.85 for 128. A level that stays "
     "there has learned nothing."
 )
 NOTES = {
