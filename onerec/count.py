@@ -164,6 +164,7 @@ class Counter:
         targets: float | None = None,
         shared: bool = True,
         clusters: float | None = None,
+        long_share: float = 1.0,
     ) -> Counts:
         """Part -> operations of one forward pass of a context and its targets.
 
@@ -174,11 +175,13 @@ class Counter:
             shared: the targets share the decoder's first position, as they do here; V2 counts one
                 for each.
             clusters: of the lifelong history; None: all places.
+            long_share: of the contexts that have one; the others have no queries either.
         """
         events = self.default_events() if events is None else events
         m = self.targets if targets is None else targets
         long = self.clusters if clusters is None else clusters
-        width, read, s = self.width, self.read, 1 + events + (self.queries if long else 0)
+        queries = self.queries * long_share if long else 0.0
+        width, read, s = self.width, self.read, 1 + events + queries
         rest = m * (self.levels - 1)
         positions = rest + (1 if shared else m)
         static = self.static * len(self.known.user_features)
@@ -195,7 +198,10 @@ class Counter:
             "heads": m * self.codes * width,
         }
         if long:
-            reads = self.queries * (2 * read**2 + 2 * long * read + 3 * read * ffn_hidden(read))
+            reads = queries * (2 * read**2 + 3 * read * ffn_hidden(read))
+            reads += (
+                self.queries * 2 * long * read
+            )  # of those that have them: share * (long / share)
             macs["qformer"] = QFORMER_BLOCKS * (long * 2 * read**2 + reads)
         if self.lazy:
             macs["context"] = s * read * self.chunks * self.chunk
@@ -217,9 +223,10 @@ class Counter:
         targets: float | None = None,
         shared: bool = True,
         clusters: float | None = None,
+        long_share: float = 1.0,
     ) -> float:
         """Operations of one training sample: three forward passes."""
-        return 3 * sum(self.forward_flops(events, targets, shared, clusters).values())
+        return 3 * sum(self.forward_flops(events, targets, shared, clusters, long_share).values())
 
     def search_flops(
         self, beam: int, events: float | None = None, clusters: float | None = None

@@ -20,16 +20,21 @@ from onerec.count import Counter
 from onerec.model.batch import Batch
 
 WINDOW = 20
-COUNTED = ("events", "clusters", "targets")
+COUNTED = ("events", "clusters", "histories", "targets")
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
-    """Events, clusters and targets of a batch that exist: 0-d int64 on its device."""
+    """Events, clusters, contexts with clusters (`histories`) and targets that exist in a batch.
+
+    Each is 0-d int64 on the batch's device.
+    """
     long = batch.lifelong
     events = torch.count_nonzero(batch.short.item) + torch.count_nonzero(batch.positive.item)
+    none = torch.zeros_like(events)
     return {
         "events": events,
-        "clusters": torch.zeros_like(events) if long is None else torch.count_nonzero(long.item),
+        "clusters": none if long is None else torch.count_nonzero(long.item),
+        "histories": none if long is None else torch.count_nonzero(long.item.any(1)),
         "targets": torch.count_nonzero(batch.target),
     }
 
@@ -77,8 +82,8 @@ class Throughput:
     def rates(self) -> dict[str, float]:
         """`samples_per_second`, `flops_per_second` and, with a peak, `mfu`."""
         total = {name: sum(step[name] for step in self._steps) for name in self._steps[0]}
-        events, clusters, targets = (total[name] / total["contexts"] for name in COUNTED)
-        flops = self.counter.training_flops(events, targets, clusters=clusters)
+        events, clusters, share, targets = (total[name] / total["contexts"] for name in COUNTED)
+        flops = self.counter.training_flops(events, targets, clusters=clusters, long_share=share)
         rate = self.processes * total["contexts"] / max(1e-9, total["seconds"])
         used = mfu(flops, rate, None if self.peak is None else self.processes * self.peak)
         found = {"samples_per_second": rate, "flops_per_second": flops * rate}

@@ -56,9 +56,9 @@ def test_what_exists_is_counted_and_padding_is_not() -> None:
     batch = toy.make_batch(lengths=(4, 0, 2), targets=3)
     batch.target[0, 1:] = 0
     found = {name: int(value) for name, value in counts(batch).items()}
-    assert found == {"events": 4 + 4 + 2 + 2, "clusters": 0, "targets": 7}
+    assert found == {"events": 4 + 4 + 2 + 2, "clusters": 0, "histories": 0, "targets": 7}
     batch.lifelong = toy.make_clusters([6, 0, 1], 6)
-    assert int(counts(batch)["clusters"]) == 7
+    assert [int(counts(batch)[name]) for name in ("clusters", "histories")] == [7, 2]
 
 
 def test_rates_by_hand(clock: Clock) -> None:
@@ -73,6 +73,16 @@ def test_rates_by_hand(clock: Clock) -> None:
     flops = rates.counter.training_flops(events, 3.0, clusters=0)
     assert found["flops_per_second"] == pytest.approx(flops * 4 / 5)
     assert found["mfu"] == pytest.approx(flops * 4 / 5 / 1e9)
+
+
+def test_contexts_without_a_lifelong_history_have_no_queries() -> None:
+    """A batch of half full and half empty histories is the mean of both, in all that is linear."""
+    counter = Counter(recipe("onerec_0_015b"), Cardinalities(toy.SIZES, toy.N_ITEMS))
+    full, none = counter.forward_flops(100, 2), counter.forward_flops(100, 2, clusters=0)
+    half = counter.forward_flops(100, 2, clusters=counter.clusters / 2, long_share=0.5)
+    for part in ("pathways", "qformer", "context"):
+        assert half[part] == pytest.approx((full[part] + none.get(part, 0.0)) / 2)
+    assert half["encoder"] < (full["encoder"] + none["encoder"]) / 2  # squares of the mean length
 
 
 def test_without_a_peak_there_is_no_utilisation(clock: Clock) -> None:

@@ -46,9 +46,10 @@ from onerec.model.onerec import Batch, OneRec
 from onerec.model.packing import Packing
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.feeding import prepare_stream, training_batches
+from onerec.pipeline.memory import told_of_memory
 from onerec.recipes import parse_overrides, recipe
 from onerec.runs import Run
-from onerec.throughput import counts
+from onerec.throughput import COUNTED, counts
 from onerec.train import compiled
 from onerec.train.data_parallel import DataParallel
 from onerec.train.distributed import Processes
@@ -81,7 +82,8 @@ def run(
         made = run_stages("t", chosen, "world", home=home, stages=("tokenize",))
         setting = with_lifelong(Setting.of(chosen, dataset), made, device)
         set_threads(threads)
-        measured = measure(made, setting, device, steps, stream, micro_batches, ready)
+        with told_of_memory("pretrain", chosen):
+            measured = measure(made, setting, device, steps, stream, micro_batches, ready)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     result = {
         "benchmark": "train",
@@ -122,11 +124,11 @@ def measure(
         source = Ready(model, batches, micro_batches) if ready else batches
         losses, seconds, warm_up = _train(model, source, setting, device, steps, micro_batches)
     rate = steps * chosen.train.batch_size / seconds
-    events, clusters, targets = batches.means(0 if ready else WARM_UP)
+    events, clusters, share, targets = batches.means(0 if ready else WARM_UP)
     counter = Counter(chosen, Cardinalities.of(model.vocabulary))
-    flops = counter.training_flops(events, targets, clusters=clusters)
+    flops = counter.training_flops(events, targets, clusters=clusters, long_share=share)
     if ready:
-        parts = counter.forward_flops(events, targets, clusters=clusters)
+        parts = counter.forward_flops(events, targets, clusters=clusters, long_share=share)
         flops -= 3 * sum(parts.get(name, 0.0) for name in BEFORE_ENCODER)
     peak = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     used = mfu(flops, rate, peak)
@@ -241,15 +243,13 @@ class Counted:
         batch = self.batches(step)
         self.waited.append(time.perf_counter() - begun)
         found = counts(batch)
-        self.counts.append(
-            torch.stack([found[name] for name in ("events", "clusters", "targets")]) / batch.size
-        )
+        self.counts.append(torch.stack([found[name] for name in COUNTED]) / batch.size)
         return batch
 
-    def means(self, first: int) -> tuple[float, float, float]:
-        """Events, clusters and targets of a context, from batch `first` on."""
-        events, clusters, targets = torch.stack(self.counts[first:]).mean(0).tolist()
-        return events, clusters, targets
+    def means(self, first: int) -> list[float]:
+        """`COUNTED` of a context, from batch `first` on."""
+        means: list[float] = torch.stack(self.counts[first:]).mean(0).tolist()
+        return means
 
 
 def peak_memory(device: torch.device) -> int:

@@ -44,14 +44,17 @@ lifelong() {
 scaling() {
   [ -d "$home/datasets/large" ] ||
     "$python" -m onerec data get world --name large --set n_users=50000 || return
-  "$python" -m onerec tokenize --run scaling --recipe small --dataset large &&
+  # one target a sample, and all that it says: then every target is seen once
+  "$python" -m onerec tokenize --run scaling --recipe small --dataset large \
+    --set train.targets=1 --set history.event_dropout=0 &&
     "$python" -m onerec.bench.scaling --run scaling --home "$home" --samples 600000 \
       --batch 1024 --jobs "$jobs" --out "$out/scaling.json"
 }
 
 ablation() { # DATASET OUT
   "$python" -m onerec.bench.pathways --experiment ablation --home "$home" --dataset "$1" \
-    --seeds 3 --jobs "$jobs" --set train.steps=800 --out "$out/$2.json"
+    --seeds 3 --jobs "$jobs" --out "$out/$2.json" --set train.steps=800 \
+    history.lifelong_length=64 history.lifelong_limit=8 history.lifelong_queries=16
 }
 ablation_world() { ablation world ablation_world; }
 ablation_kuairand() { ablation kuairand-pure ablation_kuairand; }

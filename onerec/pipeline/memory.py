@@ -13,7 +13,10 @@ from onerec.recipes import Recipe
 # What sets the memory of a stage, the most effective first.
 LOWER = {
     "tokenize": ("tokenizer.codebook_size", "content.text_dim"),
-    "pretrain": ("train.batch_size", "history.positive_length", "model.width"),
+    "pretrain": (
+        *("train.batch_size", "history.positive_length", "history.lifelong_length"),
+        "model.width",
+    ),
     "reward": ("reward.batch_size", "reward.width"),
     "align": ("align.users", "align.group", "train.batch_size"),
     "evaluate": ("evaluate.beam", "baselines.sasrec_batch_size"),
@@ -38,11 +41,13 @@ def told_of_memory(stage: str, recipe: Recipe) -> Iterator[None]:
             raise
         free = _FREE.search(str(error))
         there = f", {free[2]} of {free[1]} were free" if free else ""
-        first, *others = (f"{path} (now {_value(recipe, path)})" for path in LOWER[stage])
+        known = ((path, _value(recipe, path)) for path in LOWER[stage])
+        first, *others = (f"{path} (now {value})" for path, value in known if value)
         last = f", or {' or '.join(others)}" if others else ""
+        parts = "go on in smaller parts (--micro-batches 4), or " if stage == "pretrain" else ""
         raise RunError(
-            f"{stage}: out of memory: {asked[1]} more were asked for{there}; start a new run with "
-            f"a lower {first}{last}"
+            f"{stage}: out of memory: {asked[1]} more were asked for{there}; {parts}start a new "
+            f"run with a lower {first}{last}"
         ) from error
 
 

@@ -109,7 +109,7 @@ def follow(name: str, processes: Processes, home: Path | None = None) -> None:
     keep_memory()
     set_threads(threads_for(setting.recipe, device))
     writer = RunWriter(runs_home(home) / name)
-    with contextlib.suppress(Stopped):
+    with contextlib.suppress(Stopped), told_of_memory("pretrain", setting.recipe):
         pretrain(Session(writer, setting, device, processes=processes))
 
 

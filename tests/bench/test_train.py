@@ -100,7 +100,7 @@ def test_events_and_targets_that_exist_are_counted():
     for step in range(3):
         assert counted(step) is batch
     assert len(counted.waited) == 3
-    events, clusters, targets = counted.means(1)
+    events, clusters, histories, targets = counted.means(1)
     assert events == pytest.approx((4 + 4 + 2 + 2) / 3)
-    assert clusters == 0
+    assert clusters == histories == 0
     assert targets == pytest.approx(7 / 3)

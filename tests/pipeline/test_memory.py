@@ -37,8 +37,8 @@ def test_a_gpu_that_is_full_ends_the_training_in_one_line(
         run_stage("pretrain", "x", recipe=toy_home.make_recipe(), dataset="toy", home=home)
     assert str(caught.value) == (
         "pretrain: out of memory: 2.50 GiB more were asked for, 312.75 MiB of 79.10 GiB were free; "
-        "start a new run with a lower train.batch_size (now 32), or history.positive_length "
-        "(now 8) or model.width (now 16)"
+        "go on in smaller parts (--micro-batches 4), or start a new run with a lower "
+        "train.batch_size (now 32), or history.positive_length (now 8) or model.width (now 16)"
     )
     status = open_run("x", home).status()
     assert (status.state, status.message) == ("failed", str(caught.value))
