@@ -55,17 +55,20 @@ def pick_code(points: list[dict]) -> None:
         selection.choose(item=int(path[-1].removeprefix("item ")))
 
 
-facts = cache.read(tokens.collisions, run)
+facts = cache.read(tokens.names, run)
 levels = cache.read(tokens.levels, run)
 with st.grid(4, min_column_width=130):
-    st.metric("Code words an item", len(levels), border=True,
+    st.metric("Code words an item", facts["words"], border=True,
               help="One of each level; together they are its name, or semantic ID")  # fmt: skip
     st.metric("Codes in use", f"{levels['utilisation'].mean():.0%}", border=True,
               help="Of all codes that there are, those that some item has")  # fmt: skip
     st.metric("Items that share a name", f"{facts['share_sharing']:.1%}", border=True,
               help="All their codes are the same: the model cannot tell them apart")  # fmt: skip
-    st.metric("Largest shared name", f"{facts['largest_leaf']:,}", border=True,
+    st.metric("Largest shared name", f"{facts['largest']:,}", border=True,
               help="So many items have the fullest name; 1: no name is shared")  # fmt: skip
+if facts["touched"]:
+    st.caption(f"`tokenizer.policy={facts['policy']}` gave {facts['touched']:.1%} of the items "
+               "other codes than the quantiser did, so that fewer share a name.")  # fmt: skip
 
 part = widgets.options("Show", VIEWS, "tokens_view")
 if part == "Map":

@@ -157,12 +157,17 @@ def measure(kind: str, x: Tensor, size: Size, seed: int) -> dict[str, Any]:
 
 
 def until_flat(kind: str, x: Tensor, size: Size, seed: int) -> tuple[dict[str, Any], Size, bool]:
-    """`measure` of an RQ-VAE with enough steps, the size that says how many, and if they were."""
+    """`measure` of an RQ-VAE with enough steps, the size that says how many, and if they were.
+
+    Of the last two fits the one whose held-out loss is lower counts: more steps may overfit.
+    """
     found = measure(kind, x, size, seed)
     while 2 * size.steps <= size.most_steps:
-        size = replace(size, steps=2 * size.steps)
-        before, found = found["held_out_loss"], measure(kind, x, size, seed)
-        if found["held_out_loss"] > (1 - FLAT) * before:
+        longer = replace(size, steps=2 * size.steps)
+        before, more = found, measure(kind, x, longer, seed)
+        if more["held_out_loss"] < before["held_out_loss"]:
+            found, size = more, longer
+        if more["held_out_loss"] > (1 - FLAT) * before["held_out_loss"]:
             return found, size, True
     return found, size, False
 

@@ -8,10 +8,11 @@ encoder still has something to compress.
 import numpy as np
 import pandas as pd
 
-_FIRST = ("title", "caption", "tags", "category", "brand")
+_FIRST = ("title", "caption", "tags", "category", "brand", "ocr", "asr")
 _NO_CATEGORY = ("item", "item_id", "image", "frames", "published_at")
 _NEVER = (*_NO_CATEGORY, "author_id", "duration_ms")
 _SENTENCE = 25  # mean characters from which an unknown text column counts as prose
+_DENSE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # kana, Chinese, hangul: as three letters
 
 
 def item_texts(items: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -63,7 +64,8 @@ def _is_prose(column: pd.Series) -> bool:
     text = _as_text(column.dropna().head(1_000))
     if text.empty or text.str.contains("://").any():
         return False
-    return bool(text.str.len().mean() >= _SENTENCE and text.nunique() > len(text) // 2)
+    length = text.str.len() + 2 * text.str.count(_DENSE)
+    return bool(length.mean() >= _SENTENCE and text.nunique() > len(text) // 2)
 
 
 def _join(parts: list[list[str]], n: int) -> list[str]:

@@ -80,8 +80,18 @@ def dead_codes(run: Run) -> pd.DataFrame:
 
 def collisions(run: Run) -> dict[str, Any]:
     """How many items share their code with another, and by which policy that is handled."""
-    report = run.report()
-    return {} if report is None else dict(report.get("collisions") or {})
+    return dict((run.report() or {}).get("collisions") or {})
+
+
+def names(run: Run) -> dict[str, Any]:
+    """Items after the policy: `words` of a name, who shares one and who was `touched`."""
+    sizes, said = leaf_sizes(run), collisions(run)
+    if sizes.empty:
+        return {}
+    words, shared = len(code_columns(run.semantic_ids())), sizes[sizes["leaf_size"] > 1]
+    found = {"words": words, "share_sharing": float(shared["items"].sum() / sizes["items"].sum())}
+    found |= {"largest": int(sizes["leaf_size"].max()), "touched": said.get("share_touched", 0.0)}
+    return found | {"policy": said.get("policy", "share")}
 
 
 def leaf_sizes(run: Run) -> pd.DataFrame:

@@ -167,7 +167,8 @@ def changed(state: Codes, setting: CodesSetting) -> Codes:
     if same_data and old.size == setting.size:
         state = replace(state, setting=setting, lot_errors=by_lot(state.x, setting))
         if state.level <= setting.levels:
-            return state
+            unused = setting.repair and bool((state.counts == 0).any())
+            return replace(state, settled=False) if unused else state
         kept = setting.levels
         shown = replace(state, books=state.books[:kept], codes=state.codes[:, :kept])
         return _told(

@@ -150,6 +150,13 @@ class PretrainedCaptioner(CaptionModel):
         deviation = float(table.float().std()) * self.project.weight.shape[1] ** -0.5
         self.project.weight.normal_(0.0, deviation, generator=generator)
 
+    def train(self, mode: bool = True) -> PretrainedCaptioner:
+        """A model whose weights stay as they are keeps its dropout off."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            self.model.eval()
+        return self
+
     def forward(self, states: Tensor, captions: Tensor) -> Tensor:
         """See `CaptionModel`."""
         prefix = self.project(states)

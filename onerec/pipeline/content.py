@@ -103,7 +103,8 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
     else:
         for one in token_sources(setting, watch):
-            add(one.name, _pooled(setting, one), one.weight, one.more)
+            without = int((~one.content.mask.any(axis=1)).sum())
+            add(one.name, _pooled(setting, one), one.weight, {"items_without": without, **one.more})
     if content.behaviour_weight > 0:
         add(CO_CONSUMPTION, _co_consumption(setting), content.behaviour_weight, {})
     if not parts:
@@ -185,8 +186,8 @@ def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
 
 
 def _whole(vectors: Vectors) -> Precomputed:
-    """One vector of each text, (n, 1, d), as it is: zeros for a text without a word."""
-    return Precomputed(vectors, np.ones(vectors.shape[:2], dtype=bool))
+    """One vector of each text, (n, 1, d); a text without a word has none."""
+    return Precomputed(vectors, vectors.any(axis=2))
 
 
 def _encoded(
@@ -266,12 +267,12 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
 def _pooled(setting: Setting, source: TokenSource) -> Vectors:
     """The mean of an item's tokens (n, d); without a token, that of the items which have some.
 
-    The dataset's own tokens and texts are as they always were: zeros for none.
+    A zero would be a point of its own among centred vectors, at which all such items meet.
     """
     content = source.content
     vectors = mean_pool(content.tokens, content.mask)
     there = content.mask.any(axis=1)
     known = there & setting.split.fit_items
-    if "encoder" in source.more and known.any():
+    if known.any():
         vectors[~there] = vectors[known].mean(axis=0)
     return vectors

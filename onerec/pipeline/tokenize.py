@@ -104,17 +104,19 @@ def _refuse_useless(setting: Setting, vectors: NDArray[np.float32]) -> None:
 def codebook_size(setting: Setting) -> int:
     """The recipe's ceiling brought down to what the items allow; an explicit excess is refused.
 
+    Items that come after the training rows may not be fitted on, so they do not count.
+
     Raises:
-        RecipeError: an exact size above the number of items.
+        RecipeError: an exact size above the number of items to fit on.
     """
-    tokenizer, n = setting.recipe.tokenizer, setting.dataset.n_items
+    tokenizer, n = setting.recipe.tokenizer, int(setting.split.fit_items.sum())
     asked = tokenizer.codebook_size
     if not tokenizer.exact_size:
         return codebook_size_for(n, asked)
     if asked > n:
         raise RecipeError(
-            f"tokenizer.codebook_size={asked} is above the {n} items of "
-            f"{setting.dataset.name!r}; set at most {codebook_size_for(n, asked)}"
+            f"tokenizer.codebook_size={asked} is above the {n} items of {setting.dataset.name!r} "
+            f"that may be fitted on; set at most {codebook_size_for(n, asked)}"
         )
     return asked
 
@@ -124,7 +126,7 @@ def _quantise(
 ) -> tuple[Quantiser, SemanticIds, dict[str, Any]]:
     setting = session.setting
     recipe, allowed = setting.recipe.tokenizer, setting.split.fit_items
-    config = tokenizer_config(setting.recipe, min(size, int(allowed.sum())))
+    config = tokenizer_config(setting.recipe, size)
     quantiser = make_quantiser(recipe.kind, config)
     x = torch.from_numpy(vectors).to(session.device)
     fit = torch.from_numpy(allowed).to(session.device)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onerec.errors import RecipeError, RunError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.metrics import entropy_nats, perplexity, utilisation
 from onerec.tokenizer.kmeans import KMeansResult, assign, kmeans
 from onerec.tokenizer.stream_kmeans import kmeans_stream
@@ -209,9 +209,13 @@ def residual_codes(x: Tensor, codebooks: Tensor) -> Tensor:
 
     Raises:
         ValueError: x is not of the codebooks' width.
+        DataError: a row has a value that is not finite: no code is nearest to it.
     """
     if x.ndim != 2 or x.shape[1] != codebooks.shape[2]:
         raise ValueError(f"x is {tuple(x.shape)}; the codebooks take (n, {codebooks.shape[2]})")
+    lost = ~x.isfinite().all(1)
+    if lost.any():
+        raise DataError(f"row {int(lost.int().argmax())} of x has a value that is not finite")
     codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
     for part, out in zip(torch.split(x, ROWS), torch.split(codes, ROWS), strict=True):
         residual = part.detach().float()

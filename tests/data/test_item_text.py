@@ -43,6 +43,17 @@ def test_a_further_column_is_read_when_it_holds_sentences_and_only_then() -> Non
     assert texts == [f"one {LONG[0]}", f"two {LONG[1]}", "three"]
 
 
+def test_what_is_read_on_screen_and_said_are_texts_however_short() -> None:
+    found = frame(ocr=["SALE 3% OFF", "x", ""], caption=["one", "two", ""], asr=["大家好", "", ""])
+    texts = ["one SALE 3% OFF 大家好", "two x", ""]
+    assert item_texts(found) == (texts, ["caption", "ocr", "asr"])
+
+
+def test_a_chinese_sentence_is_as_long_as_one_of_letters() -> None:
+    said = ["今天给大家做一道很好吃的菜", "这个视频教你怎么修自行车", "周末我们一起去公园散步"]
+    assert item_texts(frame(title=["a", "b", "c"], words=said))[1] == ["title", "words"]
+
+
 def test_without_words_categories_become_words() -> None:
     """Tags that are numbers say nothing to an encoder of letters; `tags=39` does."""
     texts, columns = item_texts(

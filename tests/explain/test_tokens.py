@@ -141,6 +141,21 @@ def test_the_residual_walk_ends_at_the_reconstruction_error(run: Run) -> None:
     assert (walk["norm_after"][:-1].to_numpy() == walk["norm_before"][1:].to_numpy()).all()
 
 
+def test_names_are_those_that_the_policy_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, said = tokens.names(run), tokens.collisions(run)
+    assert before["words"] == 3
+    assert before["share_sharing"] == pytest.approx(said["share_sharing"])
+    assert (before["largest"], before["policy"], before["touched"]) == (
+        *(said["largest_leaf"], "share"),
+        0.0,
+    )
+    ids = run.semantic_ids()
+    extra = ids.groupby(["code_1", "code_2", "code_3"]).cumcount()
+    monkeypatch.setattr(Run, "semantic_ids", lambda self: ids.assign(code_4=extra))
+    after = tokens.names(run)
+    assert (after["words"], after["share_sharing"], after["largest"]) == (4, 0.0, 1)
+
+
 def test_items_of_a_code(run: Run) -> None:
     ids = run.semantic_ids()
     frame = tokens.items_of_code(run, (2, 0))
@@ -159,7 +174,7 @@ def test_before_the_tokenizer_everything_is_empty(tmp_path: Path) -> None:
     assert tokens.residual_walk(run, 0).empty
     assert tokens.items_of_code(run, (1,)).empty
     assert tokens.codes_of(run, 0) == ()
-    assert tokens.collisions(run) == {}
+    assert tokens.collisions(run) == tokens.names(run) == {}
 
 
 def test_dead_codes_are_listed_by_level(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,18 @@ def test_an_empty_code_stays_or_moves_to_a_point_that_is_badly_said() -> None:
     assert moved.counts.min() > 0
 
 
+def test_repair_goes_on_where_a_level_had_settled_with_a_code_left_empty() -> None:
+    x, book = [[0, 0], [0, 2], [9, 0]], [[3, 1], [50, 50]]
+    state = by_hand(x, book, repair=False)
+    while not state.done:
+        state = step(state)
+    assert 0 in state.counts
+    assert changed(state, replace(state.setting, seed=state.setting.seed)).done
+    mended = step(changed(state, replace(state.setting, repair=True)))
+    assert mended.repaired == (1,)
+    assert mended.counts.min() > 0
+
+
 @pytest.mark.parametrize("shape", ["clouds", "uniform"])
 def test_the_fit_is_that_of_the_library_from_the_same_start(shape: str) -> None:
     setting = CodesSetting(shape=shape, points=120, levels=1, size=5, seed=2)

@@ -120,6 +120,10 @@ def test_a_model_of_transformers_takes_its_place() -> None:
     assert prefix.grad[[0, 1, 3]].abs().sum() > 0
     assert not prefix.grad[2].any()  # its caption is empty
     assert model.project.weight.grad is not None
+    assert model.train().training
+    assert not language.training, "its weights stay, so its dropout stays off"
+    language.lm_head.weight.requires_grad_(True)
+    assert model.train().model.training
 
 
 def test_sizes_that_cannot_work_are_refused() -> None:

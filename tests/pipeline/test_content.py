@@ -192,6 +192,19 @@ def test_items_without_text_take_the_mean_and_are_counted(home: Path) -> None:
     assert np.abs(made.vectors[3]).max() > 0.01
 
 
+def test_without_a_qformer_they_stand_in_the_middle_and_are_counted_too(home: Path) -> None:
+    """They were zeros, which centring made a cluster of their own."""
+    setting = make_setting(home, {"content.behaviour_weight": "0"})
+    items = setting.dataset.items
+    items.loc[[2, 9], "title"] = ""
+    for row in (2, 9):
+        items.at[row, "tags"] = []
+    made = content_vectors(setting)
+    assert made.parts[0]["items_without"] == 2
+    np.testing.assert_allclose(made.vectors[[2, 9]], 0, atol=1e-6)
+    assert np.abs(made.vectors[3]).max() > 0.01
+
+
 def test_a_dataset_without_a_word_has_nothing_to_align(home: Path) -> None:
     setting = make_setting(home, ALIGNED)
     bare = replace(setting.dataset)
@@ -218,7 +231,8 @@ def test_another_sentence_model_is_asked_for_by_its_name(
     changes = {"content.text": "sentence", "content.model": "chinese"}
     made = content_vectors(make_setting(home, changes))
     assert made.parts[0] == {
-        "part": "sentence text", "dim": 2, "weight": 1.0, "columns": ["title", "tags"],
+        "part": "sentence text", "dim": 2, "weight": 1.0, "items_without": 0,
+        "columns": ["title", "tags"],
     }  # fmt: skip
     assert np.abs(made.vectors[:, 0]).max() > 0
 

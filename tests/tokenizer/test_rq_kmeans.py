@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from onerec.errors import RecipeError, RunError
+from onerec.errors import DataError, RecipeError, RunError
 from onerec.tokenizer import rq_kmeans as module
 from onerec.tokenizer.rq_kmeans import (
     RQKmeans,
@@ -22,6 +22,14 @@ BOOKS = torch.tensor([[[0.0], [100.0]], [[-1.0], [1.0]]])
 
 def randn(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_what_is_no_number_has_no_code() -> None:
+    tokenizer = RQKmeans(RQKmeansConfig(levels=2, codebook_size=2)).fit(X)
+    lost = X.clone()
+    lost[2] = float("nan")
+    with pytest.raises(DataError, match="row 2 of x has a value that is not finite"):
+        tokenizer.transform(lost)
 
 
 def test_two_levels_by_hand() -> None:
