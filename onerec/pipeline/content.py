@@ -187,7 +187,7 @@ def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
 
 def _whole(vectors: Vectors) -> Precomputed:
     """One vector of each text, (n, 1, d); a text without a word has none."""
-    return Precomputed(vectors, vectors.any(axis=2))
+    return Precomputed(vectors, np.asarray(vectors.any(axis=2)))
 
 
 def _encoded(
