@@ -18,11 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from onerec.errors import OtherModelError, RunError
+from onerec.errors import RunError
 from onerec.runs import read_json, write_json
 
 _MODEL, _OPTIM = "model.", "optim."
 FoundT = TypeVar("FoundT", Tensor, torch.Size)
+
+
+class OtherModelError(RunError):
+    """A checkpoint that is sound, and of a model of other sizes."""
 
 
 @dataclass(frozen=True)

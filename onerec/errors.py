@@ -21,10 +21,6 @@ class RunError(OneRecError):
     """A run folder that is missing, unfinished, damaged, held by another or of other data."""
 
 
-class OtherModelError(RunError):
-    """A checkpoint that is sound, and of a model of other sizes."""
-
-
 def first_line(error: BaseException) -> str:
     """The first line of somebody else's error; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].strip()

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from onerec.assembly import Setting, load_semantic_ids
-from onerec.checkpoint import Checkpoint, load_model, put_training, save_checkpoint
+from onerec.checkpoint import (
+    Checkpoint,
+    OtherModelError,
+    load_model,
+    put_training,
+    save_checkpoint,
+)
 from onerec.common import generator
 from onerec.cost import peak_rate
 from onerec.count import Cardinalities, Counter
 from onerec.data.batches import Examples, training_examples
 from onerec.data.split import Cases
-from onerec.errors import OtherModelError, RunError
+from onerec.errors import RunError
 from onerec.lifelong import with_lifelong
 from onerec.loop import StepResult, Trainee, loop
 from onerec.metrics import recall_at_k
@@ -161,11 +167,7 @@ class Pretraining:
         return lambda step: model.compete(schedule[step])
 
     def resume(self) -> None:
-        """Go on from the newest finished checkpoint that can be read, if there is any.
-
-        Raises:
-            OtherModelError: some can be read, and all are of a model of other sizes.
-        """
+        """Go on from the newest checkpoint that can be read; OtherModelError if none fits."""
         writer, processes = self.session.writer, self.processes
         other: RunError | None = None
         for checkpoint in processes.agreed(saved(self.folder))[::-1]:
