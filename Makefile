@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 PORT ?= 8501
+LONG := notebooks/06_rewards_and_ecpo.ipynb
 export OMP_WAIT_POLICY := passive
 
 .PHONY: app test slow check format types unit browser notebooks demo pictures clean help
@@ -24,12 +25,13 @@ test: $(VENV)/.dev $(VENV)/.chromium check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile -m "not slow" \
 		tests --ignore=tests/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 \
-		-o faulthandler_timeout=0 notebooks
+		-o faulthandler_timeout=0 $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests/browser
 
 # What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 -m slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -o faulthandler_timeout=0 $(LONG)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

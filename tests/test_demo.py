@@ -41,6 +41,7 @@ def fail(*_: object, **__: object) -> None:
     raise OSError("full")
 
 
+@pytest.mark.slow
 def test_a_demo_is_made_beside_the_old_one_and_replaces_it_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import small_world
 from onerec.bench import arms, judged
 from onerec.runs import open_run
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lightgbm")
 
 

@@ -10,6 +10,8 @@ from onerec.bench import rl
 from onerec.errors import DataError
 from onerec.world import WorldConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

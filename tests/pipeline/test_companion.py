@@ -30,6 +30,8 @@ from onerec.recipes import recipe
 from onerec.run_files import process_lives, read_json
 from onerec.runs import Run, open_run
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NAMES = ("popularity", "item_knn", "sasrec")
 
@@ -65,7 +67,6 @@ def test_a_companion_leaves_what_training_here_leaves(finished: Path, tmp_path: 
         assert without_times(told[0]) == without_times(told[1])
 
 
-@pytest.mark.slow
 def test_a_run_with_a_companion_ends_with_the_numbers_of_one_without(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +152,6 @@ def test_only_a_narrow_model_with_a_long_training_gets_one(monkeypatch: pytest.M
     assert not worth_a_companion(tiny, CPU)
 
 
-@pytest.mark.slow
 def test_a_companion_lists_the_policy_before_alignment_too(aligned: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(aligned, home)
@@ -166,7 +166,6 @@ def test_a_companion_lists_the_policy_before_alignment_too(aligned: Path, tmp_pa
     assert made_before(done, ENDS) == {}
 
 
-@pytest.mark.slow
 def test_it_waits_for_what_it_is_told_by_the_reward_stage(aligned: Path, tmp_path: Path) -> None:
     """The stage is done a moment after pre-training: who looked once would list nothing."""
     home = tmp_path / "home"

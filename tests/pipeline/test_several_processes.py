@@ -20,6 +20,8 @@ from onerec.pipeline.everyone import recommend_all
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LAST = f"checkpoint-{toy_home.STEPS:06d}.safetensors"
 
