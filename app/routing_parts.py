@@ -75,7 +75,7 @@ def needs_without(view: selection.Selection, run: Run) -> dict[str, Any]:
     if experts <= active:
         st.info(f"Each token sees all {experts} experts: none can be spared. Train with more: "
                 f"`{_again(view, run)} --set model.experts={max(4, 2 * active)} "
-                f"model.active_experts={max(2, active)}`.",
+                f"--set model.active_experts={max(2, active)}`.",
                 icon=":material/select_all:", title="No expert can be switched off")  # fmt: skip
         st.stop()
     if _training(run) or not run.is_done("pretrain"):

@@ -327,5 +327,6 @@ def shard(model: OneRec) -> None:
     for block in (*model.encoder, *model.decoder):
         fully_shard(block, mesh=mesh)
     whole = fully_shard(model, mesh=mesh)
-    # a pathway may have nothing to read in the rows of one process
-    whole.set_reduce_scatter_unused_params(True)
+    if hasattr(whole, "set_reduce_scatter_unused_params"):  # torch 2.11 may lack it
+        # a pathway may have nothing to read in the rows of one process
+        whole.set_reduce_scatter_unused_params(True)

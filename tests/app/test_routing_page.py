@@ -222,7 +222,7 @@ def test_where_every_expert_is_active_none_can_be_spared(open_page: Open, toy_ru
     edit(toy_run.path / "recipe.json", all_active)
     text = said(open_page(routing_view="Switch off"))
     assert "sees all 4 experts" in text
-    assert "model.experts=8 model.active_experts=4" in text
+    assert "--set model.experts=8 --set model.active_experts=4`" in text
 
 
 @pytest.mark.parametrize(
