@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(folder) for folder in (TESTS, TESTS / "browser")]
@@ -15,6 +15,7 @@ sys.path[:0] = [str(folder) for folder in (TESTS, TESTS / "browser")]
 import fake_run  # noqa: E402
 from app_server import Server, serve, settled  # noqa: E402
 
+expect.set_options(timeout=20_000)  # a slow machine under load is no failure
 CANDIDATES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
