@@ -2,6 +2,7 @@
 
     python -m onerec.bench.generate --json [--out onerec/bench/results/generate_cpu.json]
 
+Where there is a GPU, the sizes of `onerec.bench.generate_gpu` are searched there, but with --cpu.
 Both have 4 + 4 layers of width 128 with 4 heads and gated feed-forwards of width 256, random
 weights, 3 x 256 codes of 12,101 items and a history of 60. Both return the 10 best items of a beam.
 The peer is `T5ForConditionalGeneration.generate` with a `prefix_allowed_tokens_fn` that looks up a
@@ -109,23 +110,30 @@ def t5_config() -> Any:
     return config
 
 
+def prefix_function(tokens: Tensor) -> Callable[[int, Tensor], list[int]]:
+    """For `generate`: what may follow a prefix of the items' tokens (items, L), from a dict."""
+    children: dict[tuple[int, ...], set[int]] = {}
+    for row in tokens.tolist():
+        for level in range(len(row)):
+            children.setdefault(tuple(row[:level]), set()).add(row[level])
+    allowed = {prefix: sorted(codes) for prefix, codes in children.items()}
+
+    def after(_: int, prefix: Tensor) -> list[int]:
+        return allowed[tuple(prefix.tolist()[1:])]
+
+    return after
+
+
 def peer_search(codes: Tensor, seed: int) -> tuple[Search, int]:
     """T5's search with a prefix function over a dict, and its number of parameters."""
     from transformers import T5ForConditionalGeneration
 
     tokens = codes + 1 + CODES * torch.arange(LEVELS)  # token 0 is padding and start
-    children: dict[tuple[int, ...], set[int]] = {}
-    for row in tokens.tolist():
-        for level in range(LEVELS):
-            children.setdefault(tuple(row[:level]), set()).add(row[level])
-    allowed = {prefix: sorted(codes) for prefix, codes in children.items()}
+    allowed_after = prefix_function(tokens)
     config = t5_config()
     torch.manual_seed(seed)
     model: Any = T5ForConditionalGeneration(config).train(False)
     random, legal = generator(seed), {tuple(row) for row in tokens.tolist()}
-
-    def allowed_after(_: int, prefix: Tensor) -> list[int]:
-        return allowed[tuple(prefix.tolist()[1:])]
 
     def search(users: int, beams: int) -> None:
         history = torch.randint(1, config.vocab_size, (users, SHORT + POSITIVE), generator=random)
@@ -302,6 +310,8 @@ def write(result: dict[str, Any], path: Path) -> None:
 @told_in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; prints a table, or one JSON object with --json."""
+    from onerec.bench import generate_gpu  # which measures by what stands here
+
     parser = argparse.ArgumentParser(description="constrained beam search against transformers' T5")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
@@ -309,7 +319,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each turn, at least")
+    parser.add_argument("--cpu", action="store_true", help="as without a GPU")
+    generate_gpu.options(parser)
     options = parser.parse_args(argv)
+    if torch.cuda.is_available() and not options.cpu:
+        return generate_gpu.told(options, options.out, sys.argv[1:] if argv is None else argv)
     refuse_below_one(options, ("beams", "rounds", "threads"))
     result = run(
         beams=options.beams,

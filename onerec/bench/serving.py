@@ -1,16 +1,18 @@
 """Beam search of a recipe's model at serving size: users a second, utilisation, latency.
 
     python -m onerec.bench.serving --json [--recipe onerec_0_935b] [--items 1000000] [--beam 512]
-                                   [--users 64 128] [--compile] [--unconstrained] [--out FILE]
+                                   [--users 64 128] [--compile] [--graph] [--unconstrained]
+                                   [--out FILE]
 
 Random weights, random semantic IDs and full histories: speed does not depend on what they say.
-`users_per_second` goes from raw ids to ranked items; `ready_users_per_second` leaves out the
-pathways' embedding of what happened (the encoder itself is always in). `mfu` counts the products of
-`Counter.search_flops` over the device's dense bfloat16 peak, null where no peak is known.
-`constraint_cost` is the share of time that the trie adds to choosing among all codes. Latency is
-that of one user asked for alone.
+`users_per_second` goes from raw ids to ranked items; `ready_users_per_second` begins with what the
+encoder reads, the pathways' tokens (the encoder itself is always in). `mfu` counts the products of
+`Counter.search_flops` over the device's dense bfloat16 peak, null where no peak is known;
+`ready_mfu` those of `ready`, without the pathways. `constraint_cost` is the share of time that the
+trie adds to choosing among all codes. Latency is that of one user asked for alone.
 
-With --compile each shape is compiled at its first search, whose seconds stand in `first_seconds`.
+With --compile each shape is compiled at its first search, whose seconds stand in `first_seconds`;
+with --graph a search is a CUDA graph (`onerec.model.captured`).
 """
 
 from __future__ import annotations
@@ -36,11 +38,13 @@ from onerec.common import autocast, evaluating, generator, pick_device, set_thre
 from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
 from onerec.model.batch import ClusteredEvents
+from onerec.model.captured import CapturedSearch
 from onerec.model.generate import beam_search
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, Vocabulary
 from onerec.recipes import Recipe, parse_overrides, recipe
 from onerec.tokenizer.trie import Trie
 
+PATHWAYS = ("pathways", "qformer")  # what a search from raw ids has before the encoder
 KINDS = 16  # of a time, a play and a duration
 BEHAVIOURS = 6
 
@@ -87,34 +91,46 @@ class Served:
     """A model on a device that is asked for lists."""
 
     def __init__(
-        self, chosen: Recipe, items: int, beam: int, device: torch.device, compiled: bool
+        self,
+        chosen: Recipe,
+        items: int,
+        beam: int,
+        device: torch.device,
+        compiled: bool = False,
+        graph: bool = False,
     ) -> None:
         begun = time.perf_counter()
         self.model, self.trie = model_and_trie(chosen, items)
         self.model, self.trie = self.model.to(device), self.trie.to(device)
         self.built = time.perf_counter() - begun
         self.chosen, self.items, self.beam = chosen, items, beam
-        self.device, self.compiled = device, compiled
+        self.device, self.compiled, self.graph = device, compiled, graph
         self.counter = Counter(chosen, Cardinalities.of(self.model.vocabulary))
 
     def search(self, batch: Batch, constrained: bool = True) -> Callable[[], object]:
         """What one request for `batch` runs."""
         given = {"k": self.beam, "beam": self.beam, "constrained": constrained}
+        given |= {"compiled": self.compiled}
+        if self.graph:
+            captured = CapturedSearch(self.model, batch, self.trie, **given)  # type: ignore[arg-type]
+            return lambda: captured(batch)
 
         def asked() -> object:
             with autocast(self.device):
-                return beam_search(self.model, batch, self.trie, **given, compiled=self.compiled)  # type: ignore[arg-type]
+                return beam_search(self.model, batch, self.trie, **given)  # type: ignore[arg-type]
 
         return asked
 
-    def embedding(self, batch: Batch) -> Callable[[], object]:
-        """The pathways alone, without the encoder's blocks."""
-
-        def asked() -> object:
-            with torch.no_grad(), evaluating(self.model), autocast(self.device):
-                return self.model.embed(batch)
-
-        return asked
+    @contextlib.contextmanager
+    def embedded(self, batch: Batch) -> Iterator[None]:
+        """Inside, the pathways' tokens of the batch are there already."""
+        with torch.no_grad(), evaluating(self.model), autocast(self.device):
+            ready = self.model.embed(batch)
+        self.model.embed = lambda batch: ready  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.model.embed
 
     def seconds(self, work: Callable[[], object], rounds: int) -> list[float]:
         """Of each of so many calls, the device idle before and after."""
@@ -133,33 +149,51 @@ class Served:
 
     def measured(self, users: int, rounds: int, unconstrained: bool) -> dict[str, Any]:
         """One batch size."""
-        batch = contexts(self.chosen, self.items, users, self.device)
+        batch, parts = contexts(self.chosen, self.items, users, self.device), self._operations()
         with self._memory() as peak:
-            first = self.seconds(self.search(batch), 1)[0]
-            taken = statistics.median(self.seconds(self.search(batch), rounds))
-        self.embedding(batch)()
-        embed = statistics.median(self.seconds(self.embedding(batch), rounds))
-        flops = sum(self.counter.search_flops(self.beam).values())
-        device = self.device
-        known = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        used = mfu(flops, users / taken, known)
+            begun = time.perf_counter()
+            work = self.search(batch)
+            work()
+            first = time.perf_counter() - begun
+            taken = statistics.median(self.seconds(work, rounds))
+        del work  # a graph holds memory
+        with self.embedded(batch):
+            ready = self._taken(batch, rounds)
         result = {
             "users": users,
             "users_per_second": round(users / taken, 1),
-            "ready_users_per_second": round(users / (taken - embed), 1),
+            "ready_users_per_second": round(users / ready, 1),
             "milliseconds": round(1e3 * taken, 2),
             "first_seconds": round(first, 2),
-            "flops_per_user": round(flops),
-            "mfu": None if used is None else round(used, 4),
+            "flops_per_user": round(parts[0]),
+            "mfu": self._share(parts[0] * users / taken),
+            "ready_mfu": self._share(parts[1] * users / ready),
             "peak_memory_bytes": peak[0],
         }
         if unconstrained:
-            free = self.search(batch, constrained=False)
-            free()
-            without = statistics.median(self.seconds(free, rounds))
+            without = self._taken(batch, rounds, constrained=False)
             result["unconstrained_users_per_second"] = round(users / without, 1)
             result["constraint_cost"] = round(taken / without - 1, 4)
         return result
+
+    def _taken(self, batch: Batch, rounds: int, constrained: bool = True) -> float:
+        """Median seconds of a search, after one that is not counted."""
+        work = self.search(batch, constrained)
+        work()
+        return statistics.median(self.seconds(work, rounds))
+
+    def _operations(self) -> tuple[float, float]:
+        """Of one user's search, and without the pathways."""
+        parts = self.counter.search_flops(self.beam)
+        whole = sum(parts.values())
+        return whole, whole - sum(parts.get(name, 0.0) for name in PATHWAYS)
+
+    def _share(self, rate: float) -> float | None:
+        """Of the device's peak, where that is known."""
+        device = self.device
+        known = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        used = mfu(1.0, rate, known)
+        return None if used is None else round(used, 4)
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[list[int]]:
@@ -187,13 +221,14 @@ def run(
     rounds: int = 7,
     asks: int = 100,
     compiled: bool = False,
+    graph: bool = False,
     unconstrained: bool = False,
     changes: Mapping[str, str] | None = None,
     words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure and return one JSON-able dict."""
     threads, device = set_threads(), pick_device("auto")
-    served = Served(recipe(name, dict(changes or {})), items, beam, device, compiled)
+    served = Served(recipe(name, dict(changes or {})), items, beam, device, compiled, graph)
     on = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "benchmark": "serving",
@@ -205,6 +240,7 @@ def run(
         "items": items,
         "beam": beam,
         "compiled": compiled,
+        "graph": graph,
         "build_seconds": round(served.built, 1),
         "results": [served.measured(size, rounds, unconstrained) for size in users],
         "latency_milliseconds": served.latency(asks) if asks else None,
@@ -223,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--asks", type=int, default=100, help="of one user, for the latency")
     parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    parser.add_argument("--graph", action="store_true", help="as a CUDA graph")
     parser.add_argument("--unconstrained", action="store_true", help="also without the trie")
     parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
     parser.add_argument("--out", type=Path)
@@ -236,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rounds=chosen.rounds,
         asks=chosen.asks,
         compiled=chosen.compile,
+        graph=chosen.graph,
         unconstrained=chosen.unconstrained,
         changes=parse_overrides(chosen.set),
         words=sys.argv[1:] if argv is None else argv,

@@ -93,6 +93,12 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _flash_attends() -> bool:
+    """Whether it runs on this GPU: from Ampere on. Asked as `_cudnn_attends` is."""
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cudnn_attends() -> bool:
     """Whether cuDNN's attention is allowed, and the fastest: from Hopper on.
 
@@ -121,7 +127,7 @@ def segments_serve(device: torch.device, head: int) -> bool:
     """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda"):
         return False
-    return head % 8 == 0 and head <= WIDEST and torch.cuda.get_device_capability(device) >= (8, 0)
+    return head % 8 == 0 and head <= WIDEST and _flash_attends()
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
@@ -135,9 +141,8 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor
 
 def attend_across(q: Tensor, k: Tensor, v: Tensor, among: Segments) -> Tensor:
     """Attention of Q queries of each row (B, Q, H, Dh) to its keys and values -> the same."""
-    rows, queries = q.shape[:2]
-    begins = torch.arange(rows + 1, device=q.device, dtype=torch.int32) * queries
-    begins = torch.cat((begins, begins[-1:]))  # nobody asks the last sequence
+    queries = q.shape[1]
+    begins = among.begins(len(q), queries)
     y = varlen_attn(q.flatten(0, 1), k, v, begins, among.ends, queries, among.longest)
     assert isinstance(y, Tensor)
     return y.view(q.shape)

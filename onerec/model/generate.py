@@ -15,10 +15,7 @@ excluded items, D width.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,13 +26,10 @@ from torch import Tensor
 from onerec.common import evaluating, spread
 from onerec.model.attention import Cache, Memory
 from onerec.model.onerec import Batch, OneRec
-from onerec.model.packing import Packing
+from onerec.model.pieces import Call, compiled_call, directly, settled
 from onerec.tokenizer.trie import Trie
 
 SMALLEST_PART, LARGEST_PART = 16, 64  # users that a thread searches at once on a CPU
-BACKEND = "inductor"  # of compiled pieces
-SHAPES = 96  # that each compiled piece is made for, levels counted apart; then it runs uncompiled
-NOT_ASKED = ("cuda",)  # devices that are not asked on the way whether scores are equal
 
 
 class TraceLevel(NamedTuple):
@@ -117,8 +111,8 @@ def beam_search(
         exclude: (B, X) item index + 1, 0 for none: items that may not be returned. The search goes
             on to the next item instead.
         cache: keep keys and values of earlier positions; False computes all anew (for tests).
-        compiled: with the pieces that torch.compile makes for just these shapes (users, beam, k),
-            after a wait at the first call; see `Pieces`.
+        compiled: with pieces that torch.compile makes for just these shapes (users, beam, k), after
+            a wait at the first call: one for all blocks of a kind, so depth costs no waiting.
 
     Raises:
         ValueError: k or beam is below 1.
@@ -129,52 +123,17 @@ def beam_search(
     if not trace and not compiled:
         parts = _parts(len(batch.target), batch.target.device)
 
+    call = compiled_call if compiled else directly
+
     def search(rows: slice) -> Generated:
         with torch.no_grad():
             part = batch if rows == slice(None) else batch.rows(rows)
             left_out = None if exclude is None else exclude[rows]
-            given = model, part, trie, k, beam, left_out, constrained, trace, cache
-            if compiled or part.target.device.type in NOT_ASKED:
-                undecided: list[Tensor] = []
-                found = _search(*given, compiled_pieces() if compiled else PLAIN, undecided)
-                if not torch.stack(undecided).any():
-                    return found
-            return _search(*given, PLAIN)
+            return _search(model, part, trie, k, beam, left_out, constrained, trace, cache, call)
 
     with evaluating(model), settled(model, compiled):
         done = spread(search, parts, torch.get_num_threads())
     return done[0] if len(done) == 1 else _joined(done)
-
-
-class Pieces(NamedTuple):
-    """What a search calls: the encoder's blocks, a decoder step, the choice among continuations."""
-
-    read: Callable[..., Memory]
-    states: Callable[..., tuple[Tensor, Cache]]
-    choose: Callable[..., tuple[_Beams, Tensor, Cache]]
-
-
-@functools.cache
-def compiled_pieces() -> Pieces:
-    """The pieces as torch.compile makes them, each for the shapes that it is called with.
-
-    Logits are left out: they are one product, whose precision is decided outside.
-    """
-    made = functools.partial(torch.compile, backend=BACKEND, dynamic=False)
-    return Pieces(made(_read), made(_states), made(_choose))
-
-
-@contextlib.contextmanager
-def settled(model: OneRec, compiled: bool) -> Iterator[None]:
-    """Inside, what compiled pieces take for granted holds: weights are cast, shapes may be many."""
-    if not compiled:
-        yield
-        return
-    if torch.is_autocast_enabled("cuda"):
-        for mixture in model.mixtures():
-            mixture.keep(torch.get_autocast_dtype("cuda"))
-    with torch._dynamo.config.patch(recompile_limit=SHAPES):
-        yield
 
 
 def _joined(parts: list[Generated]) -> Generated:
@@ -216,23 +175,21 @@ def _search(
     constrained: bool,
     trace: bool,
     cache: bool,
-    pieces: Pieces,
-    undecided: list[Tensor] | None = None,
+    call: Call,
 ) -> Generated:
-    """`beam_search` of one part, with the model in evaluation mode; `undecided` as in `best`."""
+    """`beam_search` of one part, with the model in evaluation mode."""
     enough = k if exclude is None else k + exclude.shape[1]
     levels: list[TraceLevel] = []
-    memory = pieces.read(model, *model.embed(batch))
+    memory = model.read(*call(model.embed, batch), call)
     beams = _start(memory)
     past: Cache | None = [] if cache else None
     for level in range(model.levels):
         last, before = level == model.levels - 1, beams
         written = beams.codes.clamp(min=0)
-        hidden, present = pieces.states(model, level, written, memory, past)
+        hidden, present = model.step_states(level, written, memory, past, call)
         logits = model.step_logits(level, hidden)
         wide, kept = (enough, []) if last else (beam, present)
-        given = logits, trie, level, before, kept, wide, constrained, undecided
-        beams, parent, follow = pieces.choose(*given)
+        beams, parent, follow = call(_choose, logits, trie, level, before, kept, wide, constrained)
         past = follow if cache else None
         if trace:
             mass = _children(logits, trie, level, before.node).log_prob.logsumexp(-1).exp()
@@ -251,25 +208,11 @@ def _choose(
     present: Cache,
     keep: int,
     constrained: bool,
-    undecided: list[Tensor] | None,
 ) -> tuple[_Beams, Tensor, Cache]:
     """The beams after this level, the rank of each one's parent, and their keys and values."""
     follow = _children if constrained else _all_codes
-    beams, parent = _advance(beams, follow(logits, trie, level, beams.node), keep, undecided)
+    beams, parent = _advance(beams, follow(logits, trie, level, beams.node), keep)
     return beams, parent, _follow(present, parent)
-
-
-def _read(model: OneRec, x: Tensor, where: Packing) -> Memory:
-    return model.read(x, where)
-
-
-def _states(
-    model: OneRec, level: int, codes: Tensor, memory: Memory, past: Cache | None
-) -> tuple[Tensor, Cache]:
-    return model.step_states(level, codes, memory, past)
-
-
-PLAIN = Pieces(_read, _states, _choose)
 
 
 def _start(memory: Memory) -> _Beams:
@@ -294,12 +237,10 @@ def _all_codes(logits: Tensor, trie: Trie, level: int, node: Tensor) -> _Next:
     return _Next(code, child.long(), logits.log_softmax(-1))
 
 
-def _advance(
-    beams: _Beams, options: _Next, keep: int, undecided: list[Tensor] | None
-) -> tuple[_Beams, Tensor]:
+def _advance(beams: _Beams, options: _Next, keep: int) -> tuple[_Beams, Tensor]:
     """The best `keep` continuations and the rank of each one's parent (B, keep)."""
     width = options.code.shape[-1]  # C
-    score, pick = best((beams.score[..., None] + options.log_prob).flatten(1), keep, undecided)
+    score, pick = best((beams.score[..., None] + options.log_prob).flatten(1), keep)
     parent = pick // width
     dead = score.isneginf()
 
@@ -320,24 +261,38 @@ def _advance(
     ), parent
 
 
-def best(scores: Tensor, keep: int, undecided: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """The `keep` largest of each row (B, n), descending, equal ones by index; values and index.
 
-    `topk` may return any of the equal scores; only when that matters, a stable sort decides. With a
-    list of `undecided` nothing is decided: whether it matters is added to the list, for later.
+    `topk` may return any of the equal scores. A CPU looks whether that matters, and then sorts; a
+    GPU, which would have to wait to know, counts them in any case.
     """
     keep = min(keep, scores.shape[1])
     value, index = scores.topk(keep)
     edge = value[:, -1:]
-    matters = (((scores >= edge).sum(1, keepdim=True) > keep) & edge.isfinite()).any()
-    if undecided is not None:
-        undecided.append(matters)
-    elif matters:
+    if not scores.is_cpu or torch.compiler.is_compiling():
+        index = _first(scores, edge, keep)
+    elif (((scores >= edge).sum(1, keepdim=True) > keep) & edge.isfinite()).any():
         value, index = scores.sort(descending=True, stable=True)
         return value[:, :keep], index[:, :keep]
-    index = index.sort().values
+    else:
+        index = index.sort().values
     value, order = scores.gather(1, index).sort(descending=True, stable=True)
     return value, index.gather(1, order)
+
+
+def _first(scores: Tensor, edge: Tensor, keep: int) -> Tensor:
+    """Where in each row (B, n) the `keep` largest stand, ascending, by the smallest (B, 1) of them.
+
+    Of those that equal it the first are taken.
+    """
+    above, equal = scores > edge, scores == edge
+    room = keep - above.sum(1, keepdim=True)
+    taken = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    place = torch.arange(1, keep + 1, device=scores.device, dtype=torch.int32)
+    place = place.expand(len(scores), -1).contiguous()
+    found = torch.searchsorted(taken.cumsum(1, dtype=torch.int32), place)
+    return found.clamp(max=scores.shape[1] - 1)  # past the end where a score is no number
 
 
 def _follow(cache: Cache, parent: Tensor) -> Cache:

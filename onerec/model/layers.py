@@ -168,15 +168,16 @@ class CrossAttention(nn.Module):
     def keys_values(self, states: Tensor, packing: Packing) -> KeyValue:
         """Encoder states, tokens of a grid (B, S) -> keys, values (B, H, S, Dh).
 
-        Of tokens one after another they are (T, H, Dh).
+        Of tokens in segments they are (T, H, Dh).
         """
         made = self.key_value(states)
-        if packing.exists is not None:
-            k, v = made.view(len(made), 2, self.heads, -1).unbind(1)
+        if packing.segments is not None:
+            k, v = made.view(-1, 2, self.heads, states.shape[-1] // self.heads).unbind(1)
             return k, v
         grid = packing.unpack(made)
         k, v = (split_heads(part, self.heads) for part in grid.chunk(2, dim=-1))
-        return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
+        apart = states.is_cpu and not torch.is_grad_enabled()  # read at every step
+        return (k.contiguous(), v.contiguous()) if apart else (k, v)
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         """(B, Q, D) queries on what `keys_values` made, mask (B, 1, 1, S) -> (B, Q, D)."""

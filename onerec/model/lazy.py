@@ -28,6 +28,7 @@ from onerec.model.layers import RMSNorm, SelfAttention
 from onerec.model.onerec import OneRec, OneRecConfig
 from onerec.model.packing import Mask, Packing, Segments, known_full, packs
 from onerec.model.pathways import Batch, CodeEmbedding, ItemTable, Vocabulary
+from onerec.model.pieces import Call, directly
 from onerec.model.products import Linear
 from onerec.model.sizes import (
     ContextConfig,
@@ -104,9 +105,9 @@ class LazyDecoder(OneRec):
         waits = not where.mask.is_cpu and where.rows is None and packs(x.device, self.config.width)
         return x, known_full(where) if waits else where
 
-    def read(self, x: Tensor, where: Packing) -> Memory:
+    def read(self, x: Tensor, where: Packing, call: Call = directly) -> Memory:
         """The keys and values that the blocks share, made once of the context's tokens."""
-        sets = self.context(self.dropout(x), where)
+        sets = call(self.context.forward, self.dropout(x), where)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
         return Memory(where, shared)

@@ -174,11 +174,22 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def keep(self, dtype: torch.dtype) -> None:
-        """Copies of the weights in a dtype, made again where the weights have changed."""
+        """Copies of the weights in a dtype, made again in place where the weights have changed."""
         weights = self.gate_up, self.down
         known = (dtype, *((weight.data_ptr(), weight._version) for weight in weights))
-        if self._kept != known:
-            self._kept, self._copies = known, (weights[0].to(dtype), weights[1].to(dtype))
+        if self._kept == known:
+            return
+        copies, self._kept = self._copies, known
+        if copies is None or (copies[0].dtype, copies[0].device) != (dtype, weights[0].device):
+            self._copies = weights[0].to(dtype), weights[1].to(dtype)
+            return
+        for copy, weight in zip(copies, weights, strict=True):
+            copy.copy_(weight)
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor] | None:
+        """The copies of `keep` as they stand; other ones once gradients have been asked for."""
+        return self._copies
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from onerec.common import in_float32
 from onerec.model import packing
-from onerec.model.attention import Cache, KeyValue, Memory, segments_serve
+from onerec.model.attention import Cache, Memory, segments_serve
 from onerec.model.layers import DecoderBlock, EncoderBlock, RMSNorm, SwiGLU
 from onerec.model.moe import BIAS_STEP, MixtureOfExperts, RouterConfig
 from onerec.model.next_token import level_losses
 from onerec.model.pathways import Batch, CodeEmbedding, Events, ItemTable, Pathways, Vocabulary
+from onerec.model.pieces import Call, directly
 from onerec.model.products import Linear
 from onerec.model.qformer import QFormer, QFormerConfig
 from onerec.model.routers import CompetitionRouter
@@ -237,16 +238,16 @@ class OneRec(nn.Module):
             return packing.one_after_another(x, where)
         return packing.in_front(x, where.mask)
 
-    def read(self, x: Tensor, where: packing.Packing) -> Memory:
-        """The encoder's blocks over the tokens of `embed`."""
+    def read(self, x: Tensor, where: packing.Packing, call: Call = directly) -> Memory:
+        """The encoder's blocks over the tokens of `embed`; `call` calls what may be compiled."""
         x = self.dropout(x)
         if self.config.residual == "bfloat16" and torch.is_autocast_enabled(x.device.type):
             x = x.bfloat16()
         for block in self.encoder:
-            x = block(x, where)
-        states = self.encoder_norm(x)
+            x = call(block.forward, x, where)
+        states = call(self.encoder_norm.forward, x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
-        return Memory(where, [layer.keys_values(states, where) for layer in cross])
+        return Memory(where, [call(layer.keys_values, states, where) for layer in cross])
 
     # ------------------------------------------------------------------ decoder
 
@@ -357,7 +358,12 @@ class OneRec(nn.Module):
             return self.logits(level, hidden.float())
 
     def step_states(
-        self, level: int, codes: Tensor, memory: Memory, past: Cache | None
+        self,
+        level: int,
+        codes: Tensor,
+        memory: Memory,
+        past: Cache | None,
+        call: Call = directly,
     ) -> tuple[Tensor, Cache]:
         """The states (B, K, D) that `decode_step` makes its logits of, and its cache."""
         if past is None:
@@ -367,18 +373,20 @@ class OneRec(nn.Module):
         for index, block in enumerate(self.decoder):
             state = memory.keys_values[index], memory.attendable, past[index] if level else []
             step = cast(DecoderBlock, block).step
-            x, after = step(x, *state) if index else self._first_step(level, codes, *state)
+            work, given = (step, (x,)) if index else self._first_step(level, codes)
+            x, after = call(work, *given, *state)
             present.append(after)
-        return self.decoder_norm(x), present
+        return call(self.decoder_norm.forward, x), present
 
-    def _first_step(
-        self, level: int, codes: Tensor, memory: KeyValue, mask: packing.Mask, past: list[KeyValue]
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """The first block's step, per code where there are far fewer codes than sequences."""
-        block, state = cast(DecoderBlock, self.decoder[0]), (memory, mask, past)
+    def _first_step(self, level: int, codes: Tensor) -> tuple[Call, tuple[Tensor, ...]]:
+        """The first block's step, per code where there are far fewer codes than sequences.
+
+        And what it reads before a state of the search.
+        """
+        block = cast(DecoderBlock, self.decoder[0])
         if not level:
-            return block.step(self.begin.expand(*codes.shape[:2], -1), *state)
+            return block.step, (self.begin.expand(*codes.shape[:2], -1),)
         code, rows = codes[..., -1], self.codes.rows()[level - 1]
         if code.numel() < PER_CODE * len(rows):
-            return block.step(self.lifted(F.embedding(code, rows)), *state)
-        return block.first_step(self.lifted(rows), code, *state)
+            return block.step, (self.lifted(F.embedding(code, rows)),)
+        return block.first_step, (self.lifted(rows), code)

@@ -33,13 +33,21 @@ TILE = 256  # tokens one after another come in multiples of it
 
 @dataclass(frozen=True)
 class Segments:
-    """Keys and values (T, H, Dh) of B sequences one after another, which begin at `ends` (B + 2,).
+    """Keys and values (T, H, Dh) of sequences one after another, which begin at `ends`.
 
-    The last of them belongs to nobody; none is longer than `longest`.
+    (B + 2,): those of each row, and a last one that belongs to nobody. Or, of a grid whose padding
+    stands `behind`, (2 B + 1,): those of each row, and after each of them its padding. None is
+    longer than `longest`.
     """
 
     ends: Tensor
     longest: int
+    behind: bool = False
+
+    def begins(self, rows: int, queries: int) -> Tensor:
+        """Where each sequence's queries begin, and the end; what belongs to nobody has none."""
+        count = torch.arange(len(self.ends), device=self.ends.device, dtype=torch.int32)
+        return ((count + 1) // 2 if self.behind else count.clamp(max=rows)) * queries
 
 
 Mask = Tensor | Segments | None  # bool (B, 1, 1, S), True may be attended to; None hides nothing
@@ -82,9 +90,8 @@ class Packing:
     @property
     def attendable(self) -> Mask:
         """What of each row may be attended to, as attention wants it."""
-        if self.exists is not None:
-            assert self.segments is not None
-            return Segments(self.segments, self.longest)
+        if self.segments is not None:
+            return Segments(self.segments, self.longest, behind=self.exists is None)
         return None if self.full else self.mask[:, None, None]
 
     def unpack(self, tokens: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""A beam search as one CUDA graph: what the host has to say for each kernel is said once.
+
+A narrow model, or one user alone, is served in less time than it takes to start its kernels one by
+one. A graph replays them all at once, for batches of one shape and the weights where they are: they
+may change in place. Nothing in a search waits for the GPU, so all of it can be captured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from onerec.common import autocast, evaluating
+from onerec.model.batch import Batch
+from onerec.model.generate import Generated, beam_search
+from onerec.model.onerec import OneRec
+from onerec.tokenizer.trie import Trie
+
+WARM_UP = 3  # searches before: kernels are chosen, pieces compiled, memory is found
+
+
+class CapturedSearch:
+    """`beam_search` of bfloat16 products for batches of the shape of one, on its GPU.
+
+    Args:
+        model, batch, trie, k, beam, constrained, compiled: as of `beam_search`.
+
+    Raises:
+        ValueError: the batch is not on a GPU, or k or beam is below 1.
+    """
+
+    def __init__(
+        self,
+        model: OneRec,
+        batch: Batch,
+        trie: Trie,
+        *,
+        k: int,
+        beam: int,
+        constrained: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        device = batch.target.device
+        if device.type != "cuda":
+            raise ValueError(f"the batch is on {device}: a search is captured on a GPU")
+        self.model = model
+        self.batch = batch.mapped(torch.clone)  # the graph reads these very tensors
+
+        def search() -> Generated:
+            with autocast(device):
+                return beam_search(
+                    model,
+                    self.batch,
+                    trie,
+                    k=k,
+                    beam=beam,
+                    constrained=constrained,
+                    compiled=compiled,
+                )
+
+        self._search = search
+        self._capture()
+
+    def _capture(self) -> None:
+        torch.clear_autocast_cache()  # what is cast outside would never be cast again
+        self.graph = torch.cuda.CUDAGraph()
+        with evaluating(self.model), _on_its_own_stream():
+            for _ in range(WARM_UP):
+                self._search()
+        with evaluating(self.model), torch.cuda.graph(self.graph):
+            self.found = self._search()
+        self.kept = [mixture.kept for mixture in self.model.mixtures()]
+
+    def __call__(self, batch: Batch) -> Generated:
+        """The lists of another batch of the same shape; tensors of its own.
+
+        Raises:
+            ValueError: another shape.
+        """
+        given: list[Tensor] = []
+        batch.mapped(lambda tensor: given.append(tensor) or tensor)
+        kept: list[Tensor] = []
+        self.batch.mapped(lambda tensor: kept.append(tensor) or tensor)
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (given, kept)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"captured for the shapes {shapes[1]}, not {shapes[0]}")
+        for mine, theirs in zip(kept, given, strict=True):
+            mine.copy_(theirs)
+        for mixture in self.model.mixtures():
+            mixture.keep(torch.bfloat16)
+        if any(m.kept is not own for m, own in zip(self.model.mixtures(), self.kept, strict=True)):
+            self._capture()  # a pass with gradients has let go of what the graph reads
+        self.graph.replay()
+        return Generated(
+            *(
+                getattr(self.found, field.name).clone()
+                for field in fields(Generated)
+                if field.name != "trace"
+            )
+        )
+
+
+@contextlib.contextmanager
+def _on_its_own_stream() -> Iterator[None]:
+    """Inside, work is another stream's, as what comes before a capture must be."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
