@@ -81,13 +81,10 @@ class CapturedSearch:
         Raises:
             ValueError: another shape.
         """
-        given: list[Tensor] = []
-        batch.mapped(lambda tensor: given.append(tensor) or tensor)
-        kept: list[Tensor] = []
-        self.batch.mapped(lambda tensor: kept.append(tensor) or tensor)
-        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (given, kept)]
+        kept, given = _tensors(self.batch), _tensors(batch)
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (kept, given)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"captured for the shapes {shapes[1]}, not {shapes[0]}")
+            raise ValueError(f"captured for the shapes {shapes[0]}, not {shapes[1]}")
         for mine, theirs in zip(kept, given, strict=True):
             mine.copy_(theirs)
         for mixture in self.model.mixtures():
@@ -102,6 +99,18 @@ class CapturedSearch:
                 if field.name != "trace"
             )
         )
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """All of a batch, in one order."""
+    found: list[Tensor] = []
+
+    def seen(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    batch.mapped(seen)
+    return found
 
 
 @contextlib.contextmanager

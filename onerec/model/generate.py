@@ -180,7 +180,8 @@ def _search(
     """`beam_search` of one part, with the model in evaluation mode."""
     enough = k if exclude is None else k + exclude.shape[1]
     levels: list[TraceLevel] = []
-    memory = model.read(*call(model.embed, batch), call)
+    tokens, where = call(model.embed, batch)
+    memory = model.read(tokens, where, call)
     beams = _start(memory)
     past: Cache | None = [] if cache else None
     for level in range(model.levels):
@@ -281,10 +282,12 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return value, index.gather(1, order)
 
 
+@torch.library.custom_op("onerec::first_of_equals", mutates_args=())
 def _first(scores: Tensor, edge: Tensor, keep: int) -> Tensor:
     """Where in each row (B, n) the `keep` largest stand, ascending, by the smallest (B, 1) of them.
 
-    Of those that equal it the first are taken.
+    Of those that equal it the first are taken. One operation to a compiler, whose sums over rows as
+    long as these fail in torch 2.11.
     """
     above, equal = scores > edge, scores == edge
     room = keep - above.sum(1, keepdim=True)
@@ -293,6 +296,11 @@ def _first(scores: Tensor, edge: Tensor, keep: int) -> Tensor:
     place = place.expand(len(scores), -1).contiguous()
     found = torch.searchsorted(taken.cumsum(1, dtype=torch.int32), place)
     return found.clamp(max=scores.shape[1] - 1)  # past the end where a score is no number
+
+
+@_first.register_fake
+def _(scores: Tensor, edge: Tensor, keep: int) -> Tensor:
+    return scores.new_empty(len(scores), keep, dtype=torch.int64)
 
 
 def _follow(cache: Cache, parent: Tensor) -> Cache:

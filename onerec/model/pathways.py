@@ -128,7 +128,7 @@ class CodeEmbedding(nn.Module):
     def total(self, codes: Tensor) -> Tensor:
         """Codes (..., L) -> the sum over levels (..., D), in one kernel."""
         if torch.compiler.is_compiling():
-            return self(codes).sum(-2)  # the compiler's kernel then holds what comes after, too
+            return self.forward(codes).sum(-2)  # in one kernel with what comes after
         rows = (codes + self.offsets).flatten(0, -2)
         total = F.embedding_bag(rows, self.table.weight, mode="sum")
         return total.view(*codes.shape[:-1], total.shape[-1])

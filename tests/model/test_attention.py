@@ -53,14 +53,14 @@ def test_segments_are_for_gpus_under_autocast():
 
 def test_segments_are_for_heads_that_the_kernel_takes(monkeypatch):
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     device = torch.device("cuda")
     assert [head for head in (4, 8, 10, 128, 256, 264) if segments_serve(device, head)] == [
         8,
         128,
         256,
     ]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert not segments_serve(device, 8)
 
 

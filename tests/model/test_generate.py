@@ -53,30 +53,22 @@ def test_best_breaks_ties_by_index():
     assert best(scores, 99)[1].tolist() == [[1, 3, 2, 4, 5, 0], [0, 2, 3, 4, 5, 1]]
 
 
-def test_best_can_leave_ties_for_later():
-    scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [4.0, 1.0, 2.0, 3.0]])
-    undecided = []
-    assert best(scores, 2, undecided)[0].tolist() == [[3.0, 3.0], [4.0, 3.0]]
-    best(scores, 1, undecided)
-    best(torch.full((1, 3), -torch.inf), 1, undecided)
-    assert [bool(matters) for matters in undecided] == [False, True, False]
+@pytest.mark.parametrize("keep", [1, 7, 30, 99])
+def test_a_gpu_that_is_not_asked_whether_scores_are_equal_takes_the_same(keep):
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 12, (40, 30), generator=g).float()
+    scores[scores == 3] = -torch.inf
+    scores[:2] = -torch.inf
+    keep = min(keep, scores.shape[1])
+    index = generate._first(scores, scores.topk(keep).values[:, -1:], keep)
+    expected = scores.sort(descending=True, stable=True).indices[:, :keep]
+    assert index.equal(expected.sort().values)
 
 
-@pytest.mark.parametrize("equal", [False, True])
-def test_a_device_that_is_not_asked_on_the_way_gives_the_same(monkeypatch, equal):
-    model, trie, batch = toy.make_model(), make_trie(), toy.make_batch()
-    if equal:
-        for head in model.heads:
-            head.weight.data.zero_()  # every code is as likely as any other
-    expected = beam_search(model, batch, trie, k=5, beam=3)
-    monkeypatch.setattr(generate, "NOT_ASKED", ("cpu",))
-    searches = []
-    search = generate._search
-    monkeypatch.setattr(generate, "_search", lambda *a: searches.append(len(a)) or search(*a))
-    found = beam_search(model, batch, trie, k=5, beam=3)
-    assert torch.equal(found.items, expected.items)
-    assert torch.equal(found.scores, expected.scores)
-    assert len(searches) == (2 if equal else 1)
+def test_a_score_that_is_no_number_leaves_every_place_inside():
+    scores = torch.tensor([[1.0, torch.nan, 2.0, 0.0]])
+    index = generate._first(scores, scores.topk(2).values[:, -1:], 2)
+    assert int(index.max()) < 4
 
 
 def test_best_equals_a_stable_sort():
