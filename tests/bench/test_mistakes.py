@@ -75,6 +75,7 @@ def test_a_mistake_is_one_line(
     assert not list(tmp_path.glob("**/*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run"), [("cascade", "--runs"), ("industrial", "--run")])
 def test_a_log_has_no_truth(
     name: str,
@@ -92,6 +93,7 @@ def test_a_log_has_no_truth(
     assert told == "onerec: 'toy': a log has no truth to compare with; make a world dataset\n"
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_passes_its_last_line_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

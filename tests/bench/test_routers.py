@@ -129,6 +129,7 @@ def test_the_loss_that_is_told_is_without_label_smoothing(base):
     assert routers.measure(other, 1)["loss"] == routers.measure(plain, 1)["loss"]
 
 
+@pytest.mark.slow
 def test_all_arms_and_what_is_there_is_not_made_again(words, here, tmp_path, capsys):
     out = tmp_path / "routers.json"
     command = [*words, "--seeds", "1", "--out", str(out)]

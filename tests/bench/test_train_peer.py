@@ -35,6 +35,7 @@ def test_what_is_held_out_is_never_drawn(data, monkeypatch):
     assert torch.equal(drawn(4)[1], train_peer.Drawn(data, 2, seed=0)(4)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", train_peer.ROWS)
 def test_every_row_learns_and_finds_the_next_item(data, name, monkeypatch):
     for constant, value in (("BATCH", 16), ("BEAM", 8), ("LAYERS", 1), ("WIDTH", 64)):

@@ -43,6 +43,7 @@ def test_arms_are_measured_against_the_truth(home, monkeypatch):
         assert one["mean"][f"{name}@32"] < high  # five steps need not beat chance
 
 
+@pytest.mark.slow
 def test_an_arm_is_not_chosen_without_the_one_that_has_no_reward(home, tmp_path, monkeypatch):
     monkeypatch.setattr(worth, "WAIT_S", 0.0)
     with pytest.raises(RunError, match=r"none-1.valid: the arm 'none' of seed 1, .*; run it first"):

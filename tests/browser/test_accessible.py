@@ -1,21 +1,13 @@
-"""Every page passes axe, but for what Streamlit's own elements break and no page can mend.
+"""Every page draws, passes axe and fits a phone, but for what Streamlit's own elements break."""
 
-Left out are three rules, list and listitem (its navigation) and color-contrast (its muted
-captions), and two elements: the drop zone of a file upload (a button in a section of role
-presentation) and the spark line in a metric (an image without a text; the number and the curve
-below say the same).
-"""
-
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from app_server import Server, settled
+from looks import DESK, PHONE, looks_right, problems
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-LEFT_OUT = ("list", "listitem", "color-contrast")
-NOT_OURS = ("[data-testid=stFileUploaderDropzone]", "[data-testid=stMetric] svg")
 VIEWS = (
     "",
     "?results=Bars",
@@ -41,18 +33,12 @@ VIEWS = (
     "rl_steps",
     "recommend",
     "recommend?recommend_view=Edit",
+    "rewards",
+    "online",
     "runs",
     "runs?runs_view=Curves",
     "runs?runs_view=Settings",
 )
-
-
-def problems(page: Page) -> list[str]:
-    """What axe finds: rule, why, and the first element that breaks it."""
-    options: dict[str, Any] = {"rules": {rule: {"enabled": False} for rule in LEFT_OUT}}
-    context = {"exclude": [[selector] for selector in NOT_OURS]}
-    found = Axe().run(page, context, options).response["violations"]
-    return [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:300]}" for v in found]
 
 
 def test_axe_would_find_something(visit: Callable[[str], Page]) -> None:
@@ -62,9 +48,23 @@ def test_axe_would_find_something(visit: Callable[[str], Page]) -> None:
     assert [problem.partition(":")[0] for problem in problems(page)] == ["image-alt"]
 
 
+@pytest.fixture(scope="module")
+def one_page(browser: Browser) -> Iterator[Page]:
+    """The same page for all views: what a browser has loaded once it need not load again."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.mark.parametrize("view", VIEWS)
-def test_axe_finds_nothing(visit: Callable[[str], Page], view: str) -> None:
-    page = visit(view)
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-    page.wait_for_load_state("networkidle")
-    assert problems(page) == []
+def test_every_view_looks_right(one_page: Page, server: Server, view: str) -> None:
+    one_page.set_viewport_size(DESK)  # type: ignore[arg-type]
+    one_page.goto(f"{server.url}/{view}")
+    settled(one_page)
+    looks_right(one_page)
+
+
+def test_a_page_that_is_opened_on_a_phone_fits_it(visit: Callable[[str], Page], page: Page) -> None:
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    visit("train")
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390

@@ -16,10 +16,6 @@ from playwright.sync_api import Browser, FilePayload, FloatRect, Locator, Page, 
 
 pytestmark = pytest.mark.browser
 Visit = Callable[[str], Page]
-PAGES = (
-    *("", "dataset", "tokenizer", "train", "routing", "rewards", "ecpo", "rl_steps"),
-    *("recommend", "online", "runs", "playground"),
-)
 
 
 def centre(page: Page, box: FloatRect | None) -> None:
@@ -30,22 +26,6 @@ def centre(page: Page, box: FloatRect | None) -> None:
 
 def no_exception(page: Page) -> None:
     expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_every_page_draws_without_an_error(visit: Visit, path: str) -> None:
-    page = visit(path)
-    no_exception(page)
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_nothing_is_wider_than_a_phone(visit: Visit, page: Page, path: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    visit(path)
-    width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
-    assert width <= 390
-    no_exception(page)
 
 
 def test_dark_pages_are_dark(browser: Browser, server: Server) -> None:

@@ -14,8 +14,8 @@ import fake_streams
 import pytest
 import toy_home
 from app_server import Server, serve, settled
+from looks import looks_right
 from playwright.sync_api import Page, expect
-from test_accessible import problems
 
 pytestmark = pytest.mark.browser
 VIEWS = (
@@ -66,18 +66,8 @@ def test_from_curves_to_the_ab_to_one_visit(go: Callable[[str], Page]) -> None:
 
 
 @pytest.mark.parametrize("path", VIEWS)
-def test_nothing_is_wider_than_a_phone(go: Callable[[str], Page], page: Page, path: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    go(path)
-    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
-@pytest.mark.parametrize("path", VIEWS)
-def test_axe_finds_nothing(go: Callable[[str], Page], path: str) -> None:
-    page = go(path)
-    page.wait_for_load_state("networkidle")
-    assert problems(page) == []
+def test_every_view_looks_right(go: Callable[[str], Page], path: str) -> None:
+    looks_right(go(path))
 
 
 @pytest.fixture
@@ -101,6 +91,7 @@ def world_server(tmp_path: Path) -> Iterator[Server]:
             os.killpg(json.loads(launch.read_text())["pid"], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_start_a_stream_reload_in_the_middle_and_compare(page: Page, world_server: Server) -> None:
     """The real `onerec stream`: start, pause, one round, reload, go on to the end, the A/B."""
     page.set_default_timeout(30_000)

@@ -14,7 +14,6 @@ from onerec.viz import theme
 from onerec.viz import toy_codes as viz
 
 pytestmark = pytest.mark.browser
-VIEWS = ("playground?codes_steps=9&codes_point=4", "playground?playground_view=Experts")
 
 
 def number(page: Page, label: str, text: str | re.Pattern[str]) -> None:
@@ -80,11 +79,3 @@ def test_the_bias_mends_a_collapse_in_mid_run(visit: Callable[[str], Page]) -> N
         press(page, "50 steps")
     number(page, "Experts at work", "4 of 4")
     number(page, "Step", "500")
-
-
-@pytest.mark.parametrize("path", VIEWS)
-def test_nothing_is_wider_than_a_phone(visit: Callable[[str], Page], page: Page, path: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    visit(path)
-    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
-    expect(page.get_by_test_id("stException")).to_have_count(0)

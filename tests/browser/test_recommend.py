@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from app_server import Server, serve, settled
+from looks import looks_right
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -126,8 +127,5 @@ def test_the_end_of_a_branch_is_an_item_to_be_explained(page: Page, real_server:
 
 
 @pytest.mark.parametrize("view", ["Why", "Beam", "Edit", "Compare"])
-def test_no_view_is_wider_than_a_phone(page: Page, real_server: Server, view: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    opened(page, real_server, view)
-    width = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
-    assert width <= 390
+def test_every_view_looks_right(page: Page, real_server: Server, view: str) -> None:
+    looks_right(opened(page, real_server, view))

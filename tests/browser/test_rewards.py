@@ -7,8 +7,8 @@ import fake_rewards
 import fake_run
 import pytest
 from app_server import Server, serve, settled
+from looks import looks_right
 from playwright.sync_api import Page, expect
-from test_accessible import problems
 
 pytestmark = pytest.mark.browser
 VIEWS = (
@@ -83,15 +83,5 @@ def test_from_the_towers_to_another_reward_to_an_item(go: Callable[[str], Page])
 
 
 @pytest.mark.parametrize("path", VIEWS)
-def test_nothing_is_wider_than_a_phone(go: Callable[[str], Page], page: Page, path: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    go(path)
-    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
-    expect(page.get_by_test_id("stException")).to_have_count(0)
-
-
-@pytest.mark.parametrize("path", VIEWS)
-def test_axe_finds_nothing(go: Callable[[str], Page], path: str) -> None:
-    page = go(path)
-    page.wait_for_load_state("networkidle")
-    assert problems(page) == []
+def test_every_view_looks_right(go: Callable[[str], Page], path: str) -> None:
+    looks_right(go(path))

@@ -16,7 +16,6 @@ from onerec.viz import theme
 
 pytestmark = pytest.mark.browser
 STEP = 60
-VIEWS = ("Load", "Lift", "One+user", "Flow", "Switch+off")
 
 
 def centre(page: Page, box: FloatRect | None) -> None:
@@ -90,11 +89,3 @@ def test_the_table_twin_the_formula_and_the_code(visit: Callable[[str], Page]) -
     expect(page.get_by_role("button", name="CSV", exact=True)).to_be_visible()
     page.get_by_role("tab", name="Code").click()
     expect(page.get_by_text("explain.lift(open_run('toy_run')")).to_be_visible()
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_nothing_is_wider_than_a_phone(visit: Callable[[str], Page], page: Page, view: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    visit(f"routing?routing_view={view}")
-    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
-    expect(page.get_by_test_id("stException")).to_have_count(0)

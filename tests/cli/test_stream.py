@@ -112,6 +112,7 @@ def test_a_log_without_times_cannot_be_played_back(
     assert not (home / "runs" / "r" / "stream").exists()
 
 
+@pytest.mark.slow
 def test_as_a_program_it_ends_with_2_and_one_line(finished: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "onerec", "stream", "--run", "first", "--json"],

@@ -46,7 +46,7 @@ def traced(monkeypatch):
     ("kind", "constrained"),
     [
         ("dense", True),
-        ("lazy", False),
+        pytest.param("lazy", False, marks=pytest.mark.slow),
         pytest.param("experts", True, marks=pytest.mark.slow),
     ],
 )

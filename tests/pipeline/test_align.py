@@ -205,7 +205,7 @@ def test_without_valid_users_the_last_step_is_kept_and_the_log_says_so(tmp_path)
     assert said in (run.path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("lag", ["0", "3"])
+@pytest.mark.parametrize("lag", [pytest.param("0", marks=pytest.mark.slow), "3"])
 def test_a_stop_in_the_middle_changes_nothing(home, lag):
     whole = run_stage("align", "w", recipe=recipe(**{"align.lag": lag}), dataset="toy", home=home)
 
@@ -226,7 +226,7 @@ def test_a_stop_in_the_middle_changes_nothing(home, lag):
     assert part.metrics("align")["policy"].equals(whole.metrics("align")["policy"])
 
 
-@pytest.mark.parametrize("lag", ["0", "3"])
+@pytest.mark.parametrize("lag", [pytest.param("0", marks=pytest.mark.slow), "3"])
 def test_without_moments_it_begins_with_what_pre_training_chose(home, lag):
     """Weights could be read of every checkpoint and moments of none: no weights may stay behind."""
     asked = recipe(**{"align.lag": lag})
@@ -364,6 +364,7 @@ def test_a_cut_rollout_is_one_line(aligned, tmp_path):
         read_rollout(path)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(home):
     words = [sys.executable, "-m", "onerec", "align", "--run", "c", "--dataset", "toy", "--json"]
     words += toy_home.set_options(toy_home.ALIGNED)

@@ -269,6 +269,7 @@ COMPETING = {
 }
 
 
+@pytest.mark.slow
 def test_competition_keeps_its_schedule_and_a_resumed_one_is_the_uninterrupted_one(
     home: Path,
 ) -> None:
@@ -526,6 +527,7 @@ def test_a_lazy_models_loss_is_told_as_it_is_minimised_without_what_routers_add(
     assert told == pytest.approx(plain.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
 def test_compiled_pretraining_leaves_the_checkpoints_of_the_plain_one(

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 
+import pytest
 import torch
 import toy_home
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from onerec.pipeline.companion import Companion
 from onerec.runs import Run, open_run
 
 
+@pytest.mark.slow
 def test_the_companion_trains_the_same_model(aligned, tmp_path):
     """It begins as soon as the tokenizer is done, and leaves weights, report and curve."""
     home = tmp_path / "home"

@@ -113,6 +113,7 @@ def test_later_stages_comparisons_and_lists_work_on_it(home):
     assert all(name.startswith("roma.") for name in frame.index)
 
 
+@pytest.mark.slow
 def test_an_aligned_run_has_its_alignment_tuned(tmp_path):
     toy_home.make_dataset(tmp_path)
     chosen = toy_home.make_recipe(SETTINGS | toy_home.ALIGNED)

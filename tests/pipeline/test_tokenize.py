@@ -99,7 +99,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["rq_vae", pytest.param("balanced", marks=pytest.mark.slow)])
 def test_a_run_with_each_kind_goes_through_all_stages(home: Path, kind: str) -> None:
     changes = {**toy_home.ALIGNED, **KINDS[kind], "history.content": "true"}
     run("x", toy_home.make_recipe(changes), "toy", home=home)

@@ -39,7 +39,9 @@ def home(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    "arm", [pytest.param(a, marks=[] if a == "rsft_ecpo" else pytest.mark.slow) for a in ARMS]
+)
 def test_every_arm_runs_and_records(home, arm):
     said = []
     made = stream(

@@ -56,6 +56,7 @@ def days(home: Path, run: str) -> np.ndarray:
     return np.unique(split.log.columns["timestamp"][~split.train] // DAY_MS)
 
 
+@pytest.mark.slow
 def test_by_default_the_log_is_played_back_to_its_end(home: Path) -> None:
     count = len(days(home, "timed"))
     assert 3 < count < 20

@@ -79,8 +79,8 @@ def assert_same_step(plain, other, seed):
     ("name", "whole"),
     [
         ("dense", False),
-        ("softmax", False),
-        ("lazy", True),
+        pytest.param("softmax", False, marks=pytest.mark.slow),
+        pytest.param("lazy", True, marks=pytest.mark.slow),
         pytest.param("experts", True, marks=pytest.mark.slow),
         pytest.param("lazy", False, marks=pytest.mark.slow),
     ],
