@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PORT ?= 8501
-LONG := notebooks/06_rewards_and_ecpo.ipynb
+LONG := $(addprefix notebooks/,04_experts_and_scale.ipynb 06_rewards_and_ecpo.ipynb)
 export OMP_WAIT_POLICY := passive
 # Where it is set, every process compiles all modules anew: tests that start processes take far longer.
 unexport PYTHONDONTWRITEBYTECODE

@@ -107,7 +107,7 @@ class LazyDecoder(OneRec):
 
     def read(self, x: Tensor, where: Packing, call: Call = directly) -> Memory:
         """The keys and values that the blocks share, made once of the context's tokens."""
-        sets = call(self.context.forward, self.dropout(x), where)
+        sets = call(self.context, self.dropout(x), where)
         blocks = len(self.decoder)
         shared = [sets[kv_set(block, len(sets), blocks)] for block in range(blocks)]
         return Memory(where, shared)

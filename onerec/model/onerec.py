@@ -244,8 +244,8 @@ class OneRec(nn.Module):
         if self.config.residual == "bfloat16" and torch.is_autocast_enabled(x.device.type):
             x = x.bfloat16()
         for block in self.encoder:
-            x = call(block.forward, x, where)
-        states = call(self.encoder_norm.forward, x)
+            x = call(block, x, where)
+        states = call(self.encoder_norm, x)
         cross = [cast(DecoderBlock, block).cross for block in self.decoder]
         return Memory(where, [call(layer.keys_values, states, where) for layer in cross])
 
@@ -376,7 +376,7 @@ class OneRec(nn.Module):
             work, given = (step, (x,)) if index else self._first_step(level, codes)
             x, after = call(work, *given, *state)
             present.append(after)
-        return call(self.decoder_norm.forward, x), present
+        return call(self.decoder_norm, x), present
 
     def _first_step(self, level: int, codes: Tensor) -> tuple[Call, tuple[Tensor, ...]]:
         """The first block's step, per code where there are far fewer codes than sequences.

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from onerec.model.moe import MixtureOfExperts
 
@@ -40,7 +41,9 @@ def compiled_piece(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compiled_call(work: Callable[..., Any], *given: Any) -> Any:
-    """work(*given) by the compiled piece of a function or a bound method."""
+    """work(*given) by the compiled piece of a function, a bound method or a module's forward."""
+    if isinstance(work, nn.Module):
+        return compiled_piece(type(work).forward)(work, *given)
     if isinstance(work, MethodType):
         return compiled_piece(work.__func__)(work.__self__, *given)
     return compiled_piece(work)(*given)

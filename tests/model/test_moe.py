@@ -117,10 +117,16 @@ def test_casts_are_kept_without_gradients_until_a_weight_changes():
     mixture._weights(torch.bfloat16)[0].float().sum().backward()  # with gradients none is kept
     assert mixture._kept is None
     with torch.no_grad():
-        before = mixture._weights(torch.bfloat16)[0]
+        before = mixture._weights(torch.bfloat16)[0].clone()
     optimizer.step()
     with torch.no_grad():
         after = mixture._weights(torch.bfloat16)[0]
+        held = mixture.kept
+        mixture.gate_up.add_(1.0)
+        mixture.keep(torch.bfloat16)
+        assert mixture.kept is held  # made again in place: a CUDA graph reads them where they are
+        mixture.gate_up.add_(-1.0)
+        mixture.keep(torch.bfloat16)
     torch.testing.assert_close(after.float(), before.float() - 1, rtol=0.01, atol=0.02)
 
 
