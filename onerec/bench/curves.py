@@ -12,8 +12,10 @@ from typing import Any
 from onerec.runs import Run
 
 ONE, AGAIN = "one", "one_again"  # what all are compared with, and what is only like it
+REGROUPED = "regrouped"  # it in another order of sums
 KEPT = ("killed_at", "goes_on_from", "mfu", "peak_memory_bytes")
 FAR = 0.1  # of the noise, at which a curve is no longer the same; ours
+ALIKE = 2.0  # times what another order of sums does, up to which it is that; ours
 
 
 def curve_of(run: Run, stage: str = "pretrain") -> dict[str, list[float]]:
@@ -57,19 +59,23 @@ def _mean(values: Sequence[float]) -> float:
 def summary(parts: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -> dict[str, Any]:
     """The arms beside `one`, and whether those `compared` have its curve; null where one lacks.
 
-    The noise is how far `one_again` is from it.
+    The noise is how far `one_again` is from it; rounding, how far `regrouped` is.
     """
     one = parts.get(ONE)
     arms = {arm: _line(found, one, arm) for arm, found in parts.items()}
     noise = arms.get(AGAIN, {}).get("from_one")
-    within: dict[str, bool | None] = dict.fromkeys(compared)
-    for arm in compared:
-        near = arms.get(arm, {}).get("from_one")
-        if near and noise:
-            share = {name: near[name]["mean"] / max(1e-12, noise[name]["mean"]) for name in near}
-            arms[arm]["share_of_noise"] = {name: round(value, 6) for name, value in share.items()}
-            within[arm] = max(share.values()) <= FAR
-    return {"arms": arms, "noise": noise, "within_noise": within}
+    rounding = arms.get(REGROUPED, {}).get("from_one")
+    result: dict[str, Any] = {"arms": arms, "noise": noise, "rounding": rounding}
+    for what, measure, most in (("noise", noise, FAR), ("rounding", rounding, ALIKE)):
+        within: dict[str, bool | None] = dict.fromkeys(compared)
+        for arm in compared:
+            near = arms.get(arm, {}).get("from_one")
+            if near and measure:
+                share = {n: near[n]["mean"] / max(1e-12, measure[n]["mean"]) for n in near}
+                arms[arm][f"share_of_{what}"] = {n: round(value, 6) for n, value in share.items()}
+                within[arm] = max(share.values()) <= most
+        result[f"within_{what}"] = within
+    return result
 
 
 def _line(found: Mapping[str, Any], one: Mapping[str, Any] | None, arm: str) -> dict[str, Any]:

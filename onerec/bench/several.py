@@ -10,11 +10,14 @@ stage, with the same recipe, seed, batches and steps, in processes of its own:
     ddp, fsdp   `--processes` of them, started by torchrun: one per GPU, or gloo on a CPU
     killed      as fsdp; all get SIGKILL when half of the steps are done, and one process goes on
     one_again   one process with the next seed: other weights at the start, other batches
+    regrouped   one process with twice the micro-batches: the same but for the order of sums
 
 `from_one` is how far an arm's loss of a step is from that of `one`, in nats, over all logged steps
 and over the last quarter, where `drift` keeps its sign. What the next seed changes is the noise:
 `share_of_noise` is a mean difference over that of `one_again`, and `within_noise` says that neither
-is above a tenth (`curves.FAR`). Processes draw dropout of their own: compare with model.dropout=0.
+is above a tenth (`curves.FAR`). In bfloat16 steps that fall steeply go elsewhere by rounding alone:
+`share_of_rounding` is over that of `regrouped`, and `within_rounding` that neither is above twice
+it (`curves.ALIKE`). Processes draw dropout of their own: compare with model.dropout=0.
 
 `samples_per_second` is the median of what the last half of the steps logged (means of 20 steps, so
 ask for more than 60: the first ones compile and warm up), `peak_memory_bytes` that of each process,
@@ -23,7 +26,7 @@ process has OMP_NUM_THREADS threads, by default its part of the cores, in every 
 
 With --home the runs stay, and an arm that is finished is not repeated when the same words are given
 again. One that failed is told in a line while the others go on; the exit code is 1 then. When to
-kill, `OURS` and `FAR` are our choices.
+kill, `OURS`, `FAR` and `ALIKE` are our choices.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ import torch
 
 from onerec.assembly import setting_of
 from onerec.bench import launched
-from onerec.bench.curves import AGAIN, ONE, curve_of, rates_of, summary, table
+from onerec.bench.curves import AGAIN, ONE, REGROUPED, curve_of, rates_of, summary, table
 from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.bench.train import WORLD, peak_memory
@@ -67,7 +70,7 @@ from onerec.world import WorldConfig
 
 TOKENS, DATASET = "tokens", "several"
 DDP, FSDP, KILLED = COMPARED = ("ddp", "fsdp", "killed")  # whose curve should be that of `one`
-ARMS = (ONE, *COMPARED, AGAIN)
+ARMS = (ONE, *COMPARED, AGAIN, REGROUPED)
 WAYS = {DDP: "ddp", FSDP: "fsdp", KILLED: "fsdp"}  # of those that torchrun starts
 LEAST_STEPS = 10
 OURS = {  # beside what the recipe says, unless --set says otherwise; nothing of it trains
@@ -177,7 +180,7 @@ def work(asked: Asked, stage: str, parallel: str | None) -> None:
         prepare(asked)
         return
     name, told = asked.run(stage).name, {"recipe": asked.recipe_of(stage), "dataset": DATASET}
-    with joined(parallel, asked.micro_batches) as processes:
+    with joined(parallel, asked.micro_batches * (1 + (stage == REGROUPED))) as processes:
         if processes.leads:
             run_stage(STAGE, name, home=asked.home, processes=processes, **told)
         else:

@@ -27,7 +27,7 @@ mkdir -p "$home" "$out"
 # Throughput and curves of one GPU beside two, compiled: the eager steps wait for the host.
 several() {
   "$python" -m onerec.bench.several --recipe onerec_0_121b --steps 100 --micro-batches 4 \
-    --arms one ddp fsdp --history 900 \
+    --arms one ddp fsdp regrouped --history 900 \
     --set model.dropout=0 train.batch_size=2048 train.compile=true \
     --home "$home/several" --out "$out/several_compiled.json"
 }

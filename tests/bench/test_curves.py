@@ -71,6 +71,16 @@ def test_an_arm_is_within_the_noise_if_it_is_a_tenth_of_it_away() -> None:
     assert lines[3].split()[:3] == ["killed", "-", "-"]
 
 
+def test_an_arm_is_within_rounding_up_to_twice_what_other_sums_do() -> None:
+    other = curve(8.0, 6.006, samples_per_second=100.0, peak_memory_bytes=[9])
+    found = curves.summary({**PARTS, "regrouped": other}, ("ddp", "killed"))
+    assert found["rounding"]["all"] == {"largest": 0.006, "mean": 0.003}
+    assert found["within_rounding"] == {"ddp": True, "killed": False}
+    share = {"all": 0.005 / 0.003, "last_quarter": 0.01 / 0.006}
+    assert found["arms"]["ddp"]["share_of_rounding"] == pytest.approx(share, abs=1e-4)
+    assert curves.summary(PARTS, ("ddp",))["within_rounding"] == {"ddp": None}
+
+
 def test_without_one_nothing_is_compared() -> None:
     found = curves.summary({"ddp": PARTS["ddp"], "one_again": PARTS["one_again"]}, ("ddp",))
     assert found["noise"] is None

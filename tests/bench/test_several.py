@@ -67,7 +67,7 @@ def test_arms_are_one_curve_and_done_once(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(several, "commit", lambda: "made here")
     out = tmp_path / "several.json"
-    arms = ["one", "ddp", "killed", "one_again"]
+    arms = ["one", "ddp", "killed", "one_again", "regrouped"]
     words = ["--json", *WORDS, "--home", "home", "--out", str(out), "--arms", *arms]
     assert several.main(words) == 0, capsys.readouterr().err
     found = json.loads(capsys.readouterr().out)
@@ -77,8 +77,9 @@ def test_arms_are_one_curve_and_done_once(
     assert (found["processes"], found["steps"], found["batch_size"]) == (2, STEPS, 32)
     assert found["within_noise"] == {"ddp": True, "fsdp": None, "killed": True}
     assert found["noise"]["all"]["mean"] > 1e-3
-    for arm in ("ddp", "killed"):
+    for arm in ("ddp", "killed", "regrouped"):
         assert found["arms"][arm]["from_one"]["all"]["largest"] < 1e-3
+    assert found["rounding"]["all"]["mean"] > 0  # its sums are others
     killed = found["arms"]["killed"]
     assert killed["killed_at"] >= STEPS / 2
     assert STEPS // 5 <= killed["goes_on_from"] <= killed["killed_at"]
@@ -120,7 +121,7 @@ def test_an_arm_that_fails_is_a_line_and_the_others_go_on(
     assert "one_again: loss 1.0900\n" in told.out
     found = json.loads(out.read_text())
     assert found["failed"] == {"ddp": "2 processes for 1 GPUs on this machine"}
-    assert list(found["arms"]) == ["one", "fsdp", "killed", "one_again"]
+    assert list(found["arms"]) == ["one", "fsdp", "killed", "one_again", "regrouped"]
     assert found["within_noise"]["ddp"] is None
 
 
