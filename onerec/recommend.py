@@ -5,7 +5,7 @@
     recommender.recommend_for(["i3", "i7"], k)               # from a history typed by hand
     recommender.recommend_for([], k, features={"city": "north"}, rules=Rules(per_author=1))
     recommender.sample_for(["i3", "i7"], 20, power=4.0, seed=0)
-    recommender.with_items(items, vectors)                   # new items, without training
+    recommender.with_items(items)                            # new items, without training
 
 It is what evaluation, the command line, the app and notebooks call; there is no second way to make
 a list. Frames carry in `attrs["notes"]` a line for each thing that could not be done as asked.
@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,7 @@ from onerec.model.diverse import diverse_beam_search
 from onerec.model.generate import Generated, beam_search
 from onerec.model.onerec import OneRec
 from onerec.model.power import drawn
+from onerec.new_items import new_item_vectors
 from onerec.prompts import Prompts
 from onerec.runs import Run, open_run
 from onerec.tokenizer.quantiser import Quantiser
@@ -218,7 +219,7 @@ class Recommender:
         return frame
 
     def with_items(
-        self, items: pd.DataFrame, vectors: NDArray[np.float32], quantiser: Quantiser | None = None
+        self, items: pd.DataFrame, vectors: Any = None, quantiser: Quantiser | None = None
     ) -> "Recommender":
         """A recommender that may also recommend new items; nothing is trained.
 
@@ -228,16 +229,17 @@ class Recommender:
 
         Args:
             items: a row each with `item_id`, and of other columns of the catalogue what is known.
-            vectors: (m, d) content, made as `run.vectors()` were.
+            vectors: (m, d) float32 content, as `run.vectors()`; None makes it of the texts.
             quantiser: None takes that of the run.
 
         Raises:
-            DataError: see `onerec.assembly.with_new_items`.
+            DataError, RunError: see `assembly.with_new_items` and `new_items.new_item_vectors`.
         """
-        if quantiser is None:
-            if self.run is None:
-                raise DataError("new items need the quantiser of a run on disk, or one given")
-            quantiser = trained_quantiser(self.run)
+        if (quantiser is None or vectors is None) and self.run is None:
+            raise DataError("new items need the quantiser of a run on disk, or one given")
+        if vectors is None:
+            vectors = new_item_vectors(self.setting, cast(Run, self.run), items)
+        quantiser = quantiser or trained_quantiser(cast(Run, self.run))
         same = copy.copy(self)
         vars(same).pop("prompts", None)  # they know which items were added
         same.ids = with_new_items(self.ids, self.items["item_id"], items, vectors, quantiser)

@@ -41,6 +41,7 @@ LAYERS = (
         "business_rules",
         "lists",
         "prompts",
+        "new_items",
         "recommend",
         "explanation",
         "rollouts",

@@ -41,6 +41,25 @@ def text_columns(items: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
+def same_columns(items: pd.DataFrame, columns: list[str]) -> dict[str, list[str]]:
+    """The texts of other items in the columns that `text_columns` named; "" where one lacks."""
+    found = {}
+    for column in columns:
+        name = column.removesuffix("=")
+        words = [""] * len(items)
+        if name in items.columns:
+            words = items[name].map(_words).tolist()
+        if column != name:
+            words = [f"{name}={word.replace(' ', '_')}" if word else "" for word in words]
+        found[column] = words
+    return found
+
+
+def as_one(texts: dict[str, list[str]], n: int) -> list[str]:
+    """The texts of n items in several columns as one text each."""
+    return _join(list(texts.values()), n)
+
+
 def _words(value: object) -> str:
     """A cell as words: lists flattened, missing values empty."""
     if isinstance(value, list | tuple | np.ndarray):

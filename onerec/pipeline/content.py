@@ -31,19 +31,22 @@ from onerec.model.item_qformer import ItemQFormer
 from onerec.pipeline.item_alignment import align_content
 from onerec.tokenizer.co_consumption import CO_CONSUMPTION, co_consumption_vectors
 from onerec.tokenizer.content import (
+    HASHED,
+    OWN_TOKENS,
+    QFORMER,
     ContentEncoder,
+    Joining,
     Precomputed,
     join_tokens,
-    join_vectors,
     mean_pool,
     not_finite,
+    one_token_each,
 )
 from onerec.tokenizer.image_encoders import EfficientNetLite
 from onerec.tokenizer.mini_cpm import MINI_CPM_V, MiniCPMV
 from onerec.tokenizer.text_encoders import MINILM, HashedNgrams, SentenceEmbeddings, TextTokens
 
 CACHE = "cache/content"  # of the home that runs and datasets stand in
-QFORMER = "QFormer"
 
 Vectors = NDArray[np.float32]
 
@@ -60,21 +63,30 @@ class Watch:
 
 @dataclass(frozen=True)
 class ContentVectors:
-    """Vectors (n, d), the parts that they were joined from, and the QFormer where one read them."""
+    """Vectors (n, d), the parts that they were joined from, and the QFormer where one read them.
+
+    `state` is what else was learned, by name: how the parts are joined, and what an encoder fitted
+    on this log knows. With it other items get vectors, see `onerec.pipeline.new_items`.
+    """
 
     vectors: Vectors
     parts: list[dict[str, Any]]
     qformer: ItemQFormer | None = None
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TokenSource:
-    """Content tokens of one source: its name in the report, its weight, and what else to say."""
+    """Content tokens of one source: its name in the report, its weight, and what else to say.
+
+    `state` is what its encoder learned of this log.
+    """
 
     name: str
     content: Precomputed
     weight: float
     more: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVectors:
@@ -87,14 +99,13 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
     watch, content = watch or Watch(), setting.recipe.content
     parts: list[tuple[Vectors, float]] = []
     names: list[dict[str, Any]] = []
-    qformer = None
+    qformer, sources = None, token_sources(setting, watch)
 
     def add(name: str, vectors: Vectors, weight: float, more: dict[str, Any]) -> None:
         parts.append((vectors, weight))
         names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
 
     if setting.recipe.qformer.steps:
-        sources = token_sources(setting, watch)
         if sources:
             joined = join_tokens([source.content for source in sources])
             aligned = align_content(setting, joined, watch.device, watch.tell, watch.step)
@@ -102,7 +113,7 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             said = [{"part": one.name, "dim": one.content.dim, **one.more} for one in sources]
             add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
     else:
-        for one in token_sources(setting, watch):
+        for one in sources:
             without = int((~one.content.mask.any(axis=1)).sum())
             add(one.name, _pooled(setting, one), one.weight, {"items_without": without, **one.more})
     if content.behaviour_weight > 0:
@@ -112,8 +123,11 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             "items have no content: every weight under `content` is 0 or the items hold no text; "
             "set content.behaviour_weight=1 or give the items a title, tags or content tokens"
         )
-    vectors = join_vectors(parts, fit=setting.split.fit_items)
-    return ContentVectors(vectors, names, qformer)
+    joining = Joining.fitted(parts, fit=setting.split.fit_items)
+    state = {key: value for one in sources for key, value in one.state.items()}
+    for place, (mean, scale) in enumerate(zip(joining.means, joining.scales, strict=True)):
+        state |= {f"mean_{place}": torch.from_numpy(mean), f"scale_{place}": torch.tensor([scale])}
+    return ContentVectors(joining.join([part for part, _ in parts]), names, qformer, state)
 
 
 def _co_consumption(setting: Setting) -> Vectors:
@@ -133,7 +147,7 @@ def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
     own = _own_tokens(setting) if content.tokens_weight > 0 else None
     reads_images = content.text == "minicpm"
     if own is not None:
-        found.append(TokenSource("content tokens", own, content.tokens_weight))
+        found.append(TokenSource(OWN_TOKENS, own, content.tokens_weight))
         reads_images = False
     elif content.text != "none" and content.text_weight > 0:
         text = _text_tokens(setting, watch)
@@ -175,19 +189,18 @@ def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
         if setting.recipe.qformer.steps:
             tokens, model = TextTokens(sentences), content.model or MINILM
             return _encoded(name, setting, tokens, weight, watch, model)
-        return TokenSource(name, _whole(sentences.encode(texts)), weight, {"columns": columns})
+        return TokenSource(
+            name, one_token_each(sentences.encode(texts)), weight, {"columns": columns}
+        )
     hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
     hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
+    state = {f"{HASHED}{key}": value for key, value in hashed.state_dict().items()}
     if setting.recipe.qformer.steps:
         reader = ItemReader(setting.dataset)
         read = encode_items(TextTokens(hashed), reader)  # fitted on this log: no cache
-        return TokenSource(name, read.content, weight, {"columns": reader.columns})
-    return TokenSource(name, _whole(hashed.encode(texts)), weight, {"columns": columns})
-
-
-def _whole(vectors: Vectors) -> Precomputed:
-    """One vector of each text, (n, 1, d); a text without a word has none."""
-    return Precomputed(vectors, np.asarray(vectors.any(axis=2)))
+        return TokenSource(name, read.content, weight, {"columns": reader.columns}, state)
+    whole = one_token_each(hashed.encode(texts))
+    return TokenSource(name, whole, weight, {"columns": columns}, state)
 
 
 def _encoded(

@@ -39,9 +39,10 @@ def tokenize(session: Session) -> None:
     """Write tokenizer/: codebooks, vectors, semantic_ids.parquet, report.json, done.json.
 
     codebooks.safetensors is the quantiser's whole state, qformer.safetensors that of the QFormer
-    where there is one. Vectors are the content; where codebooks live in a space of their own
-    (RQ-VAE), latents.safetensors holds the items there. A stage that was stopped begins anew; items
-    that were encoded are kept (`data.content_cache`).
+    where there is one, content.safetensors what else gives new items vectors (`new_items`). Vectors
+    are the content; where codebooks live in a space of their own (RQ-VAE), latents.safetensors
+    holds the items there. A stage that was stopped begins anew; items that were encoded are kept
+    (`data.content_cache`).
     """
     setting = session.setting
     size = codebook_size(setting)
@@ -58,6 +59,7 @@ def tokenize(session: Session) -> None:
     save_tensors(folder / "codebooks.safetensors", quantiser.state_dict())
     if content.qformer is not None:
         save_tensors(folder / "qformer.safetensors", content.qformer.state_dict())
+    save_tensors(folder / "content.safetensors", content.state)
     if isinstance(quantiser, RQVAE):
         latents = quantiser.encode(torch.from_numpy(vectors).to(session.device))
         save_tensors(folder / "latents.safetensors", {"latents": latents})

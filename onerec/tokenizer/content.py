@@ -26,6 +26,10 @@ Vectors = NDArray[np.float32]
 Image = NDArray[np.uint8]  # (P, P, 3), red, green and blue
 
 
+QFORMER, OWN_TOKENS = "QFormer", "content tokens"  # parts of what is quantised, in reports
+HASHED = "hashed."  # before the names of what hashed n-grams have learned
+
+
 @dataclass(frozen=True)
 class ItemContent:
     """What B items say and show.
@@ -131,6 +135,11 @@ def stack_states(states: Sequence[Sequence[Floats]], dim: int, name: str) -> Pre
     return Precomputed(tokens, mask, name)
 
 
+def one_token_each(vectors: Vectors) -> Precomputed:
+    """One vector of each text (n, 1, d) as its token; a text without a word (zeros) has none."""
+    return Precomputed(vectors, np.asarray(vectors.any(axis=2)))
+
+
 def join_tokens(parts: Sequence[Precomputed]) -> Precomputed:
     """Tokens of several encoders as one (n, sum of N_M, sum of d), each in dimensions of its own.
 
@@ -162,6 +171,36 @@ def mean_pool(tokens: Floats, mask: NDArray[np.bool_] | NDArray[np.integer[Any]]
     return mean
 
 
+@dataclass(frozen=True)
+class Joining:
+    """How vectors of several sources become one: the mean (d_i,) and the scale of each part."""
+
+    means: tuple[NDArray[np.float64], ...]
+    scales: tuple[float, ...]
+
+    @classmethod
+    def fitted(
+        cls, parts: Sequence[tuple[Floats, float]], fit: NDArray[np.bool_] | None = None
+    ) -> Joining:
+        """Of parts (n, d_i) with their weights; mean and length are those of the rows in `fit`.
+
+        A scale is the weight over the mean length of centred rows; 0 for a part without any spread.
+        """
+        means, scales = [], []
+        for vectors, weight in parts:
+            known = vectors if fit is None else vectors[fit]
+            mean = known.mean(axis=0, dtype=np.float64)
+            length = np.linalg.norm(known - mean, axis=1).mean()
+            means.append(mean)
+            scales.append(float(weight / length) if length > 0 else 0.0)
+        return cls(tuple(means), tuple(scales))
+
+    def join(self, parts: Sequence[Floats]) -> Vectors:
+        """Centred, scaled and side by side: each (n, d_i) -> (n, sum of d_i)."""
+        given = zip(parts, self.means, self.scales, strict=True)
+        return np.concatenate([((v - mean) * s).astype(np.float32) for v, mean, s in given], axis=1)
+
+
 def join_vectors(
     parts: Sequence[tuple[Floats, float]], fit: NDArray[np.bool_] | None = None
 ) -> Vectors:
@@ -171,11 +210,4 @@ def join_vectors(
     a part without any spread becomes zeros. Mean and length come from the rows in `fit` (default:
     all).
     """
-    joined = []
-    for vectors, weight in parts:
-        known = vectors if fit is None else vectors[fit]
-        centred = vectors - known.mean(axis=0, dtype=np.float64)
-        length = np.linalg.norm(centred if fit is None else centred[fit], axis=1).mean()
-        scale = weight / length if length > 0 else 0.0
-        joined.append((centred * scale).astype(np.float32))
-    return np.concatenate(joined, axis=1)
+    return Joining.fitted(parts, fit).join([vectors for vectors, _ in parts])

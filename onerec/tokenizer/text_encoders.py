@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -91,6 +91,7 @@ class HashedNgrams:
         self.buckets = buckets
         self.seed = seed
         self.name = f"hashed n-grams ({dim})"
+        self._unseen = 0.0  # idf of a bucket that no text of the fit has
         self._idf: Vectors | None = None  # (buckets,)
         self._directions: torch.Tensor | None = None  # (buckets, dim)
 
@@ -108,6 +109,7 @@ class HashedNgrams:
             )
         seen = np.bincount(counts.column, minlength=self.buckets)
         self._idf = (np.log((1 + len(texts)) / (1 + seen)) + 1).astype(np.float32)
+        self._unseen = float(np.log(1 + len(texts)) + 1)
         generator = torch.Generator().manual_seed(self.seed)
         _, strength, directions = truncated_svd(self._weigh(counts), self.dim, generator)
         directions = directions * (
@@ -128,6 +130,34 @@ class HashedNgrams:
         vectors = self._weigh(self._counts(texts)) @ self._directions  # (n, dim)
         vectors = torch.nn.functional.normalize(vectors, eps=1e-6)
         return vectors.numpy()[:, None, :]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What `fit` learned, of the buckets that its texts have; directions in half precision.
+
+        `from_state` makes the encoder again: vectors differ by the rounding, about 1e-3.
+        """
+        assert self._idf is not None
+        assert self._directions is not None
+        buckets = np.flatnonzero(self._directions.any(dim=1).numpy())
+        return {
+            "size": torch.tensor([self.buckets]),
+            "unseen": torch.tensor([self._unseen]),
+            "buckets": torch.from_numpy(buckets),
+            "seen_buckets": torch.from_numpy(np.flatnonzero(self._idf != np.float32(self._unseen))),
+            "idf": torch.from_numpy(self._idf[self._idf != np.float32(self._unseen)]),
+            "directions": self._directions[buckets].half(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor]) -> Self:
+        """The fitted encoder whose `state_dict` it was."""
+        made = cls(dim=state["directions"].shape[1], buckets=int(state["size"]))
+        made._unseen = float(state["unseen"])
+        made._idf = np.full(made.buckets, made._unseen, dtype=np.float32)
+        made._idf[state["seen_buckets"].numpy()] = state["idf"].numpy()
+        made._directions = torch.zeros(made.buckets, made.dim)
+        made._directions[state["buckets"]] = state["directions"].float()
+        return made
 
     def states(self, texts: Sequence[str]) -> list[Floats]:
         """One state of each text, (1, dim); none, (0, dim), without any known n-gram."""
