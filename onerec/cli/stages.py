@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from onerec.cli.show import Bars, JsonFlag, err, out, print_json, print_table, say
-from onerec.errors import DataError, RecipeError
+from onerec.errors import DataError, RecipeError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,14 +104,20 @@ def recommend_command(
     per_author: Annotated[
         int, typer.Option(help="With --user: items of one author at most; 0 for no limit.")
     ] = 0,
+    new_items: Annotated[
+        Path | None,
+        typer.Option(help="With --user: a CSV or Parquet file of items that came after training."),
+    ] = None,
     recipe: RecipeName = None,
     dataset: DatasetName = None,
     settings: Settings = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Recommend for one user, for all, or write recommendations.parquet for the test users."""
-    if (without_tag or per_author) and not user:
-        raise RecipeError("--without-tag and --per-author shape the lists of --user; name a user")
+    if (without_tag or per_author or new_items) and not user:
+        raise RecipeError(
+            "--without-tag, --per-author and --new-items shape the lists of --user; name a user"
+        )
     if (user or everyone or out_file is not None) and (recipe or dataset or settings):
         raise RecipeError(
             "--recipe, --dataset and --set make the stage of a run; with --user or --all a run "
@@ -128,10 +134,12 @@ def recommend_command(
     from onerec.recommend import Recommender
 
     recommender = Recommender.load(run)
+    if new_items is not None:
+        recommender = recommender.with_items(_new_items(new_items))
     rules = _rules(recommender.items, without_tag or [], per_author)
     frame = recommender.recommend(user, k, rules=rules)
     notes = frame.attrs["notes"]
-    items = recommender.setting.dataset.items
+    items = recommender.items
     name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
     frame.insert(4, "title", items[name].astype("string").fillna("")[frame["item"]].to_numpy())
     if as_json:
@@ -142,6 +150,19 @@ def recommend_command(
         print_table(f"user {user_id}", rows[["rank", "item_id", "title", "score"]])
     for note in notes:
         err.print(note, highlight=False)
+
+
+def _new_items(path: Path) -> "pd.DataFrame":
+    """The rows of a file; DataError where it cannot be read."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"--new-items {path}: {first_line(error)}; give a CSV or Parquet file with a row for "
+            "each new item: item_id, and the columns of text that the dataset's items have"
+        ) from error
 
 
 def _rules(items: "pd.DataFrame", without_tags: list[str], per_author: int) -> "Rules | None":

@@ -79,6 +79,25 @@ def test_recommend_by_rules(cli: Any, check_refused: Any, finished: Path) -> Non
     check_refused(cli("recommend", "--run", "first", "--per-author", "1"), "name a user")
 
 
+def test_items_that_came_later_are_recommended_by_their_texts(
+    cli: Any, check_refused: Any, finished: Path, tmp_path: Path
+) -> None:
+    known = pd.read_parquet(finished / "datasets" / "toy" / "items.parquet").iloc[[4, 17]]
+    file = tmp_path / "new.csv"
+    known.assign(item_id=["later4", "later17"])[["item_id", "title"]].to_csv(file, index=False)
+    command = ("recommend", "--run", "first", "--user", "u03", "--k", "40", "--json")
+    found = cli(*command, "--new-items", str(file)).json()["recommendations"]
+    titles = {row["item_id"]: row["title"] for row in found}
+    assert titles["later4"] == known["title"].iloc[0]
+    assert "later17" in titles
+    check_refused(cli(*command, "--new-items", "nowhere.csv"), "--new-items nowhere.csv", "item_id")
+    file.write_text("")
+    check_refused(cli(*command, "--new-items", str(file)), "No columns", "a row for each")
+    known[["item_id", "title"]].to_csv(file, index=False)
+    check_refused(cli(*command, "--new-items", str(file)), "is there already")
+    check_refused(cli("recommend", "--run", "first", "--new-items", str(file)), "name a user")
+
+
 def test_recommend_for_all_users_into_a_file(
     cli: Any, check_refused: Any, finished: Path, tmp_path: Path
 ) -> None:
