@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from onerec.data.item_text import item_texts
+from onerec.data.item_text import as_one, item_texts, same_columns, text_columns
 
 LONG = ("a quiet walk along the river", "how to mend a bicycle at home", None)
 
@@ -68,3 +68,15 @@ def test_items_that_say_nothing_have_empty_texts() -> None:
     texts, columns = item_texts(frame(image=["1.png", "2.png", "3.png"]))
     assert texts == ["", "", ""]
     assert columns == []
+
+
+def test_later_items_are_read_in_the_columns_of_those_before() -> None:
+    items = pd.DataFrame({"title": ["a cup", "b"], "tags": [["x", "y"], None]})
+    columns = list(text_columns(items))
+    assert same_columns(items, columns) == text_columns(items)
+    later = pd.DataFrame({"title": ["c", None], "brand": ["never read", "z"]})
+    texts = same_columns(later, columns)
+    assert texts == {"title": ["c", ""], "tags": ["", ""]}
+    assert as_one(texts, 2) == ["c", ""]
+    named = pd.DataFrame({"shelf": [1, 2, 1]})
+    assert same_columns(named.iloc[:1], list(text_columns(named))) == {"shelf=": ["shelf=1"]}

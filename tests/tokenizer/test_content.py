@@ -7,6 +7,7 @@ import pytest
 
 from onerec.errors import DataError
 from onerec.tokenizer.content import (
+    Joining,
     Precomputed,
     join_tokens,
     join_vectors,
@@ -35,6 +36,15 @@ def test_join_takes_mean_and_length_from_the_fitted_rows() -> None:
     part = np.array([[0.0], [4.0], [1000.0]])
     joined = join_vectors([(part, 1.0)], fit=np.array([True, True, False]))
     assert joined.tolist() == [[-1.0], [1.0], [499.0]]
+
+
+def test_other_rows_are_joined_as_those_that_were_fitted() -> None:
+    parts = [(np.array([[1.0, 0.0], [3.0, 0.0]]), 2.0), (np.array([[5.0], [9.0]]), 1.0)]
+    joining = Joining.fitted(parts)
+    assert joining.scales == (2.0, 0.5)
+    assert joining.join([vectors for vectors, _ in parts]).tolist() == join_vectors(parts).tolist()
+    made = joining.join([np.array([[2.0, 1.0]]), np.array([[7.0]])])
+    assert made.tolist() == [[0.0, 2.0, 0.0]]
 
 
 def test_join_of_a_constant_part_is_zeros() -> None:

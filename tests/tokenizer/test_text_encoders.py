@@ -52,6 +52,16 @@ def test_fitted_on_some_items_and_used_for_others() -> None:
     np.testing.assert_allclose(later[1], before[0], atol=1e-6)
 
 
+def test_what_was_fitted_is_kept_and_made_again() -> None:
+    """Other texts too, whose unknown words count for their length as before."""
+    fitted = HashedNgrams(dim=4, buckets=2**10).fit(["red cup", "blue cup of tea", "tall grass"])
+    again = HashedNgrams.from_state(fitted.state_dict())
+    texts = ["red tea", "cup zebra unheard", "grass", ""]
+    np.testing.assert_allclose(again.encode(texts), fitted.encode(texts), atol=2e-3)
+    assert (again.dim, again.buckets) == (4, 2**10)
+    assert len(fitted.state_dict()["buckets"]) < 2**10  # of the buckets that texts have alone
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     one, two = (HashedNgrams(dim=8, seed=3).fit(TEXTS).encode(TEXTS) for _ in range(2))
     assert np.array_equal(one, two)
