@@ -44,7 +44,13 @@ from onerec.tokenizer.content import (
 )
 from onerec.tokenizer.image_encoders import EfficientNetLite
 from onerec.tokenizer.mini_cpm import MINI_CPM_V, MiniCPMV
-from onerec.tokenizer.text_encoders import MINILM, HashedNgrams, SentenceEmbeddings, TextTokens
+from onerec.tokenizer.text_encoders import (
+    MINILM,
+    HashedNgrams,
+    SentenceEmbeddings,
+    TextTokens,
+    WholeTexts,
+)
 
 CACHE = "cache/content"  # of the home that runs and datasets stand in
 
@@ -185,13 +191,11 @@ def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
         mini = MiniCPMV(content.model or MINI_CPM_V, device=str(watch.device))
         return _encoded("MiniCPM-V", setting, mini, weight, watch, content.model or MINI_CPM_V)
     if content.text == "sentence":
-        sentences = SentenceEmbeddings(content.model or MINILM)
-        if setting.recipe.qformer.steps:
-            tokens, model = TextTokens(sentences), content.model or MINILM
-            return _encoded(name, setting, tokens, weight, watch, model)
-        return TokenSource(
-            name, one_token_each(sentences.encode(texts)), weight, {"columns": columns}
-        )
+        model = content.model or MINILM
+        sentences = SentenceEmbeddings(model, device=str(watch.device))
+        apart = setting.recipe.qformer.steps
+        reading = TextTokens(sentences) if apart else WholeTexts(sentences)
+        return _encoded(name, setting, reading, weight, watch, model)
     hashed = HashedNgrams(dim=content.text_dim, seed=setting.recipe.seed)
     hashed.fit([text for text, allowed in zip(texts, fit, strict=True) if allowed])
     state = {f"{HASHED}{key}": value for key, value in hashed.state_dict().items()}

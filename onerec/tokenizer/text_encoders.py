@@ -23,6 +23,7 @@ from onerec.tokenizer.content import (
     ItemContent,
     Precomputed,
     Vectors,
+    one_token_each,
     shorten,
     stack_states,
 )
@@ -75,6 +76,27 @@ class TextTokens:
         for (item, _), one in zip(said, found, strict=True):
             states[item].append(shorten(one, self.limit))
         return stack_states(states, self.dim, self.name)
+
+
+class WholeTexts:
+    """A `ContentEncoder` of what items say: all of it as one text, one token of it."""
+
+    pixels = 0
+
+    def __init__(self, encoder: SentenceEmbeddings) -> None:
+        self.encoder = encoder
+        self.name = f"{encoder.name}, an item's texts as one"
+
+    @property
+    def dim(self) -> int:
+        """d of the encoder."""
+        return self.encoder.dim
+
+    def encode(self, content: ItemContent) -> Precomputed:
+        """See `ContentEncoder`; images are not read."""
+        said = zip(*content.texts.values(), strict=True) if content.texts else [()] * len(content)
+        texts = [" ".join(filter(None, row)) for row in said]
+        return one_token_each(self.encoder.encode(texts))
 
 
 class HashedNgrams:

@@ -214,19 +214,26 @@ def test_another_sentence_model_is_asked_for_by_its_name(
     class Named:
         dim = 2
 
-        def __init__(self, model: str) -> None:
-            self.name = model
+        def __init__(self, model: str, device: str) -> None:
+            self.name, self.device = model, device
 
         def encode(self, texts: list[str]) -> np.ndarray:
             return np.array([[[len(text), len(self.name)]] for text in texts], dtype=np.float32)
 
     monkeypatch.setattr(module, "SentenceEmbeddings", Named)
     changes = {"content.text": "sentence", "content.model": "chinese"}
-    made = content_vectors(make_setting(home, changes))
+    heard: list[str] = []
+    watch = Watch(cache=home / "cache", tell=heard.append)
+    made = content_vectors(make_setting(home, changes), watch)
     assert made.parts[0] == {
         "part": "sentence text", "dim": 2, "weight": 1.0, "items_without": 0,
-        "columns": ["title", "tags"],
+        "columns": ["title", "tags"], "encoder": "chinese, an item's texts as one",
+        "encoded": toy_home.ITEMS, "from_cache": 0,
     }  # fmt: skip
+    assert heard == [f"sentence text: {toy_home.ITEMS} of {toy_home.ITEMS} items encoded"]
+    again = content_vectors(make_setting(home, changes), watch)
+    assert again.parts[0]["from_cache"] == toy_home.ITEMS
+    assert np.array_equal(again.vectors, made.vectors)
     assert np.abs(made.vectors[:, 0]).max() > 0
 
 
@@ -235,7 +242,7 @@ class Letters:
 
     dim = 2
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, device: str = "cpu") -> None:
         self.name = f"letters ({model})"
 
     def states(self, texts: list[str]) -> list[np.ndarray]:

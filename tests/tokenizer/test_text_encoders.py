@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ import torch
 from onerec.errors import DataError, RecipeError
 from onerec.tokenizer import text_encoders as module
 from onerec.tokenizer.content import ItemContent
-from onerec.tokenizer.text_encoders import HashedNgrams, SentenceEmbeddings, TextTokens
+from onerec.tokenizer.text_encoders import (
+    HashedNgrams,
+    SentenceEmbeddings,
+    TextTokens,
+    WholeTexts,
+)
 
 TEXTS = [
     "Moisturizing shampoo for dry hair, 8 ounce",
@@ -193,3 +199,18 @@ def test_states_of_the_carried_model_have_the_vector_of_the_text_as_their_mean()
     assert states.shape == (5, 384)  # three words, their beginning and their end
     mean = states.mean(0) / np.linalg.norm(states.mean(0))
     np.testing.assert_allclose(encoder.encode(["Red nail polish"])[0, 0], mean, atol=1e-5)
+
+
+def test_an_items_texts_as_one_are_what_the_encoder_reads_of_them_joined() -> None:
+    class Lengths(SentenceEmbeddings):
+        dim = 1  # type: ignore[assignment]
+
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            return np.array([[[len(text)]] for text in texts], dtype=np.float32)
+
+    encoder = WholeTexts(Lengths())
+    content = ItemContent({"title": ["ab", "", ""], "tags": ["c", "d", ""]}, [[], [], []])
+    made = encoder.encode(content)
+    assert made.tokens[:, 0, 0].tolist() == [4, 1, 0]
+    assert made.mask[:, 0].tolist() == [True, True, False]
+    assert not encoder.encode(ItemContent({}, [[], []])).mask.any()
