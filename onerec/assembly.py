@@ -28,7 +28,7 @@ from onerec.model.qformer import QFormerConfig
 from onerec.model.routers import RouterConfig
 from onerec.model.sizes import ExpertBlocks
 from onerec.recipes import Recipe, from_dict
-from onerec.run_files import dataset_folder
+from onerec.run_files import cursor, dataset_folder
 from onerec.runs import Run
 from onerec.tokenizer.quantiser import (
     Quantiser,
@@ -212,7 +212,7 @@ def load_semantic_ids(run: Run) -> tuple[SemanticIds, NDArray[np.int64]]:
     names = [f"code_{level}" for level in range(1, levels + 1)]
     sql = f"SELECT {', '.join(names)}, popularity FROM read_parquet(?) ORDER BY item"
     try:
-        columns = duckdb.connect().execute(sql, [path]).fetchnumpy()
+        columns = cursor().execute(sql, [path]).fetchnumpy()
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path}: cannot be read ({reason}); start a new run") from error

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
+
+from onerec.run_files import cursor
 
 USERS, ITEMS, LEVELS, CODES, DIM, K = 24, 48, 3, 4, 6, 10
 TOPICS = ("cooking", "football", "travel", "music")
@@ -90,7 +91,7 @@ def _log(random: np.random.Generator) -> pd.DataFrame:
 
 
 def _parquet(frame: pd.DataFrame, path: Path, columns: str = "*") -> None:
-    connection = duckdb.connect()
+    connection = cursor()
     connection.register("frame", frame)
     connection.execute(f"COPY (SELECT {columns} FROM frame) TO '{path}' (FORMAT parquet)")
     connection.close()

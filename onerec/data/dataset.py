@@ -28,6 +28,7 @@ from onerec.data.schema import BEHAVIOURS
 from onerec.data.sql import columns_of, quote, sql_path
 from onerec.data.write import FORMAT, NewDataset, TableLike, is_name, write_folder
 from onerec.errors import DataError
+from onerec.run_files import cursor
 
 __all__ = [
     "BEHAVIOURS",
@@ -247,7 +248,7 @@ def write_dataset(
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
-    with duckdb.connect() as connection:
+    with cursor() as connection:
         try:
             columns = [
                 f"coalesce({quote(name)}, []) AS {quote(name)}"

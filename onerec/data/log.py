@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from onerec.data.schema import BEHAVIOURS, EVERY_ROW, POSITIVE_BEHAVIOURS, SPLITS
 from onerec.data.sql import columns_of, sql_path
 from onerec.errors import DataError
+from onerec.run_files import cursor
 
 Array = npt.NDArray[Any]
 
@@ -128,7 +128,7 @@ def _by_rule(columns: dict[str, Array], rows: int, rule: str) -> Array:
 def read_log(path: Path, info: dict[str, Any]) -> Interactions:
     """Read interactions.parquet into columns; the ids stay on disk."""
     file = sql_path(path)
-    with duckdb.connect() as connection:
+    with cursor() as connection:
         types = columns_of(connection, file)
         wanted = [_select(name, type_) for name, type_ in types.items() if not name.endswith("_id")]
         raw = connection.execute(f"SELECT {', '.join(wanted)} FROM {file}").fetchnumpy()

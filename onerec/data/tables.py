@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from onerec.errors import DataError
+from onerec.run_files import cursor
 
 
 def write_parquet(path: Path, columns: Mapping[str, Any] | pd.DataFrame) -> None:
@@ -22,7 +23,7 @@ def write_parquet(path: Path, columns: Mapping[str, Any] | pd.DataFrame) -> None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     frame = columns if isinstance(columns, pd.DataFrame) else pd.DataFrame(dict(columns))
     try:
-        with duckdb.connect() as connection:
+        with cursor() as connection:
             connection.register("frame", frame)
             connection.execute(
                 f"COPY frame TO '{_quoted(temporary)}' (FORMAT parquet, COMPRESSION zstd)"
@@ -43,7 +44,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
         DataError: it is missing or damaged.
     """
     try:
-        with duckdb.connect() as connection:
+        with cursor() as connection:
             return connection.execute(f"FROM read_parquet('{_quoted(path)}')").df()
     except duckdb.Error as error:
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error

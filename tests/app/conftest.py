@@ -1,5 +1,6 @@
 """A home with one finished run, an empty home, and the app's modules on the path."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,16 @@ for folder in (ROOT / "app", ROOT / "tests"):
         sys.path.insert(0, str(folder))
 
 import fake_run  # noqa: E402
+from streamlit.components.v2 import manifest_scanner  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def manifests_are_read_once() -> Iterator[None]:
+    """Each page of a test would read what every installed package says of itself, half a second."""
+    real = manifest_scanner.scan_component_manifests
+    manifest_scanner.scan_component_manifests = functools.cache(real)
+    yield
+    manifest_scanner.scan_component_manifests = real
 
 
 @pytest.fixture(scope="session")
