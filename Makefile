@@ -31,7 +31,7 @@ test: $(VENV)/.dev $(VENV)/.chromium check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/browser
 
 # What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
-slow: $(VENV)/.dev
+slow: $(VENV)/.dev $(VENV)/.chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 -m slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -o faulthandler_timeout=0 $(LONG)
 
