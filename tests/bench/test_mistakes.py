@@ -14,6 +14,7 @@ from onerec.errors import DataError, OneRecError, RecipeError, RunError
 BENCH = Path(mistakes.__file__).parent
 MISTAKES = {  # of each benchmark a mistake, and what is said of it; HOME is an empty folder
     "cascade": ("--runs nope --home HOME --out OUT", "no run 'nope'"),
+    "cold": ("--runs nope --home HOME --out OUT", "no run 'nope'"),
     "code_quality": ("--dataset nope --home HOME --out OUT --seeds 1", "no dataset 'nope'"),
     "content": ("--dataset nope --home HOME", "no dataset 'nope'"),
     "decoding": ("--run nope --home HOME", "no run 'nope'"),

@@ -47,7 +47,7 @@ def test_a_finished_run_holds_the_files_that_readers_expect(trained: Path) -> No
         *("recommendations.parquet", "targets.parquet", "routing/load.parquet"),
         *(f"routing/tokens-0000{step}.parquet" for step in (10, 20, 30)),
         "routing/without.json",
-        *(f"tokenizer/{n}.safetensors" for n in ("codebooks", "vectors")),
+        *(f"tokenizer/{n}.safetensors" for n in ("codebooks", "content", "vectors")),
         *("tokenizer/semantic_ids.parquet", "tokenizer/report.json"),
         *("baselines/lists.safetensors", "baselines/generated.safetensors"),
         *(
