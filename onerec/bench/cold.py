@@ -12,9 +12,9 @@ cold items where he had met them. Each scorer ranks all cold items that he has n
     chance     what a ranking at random expects
 
 `recall@10` is the share of a case's cold targets in the first ten, `rank` their mean place over
-their number (0 first, 1 last). Differences to `shuffled` and `content` are by case, their intervals
-over cases and, with several runs, over runs (`runs`). What stands in the open, among all items, is
-`open`: recall@10 of cold targets by the whole trie.
+their number (0 first, 1 last). A case has the mean of its runs; intervals are over cases and, of
+differences, over runs too (`runs`). What stands in the open, among all items, is `open`: recall@10
+of cold targets by the whole trie.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from onerec.bench.paired import bounds, interval
 from onerec.common import autocast, evaluating
 from onerec.data.batches import case_batches
 from onerec.data.split import Cases
-from onerec.errors import DataError
+from onerec.errors import DataError, RunError
 from onerec.model.generate import beam_search
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
@@ -170,17 +170,17 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over cases and runs, and what the model has over the others, with intervals."""
     result: dict[str, Any] = {
         "cold_items": parts[0]["items"],
-        "cases": [len(part["values"]["model"]["rank"]) for part in parts],
+        "cases": len(parts[0]["values"]["model"]["rank"]),
         "open_recall@10": [round(part["open"], 5) for part in parts],
     }
     for scorer in SCORERS:
         line: dict[str, Any] = {}
         for name in MEASURES:
             own = [part["values"][scorer][name] for part in parts]
-            line[name] = interval(np.concatenate(own).tolist())
+            line[name] = interval(np.mean(own, axis=0).tolist())
             if scorer != "model":
                 apart = [p["values"]["model"][name] - p["values"][scorer][name] for p in parts]
-                line[f"model_less_{name}"] = interval(np.concatenate(apart).tolist())
+                line[f"model_less_{name}"] = interval(np.mean(apart, axis=0).tolist())
                 line[f"model_less_{name}"]["runs"] = interval([float(a.mean()) for a in apart])
         result[scorer] = line
     return result
@@ -198,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     runs = [open_run(name, chosen.home) for name in chosen.runs]
     parts = [one_run(run, chosen.home, chosen.part, seed) for seed, run in enumerate(runs)]
+    if len({len(part["values"]["model"]["rank"]) for part in parts}) > 1:
+        raise RunError("--runs: these have other cases; give runs of one dataset and one split")
     result = {
         "benchmark": "cold",
         "command": " ".join(

@@ -39,7 +39,7 @@ from onerec.cost import mfu, peak_rate
 from onerec.count import Cardinalities, Counter
 from onerec.model.batch import ClusteredEvents
 from onerec.model.captured import CapturedSearch
-from onerec.model.generate import beam_search
+from onerec.model.generate import Generated, beam_search
 from onerec.model.onerec import Batch, Events, ItemTable, OneRec, Vocabulary
 from onerec.recipes import Recipe, parse_overrides, recipe
 from onerec.tokenizer.trie import Trie
@@ -109,15 +109,18 @@ class Served:
 
     def search(self, batch: Batch, constrained: bool = True) -> Callable[[], object]:
         """What one request for `batch` runs."""
-        given = {"k": self.beam, "beam": self.beam, "constrained": constrained}
-        given |= {"compiled": self.compiled}
+
+        def search(batch: Batch) -> Generated:
+            asked = {"k": self.beam, "beam": self.beam, "compiled": self.compiled}
+            return beam_search(self.model, batch, self.trie, constrained=constrained, **asked)  # type: ignore[arg-type]
+
         if self.graph:
-            captured = CapturedSearch(self.model, batch, self.trie, **given)  # type: ignore[arg-type]
+            captured = CapturedSearch(self.model, batch, search)
             return lambda: captured(batch)
 
         def asked() -> object:
             with autocast(self.device):
-                return beam_search(self.model, batch, self.trie, **given)  # type: ignore[arg-type]
+                return search(batch)
 
         return asked
 

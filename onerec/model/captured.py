@@ -8,7 +8,7 @@ may change in place. Nothing in a search waits for the GPU, so all of it can be 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 import torch
@@ -16,52 +16,31 @@ from torch import Tensor
 
 from onerec.common import autocast, evaluating
 from onerec.model.batch import Batch
-from onerec.model.generate import Generated, beam_search
+from onerec.model.generate import Generated
 from onerec.model.onerec import OneRec
-from onerec.tokenizer.trie import Trie
 
 WARM_UP = 3  # searches before: kernels are chosen, pieces compiled, memory is found
 
 
 class CapturedSearch:
-    """`beam_search` of bfloat16 products for batches of the shape of one, on its GPU.
+    """A search of bfloat16 products for batches of the shape of one, on its GPU.
 
     Args:
-        model, batch, trie, k, beam, constrained, compiled: as of `beam_search`.
+        model: whose search it is.
+        batch: of the shape that is served.
+        search: what is done for a batch, `beam_search` with all else that it is given; it may not
+            wait for the GPU.
 
     Raises:
-        ValueError: the batch is not on a GPU, or k or beam is below 1.
+        ValueError: the batch is not on a GPU, or as of `search`.
     """
 
-    def __init__(
-        self,
-        model: OneRec,
-        batch: Batch,
-        trie: Trie,
-        *,
-        k: int,
-        beam: int,
-        constrained: bool = True,
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, model: OneRec, batch: Batch, search: Callable[[Batch], Generated]) -> None:
         device = batch.target.device
         if device.type != "cuda":
             raise ValueError(f"the batch is on {device}: a search is captured on a GPU")
-        self.model = model
+        self.model, self.device = model, device
         self.batch = batch.mapped(torch.clone)  # the graph reads these very tensors
-
-        def search() -> Generated:
-            with autocast(device):
-                return beam_search(
-                    model,
-                    self.batch,
-                    trie,
-                    k=k,
-                    beam=beam,
-                    constrained=constrained,
-                    compiled=compiled,
-                )
-
         self._search = search
         self._capture()
 
@@ -70,10 +49,14 @@ class CapturedSearch:
         self.graph = torch.cuda.CUDAGraph()
         with evaluating(self.model), _on_its_own_stream():
             for _ in range(WARM_UP):
-                self._search()
+                self._searched()
         with evaluating(self.model), torch.cuda.graph(self.graph):
-            self.found = self._search()
+            self.found = self._searched()
         self.kept = [mixture.kept for mixture in self.model.mixtures()]
+
+    def _searched(self) -> Generated:
+        with autocast(self.device):
+            return self._search(self.batch)
 
     def __call__(self, batch: Batch) -> Generated:
         """The lists of another batch of the same shape; tensors of its own.

@@ -61,10 +61,26 @@ def test_the_command_ranks_by_all_scorers(world, tmp_path, capsys):
     assert cold.main(words) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(cold.SCORERS)
     found = json.loads(out.read_text())["results"]
-    assert found["cases"][0] == found["cases"][1] > 0
+    assert found["cases"] > 0
     assert found["model"]["rank"]["mean"] == pytest.approx(0.5, abs=0.5)
     assert found["chance"]["rank"]["mean"] == 0.5
     assert found["shuffled"]["model_less_recall@10"]["runs"]["mean"] is not None
+
+
+def test_a_case_has_the_mean_of_its_runs():
+    def part(own, other):
+        values = {name: {m: np.array(v) for m in cold.MEASURES} for name, v in own.items()}
+        return {"items": 9, "open": other, "values": values}
+
+    one = {"model": [1.0, 0.0], "shuffled": [0.0, 0.0], "content": [1.0, 1.0], "chance": [0.5, 0.5]}
+    two = {**one, "model": [0.0, 0.0]}
+    found = cold.summary([part(one, 0.0), part(two, 0.5)])
+    assert (found["cases"], found["open_recall@10"]) == (2, [0.0, 0.5])
+    assert found["model"]["rank"]["mean"] == 0.25
+    less = found["shuffled"]["model_less_rank"]
+    half = 12.7062 * np.std([0.5, 0.0], ddof=1) / 2**0.5  # Student's t of two cases
+    assert less["low"] == pytest.approx(0.25 - half, abs=1e-3)
+    assert less["runs"]["mean"] == 0.25
 
 
 def test_a_log_without_cold_items_is_refused(trained, capsys):

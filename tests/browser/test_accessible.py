@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from app_server import Server, settled
-from looks import DESK, PHONE, looks_right, problems
+from looks import DESK, PHONE, faults, problems
 from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
@@ -48,6 +48,19 @@ def test_axe_would_find_something(visit: Callable[[str], Page]) -> None:
     assert [problem.partition(":")[0] for problem in problems(page)] == ["image-alt"]
 
 
+def test_what_is_cut_off_on_a_phone_and_an_exception_would_be_found(
+    visit: Callable[[str], Page],
+) -> None:
+    page = visit("")
+    page.get_by_test_id("stMain").evaluate(
+        """main => main.insertAdjacentHTML('beforeend',
+        '<div style="width: 700px">wide</div><div data-testid="stException">broken</div>')"""
+    )
+    wide, broken = faults(page)[-2:]
+    assert wide.endswith("wide on a phone")
+    assert broken == "broken"
+
+
 @pytest.fixture(scope="module")
 def one_page(browser: Browser) -> Iterator[Page]:
     """The same page for all views: what a browser has loaded once it need not load again."""
@@ -61,7 +74,7 @@ def test_every_view_looks_right(one_page: Page, server: Server, view: str) -> No
     one_page.set_viewport_size(DESK)  # type: ignore[arg-type]
     one_page.goto(f"{server.url}/{view}")
     settled(one_page)
-    looks_right(one_page)
+    assert faults(one_page) == []
 
 
 def test_a_page_that_is_opened_on_a_phone_fits_it(visit: Callable[[str], Page], page: Page) -> None:

@@ -14,7 +14,7 @@ import fake_streams
 import pytest
 import toy_home
 from app_server import Server, serve, settled
-from looks import looks_right
+from looks import faults
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -67,7 +67,7 @@ def test_from_curves_to_the_ab_to_one_visit(go: Callable[[str], Page]) -> None:
 
 @pytest.mark.parametrize("path", VIEWS)
 def test_every_view_looks_right(go: Callable[[str], Page], path: str) -> None:
-    looks_right(go(path))
+    assert faults(go(path)) == []
 
 
 @pytest.fixture

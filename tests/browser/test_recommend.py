@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from app_server import Server, serve, settled
-from looks import looks_right
+from looks import faults
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
@@ -128,4 +128,4 @@ def test_the_end_of_a_branch_is_an_item_to_be_explained(page: Page, real_server:
 
 @pytest.mark.parametrize("view", ["Why", "Beam", "Edit", "Compare"])
 def test_every_view_looks_right(page: Page, real_server: Server, view: str) -> None:
-    looks_right(opened(page, real_server, view))
+    assert faults(opened(page, real_server, view)) == []

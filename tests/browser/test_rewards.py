@@ -7,7 +7,7 @@ import fake_rewards
 import fake_run
 import pytest
 from app_server import Server, serve, settled
-from looks import looks_right
+from looks import faults
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -84,4 +84,4 @@ def test_from_the_towers_to_another_reward_to_an_item(go: Callable[[str], Page])
 
 @pytest.mark.parametrize("path", VIEWS)
 def test_every_view_looks_right(go: Callable[[str], Page], path: str) -> None:
-    looks_right(go(path))
+    assert faults(go(path)) == []

@@ -12,10 +12,15 @@ from onerec.tokenizer.trie import Trie
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
+def searching(model, trie):
+    """A search for what a batch asks."""
+    return lambda batch: beam_search(model, batch, trie, k=4, beam=6)
+
+
 def test_a_batch_on_a_cpu_is_refused():
-    trie = Trie(toy.item_codes(), toy.SIZES)
+    model, trie = toy.make_model(), Trie(toy.item_codes(), toy.SIZES)
     with pytest.raises(ValueError, match="the batch is on cpu: a search is captured on a GPU"):
-        CapturedSearch(toy.make_model(), toy.make_batch(), trie, k=4, beam=6)
+        CapturedSearch(model, toy.make_batch(), searching(model, trie))
 
 
 @on_a_gpu
@@ -23,7 +28,7 @@ def test_a_batch_on_a_cpu_is_refused():
 def test_it_follows_users_and_weights(experts):
     model = toy.make_model(experts=experts).cuda()
     trie = Trie(toy.item_codes(), toy.SIZES).cuda()
-    captured = CapturedSearch(model, toy.make_batch().to("cuda"), trie, k=4, beam=6)
+    captured = CapturedSearch(model, toy.make_batch().to("cuda"), searching(model, trie))
     for seed in (0, 1):
         batch = toy.make_batch(seed=seed).to("cuda")
         for _ in range(2):
@@ -45,6 +50,6 @@ def test_it_follows_users_and_weights(experts):
 def test_another_shape_is_refused():
     model, trie = toy.make_model().cuda(), Trie(toy.item_codes(), toy.SIZES).cuda()
     batch = toy.make_batch().to("cuda")
-    captured = CapturedSearch(model, batch, trie, k=4, beam=6)
+    captured = CapturedSearch(model, batch, searching(model, trie))
     with pytest.raises(ValueError, match="captured for the shapes"):
         captured(batch.rows(slice(0, 1)))

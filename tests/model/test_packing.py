@@ -7,7 +7,7 @@ from torch import nn
 from onerec.model import packing
 from onerec.model.layers import EncoderBlock
 from onerec.model.moe import MixtureOfExperts
-from onerec.model.packing import Packing, in_front, one_after_another, packs, rounded
+from onerec.model.packing import Packing, Segments, in_front, one_after_another, packs, rounded
 
 MASK = torch.tensor([[True, False, True], [True, False, False]])
 ROWS = torch.tensor([3, 0, 2])
@@ -138,3 +138,19 @@ def test_tokens_stay_as_they_are_where_rounding_is_not_wanted_or_not_possible(mo
     assert rounded(tokens, full)[1] is full  # no padding to take
     monkeypatch.setattr(packing, "ROUND", 3)
     assert rounded(tokens, where)[1] is where
+
+
+def test_queries_belong_to_the_tokens_of_a_row_and_never_to_padding():
+    """By hand: two rows of 3 and 1 tokens in a grid of 4, five queries each."""
+    mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
+    grid, packing = in_front(torch.arange(8.0).view(2, 4, 1), mask)
+    assert grid[..., 0].tolist() == [[0.0, 2.0, 3.0, 1.0], [5.0, 4.0, 6.0, 7.0]]
+    among = packing.attendable
+    assert isinstance(among, Segments)
+    assert among.ends.tolist() == [0, 3, 4, 5, 8]  # tokens, padding, token, padding
+    assert among.begins(2, 5).tolist() == [0, 5, 5, 10, 10]  # padding is asked by nobody
+    tokens, packing = one_after_another(torch.zeros(2, 4, 1), Packing(mask))
+    among = packing.attendable
+    assert isinstance(among, Segments)
+    assert among.ends.tolist() == [0, 3, 4, len(tokens)]
+    assert among.begins(2, 5).tolist() == [0, 5, 10, 10]  # and so is what fills up the end
