@@ -3,11 +3,13 @@
 Spawned processes import this file by its name, so what they do stands here and not in a test.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from onerec.model.onerec import OneRec
 from onerec.model.qformer import QFormerConfig
 from onerec.model.routers import RouterConfig
 from onerec.shards import read_checkpoint, save_shards
+from onerec.train import compiled, distributed
 from onerec.train.data_parallel import DataParallel
 from onerec.train.distributed import Processes
 from onerec.train.optim import OptimConfig, make_adamw
@@ -30,11 +33,12 @@ from onerec.train.optim import OptimConfig, make_adamw
 EventsT = TypeVar("EventsT", bound=Events)
 
 STEPS, WORLD, BALANCE = 3, 2, 0.05
-WAYS = {  # name -> (fsdp, parts of a process's rows)
-    "ddp": (False, 1),
-    "ddp in parts": (False, 2),
-    "fsdp": (True, 1),
-    "fsdp in parts": (True, 2),
+WAYS = {  # name -> (fsdp, parts of a process's rows, compiled as a whole)
+    "ddp": (False, 1, False),
+    "ddp in parts": (False, 2, False),
+    "fsdp": (True, 1, False),
+    "fsdp in parts": (True, 2, False),
+    "fsdp whole in parts": (True, 2, True),
 }
 MODELS: dict[str, Callable[[], OneRec]] = {
     "experts": lambda: toy_model.make_model(experts=3, active_experts=2, expert_blocks="alternate"),
@@ -46,8 +50,8 @@ MODELS: dict[str, Callable[[], OneRec]] = {
 }
 
 
-CASES = [  # what is tried: shards in parts once, since they are slow
-    (way, name) for way in WAYS for name in MODELS if way != "fsdp in parts" or name == "experts"
+CASES = [  # what is tried: shards in parts once each, since they are slow
+    (way, name) for way in WAYS for name in MODELS if "fsdp " not in way or name == "experts"
 ]
 
 
@@ -138,11 +142,22 @@ def _begin(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
     processes = Processes(rank, WORLD, rank, WORLD, _control=dist.new_group(backend="gloo"))
     for way, name in CASES:
-        processes.sharded, processes.micro_batches = WAYS[way]
-        train(processes, folder / f"{way} {name}", name)
+        processes.sharded, processes.micro_batches, whole = WAYS[way]
+        with compiled_as_a_whole() if whole else contextlib.nullcontext():
+            train(processes, folder / f"{way} {name}", name, whole)
     processes.sharded, processes.micro_batches = True, 1
     checkpoints(processes, folder)
     processes.leave()
+
+
+@contextlib.contextmanager
+def compiled_as_a_whole() -> Iterator[None]:
+    """Inside, a CPU's models are compiled in one piece, without turning it into machine code."""
+    with (
+        mock.patch.object(distributed, "as_a_whole", lambda device: True),
+        mock.patch.object(compiled, "BACKEND", "aot_eager"),
+    ):
+        yield
 
 
 def whole_gradients(model: OneRec) -> dict[str, Tensor]:
@@ -155,13 +170,13 @@ def whole_gradients(model: OneRec) -> dict[str, Tensor]:
     return found
 
 
-def train(processes: Processes, path: Path, name: str) -> None:
+def train(processes: Processes, path: Path, name: str, whole: bool) -> None:
     """Write what a training ends with: gradients of a step, losses, norms, weights, loads."""
     model = new_model(name)
     if not processes.leads:  # weights that are not the first one's must not matter
         for parameter in model.parameters():
             parameter.data += 1.0
-    trained = processes.spread(model)
+    trained = processes.spread(model, compiled=whole)
     made, _ = trainee(name, trained, processes)
     assert made.parallel is not None
     loss, _ = made.parallel.gradients(made.loss, made.batch(0), torch.device("cpu"))

@@ -7,10 +7,9 @@ On a GPU everything from the pathways' tokens to the losses of the levels is one
 that norms, gates, sums and casts between two products are one pass over memory; of the pathways,
 whose sizes depend on the data, it is what each event is the sum of. Shapes are the same in every
 step but for the number of tokens. On a CPU, where packing drops the padding and the second batch
-makes shapes variable, and where fully_shard's hooks have to run in between, it is the forward pass
-of each encoder and decoder block, one piece for all blocks that are alike. What does not train is
-left as it is: a model in evaluation or without gradients runs as ever, so generation and evaluation
-compile nothing. A mixture's experts are compiled where one grouped kernel does them, and on a CPU,
+makes shapes variable, it is the forward pass of each encoder and decoder block, one piece for all
+blocks that are alike. What does not train is left as it is: a model in evaluation or without
+gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts are compiled where one grouped kernel does them, and on a CPU,
 where each has another number of rows in each batch, they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
@@ -85,6 +84,11 @@ def losses_of(model: OneRec, x: Tensor, where: Packing, target: Tensor) -> Tenso
     """The losses of the levels (L,) from what `model.embed` made of a batch."""
     logits = model.target_logits(model.read(x, where), target)
     return level_losses(logits, model.items, target, model.config.label_smoothing)
+
+
+def as_a_whole(device: torch.device) -> bool:
+    """Whether a model on this device is compiled in one piece."""
+    return device.type == "cuda"
 
 
 def compile_training(model: OneRec, whole: bool) -> None:

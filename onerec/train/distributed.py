@@ -34,7 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 from onerec.errors import OneRecError, RecipeError, RunError
 from onerec.model.layers import DecoderBlock
 from onerec.model.onerec import OneRec
-from onerec.train.compiled import compile_training
+from onerec.train.compiled import as_a_whole, compile_training
 
 Word = Literal["join", "go", "stop", "end", "failed"]
 
@@ -237,10 +237,11 @@ class Processes:
             trained = copy.deepcopy(model, {id(model.items): model.items})
             for whole, part in zip(model.mixtures(), trained.mixtures(), strict=True):
                 whole.last_load = part.last_load
+        whole = compiled and as_a_whole(model.begin.device)
         if compiled:
-            compile_training(trained, model.begin.is_cuda and not self.sharded)
+            compile_training(trained, whole)
         if self.sharded:
-            shard(trained)
+            shard(trained, whole)
         return trained
 
     def gather(self, trained: OneRec, model: OneRec) -> None:
@@ -309,24 +310,29 @@ def _refuse(parallel: str | None, micro_batches: int, processes: Processes) -> N
         )
 
 
-def shard(model: OneRec) -> None:
+def shard(model: OneRec, whole: bool = False) -> None:
     """Shard a model's parameters over all processes: blocks one by one, then what is left.
 
     The products that make a decoder's keys and values are called outside of their block, all in a
-    row, and are a unit of their own.
+    row, and are a unit of their own. A model that is compiled as a `whole` is one unit, as no hook
+    can run inside of it: its parameters are gathered once for a pass and its gradients dealt out
+    after it, while optimizer states stay in shards.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(model.begin.device.type, (dist.get_world_size(),))
-    early: list[nn.Module] = [
-        block.cross.key_value for block in model.decoder if isinstance(block, DecoderBlock)
-    ]
-    if early:
-        fully_shard(early, mesh=mesh)
-    for block in (*model.encoder, *model.decoder):
-        fully_shard(block, mesh=mesh)
-    whole = fully_shard(model, mesh=mesh)
-    if hasattr(whole, "set_reduce_scatter_unused_params"):  # torch 2.11 may lack it
+    if not whole:
+        early: list[nn.Module] = [
+            block.cross.key_value for block in model.decoder if isinstance(block, DecoderBlock)
+        ]
+        if early:
+            fully_shard(early, mesh=mesh)
+        for block in (*model.encoder, *model.decoder):
+            fully_shard(block, mesh=mesh)
+    root = fully_shard(model, mesh=mesh)
+    if whole:  # what is compiled is called beside `forward`
+        register_fsdp_forward_method(model, "level_losses")
+    if hasattr(root, "set_reduce_scatter_unused_params"):  # torch 2.11 may lack it
         # a pathway may have nothing to read in the rows of one process
-        whole.set_reduce_scatter_unused_params(True)
+        root.set_reduce_scatter_unused_params(True)
