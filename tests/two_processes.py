@@ -154,7 +154,7 @@ def _begin(rank: int, folder: Path) -> None:
 def compiled_as_a_whole() -> Iterator[None]:
     """Inside, a CPU's models are compiled in one piece, without turning it into machine code."""
     with (
-        mock.patch.object(distributed, "as_a_whole", lambda device: True),
+        mock.patch.object(distributed, "as_a_whole", return_value=True),
         mock.patch.object(compiled, "BACKEND", "aot_eager"),
     ):
         yield

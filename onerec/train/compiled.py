@@ -9,8 +9,9 @@ whose sizes depend on the data, it is what each event is the sum of. Shapes are 
 step but for the number of tokens. On a CPU, where packing drops the padding and the second batch
 makes shapes variable, it is the forward pass of each encoder and decoder block, one piece for all
 blocks that are alike. What does not train is left as it is: a model in evaluation or without
-gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts are compiled where one grouped kernel does them, and on a CPU,
-where each has another number of rows in each batch, they are a break in the graph.
+gradients runs as ever, so generation and evaluation compile nothing. A mixture's experts are
+compiled where one grouped kernel does them, and on a CPU, where each has another number of rows in
+each batch, they are a break in the graph.
 
 Names in the state_dict stay, and hooks of fully_shard run outside of what is compiled: compile
 first, then shard. With dropout other masks are drawn than without compiling (from the same seeds);

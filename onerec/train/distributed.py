@@ -237,11 +237,11 @@ class Processes:
             trained = copy.deepcopy(model, {id(model.items): model.items})
             for whole, part in zip(model.mixtures(), trained.mixtures(), strict=True):
                 whole.last_load = part.last_load
-        whole = compiled and as_a_whole(model.begin.device)
+        in_one = compiled and as_a_whole(model.begin.device)
         if compiled:
-            compile_training(trained, whole)
+            compile_training(trained, in_one)
         if self.sharded:
-            shard(trained, whole)
+            shard(trained, in_one)
         return trained
 
     def gather(self, trained: OneRec, model: OneRec) -> None:
