@@ -44,6 +44,7 @@ from onerec.train.policy import DELTA, EPSILON, quotient
 Ints = NDArray[np.int64]
 
 AT_ONCE = 1 << 22  # items times width that one pass holds; beyond, parts are recomputed
+BYTES = 4096  # of a GPU's memory for each, where that is more; a pass keeps about a quarter of it
 SEQUENCES = 1 << 15  # and items: cuDNN's attention has no gradient for 65,536 at once
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
@@ -258,7 +259,7 @@ class Alignment:
             return sequence_log_probs(model, context, codes, **how)
 
         users, group = codes.shape[:2]
-        most = min(SEQUENCES, AT_ONCE // model.config.width)
+        most = min(SEQUENCES, _held(codes.device) // model.config.width)
         parts = min(users, math.ceil(users * group / most))
         if parts < 2:
             return of(context, codes)
@@ -303,6 +304,13 @@ def _shown(batch: AlignBatch) -> Samples:
     if batch.logged is None:
         raise RunError("align.search=log needs the log's items; this batch has none")
     return Samples(batch.logged.items, batch.logged.codes, *[batch.logged.advantage.float()] * 2)
+
+
+def _held(device: torch.device) -> int:
+    """Items times width that one pass may hold on a device."""
+    if device.type != "cuda":
+        return AT_ONCE
+    return max(AT_ONCE, torch.cuda.get_device_properties(device).total_memory // BYTES)
 
 
 def _ends(users: int, parts: int) -> list[int]:

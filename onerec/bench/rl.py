@@ -1,6 +1,7 @@
 """Users a second through rollout, reward and update, and which share of the time each part takes.
 
-    python -m onerec.bench.rl --json [--recipe small --group 128] [--out FILE]
+    python -m onerec.bench.rl --json [--recipe small --group 128] [--set KEY=VALUE ...]
+                              [--items N --world-users N --history EVENTS] [--out FILE]
     python -m onerec.bench.rl --join FILE FILE .. [--out FILE]
 
 Left to itself it takes the recipe `small` with groups of 128 on a CPU, `kuairand` with groups of
@@ -9,15 +10,19 @@ Left to itself it takes the recipe `small` with groups of 128 on a CPU, `kuairan
 The run is made on the built-in world with a few steps of each stage: weights decide nothing about
 speed. Neither that nor the first `WARM_UP` policy steps are in a time or in the peak of memory.
 `next_token` is the next-token half of the same update; it is timed apart, since a share of users
-alone gets groups. Times on a GPU are taken with the device synchronised between parts.
+alone gets groups. Times on a GPU are taken with the device synchronised between parts. `mfu` counts
+the operations of `onerec.count` for what the contexts really hold (`contexts`: their mean events
+and clusters), three forward passes each, over the device's dense bfloat16 peak; without a known
+peak there is none.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +38,23 @@ from onerec.bench.mistakes import (
     told_in_a_line,
 )
 from onerec.common import autocast, pick_device, set_threads
+from onerec.cost import mfu, peak_rate
+from onerec.count import Cardinalities, Counter
+from onerec.model.batch import Batch
 from onerec.model.sample import Samples
 from onerec.pipeline import run as run_stages
 from onerec.pipeline.align import Aligning
-from onerec.recipes import recipe
+from onerec.recipes import parse_overrides, recipe
+from onerec.throughput import COUNTED, counts
 from onerec.world import WorldConfig
 
+WORLD = WorldConfig()
 PARTS = ("rollout", "reward", "update", "next_token")
 WARM_UP = 3
 ALIKE = ("benchmark", "commit", "device", "recipe", "users", "steps", "items")
 OF_A_GROUP = (
     *("command", "users_per_second", "items_per_second", "share", "milliseconds_a_step"),
-    "peak_memory_gib",
+    *("mfu", "peak_memory_gib"),
 )
 QUICK = {
     "train.steps": "3",
@@ -113,10 +123,15 @@ def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
     timed.clock = clock
     aligning.alignment = timed
     trainee = aligning.trainee()
+    held: dict[str, list[Batch]] = {"update": [], "next_token": []}
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             clock.restart()
-        _step(trainee.batch(step), timed, trainee.optimizer, clock)
+        batch = trainee.batch(step)
+        _step(batch, timed, trainee.optimizer, clock)
+        if step >= WARM_UP:
+            held["update"].append(batch.context)
+            held["next_token"].append(batch.next_token)
     users = steps * aligning.config.users
     policy = sum(clock.seconds[part] for part in ("rollout", "reward", "update"))
     return {
@@ -128,7 +143,29 @@ def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
         "milliseconds_a_step": {
             part: round(1000 * clock.seconds[part] / steps, 1) for part in PARTS
         },
+        **_used(aligning, held, clock),
     }
+
+
+def _used(aligning: Aligning, held: Mapping[str, Sequence[Batch]], clock: Clock) -> dict[str, Any]:
+    """What the contexts held in the mean and, of a device with a known peak, `mfu` by part."""
+    config, device = aligning.config, aligning.device
+    vocabulary = aligning.alignment.model.vocabulary
+    counter = Counter(aligning.setting.recipe, Cardinalities.of(vocabulary))
+    peak = peak_rate(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    told, shares = dict[str, dict[str, float]](), dict[str, float]()
+    for part, batches in held.items():
+        found = [counts(batch) for batch in batches]
+        contexts = sum(batch.size for batch in batches)
+        total = {name: sum(int(each[name]) for each in found) for name in COUNTED}
+        events, clusters, long, targets = (total[name] / contexts for name in COUNTED)
+        targets = config.group if part == "update" else targets
+        told[part] = {"events": round(events, 1), "clusters": round(clusters, 1)}
+        flops = counter.training_flops(events, targets, clusters=clusters, long_share=long)
+        share = mfu(flops, contexts / clock.seconds[part], peak)
+        if share is not None:
+            shares[part] = round(share, 4)
+    return {"contexts": told, **({"mfu": shares} if shares else {})}
 
 
 def _step(batch: AlignBatch, timed: _Timed, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
@@ -157,18 +194,23 @@ def run(
     steps: int = 10,
     out: Path | None = None,
     world: WorldConfig | None = None,
+    changes: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make a run of the recipe and time its policy steps; writes the result to `out` as well.
 
+    `changes` are settings of the recipe, `words` what the command line was.
+
     Raises:
-        RecipeError: no such recipe, a group below 2, or more users than a batch has contexts.
+        RecipeError: no such recipe or setting, a group below 2, or more users than a batch has
+            contexts.
     """
     from onerec.data.sources.world import make_world_dataset
 
     threads, cuda = set_threads(), torch.cuda.is_available()
     name, group = name or ("kuairand" if cuda else "small"), group or (512 if cuda else 128)
     asked = {"align.group": str(group), "align.users": str(users)}
-    chosen = recipe(name, QUICK | asked)
+    chosen = recipe(name, {**QUICK, **(changes or {}), **asked})
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         make_world_dataset("world", world, home)
@@ -179,7 +221,7 @@ def run(
         measured = measure(Aligning(made, setting, pick_device(chosen.device)), steps)
     result = {
         "benchmark": "rl",
-        "command": f"python -m onerec.bench.rl --recipe {name} --group {group} --users {users}",
+        "command": " ".join(["python -m onerec.bench.rl", *words]),
         "commit": commit(),
         "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {threads} threads",
         "recipe": name,
@@ -223,15 +265,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", type=int, help="items of a user; default by device")
     parser.add_argument("--users", type=int, default=32, help="with a group in a step")
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], help="KEY=VALUE")
+    parser.add_argument("--items", type=int, default=WORLD.n_items, help="of the world")
+    parser.add_argument("--world-users", type=int, default=WORLD.n_users, help="of the world")
+    parser.add_argument("--history", type=float, default=WORLD.mean_history, help="events a user")
     parser.add_argument("--join", nargs="*", type=Path, help="results of several groups")
     parser.add_argument("--out", type=Path, help="also write it to this file")
-    chosen = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = parser.parse_args(words)
     refuse_below_one(chosen, ("group", "users", "steps"))
     sizes = {"group": chosen.group, "users": chosen.users, "steps": chosen.steps}
     if chosen.join:
         result = joined(chosen.join, chosen.out)
     else:
-        result = run(name=chosen.recipe, out=chosen.out, **sizes)
+        world = WorldConfig(
+            n_items=chosen.items, n_users=chosen.world_users, mean_history=chosen.history
+        )
+        changes = parse_overrides(chosen.set)
+        told: dict[str, Any] = {
+            "out": chosen.out,
+            "world": world,
+            "changes": changes,
+            "words": words,
+        }
+        result = run(name=chosen.recipe, **sizes, **told)
     if chosen.json:
         print(as_json(result))
     else:
