@@ -39,6 +39,7 @@ from onerec.model.sample import Samples, sample, sequence_log_probs
 from onerec.reward.rules import format_reward, industrial_reward
 from onerec.rollouts import REFERENCED, Rollout
 from onerec.tokenizer.trie import Trie
+from onerec.train.compiled import compile_training, compiled_log_probs
 from onerec.train.policy import DELTA, EPSILON, quotient
 
 Ints = NDArray[np.int64]
@@ -117,18 +118,27 @@ class Alignment:
         scorer: gives the rewards.
         config: see `PolicyConfig`.
         lag: updates after which the serving copy is renewed; 0: the policy itself serves.
+        compiled: what has gradients is compiled, see `train.compiled`.
     """
 
     def __init__(
-        self, model: OneRec, trie: Trie, scorer: Scorer, config: PolicyConfig, lag: int = 0
+        self,
+        model: OneRec,
+        trie: Trie,
+        scorer: Scorer,
+        config: PolicyConfig,
+        lag: int = 0,
+        compiled: bool = False,
     ) -> None:
         self.model, self.trie, self.scorer = model, trie, scorer
-        self.config, self.lag = config, lag
+        self.config, self.lag, self.compiled = config, lag, compiled
         self.acting = in_evaluation(model)
         self.served = _frozen(model) if lag else self.acting
         compared = config.tilt > 0 or config.objective in REFERENCED
         self.reference = _frozen(model) if compared else None
         self.last: Rollout | None = None
+        if compiled:  # the copies above stay as they are
+            compile_training(model, whole=True)
 
     def send(self) -> None:
         """New weights for the serving copy."""
@@ -256,6 +266,8 @@ class Alignment:
             how["trie"] = self.trie
 
         def of(context: Batch, codes: Tensor) -> Tensor:
+            if self.compiled and torch.is_grad_enabled():
+                return compiled_log_probs(model, context, codes, **how)
             return sequence_log_probs(model, context, codes, **how)
 
         users, group = codes.shape[:2]

@@ -145,10 +145,10 @@ class TrainConfig:
 
     `order` is shuffled, length (shuffled, but a batch holds contexts of about one length, which
     saves padding) or time (old examples first, as on a stream); auto takes time where the split is
-    temporal, else shuffled. `compile` has torch.compile make the model faster for
-    pre-training, after a wait at its first steps; it needs a compiler. `residual` is the dtype of
-    the encoder's residual stream where products are bfloat16, on a GPU: float32, or bfloat16, which
-    is faster at a loss of digits; a lazy decoder has none.
+    temporal, else shuffled. `compile` has torch.compile make the model faster for pre-training and,
+    on a GPU, alignment, after a wait at the first steps; it needs a compiler. `residual` is the
+    dtype of the encoder's residual stream where products are bfloat16, on a GPU: float32, or
+    bfloat16, which is faster at a loss of digits; a lazy decoder has none.
     """
 
     steps: int = 1_000

@@ -26,6 +26,7 @@ from onerec.model.sample import sequence_log_probs
 from onerec.rollouts import OBJECTIVES, Rollout, read_rollout, write_rollout
 from onerec.sections import AlignConfig, IndustrialConfig, SamplingConfig
 from onerec.tokenizer.trie import Trie
+from onerec.train import compiled
 from onerec.train.policy import EPSILON
 
 GROUP = 12
@@ -45,11 +46,11 @@ def make_batch(seed=5):
     return AlignBatch(toy.make_batch((4, 0, 2), seed=9), number, number + 3, context, seed)
 
 
-def make(lag=0, scorer=None, router=None, **config):
+def make(lag=0, scorer=None, router=None, fast=False, **config):
     model = toy.make_model(experts=2, active_experts=1, router=router or RouterConfig())
     trie = Trie(toy.item_codes(), toy.SIZES)
     settings = PolicyConfig(group=GROUP, **{"weights": {"pscore": 1.0}, **config})
-    return Alignment(model.train(), trie, scorer or ByItem(), settings, lag)
+    return Alignment(model.train(), trie, scorer or ByItem(), settings, lag, fast)
 
 
 def gradients(alignment, batch):
@@ -541,3 +542,33 @@ def test_what_is_said_not_to_be_read_changes_nothing_and_all_else_does(search, o
     assert [line.partition(" is not read: ")[0] for line in said] in ([], [f"{name}={value}"])
     if name != "sampling.icepop" or said:  # where kernels agree, it is read and changes nothing
         assert same == bool(said)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("search", "lag"),
+    [
+        ("constrained", 1),
+        pytest.param("constrained", 0, marks=pytest.mark.slow),
+        pytest.param("beam", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_step_is_the_same_step(search, lag, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    compiled._compiled.cache_clear()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, other = (make(lag=lag, search=search, fast=fast) for fast in (False, True))
+    steps = [each.loss(make_batch())[0] for each in (plain, other)]
+    assert steps[1].item() == pytest.approx(steps[0].item(), rel=1e-4)
+    for loss in steps:
+        loss.backward()
+    assert other.last.codes.equal(plain.last.codes)
+    for one, two in zip(plain.model.parameters(), other.model.parameters(), strict=True):
+        assert (one.grad is None) == (two.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-4, rtol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    compiled._compiled.cache_clear()
+    torch._dynamo.reset()

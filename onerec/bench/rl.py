@@ -117,9 +117,8 @@ def measure(aligning: Aligning, steps: int) -> dict[str, Any]:
     """Time `steps` policy steps of an alignment that has not begun."""
     clock = Clock(aligning.device)
     before = aligning.alignment
-    timed = _Timed(
-        before.model, before.trie, _TimedScorer(before.scorer, clock), before.config, before.lag
-    )
+    scorer = _TimedScorer(before.scorer, clock)
+    timed = _Timed(before.model, before.trie, scorer, before.config, before.lag, before.compiled)
     timed.clock = clock
     aligning.alignment = timed
     trainee = aligning.trainee()

@@ -14,13 +14,13 @@ Shapes: B users, G samples of a group, L levels, N codes per level.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from onerec.common import evaluating
-from onerec.model.attention import Cache
+from onerec.model.attention import Cache, Memory
 from onerec.model.onerec import Batch, OneRec
 from onerec.tokenizer.trie import Trie
 
@@ -124,7 +124,21 @@ def sequence_log_probs(
     drawn by it. A code that the model has meanwhile moved out of its nucleus is kept in it, so that
     a ratio to an older policy stays a number (ours); at the moment of drawing nothing changes.
     """
-    hidden = model.decode(codes[..., :-1], model.encode(batch))  # (B, G, L, D)
+    how: dict[str, Any] = {"trie": trie, "temperature": temperature, "top_p": top_p}
+    return codes_log_probs(model, model.encode(batch), codes, **how)
+
+
+def codes_log_probs(
+    model: OneRec,
+    memory: Memory,
+    codes: Tensor,
+    *,
+    trie: Trie | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Tensor:
+    """As `sequence_log_probs`, of contexts that are encoded already."""
+    hidden = model.decode(codes[..., :-1], memory)  # (B, G, L, D)
     node = torch.zeros_like(codes[..., 0])
     parts = []
     for level in range(model.levels):

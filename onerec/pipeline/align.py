@@ -49,6 +49,7 @@ from onerec.rollouts import rollout_path, write_rollout
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
 from onerec.sections import AlignConfig
+from onerec.train.compiled import as_a_whole, told_of_compiler
 from onerec.train.optim import OptimConfig, cosine_schedule, make_adamw
 
 STAGE = "align"
@@ -95,6 +96,7 @@ class Aligning:
             self.reward,
             policy or policy_config(recipe, setting.dataset),
             self.config.lag,
+            recipe.train.compile and as_a_whole(device),
         )
         self.optim = OptimConfig(
             learning_rate=self.config.learning_rate,
@@ -315,6 +317,7 @@ def listed_items(dataset: Dataset, column: str, value: str) -> torch.Tensor | No
     return torch.from_numpy(held.to_numpy(dtype=bool).copy())
 
 
+@told_of_compiler()
 def align(session: Session) -> None:
     """Write align/: checkpoints, done.json that names the chosen one; and rollouts/."""
     recipe = session.setting.recipe

@@ -164,7 +164,7 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         refuse_unlearnable(setting)
         refuse_unalignable(setting)
     device = pick_device(setting.recipe.device)
-    if setting.recipe.train.compile and "pretrain" in stages:
+    if setting.recipe.train.compile and not {"pretrain", "align"}.isdisjoint(stages):
         refuse_without_compiler(device)
     return device
 

@@ -2,6 +2,7 @@
 
     refuse_without_compiler(device)
     compile_training(model, whole=True)
+    compiled_log_probs(model, batch, codes)
 
 On a GPU everything from the pathways' tokens to the losses of the levels is one piece of code, so
 that norms, gates, sums and casts between two products are one pass over memory; of the pathways,
@@ -36,6 +37,7 @@ from onerec.model.batch import Batch
 from onerec.model.next_token import level_losses
 from onerec.model.onerec import OneRec
 from onerec.model.packing import Packing
+from onerec.model.sample import codes_log_probs
 
 BACKEND = "inductor"
 
@@ -73,18 +75,38 @@ class WholeLosses:
         model = self.model
         if not (model.training and torch.is_grad_enabled()):
             return type(model).level_losses(model, batch)
-        x, where = model.embed(batch)
-        if where.exists is not None:  # another number of tokens in each batch: one code for all
-            torch._dynamo.mark_dynamic(x, 0)
-            torch._dynamo.mark_dynamic(where.exists, 0)
+        x, where = _embedded(model, batch)
         losses: Tensor = _compiled(losses_of)(model, x, where, batch.target)
         return losses
+
+
+def _embedded(model: OneRec, batch: Batch) -> tuple[Tensor, Packing]:
+    """What the encoder reads, of a number of tokens that no compiled piece relies on."""
+    x, where = model.embed(batch)
+    if where.exists is not None:  # another number in each batch: one code for all
+        torch._dynamo.mark_dynamic(x, 0)
+        torch._dynamo.mark_dynamic(where.exists, 0)
+    return x, where
 
 
 def losses_of(model: OneRec, x: Tensor, where: Packing, target: Tensor) -> Tensor:
     """The losses of the levels (L,) from what `model.embed` made of a batch."""
     logits = model.target_logits(model.read(x, where), target)
     return level_losses(logits, model.items, target, model.config.label_smoothing)
+
+
+def compiled_log_probs(model: OneRec, batch: Batch, codes: Tensor, **how: Any) -> Tensor:
+    """As `model.sample.sequence_log_probs`, in one piece behind the pathways, in either mode."""
+    x, where = _embedded(model, batch)
+    found: Tensor = _compiled(log_probs_of)(model, x, where, codes, how)
+    return found
+
+
+def log_probs_of(
+    model: OneRec, x: Tensor, where: Packing, codes: Tensor, how: dict[str, Any]
+) -> Tensor:
+    """The log-probability of each code (B, G, L) from what `model.embed` made of a batch."""
+    return codes_log_probs(model, model.read(x, where), codes, **how)
 
 
 def as_a_whole(device: torch.device) -> bool:
