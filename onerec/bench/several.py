@@ -10,7 +10,10 @@ stage, with the same recipe, seed, batches and steps, in processes of its own:
     ddp, fsdp   `--processes` of them, started by torchrun: one per GPU, or gloo on a CPU
     killed      as fsdp; all get SIGKILL when half of the steps are done, and one process goes on
     one_again   one process with the next seed: other weights at the start, other batches
-    regrouped   one process with twice the micro-batches: the same but for the order of sums
+    regrouped   one process with parts of half the rows: the same but for the order of sums
+
+A process takes as many rows at once in every arm but `regrouped`: one process alone works through
+its batch in `--processes` times the `--micro-batches` of each of several.
 
 `from_one` is how far an arm's loss of a step is from that of `one`, in nats, over all logged steps
 and over the last quarter, where `drift` keeps its sign. What the next seed changes is the noise:
@@ -180,7 +183,8 @@ def work(asked: Asked, stage: str, parallel: str | None) -> None:
         prepare(asked)
         return
     name, told = asked.run(stage).name, {"recipe": asked.recipe_of(stage), "dataset": DATASET}
-    with joined(parallel, asked.micro_batches * (1 + (stage == REGROUPED))) as processes:
+    parts = asked.micro_batches * (1 if parallel else asked.processes) * (1 + (stage == REGROUPED))
+    with joined(parallel, parts) as processes:
         if processes.leads:
             run_stage(STAGE, name, home=asked.home, processes=processes, **told)
         else:

@@ -135,6 +135,23 @@ def test_a_training_that_ends_before_it_is_killed_is_no_result(
         several.killed_and_gone_on(found)
 
 
+def test_a_process_takes_as_many_rows_at_once_in_every_arm_but_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = asked(tmp_path, "--processes", "4", "--micro-batches", "2")
+    parts: list[int] = []
+
+    def joined(parallel: str | None, micro_batches: int) -> None:
+        parts.append(micro_batches)
+        raise RunError("it is enough to know")
+
+    monkeypatch.setattr(several, "joined", joined)
+    for stage, parallel in (("one", None), ("ddp", "ddp"), ("fsdp", "fsdp"), ("regrouped", None)):
+        with pytest.raises(RunError, match="enough"):
+            several.work(found, stage, parallel)
+    assert parts == [8, 2, 2, 16]
+
+
 def test_what_is_asked_for_reaches_the_processes_of_an_arm(tmp_path: Path) -> None:
     found = asked(tmp_path, "--processes", "4", "--micro-batches", "2", "--set", "seed=3")
     assert several.command(found, "ddp", "ddp")[4:6] == ["--nproc-per-node", "4"]
