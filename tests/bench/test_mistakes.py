@@ -13,6 +13,7 @@ from onerec.errors import DataError, OneRecError, RecipeError, RunError
 
 BENCH = Path(mistakes.__file__).parent
 MISTAKES = {  # of each benchmark a mistake, and what is said of it; HOME is an empty folder
+    "added": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "cascade": ("--runs nope --home HOME --out OUT", "no run 'nope'"),
     "cold": ("--runs nope --home HOME --out OUT", "no run 'nope'"),
     "code_quality": ("--dataset nope --home HOME --out OUT --seeds 1", "no dataset 'nope'"),
