@@ -210,3 +210,12 @@ def test_tiny_asks_for_no_more_work_than_fits_its_ninety_seconds() -> None:
     assert align.steps * align.users * align.group <= 19_000
     assert rivals.sasrec_steps * rivals.sasrec_batch_size * rivals.sasrec_trials <= 92_000
     assert tiny.evaluate.beam * (tiny.evaluate.valid_users + tiny.evaluate.recommend_users) <= 132e3
+
+
+def test_a_gpus_rate_grows_with_the_width_between_what_was_measured() -> None:
+    assert cost.gpu_rate(64) == cost.gpu_rate(256) == pytest.approx(2.5e13)
+    assert cost.gpu_rate(1024) == cost.gpu_rate(1792) == pytest.approx(2.9e14)
+    assert cost.gpu_rate(512) == pytest.approx((2.5e13 * 2.9e14) ** 0.5)
+    assert cost.gpu_rate(1024, compiled=True) == pytest.approx(4.35e14)
+    wide = recipe("onerec_0_935b")
+    assert cost.estimate(wide, 100, "NVIDIA H200").rate == pytest.approx(2.9e14)
