@@ -234,9 +234,8 @@ class Alignment:
 
     def _draw(self, batch: AlignBatch) -> Samples:
         if self.config.search == "beam":
-            found = beam_search(
-                self.served, batch.context, self.trie, k=self.config.group, beam=self.config.group
-            )
+            asked, wide = (self.served, batch.context, self.trie), self.config.group
+            found = beam_search(*asked, k=wide, beam=wide, compiled=self.compiled)
             none = found.items < 0  # fewer legal items than beams
             scores = found.scores.masked_fill(none, 0.0)
             levels = found.code_log_probs.masked_fill(none[..., None], 0.0)
@@ -251,6 +250,7 @@ class Alignment:
             constrained=self.config.search == "constrained",
             temperature=self.config.temperature,
             top_p=self.config.top_p,
+            compiled=self.compiled,
         )
 
     def _levels(self, model: OneRec, context: Batch, codes: Tensor) -> Tensor:

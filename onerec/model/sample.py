@@ -22,6 +22,7 @@ from torch import Tensor
 from onerec.common import evaluating
 from onerec.model.attention import Cache, Memory
 from onerec.model.onerec import Batch, OneRec
+from onerec.model.pieces import compiled_call, directly, settled
 from onerec.tokenizer.trie import Trie
 
 
@@ -55,6 +56,7 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     constrained: bool = True,
+    compiled: bool = False,
 ) -> Samples:
     """Draw `group` items per user, independently and with replacement.
 
@@ -68,6 +70,7 @@ def sample(
         top_k: keep so many of the most probable codes of a level; 0 keeps all.
         top_p: of those, keep the most probable that together reach this; at least one.
         constrained: draw legal codes alone.
+        compiled: with pieces that torch.compile makes for just these shapes, as `beam_search` does.
 
     Raises:
         ValueError: group below 1, temperature not above 0, top_k below 0, or top_p outside (0, 1].
@@ -77,8 +80,11 @@ def sample(
             f"group={group} must be at least 1, temperature={temperature} above 0, "
             f"top_k={top_k} at least 0, top_p={top_p} in (0, 1]"
         )
-    with evaluating(model):
-        memory = model.encode(batch)
+    call = compiled_call if compiled else directly
+    how = temperature, top_k, top_p, constrained
+    with evaluating(model), settled(model, compiled):
+        tokens, where = call(model.embed, batch)
+        memory = model.read(tokens, where, call)
         users, device = len(memory.mask), memory.mask.device
         codes = torch.zeros(users, 1, 0, dtype=torch.int64, device=device)
         node = torch.zeros(users, 1, dtype=torch.int64, device=device)
@@ -86,19 +92,14 @@ def sample(
         levels = []
         past: Cache = []
         for level in range(model.levels):
-            logits, past = model.decode_step(level, codes, memory, past)
-            chances = logits / temperature
-            if constrained:
-                chances = chances.masked_fill(~trie.legal(level, node), -torch.inf)
-            chances = nucleus(most_probable(chances.log_softmax(-1), top_k), top_p).expand(
-                -1, group, -1
-            )
-            code = draw(chances, generator)  # (B, G)
-            levels.append(_of(chances, code))
-            drawn = drawn + levels[-1]
-            own = own + _of(logits.log_softmax(-1).expand(-1, group, -1), code)
+            hidden, past = model.step_states(level, codes, memory, past, call)
+            logits = model.step_logits(level, hidden)
+            noise = logits.new_empty(users, group, logits.shape[-1])
+            noise.exponential_(generator=generator)
+            code, chance, model_chance, node = call(_drawn, logits, noise, trie, level, node, how)
+            levels.append(chance)
+            drawn, own = drawn + chance, own + model_chance
             codes = torch.cat((codes.expand(-1, group, -1), code[..., None]), dim=-1)
-            node = trie.step(level, node.expand(-1, group), code).long()
     first = trie.leaf_items[trie.leaf_start[node.clamp(min=0)]]
     items = first.masked_fill(node < 0, -1)
     return Samples(items, codes, drawn, own, torch.stack(levels, dim=-1))
@@ -181,10 +182,33 @@ def nucleus(log_prob: Tensor, top_p: float, also: Tensor | None = None) -> Tenso
 
 def draw(log_prob: Tensor, generator: torch.Generator) -> Tensor:
     """One index per row of (..., N), by the Gumbel-max trick: (...)."""
-    exponential = torch.empty_like(log_prob, memory_format=torch.contiguous_format)
-    exponential.exponential_(generator=generator)
-    smallest = torch.finfo(log_prob.dtype).tiny  # a zero would make an impossible code NaN
-    return (log_prob - exponential.clamp_(min=smallest).log()).argmax(-1)
+    noise = torch.empty_like(log_prob, memory_format=torch.contiguous_format)
+    return _pick(log_prob, noise.exponential_(generator=generator))
+
+
+def _pick(log_prob: Tensor, noise: Tensor) -> Tensor:
+    smallest = torch.finfo(noise.dtype).tiny  # a zero would make an impossible code NaN
+    return (log_prob - noise.clamp(min=smallest).log()).argmax(-1)
+
+
+def _drawn(
+    logits: Tensor,
+    noise: Tensor,
+    trie: Trie,
+    level: int,
+    node: Tensor,
+    how: tuple[float, int, float, bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a level: codes (B, G), the sampler's and the model's log-probability, and nodes."""
+    temperature, top_k, top_p, constrained = how
+    group = noise.shape[1]
+    chances = logits / temperature
+    if constrained:
+        chances = chances.masked_fill(~trie.legal(level, node), -torch.inf)
+    chances = nucleus(most_probable(chances.log_softmax(-1), top_k), top_p).expand(-1, group, -1)
+    code = _pick(chances, noise)  # (B, G)
+    own = _of(logits.log_softmax(-1).expand(-1, group, -1), code)
+    return code, _of(chances, code), own, trie.step(level, node.expand(-1, group), code).long()
 
 
 def _of(log_prob: Tensor, code: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import toy_model as toy
 
 from onerec.model import packing, pieces
 from onerec.model.generate import beam_search
+from onerec.model.sample import sample
 from onerec.tokenizer.trie import Trie
 
 # what torch.compile does inside torch, and hides from those who do not make errors of warnings
@@ -70,6 +71,32 @@ def test_compiled_pieces_find_the_same_lists(traced, kind, constrained):
                 head.weight.zero_()  # every code is as probable as any other
         plain = beam_search(model, batch, trie, **asked)
         assert beam_search(model, batch, trie, **asked, compiled=True).items.equal(plain.items)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_compiled_pieces_draw_the_same_samples(traced, constrained):
+    model, trie = COMPILED["dense"](), make_trie()
+    for seed in (0, 1):
+        batch = toy.make_batch(seed=seed)
+        plain, made = (
+            sample(
+                model,
+                batch,
+                trie,
+                group=5,
+                generator=torch.Generator().manual_seed(seed),
+                temperature=0.7,
+                constrained=constrained,
+                compiled=fast,
+            )
+            for fast in (False, True)
+        )
+        assert made.codes.equal(plain.codes)
+        assert made.items.equal(plain.items)
+        for ours, theirs in ((made.drawn, plain.drawn), (made.model, plain.model)):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert traced["stats"]["unique_graphs"] > 0
+    assert not traced["graph_break"]
 
 
 def test_weights_that_change_are_cast_again():

@@ -11,6 +11,7 @@ from onerec.errors import RecipeError, RunError
 from onerec.loop import Trainee, loop
 from onerec.model import packing
 from onerec.model.routers import RouterConfig
+from onerec.model.sample import sequence_log_probs
 from onerec.train import compiled
 from onerec.train.optim import OptimConfig, make_adamw
 
@@ -194,3 +195,19 @@ def test_what_cannot_be_compiled_is_one_line():
         raise torch._dynamo.exc.TorchDynamoException("\nfirst\nsecond")
     with pytest.raises(ValueError, match="other"), compiled.told_of_compiler():
         raise ValueError("other")
+
+
+def test_log_probabilities_of_codes_are_the_same_and_have_gradients(traced):
+    model, other = (toy_model.make_model(experts=0) for _ in range(2))  # in evaluation
+    batch = toy_model.make_batch(LENGTHS, seed=3)
+    codes = toy_model.item_codes()[torch.arange(2 * len(LENGTHS)).view(-1, 2)]
+    plain = sequence_log_probs(model, batch, codes, temperature=0.5)
+    made = compiled.compiled_log_probs(other, batch, codes, temperature=0.5)
+    torch.testing.assert_close(made, plain, atol=1e-5, rtol=1e-5)
+    plain.sum().backward()
+    made.sum().backward()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert (one.grad is None) == (two.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-4, rtol=1e-4)
+    assert traced["stats"]["unique_graphs"] > 0
