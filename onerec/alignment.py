@@ -118,7 +118,7 @@ class Alignment:
         scorer: gives the rewards.
         config: see `PolicyConfig`.
         lag: updates after which the serving copy is renewed; 0: the policy itself serves.
-        compiled: what has gradients is compiled, see `train.compiled`.
+        compiled: updates are compiled (`train.compiled`), and the pieces of a rollout.
     """
 
     def __init__(

@@ -187,8 +187,9 @@ def draw(log_prob: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _pick(log_prob: Tensor, noise: Tensor) -> Tensor:
+    """One index per row of (..., N) by exponential draws (..., N), which are not kept."""
     smallest = torch.finfo(noise.dtype).tiny  # a zero would make an impossible code NaN
-    return (log_prob - noise.clamp(min=smallest).log()).argmax(-1)
+    return (log_prob - noise.clamp_(min=smallest).log()).argmax(-1)
 
 
 def _drawn(
