@@ -22,8 +22,9 @@ from onerec.errors import RecipeError
 from onerec.recipes import Recipe
 from onerec.units import byte_text
 
-# Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in bfloat16 at the
-# widths of the recipes `beauty` and onerec_0_935b, and how much faster when compiled.
+# Useful training FLOP/s reached here: small matrices on two CPU cores; one H200 in bfloat16 by the
+# model's width (that of the lower rate was not noted, it is taken for `beauty`'s), and how much
+# faster when compiled.
 CPU_RATE = 3.5e10
 GPU_RATES = {256: 2.5e13, 1024: 2.9e14}
 COMPILED = 1.5
@@ -106,7 +107,7 @@ def estimate(
 def gpu_rate(width: int, compiled: bool = False) -> float:
     """Training FLOP/s that a model of that width reaches on a GPU.
 
-    Between the measured widths as a power of the width (ours), beyond them as at the nearest.
+    Between the two widths as a power of the width (ours), beyond them as at the nearest.
     """
     widths, rates = np.log(list(GPU_RATES)), np.log(list(GPU_RATES.values()))
     rate = math.exp(float(np.interp(math.log(width), widths, rates)))

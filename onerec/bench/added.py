@@ -74,20 +74,13 @@ def ways(kind: str, x: Tensor, new: Tensor, size: int, levels: int, seed: int) -
             codes[~on] = quantiser.transform(x[~on])
         return codes, quantiser.codebooks
 
-    made_of = {
-        "kept": lambda: made(~new, seed),
-        "moved": lambda: _by(x, moved(x, found["kept"][1], seed)),
-        "refit": lambda: made(torch.ones_like(new), seed),
-        "reseeded": lambda: made(~new, seed + OTHER),
-    }
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for way in KINDS[kind]:
-        found[way] = made_of[way]()
+    found = {"kept": made(~new, seed)}
+    if "moved" in KINDS[kind]:
+        books = moved(x, found["kept"][1], seed)
+        found["moved"] = residual_codes(x, books), books
+    found["refit"] = made(torch.ones_like(new), seed)
+    found["reseeded"] = made(~new, seed + OTHER)
     return {way: (codes, reconstruct(codes, books)) for way, (codes, books) in found.items()}
-
-
-def _by(x: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
-    return residual_codes(x, books), books
 
 
 def measured(x: Tensor, new: Tensor, found: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ Shapes: B users, G samples of a group, L levels, N codes per level.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ def sample(
 
 def sequence_log_probs(
     model: OneRec,
-    batch: Batch,
+    batch: Batch | Memory,
     codes: Tensor,
     *,
     trie: Trie | None = None,
@@ -118,27 +118,14 @@ def sequence_log_probs(
 
     Their sum over levels is that of the item. With gradients where they are on, and in the mode the
     model is in: a policy step calls it outside `sample`, and dropout makes it differ from
-    `Samples.model`. With a `trie` it is renormalised over legal codes, as a sampler that follows
-    the trie draws; sequences must then be legal.
+    `Samples.model`. `batch` may be encoded already. With a `trie` it is renormalised over legal
+    codes, as a sampler that follows the trie draws; sequences must then be legal.
 
     `temperature` and `top_p` are a sampler's: what is returned is then the probability of being
     drawn by it. A code that the model has meanwhile moved out of its nucleus is kept in it, so that
     a ratio to an older policy stays a number (ours); at the moment of drawing nothing changes.
     """
-    how: dict[str, Any] = {"trie": trie, "temperature": temperature, "top_p": top_p}
-    return codes_log_probs(model, model.encode(batch), codes, **how)
-
-
-def codes_log_probs(
-    model: OneRec,
-    memory: Memory,
-    codes: Tensor,
-    *,
-    trie: Trie | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-) -> Tensor:
-    """As `sequence_log_probs`, of contexts that are encoded already."""
+    memory = batch if isinstance(batch, Memory) else model.encode(batch)
     hidden = model.decode(codes[..., :-1], memory)  # (B, G, L, D)
     node = torch.zeros_like(codes[..., 0])
     parts = []

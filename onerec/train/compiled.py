@@ -37,7 +37,7 @@ from onerec.model.batch import Batch
 from onerec.model.next_token import level_losses
 from onerec.model.onerec import OneRec
 from onerec.model.packing import Packing
-from onerec.model.sample import codes_log_probs
+from onerec.model.sample import sequence_log_probs
 
 BACKEND = "inductor"
 
@@ -106,7 +106,7 @@ def log_probs_of(
     model: OneRec, x: Tensor, where: Packing, codes: Tensor, how: dict[str, Any]
 ) -> Tensor:
     """The log-probability of each code (B, G, L) from what `model.embed` made of a batch."""
-    return codes_log_probs(model, model.read(x, where), codes, **how)
+    return sequence_log_probs(model, model.read(x, where), codes, **how)
 
 
 def as_a_whole(device: torch.device) -> bool:

@@ -79,3 +79,4 @@ def test_the_bias_mends_a_collapse_in_mid_run(visit: Callable[[str], Page]) -> N
         press(page, "50 steps")
     number(page, "Experts at work", "4 of 4")
     number(page, "Step", "500")
+    assert page.get_by_role("radio", name="On", exact=True).is_checked()

@@ -128,6 +128,7 @@ def test_a_run_without_a_trained_model_says_what_to_do(
     cli("tokenize", "--run", "half", "--dataset", "toy", *toy_home.set_options())
     answer = cli("recommend", "--run", "half", "--user", "u00")
     check_refused(answer, "run 'half' is not trained yet", "onerec pretrain --run half")
+    assert answer.code == 2
 
 
 @pytest.mark.parametrize(

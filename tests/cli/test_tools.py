@@ -119,8 +119,10 @@ def test_a_benchmark_takes_the_options_of_its_module(
 
 
 def test_a_mistake_in_a_benchmark_is_one_line(cli: Any, check_refused: Any) -> None:
-    check_refused(cli("bench", "rl", "--recipe", "tinny"), "did you mean 'tiny'")
-    check_refused(cli("bench", "train", "--set", "seed"), "'seed' has no '='")
+    answers = cli("bench", "rl", "--recipe", "tinny"), cli("bench", "train", "--set", "seed")
+    assert [answer.code for answer in answers] == [2, 2]
+    for answer, said in zip(answers, ("did you mean 'tiny'", "'seed' has no '='"), strict=True):
+        check_refused(answer, said)
 
 
 def test_the_map_is_made_kept_and_told(
