@@ -50,7 +50,7 @@ from onerec.world import WorldConfig
 
 WORLD = WorldConfig()
 PARTS = ("rollout", "reward", "update", "next_token")
-WARM_UP = 3
+WARM_UP = 4
 ALIKE = ("benchmark", "commit", "device", "recipe", "users", "steps", "items")
 OF_A_GROUP = (
     *("command", "users_per_second", "items_per_second", "share", "milliseconds_a_step"),

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LENGTH = 2_000  # clusters of a user at most: L_l of the paper
+FEWEST = 16  # events that a roomy grid has room for (ours)
+
 
 @dataclass
 class Events:
@@ -49,6 +52,19 @@ class Events:
         """The events, of which that share is hidden at random by torch's global stream."""
         return self.kept(torch.rand(self.item.shape, device=self.item.device) >= share)
 
+    def padded(self, length: int) -> Self:
+        """The events with padding behind, up to that length; as they are where they are longer."""
+        more = length - self.item.shape[1]
+        if more <= 0:
+            return self
+        return self.mapped(lambda c: F.pad(c, (0, 0) * (c.ndim - 2) + (0, more)))
+
+    def roomy(self, most: int) -> Self:
+        """Padded to a power of two from `FEWEST` on, but not beyond `most`."""
+        count = self.item.shape[1]
+        room = max(FEWEST, 1 << (count - 1).bit_length())
+        return self.padded(most if count <= most < room else room)
+
     def to(self, device: torch.device | str) -> Self:
         return self.mapped(lambda tensor: tensor.to(device))
 
@@ -60,13 +76,10 @@ class Events:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """The users of all parts, padded behind to the longest."""
         longest = max(part.item.shape[1] for part in parts)
-
-        def column(name: str) -> Tensor:
-            columns = (getattr(part, name) for part in parts)
-            room = ((c, (0, 0) * (c.ndim - 2) + (0, longest - c.shape[1])) for c in columns)
-            return torch.cat([F.pad(c, pad) if pad[-1] else c for c, pad in room])
-
-        return cls(*(column(name) for name in cls.__dataclass_fields__))
+        parts = [part.padded(longest) for part in parts]
+        return cls(
+            *(torch.cat([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__)
+        )
 
 
 @dataclass
@@ -123,6 +136,18 @@ class Batch:
             short=self.short.thinned(share),
             positive=self.positive.thinned(share),
             lifelong=None if self.lifelong is None else self.lifelong.thinned(share),
+        )
+
+    def of_few_shapes(self, short: int, positive: int) -> Batch:
+        """The same contexts in grids of few sizes: code is made for each size anew.
+
+        A model reads `short` and `positive` events, and `LENGTH` clusters; see `Events.roomy`.
+        """
+        return replace(
+            self,
+            short=self.short.roomy(short),
+            positive=self.positive.roomy(positive),
+            lifelong=None if self.lifelong is None else self.lifelong.roomy(LENGTH),
         )
 
     def to(self, device: torch.device | str) -> Batch:

@@ -124,6 +124,7 @@ def beam_search(
         parts = _parts(len(batch.target), batch.target.device)
 
     call = compiled_call if compiled else directly
+    batch = model.of_few_shapes(batch) if compiled else batch
 
     def search(rows: slice) -> Generated:
         with torch.no_grad():

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onerec.model.batch import LENGTH as LENGTH
 from onerec.model.ragged_kmeans import Sets, segment_sum, uniform, weighted_means
 
-LENGTH = 2_000  # L_l of the paper
 LIMIT = 192
 """M: the smallest multiple of 32 with which 100,000 events stayed within 2,000 positions on five
 mixtures of interests (1,564 to 1,743; 160 gave up to 2,017), and 904 on 1,200 items in all."""

@@ -165,7 +165,8 @@ class MixtureOfExperts(nn.Module):
         Autocast keeps its casts of linear layers in the same way, but knows nothing of these.
         """
         if torch.is_grad_enabled():
-            if self._kept is not None:
+            # Not read where it is compiled: code would be made anew for each state of the weights.
+            if not torch.compiler.is_compiling() and self._kept is not None:
                 self._kept = self._copies = None
             return self.gate_up.to(dtype), self.down.to(dtype)
         if not torch.compiler.is_compiling():  # who compiles calls `keep` before

@@ -229,6 +229,10 @@ class OneRec(nn.Module):
         """Encode each context once, and the keys and values that every decoder layer will read."""
         return self.read(*self.embed(batch))
 
+    def of_few_shapes(self, batch: Batch) -> Batch:
+        """The contexts as compiled code wants them, see `Batch.of_few_shapes`."""
+        return batch.of_few_shapes(self.config.short_length, self.config.positive_length)
+
     def embed(self, batch: Batch) -> tuple[Tensor, packing.Packing]:
         """What the encoder reads: tokens of all pathways, and where they stand."""
         x, where = self.pathways(batch, self.items, self.codes)  # tokens of a grid

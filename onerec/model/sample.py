@@ -83,6 +83,7 @@ def sample(
     call = compiled_call if compiled else directly
     how = temperature, top_k, top_p, constrained
     with evaluating(model), settled(model, compiled):
+        batch = model.of_few_shapes(batch) if compiled else batch
         tokens, where = call(model.embed, batch)
         memory = model.read(tokens, where, call)
         users, device = len(memory.mask), memory.mask.device

@@ -75,3 +75,18 @@ def test_parts_are_neighbours_as_even_as_can_be():
     assert [part.size for part in parts] == [1, 2, 2]
     assert torch.cat([part.target for part in parts]).equal(batch.target)
     assert batch.split(1)[0].short.item.equal(batch.short.item)
+
+
+def test_grids_of_few_sizes_hold_the_same_events():
+    batch = toy.make_batch()
+    batch.lifelong = toy.make_clusters((3, 0, 2), 3)
+    padded = batch.of_few_shapes(short=4, positive=9)
+    assert padded.short.item.equal(batch.short.item)
+    assert padded.positive.label.shape == (3, 9, 2)
+    assert padded.positive.label[:, :6].equal(batch.positive.label)
+    assert not padded.positive.item[:, 6:].any()
+    assert padded.lifelong.tag[:, :3].equal(batch.lifelong.tag)
+    for count, room in ((0, 16), (16, 16), (17, 20), (20, 20), (21, 32), (33, 64)):
+        assert toy.make_events((0, 0, 0), count).roomy(20).item.shape == (3, room)
+    assert toy.make_events((0, 0, 0), 0).roomy(0).item.shape == (3, 0)  # no such pathway
+    assert toy.make_clusters((3, 0, 2), 1_025).roomy(2_000).tag.shape == (3, 2_000)

@@ -1,11 +1,14 @@
 """A search in compiled pieces: the same lists, and weights that are cast in time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toy_model as toy
 
 from onerec.model import packing, pieces
 from onerec.model.generate import beam_search
+from onerec.model.qformer import QFormerConfig
 from onerec.model.sample import sample
 from onerec.tokenizer.trie import Trie
 
@@ -99,6 +102,27 @@ def test_compiled_pieces_draw_the_same_samples(traced, constrained):
     assert not traced["graph_break"]
 
 
+def test_histories_of_other_lengths_need_no_other_pieces(traced):
+    """What a policy step draws for: the longest history is another one in each batch."""
+    lifelong = QFormerConfig(queries=3)
+    model, trie = toy.make_model(experts=0, lifelong=lifelong), make_trie()
+    whole, graphs = toy.make_batch(), []
+    whole.lifelong = toy.make_clusters((3, 0, 2), 3)
+
+    def drawn(batch, compiled):
+        stream = torch.Generator().manual_seed(0)
+        return sample(model, batch, trie, group=5, generator=stream, compiled=compiled)
+
+    for cut in (0, 1, 2):
+        names = ("short", "positive", "lifelong")
+        batch = replace(
+            whole, **{n: getattr(whole, n).mapped(lambda c, cut=cut: c[:, cut:]) for n in names}
+        )
+        assert drawn(batch, True).codes.equal(drawn(batch, False).codes)
+        graphs.append(traced["stats"]["unique_graphs"])
+    assert 0 < graphs[0] == graphs[-1]
+
+
 def test_weights_that_change_are_cast_again():
     mixture = toy.make_model(experts=3).mixtures()[0]
     mixture.keep(torch.bfloat16)
@@ -109,3 +133,16 @@ def test_weights_that_change_are_cast_again():
         mixture.gate_up.add_(1.0)
     mixture.keep(torch.bfloat16)
     assert mixture._copies[0].equal(mixture.gate_up.bfloat16())
+
+
+def test_what_is_compiled_with_gradients_does_not_ask_which_casts_are_kept(traced):
+    """An asking guard would have a policy step compiled anew after each update."""
+    mixture = toy.make_model(experts=3).mixtures()[0]
+    made = torch.compile(type(mixture)._weights, backend="aot_eager")
+    for _ in range(3):
+        mixture.keep(torch.bfloat16)  # by the rollout
+        gate_up, _ = made(mixture, torch.bfloat16)
+        assert gate_up.equal(mixture.gate_up.bfloat16())
+        with torch.no_grad():
+            mixture.gate_up.add_(1.0)
+    assert traced["stats"]["unique_graphs"] == 1
