@@ -46,6 +46,7 @@ Ints = NDArray[np.int64]
 
 AT_ONCE = 1 << 22  # items times width that one pass holds; beyond, parts are recomputed
 BYTES = 4096  # of a GPU's memory for each, where that is more; a pass keeps about a quarter of it
+COMPILED_BYTES = 2048  # as the last; a compiled pass keeps a third of it (0.935B, 64 groups of 512)
 SEQUENCES = 1 << 15  # and items: cuDNN's attention has no gradient for 65,536 at once
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
@@ -257,7 +258,8 @@ class Alignment:
         """(B, G, L): the probability with which this model as a sampler would draw each code.
 
         Of very large groups a part of the users at a time, whose forward pass is done again for the
-        gradient: 2,048 items for each of 64 users do not fit otherwise.
+        gradient: 2,048 items for each of 64 users do not fit otherwise. What is compiled has an
+        attention of its own within sequences so short.
         """
         how: dict[str, Any] = {}
         if self.config.search in ("sample", "constrained"):
@@ -265,13 +267,16 @@ class Alignment:
         if self.config.search == "constrained":
             how["trie"] = self.trie
 
+        compiled = self.compiled and torch.is_grad_enabled()
+
         def of(context: Batch, codes: Tensor) -> Tensor:
-            if self.compiled and torch.is_grad_enabled():
+            if compiled:
                 return compiled_log_probs(model, context, codes, **how)
             return sequence_log_probs(model, context, codes, **how)
 
         users, group = codes.shape[:2]
-        most = min(SEQUENCES, _held(codes.device) // model.config.width)
+        most = _held(codes.device, COMPILED_BYTES if compiled else BYTES) // model.config.width
+        most = most if compiled else min(SEQUENCES, most)
         parts = min(users, math.ceil(users * group / most))
         if parts < 2:
             return of(context, codes)
@@ -318,11 +323,11 @@ def _shown(batch: AlignBatch) -> Samples:
     return Samples(batch.logged.items, batch.logged.codes, *[batch.logged.advantage.float()] * 2)
 
 
-def _held(device: torch.device) -> int:
-    """Items times width that one pass may hold on a device."""
+def _held(device: torch.device, each: int) -> int:
+    """Items times width that one pass may hold on a device, with so many bytes for each."""
     if device.type != "cuda":
         return AT_ONCE
-    return max(AT_ONCE, torch.cuda.get_device_properties(device).total_memory // BYTES)
+    return max(AT_ONCE, torch.cuda.get_device_properties(device).total_memory // each)
 
 
 def _ends(users: int, parts: int) -> list[int]:

@@ -15,7 +15,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Rollout:
     drawn_levels: Tensor | None = None
     icepop: float = 0.0
     logged: bool = False
+    formatted: bool = field(init=False)  # any advantage of `format`: asked before work is queued
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -104,6 +105,7 @@ class Rollout:
                     f"reward {name!r} of user {user} is not a finite number; train the reward "
                     "model in a new run, or give the part no weight and leave it out"
                 )
+        self.formatted = bool(self.format.any())
 
     @property
     def log_prob(self) -> Tensor:
@@ -168,7 +170,7 @@ class Rollout:
         if self.objective == "grpo_kl":  # its pull to the reference needs no advantage
             counted = counted * ~self.flat()[:, None]
         first = self._term(log_prob, self.advantage(), counted)
-        if not bool(self.format.any()):
+        if not self.formatted:
             return first
         formatted = (self.format != 0).to(log_prob.dtype)
         second = self._term(log_prob, self.format, formatted * trusted, pulled=False)
@@ -194,7 +196,9 @@ class Rollout:
                 return value.to(device)
             return {k: moved(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-        return Rollout(**{name: moved(value) for name, value in vars(self).items()})
+        return replace(
+            self, **{f.name: moved(getattr(self, f.name)) for f in fields(self) if f.init}
+        )
 
 
 def check_weights(weights: Mapping[str, float], parts: Iterable[str]) -> None:

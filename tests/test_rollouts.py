@@ -1,6 +1,7 @@
 """A recorded step gives the same rewards, advantages, ratios and loss, and damage is one line."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,8 +97,8 @@ def test_reward_by_hand():
 def test_the_format_reward_is_a_second_term_of_the_loss():
     rollout = make()
     both = rollout.step()
-    plain = Rollout(**{**vars(rollout), "format": torch.zeros(3, 5)}).step()
-    alone = Rollout(**{**vars(rollout), "counted": torch.zeros(3, 5, dtype=torch.bool)}).step()
+    plain = replace(rollout, format=torch.zeros(3, 5)).step()
+    alone = replace(rollout, counted=torch.zeros(3, 5, dtype=torch.bool)).step()
     torch.testing.assert_close(both.loss, plain.loss + alone.loss)
     torch.testing.assert_close(both.push, plain.push + alone.push)
     untouched = (rollout.format == 0) & ~rollout.counted
@@ -133,7 +134,7 @@ def test_a_group_of_equal_rewards_is_flat_and_skipped_under_a_tilt_too():
     assert rollout.flat().tolist() == [False, True, False]
     assert (rollout.advantage()[1] == 0).all()
     assert (rollout.advantage()[[0, 2]] != 0).any(1).all()
-    assert (Rollout(**{**vars(rollout), "format": torch.zeros(3, 5)}).step().push[1] == 0).all()
+    assert (replace(rollout, format=torch.zeros(3, 5)).step().push[1] == 0).all()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -163,7 +164,7 @@ def test_icepop_weighs_what_agrees_and_drops_what_does_not():
     rollout.counted[:] = True
     whole = rollout.step().push
     apart = torch.tensor([0.0, math.log(2.0), math.log(6.0), math.log(0.4), math.log(0.6)])
-    masked = Rollout(**{**vars(rollout), "sampled": rollout.drawn - apart, "icepop": 5.0})
+    masked = replace(rollout, sampled=rollout.drawn - apart, icepop=5.0)
     torch.testing.assert_close(masked.trusted()[0], torch.tensor([1.0, 2.0, 0.0, 0.0, 0.6]))
     torch.testing.assert_close(masked.step().push, whole * masked.trusted())
     assert Rollout(**{**vars(masked), "icepop": 0.0}).step().push.equal(whole)
@@ -177,7 +178,7 @@ def test_icepop_masks_the_format_reward_as_well():
     rollout.format[:] = 1.0
     apart = {"sampled": rollout.drawn - math.log(9.0), "icepop": 5.0}
     assert rollout.step().push.abs().sum() > 0
-    assert Rollout(**{**vars(rollout), **apart}).step().push.abs().sum() == 0
+    assert replace(rollout, **apart).step().push.abs().sum() == 0
 
 
 def test_the_reward_of_logged_items_is_their_advantage():

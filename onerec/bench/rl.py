@@ -50,7 +50,7 @@ from onerec.world import WorldConfig
 
 WORLD = WorldConfig()
 PARTS = ("rollout", "reward", "update", "next_token")
-WARM_UP = 4
+WARM_UP = 10  # histories have few sizes (`Batch.of_few_shapes`), each compiled when it comes
 ALIKE = ("benchmark", "commit", "device", "recipe", "users", "steps", "items")
 OF_A_GROUP = (
     *("command", "users_per_second", "items_per_second", "share", "milliseconds_a_step"),
