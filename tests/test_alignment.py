@@ -24,7 +24,7 @@ from onerec.errors import RunError
 from onerec.model import packing, pieces
 from onerec.model.routers import RouterConfig
 from onerec.model.sample import sequence_log_probs
-from onerec.rollouts import OBJECTIVES, Rollout, read_rollout, write_rollout
+from onerec.rollouts import OBJECTIVES, read_rollout, write_rollout
 from onerec.sections import AlignConfig, IndustrialConfig, SamplingConfig
 from onerec.tokenizer.trie import Trie
 from onerec.train import compiled
@@ -344,7 +344,7 @@ def test_grpo_with_kl_is_an_objective_of_its_own():
     loss, _ = alignment.policy_loss(batch)
     last = alignment.last
     assert last.settings["kl"] == KL
-    plain = Rollout(**{**vars(last), "objective": "grpo", "settings": {"epsilon": EPSILON}})
+    plain = replace(last, objective="grpo", settings={"epsilon": EPSILON})
     apart = (last.reference - last.log_prob).double()
     teaches = last.counted & ~last.flat()[:, None]
     divergence = ((apart.exp() - apart - 1) * teaches).mean()

@@ -67,12 +67,12 @@ def test_a_tilt_takes_other_advantages_and_counts_a_beam_by_probability():
     assert not torch.equal(plain.advantage(), sampled.advantage())
     expectation = (beam.share() * beam.advantage()).sum(1)
     torch.testing.assert_close(expectation, torch.zeros(3), atol=1e-6, rtol=0)
-    one = Rollout(**{**vars(beam), "format": torch.zeros(3, 5)}).step()
-    at_one = Rollout(**{**vars(beam), "format": torch.zeros(3, 5), "drawn": beam.log_prob}).step()
+    one = replace(beam, format=torch.zeros(3, 5)).step()
+    at_one = replace(beam, format=torch.zeros(3, 5), drawn=beam.log_prob).step()
     torch.testing.assert_close(at_one.push, at_one.push.nan_to_num())
     assert (one.push[~beam.counted] == 0).all()
     with pytest.raises(RunError, match="a tilt of 2 needs the reference's log-probabilities"):
-        Rollout(**{**vars(beam), "reference": None})
+        replace(beam, reference=None)
 
 
 def test_items_of_one_leaf_share_its_probability():
@@ -167,8 +167,8 @@ def test_icepop_weighs_what_agrees_and_drops_what_does_not():
     masked = replace(rollout, sampled=rollout.drawn - apart, icepop=5.0)
     torch.testing.assert_close(masked.trusted()[0], torch.tensor([1.0, 2.0, 0.0, 0.0, 0.6]))
     torch.testing.assert_close(masked.step().push, whole * masked.trusted())
-    assert Rollout(**{**vars(masked), "icepop": 0.0}).step().push.equal(whole)
-    wider = Rollout(**{**vars(masked), "icepop": 7.0})
+    assert replace(masked, icepop=0.0).step().push.equal(whole)
+    wider = replace(masked, icepop=7.0)
     assert wider.trusted()[0, 2] == pytest.approx(6.0, rel=1e-5)
 
 
@@ -274,14 +274,14 @@ def test_refusals():
     with pytest.raises(RunError, match="objective 'epco': unknown; use one of ecpo"):
         make("epco")
     with pytest.raises(RunError, match="reward 'p_score': it has no weight"):
-        Rollout(**{**vars(make()), "weights": {"like": 1.0}})
+        replace(make(), weights={"like": 1.0})
     with pytest.raises(RunError, match="weight of reward 'like' is -1: needs a number from 0 up"):
-        Rollout(**{**vars(make()), "weights": {"like": -1, "p_score": 1.0}})
+        replace(make(), weights={"like": -1, "p_score": 1.0})
     with pytest.raises(RunError, match="weights of all rewards are 0"):
-        Rollout(**{**vars(make()), "weights": {"like": 0.0, "p_score": 0.0}})
+        replace(make(), weights={"like": 0.0, "p_score": 0.0})
     with pytest.raises(RunError, match="'dpo' needs the reference's log-probabilities"):
-        Rollout(**{**vars(make("dpo")), "reference": None})
+        replace(make("dpo"), reference=None)
     broken = make()
     broken.parts["like"][2, 1] = torch.nan
     with pytest.raises(RunError, match="reward 'like' of user 9 is not a finite number"):
-        Rollout(**vars(broken))
+        replace(broken)

@@ -58,10 +58,10 @@ def test_what_was_before_the_measured_steps_is_in_no_time_and_no_peak(monkeypatc
 
 
 def test_the_command_line(monkeypatch, capsys):
-    monkeypatch.setattr(rl, "run", lambda **settings: settings)
-    rl.main(["--json", "--recipe", "tiny", "--group", "9"])
+    monkeypatch.setattr(rl, "run", lambda world, **settings: settings | {"items": world.n_items})
+    rl.main(["--json", "--recipe", "tiny", "--group", "9", "--items", "700"])
     said = json.loads(capsys.readouterr().out)
-    assert (said["name"], said["group"]) == ("tiny", 9)
+    assert (said["name"], said["group"], said["items"]) == ("tiny", 9, 700)
     rl.main([])
     assert "steps                  10" in capsys.readouterr().out
 
