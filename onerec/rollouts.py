@@ -98,13 +98,14 @@ class Rollout:
             what = f"objective {self.objective!r}" if not self.tilt else f"a tilt of {self.tilt:g}"
             raise RunError(f"{what} needs the reference's log-probabilities")
         check_weights(self.weights, self.parts)
-        for name, part in self.parts.items():
-            if not bool(part.isfinite().all()):
-                user = int(self.user[(~part.isfinite()).any(1)][0])
-                raise RunError(
-                    f"reward {name!r} of user {user} is not a finite number; train the reward "
-                    "model in a new run, or give the part no weight and leave it out"
-                )
+        finite = {name: part.isfinite().all() for name, part in self.parts.items()}
+        if not bool(torch.stack(list(finite.values())).all()):  # one wait for a GPU
+            name = next(name for name, well in finite.items() if not well)
+            user = int(self.user[(~self.parts[name].isfinite()).any(1)][0])
+            raise RunError(
+                f"reward {name!r} of user {user} is not a finite number; train the reward "
+                "model in a new run, or give the part no weight and leave it out"
+            )
         self.formatted = bool(self.format.any())
 
     @property
