@@ -13,7 +13,7 @@ a list. Frames carry in `attrs["notes"]` a line for each thing that could not be
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -55,13 +55,14 @@ from onerec.tokenizer.trie import Trie
 BATCH = 256  # users generated for at once; lists do not depend on it
 
 Asked = History | Sequence[object]  # a history, or the ids of its items, oldest first
+Search = Callable[..., Generated]
 
 
 class Recommender:
     """A trained model with all that it needs to answer for a user of its dataset.
 
-    `items` is the catalogue, row i being item i. A caller that has the `contexts` of the setting
-    on the device already hands them over; they are large and need not be built twice.
+    `items` is the catalogue, row i being item i. A caller that has the setting's `contexts` on the
+    device hands them over; they are large. `search` makes lists, as `beam_search` does.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Recommender:
         self.trie: Trie = make_trie(ids, popularity).to(device)
         self.contexts = setting.contexts(device) if contexts is None else contexts
         self.added: pd.DataFrame | None = None  # items that the model was not trained with
+        self.search: Search = beam_search
 
     @classmethod
     def load(
@@ -381,13 +383,11 @@ class Recommender:
     ) -> Generated:
         wide = max(k, self.setting.recipe.evaluate.beam if beam is None else beam)
         asked = self.model, batch, trie
+        how: dict[str, Any] = {"k": k, "beam": wide, "exclude": seen}
         with autocast(self.device):
             if diverse[0] > 1:
-                groups, penalty = diverse
-                return diverse_beam_search(
-                    *asked, k=k, beam=wide, groups=groups, penalty=penalty, exclude=seen
-                )
-            return beam_search(*asked, k=k, beam=wide, constrained=constrained, exclude=seen)
+                return diverse_beam_search(*asked, groups=diverse[0], penalty=diverse[1], **how)
+            return self.search(*asked, constrained=constrained, **how)
 
     def seen(self, user: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Items (as item + 1) of each user's history, padded with 0: (B, X)."""

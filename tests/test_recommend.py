@@ -10,7 +10,6 @@ import pytest
 import torch
 import toy_home
 
-from onerec import recommend
 from onerec.business_rules import Rules
 from onerec.common import evaluating
 from onerec.data.split import Cases
@@ -257,13 +256,13 @@ def test_a_search_that_is_asked_again_is_never_narrower(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = []
-    search = recommend.beam_search
+    search = recommender.search
 
     def noted(*asked: object, **given: Any) -> Generated:
         widths.append(given["beam"])
         return search(*asked, **given)
 
-    monkeypatch.setattr(recommend, "beam_search", noted)
+    monkeypatch.setattr(recommender, "search", noted)
     rules = Rules(per_author=1)
     recommender.recommend_for(["i03", "i04"], k=2, beam=29, rules=rules)
     assert widths == [29]

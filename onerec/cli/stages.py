@@ -98,6 +98,10 @@ def recommend_command(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="Parquet file for --all; goes on after a stop.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="With --all on a GPU: minutes of waiting, then faster."),
+    ] = False,
     without_tag: Annotated[
         list[str] | None, typer.Option(help="With --user: a tag that is off; may be repeated.")
     ] = None,
@@ -126,8 +130,10 @@ def recommend_command(
     if everyone or out_file is not None:
         if not everyone or out_file is None or user:
             raise RecipeError("--all and --out FILE go together, without --user")
-        _recommend_all(run, out_file, k, as_json)
+        _recommend_all(run, out_file, k, as_json, compiled)
         return
+    if compiled:
+        raise RecipeError("--compile goes with --all: for a few users it would only be a wait")
     if not user:
         _run_stages("recommend", run, recipe, dataset, settings, as_json)
         return
@@ -137,9 +143,12 @@ def recommend_command(
     if new_items is not None:
         recommender = recommender.with_items(_new_items(new_items))
     rules = _rules(recommender.items, without_tag or [], per_author)
-    frame = recommender.recommend(user, k, rules=rules)
+    _tell_lists(recommender.recommend(user, k, rules=rules), recommender.items, as_json)
+
+
+def _tell_lists(frame: "pd.DataFrame", items: "pd.DataFrame", as_json: bool) -> None:
+    """Print lists of users with the items' titles, and what there is to note."""
     notes = frame.attrs["notes"]
-    items = recommender.items
     name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
     frame.insert(4, "title", items[name].astype("string").fillna("")[frame["item"]].to_numpy())
     if as_json:
@@ -179,7 +188,7 @@ def _rules(items: "pd.DataFrame", without_tags: list[str], per_author: int) -> "
     return Rules(without={"tags": without_tags} if without_tags else {}, per_author=per_author)
 
 
-def _recommend_all(run: str, path: Path, k: int, as_json: bool) -> None:
+def _recommend_all(run: str, path: Path, k: int, as_json: bool, compiled: bool) -> None:
     """All users' lists into a file, with progress; by the processes of torchrun, if there are."""
     from onerec.pipeline.everyone import recommend_all
     from onerec.train.distributed import joined
@@ -191,6 +200,7 @@ def _recommend_all(run: str, path: Path, k: int, as_json: bool) -> None:
             k=k,
             tell=lambda done, of: bars.report("recommend", done, of, {}),
             processes=processes,
+            compiled=compiled,
         )
     if not processes.leads:
         return

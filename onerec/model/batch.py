@@ -18,6 +18,11 @@ LENGTH = 2_000  # clusters of a user at most: L_l of the paper
 FEWEST = 16  # events that a roomy grid has room for (ours)
 
 
+def power_of_two(count: int) -> int:
+    """The next one from a number on; 0 of 0."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
 @dataclass
 class Events:
     """Events of B users, padded on either side; padding is item 0.
@@ -62,7 +67,7 @@ class Events:
     def roomy(self, most: int) -> Self:
         """Padded to a power of two from `FEWEST` on, but not beyond `most`."""
         count = self.item.shape[1]
-        room = max(FEWEST, 1 << (count - 1).bit_length())
+        room = max(FEWEST, power_of_two(count))
         return self.padded(most if count <= most < room else room)
 
     def to(self, device: torch.device | str) -> Self:

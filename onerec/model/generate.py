@@ -25,7 +25,8 @@ from torch import Tensor
 
 from onerec.common import evaluating, spread
 from onerec.model.attention import Cache, Memory
-from onerec.model.onerec import Batch, OneRec
+from onerec.model.batch import Batch, power_of_two
+from onerec.model.onerec import OneRec
 from onerec.model.pieces import Call, compiled_call, directly, settled
 from onerec.tokenizer.trie import Trie
 
@@ -61,6 +62,18 @@ class Generated:
     code_log_probs: Tensor
     legal: Tensor
     trace: list[TraceLevel] = field(default_factory=list)
+
+    def first(self, users: int) -> Generated:
+        """Of so many users, the first ones."""
+        found = Generated(
+            self.items[:users],
+            self.scores[:users],
+            self.codes[:users],
+            self.code_log_probs[:users],
+            self.legal[:users],
+        )
+        found.trace = [TraceLevel(*(table[:users] for table in level)) for level in self.trace]
+        return found
 
 
 class _Beams(NamedTuple):
@@ -111,8 +124,9 @@ def beam_search(
         exclude: (B, X) item index + 1, 0 for none: items that may not be returned. The search goes
             on to the next item instead.
         cache: keep keys and values of earlier positions; False computes all anew (for tests).
-        compiled: with pieces that torch.compile makes for just these shapes (users, beam, k), after
-            a wait at the first call: one for all blocks of a kind, so depth costs no waiting.
+        compiled: with pieces that torch.compile makes for a beam, k and sizes of users, histories
+            and `exclude`, each up to a power of two; after a wait at the first call: one piece for
+            all blocks of a kind, so depth costs no waiting.
 
     Raises:
         ValueError: k or beam is below 1.
@@ -123,8 +137,9 @@ def beam_search(
     if not trace and not compiled:
         parts = _parts(len(batch.target), batch.target.device)
 
-    call = compiled_call if compiled else directly
-    batch = model.of_few_shapes(batch) if compiled else batch
+    call, users = compiled_call if compiled else directly, batch.size
+    if compiled:
+        batch, exclude = _of_few_sizes(model.of_few_shapes(batch), exclude)
 
     def search(rows: slice) -> Generated:
         with torch.no_grad():
@@ -134,7 +149,21 @@ def beam_search(
 
     with evaluating(model), settled(model, compiled):
         done = spread(search, parts, torch.get_num_threads())
-    return done[0] if len(done) == 1 else _joined(done)
+    found = done[0] if len(done) == 1 else _joined(done)
+    return found.first(users) if compiled else found
+
+
+def _of_few_sizes(batch: Batch, exclude: Tensor | None) -> tuple[Batch, Tensor | None]:
+    """Users up to a power of two, the first ones again, and as many items that are left out."""
+    users = batch.size
+    index = torch.arange(power_of_two(users), device=batch.target.device) % users
+    if len(index) > users:
+        batch = batch.mapped(lambda column: column[index])
+        exclude = None if exclude is None else exclude[index]
+    if exclude is not None:
+        width = exclude.shape[1]
+        exclude = F.pad(exclude, (0, power_of_two(width) - width))
+    return batch, exclude
 
 
 def _joined(parts: list[Generated]) -> Generated:

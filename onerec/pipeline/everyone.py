@@ -16,21 +16,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
+import torch
 
 from onerec.business_rules import Rules
 from onerec.common import pick_device
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
-from onerec.errors import DataError
+from onerec.errors import DataError, RecipeError
+from onerec.model.generate import Generated, beam_search
 from onerec.recommend import Recommender
 from onerec.run_writer import CLAIM, take
 from onerec.runs import Run, open_run
+from onerec.train.compiled import refuse_without_compiler, told_of_compiler
 from onerec.train.distributed import Processes
 
 PART = 4_096  # users of a part; ours: some seconds of work, some megabytes
@@ -60,6 +64,7 @@ def recommend_all(
     part: int = PART,
     tell: Tell = lambda done, of: None,
     processes: Processes | None = None,
+    compiled: bool = False,
 ) -> Written:
     """Write the lists of every user, from all that they did, in the order of their ids.
 
@@ -69,8 +74,10 @@ def recommend_all(
         tell: called with how many of all users are done, before the first part and after each.
         processes: those that share the parts, each on its device. All call this, and see the disk
             of `out`; what those that do not lead return says nothing.
+        compiled: the search is compiled first, for minutes: for many users, on a GPU.
 
     Raises:
+        RecipeError: there is no GPU to compile for, or no compiler.
         RunError: the run is missing or not trained, or another call is writing this file.
         DataError: k is below 1, or the file cannot be written, or is there and no Parquet file.
         SystemExit: the first of several processes failed, and has said why; the code is 2.
@@ -79,13 +86,13 @@ def recommend_all(
     if not processes.leads:  # the first one says when there is a folder to write to
         parts = out.with_name(f"{out.name}.parts")
         if processes.hear() == "go":
-            recommender = _loaded(run, home, device, processes)
+            recommender = _loaded(run, home, device, processes, compiled and k)
             _share(recommender, parts, part, k, processes, lambda done, of: None)
         return Written(out, 0, 0, 0)
     if k < 1:
         raise DataError(f"k={k}: ask for at least one item")
     _check(out)
-    recommender = _loaded(run, home, device, processes)
+    recommender = _loaded(run, home, device, processes, compiled and k)
     of = _described(open_run(run, home) if isinstance(run, str) else run, recommender, k, part)
     folder, users = out.with_name(f"{out.name}.parts"), recommender.setting.dataset.n_users
     with _held(folder):
@@ -139,8 +146,36 @@ def _check(out: Path) -> None:
         raise DataError(f"{out} {what}; --out names the Parquet file to write")
 
 
-def _loaded(run: Run | str, home: Path | None, device: str, processes: Processes) -> Recommender:
-    return Recommender.load(run, home, str(processes.device(pick_device(device))))
+def _loaded(
+    run: Run | str, home: Path | None, device: str, processes: Processes, compiled: int
+) -> Recommender:
+    """`compiled`: the length of lists that a compiled search makes; 0: none does."""
+    chosen = processes.device(pick_device(device))
+    if compiled:
+        refuse_to_compile_search(chosen)
+    recommender = Recommender.load(run, home, str(chosen))
+    if compiled:
+        recommender.search = partial(compiled_search, compiled)
+    return recommender
+
+
+def refuse_to_compile_search(device: torch.device) -> None:
+    """Compiled pieces are for shapes that only a GPU has few of.
+
+    Raises:
+        RecipeError: the device is a CPU, or has no compiler.
+    """
+    if device.type == "cpu":
+        raise RecipeError(
+            "--compile: a search is compiled on a GPU, and there is none; leave it out"
+        )
+    refuse_without_compiler(device)
+
+
+@told_of_compiler()
+def compiled_search(length: int, *asked: Any, k: int, **how: Any) -> Generated:
+    """`beam_search`, compiled for lists of that length; others, of some users alone, are rare."""
+    return beam_search(*asked, k=k, compiled=k == length, **how)
 
 
 def _share(

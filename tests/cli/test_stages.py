@@ -109,6 +109,8 @@ def test_recommend_for_all_users_into_a_file(
     assert "120 rows for 40 users" in cli(*command).out
     check_refused(cli("recommend", "--run", "first", "--all"), "--all and --out FILE go together")
     check_refused(cli("recommend", "--run", "first", "--out", out), "go together")
+    one = cli("recommend", "--run", "first", "--user", "u0", "--compile")
+    check_refused(one, "--compile goes with --all")
     check_refused(cli(*command, "--user", "u07"), "without --user")
     check_refused(cli(*command[:-1], "0"), "k=0")
 

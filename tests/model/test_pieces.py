@@ -123,6 +123,24 @@ def test_histories_of_other_lengths_need_no_other_pieces(traced):
     assert 0 < graphs[0] == graphs[-1]
 
 
+def test_users_and_left_out_items_come_in_few_sizes(traced):
+    """The last batch of all users is smaller; what each has seen is another number."""
+    model, trie = COMPILED["dense"](), make_trie()
+    whole, graphs = toy.make_batch((4, 0, 2, 3, 1, 4, 2, 3)), []
+    for users, width in ((8, 4), (5, 3), (7, 4)):
+        batch, g = whole.rows(slice(0, users)), torch.Generator().manual_seed(users)
+        seen = torch.randint(0, toy.N_ITEMS + 1, (users, width), generator=g)
+        asked = {"k": 4, "beam": 6, "exclude": seen}
+        made = beam_search(model, batch, trie, **asked, compiled=True, trace=True)
+        plain = beam_search(model, batch, trie, **asked, trace=True)
+        assert made.items.equal(plain.items)
+        assert made.codes.equal(plain.codes)
+        for ours, theirs in zip(made.trace[:-1], plain.trace[:-1], strict=True):
+            assert ours.codes.equal(theirs.codes)
+        graphs.append(traced["stats"]["unique_graphs"])
+    assert 0 < graphs[0] == graphs[-1]
+
+
 def test_weights_that_change_are_cast_again():
     mixture = toy.make_model(experts=3).mixtures()[0]
     mixture.keep(torch.bfloat16)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import torch
 import toy_home
 
 from onerec.data.tables import read_parquet
-from onerec.errors import DataError, RunError
+from onerec.errors import DataError, RecipeError, RunError
+from onerec.model import packing, pieces
 from onerec.pipeline import everyone
 from onerec.pipeline.everyone import recommend_all
 from onerec.recommend import Recommender
@@ -120,3 +122,27 @@ def test_parts_that_vanish_end_the_call(
     monkeypatch.setattr(everyone.time, "sleep", lambda _: pytest.fail("waits for nobody"))
     with pytest.raises(DataError, match="parts were taken away; start the same command again"):
         recommend_all("first", out, k=3, home=trained, part=9)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.:DeprecationWarning")
+def test_a_compiled_search_writes_the_same_lists_for_few_shapes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 9 and the last one of 4 users are searched as 16 and as 4."""
+    with pytest.raises(RecipeError, match="--compile: a search is compiled on a GPU"):
+        recommend_all("first", tmp_path / "no", home=trained, device="cpu", compiled=True)
+    monkeypatch.setattr(everyone, "refuse_to_compile_search", lambda device: None)
+    monkeypatch.setattr(pieces, "BACKEND", "aot_eager")  # traced as ever, no machine code
+    monkeypatch.setattr(packing, "packs", lambda *_: False)  # as in a search on a GPU
+    pieces.compiled_piece.cache_clear()
+    frames = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        out = tmp_path / name
+        recommend_all("first", out, k=4, home=trained, part=9, device="cpu", compiled=compiled)
+        frames.append(read_parquet(out))
+    pieces.compiled_piece.cache_clear()
+    torch._dynamo.reset()
+    plain, made = frames
+    assert made["item_id"].tolist() == plain["item_id"].tolist()
+    assert made["score"].to_numpy() == pytest.approx(plain["score"].to_numpy(), abs=1e-4)
