@@ -38,7 +38,7 @@ slow: $(VENV)/.dev $(VENV)/.chromium
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
