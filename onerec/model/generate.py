@@ -139,7 +139,7 @@ def beam_search(
 
     call, users = compiled_call if compiled else directly, batch.size
     if compiled:
-        batch, exclude = _of_few_sizes(model.of_few_shapes(batch), exclude)
+        batch, exclude = _of_few_users(model.of_few_shapes(batch), exclude)
 
     def search(rows: slice) -> Generated:
         with torch.no_grad():
@@ -153,7 +153,7 @@ def beam_search(
     return found.first(users) if compiled else found
 
 
-def _of_few_sizes(batch: Batch, exclude: Tensor | None) -> tuple[Batch, Tensor | None]:
+def _of_few_users(batch: Batch, exclude: Tensor | None) -> tuple[Batch, Tensor | None]:
     """Users up to a power of two, the first ones again, and as many items that are left out."""
     users = batch.size
     index = torch.arange(power_of_two(users), device=batch.target.device) % users

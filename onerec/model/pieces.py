@@ -2,7 +2,8 @@
 
 Whoever runs a model's parts takes a `Call`: `directly`, or `compiled_call`. A method's module is
 one of the arguments of what is compiled, so a piece serves every block like it, and depth costs no
-waiting. Pieces are made for just the shapes that they are called with.
+waiting. Pieces are made for just the shapes that they are called with, of which callers see to it
+that there are few.
 """
 
 from __future__ import annotations

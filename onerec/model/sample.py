@@ -70,7 +70,7 @@ def sample(
         top_k: keep so many of the most probable codes of a level; 0 keeps all.
         top_p: of those, keep the most probable that together reach this; at least one.
         constrained: draw legal codes alone.
-        compiled: with pieces that torch.compile makes for just these shapes, as `beam_search` does.
+        compiled: with pieces that torch.compile makes for few sizes of histories.
 
     Raises:
         ValueError: group below 1, temperature not above 0, top_k below 0, or top_p outside (0, 1].
