@@ -53,7 +53,9 @@ class DataParallel(Generic[BatchT]):
         numbers, names = torch.zeros(1, dtype=torch.float64), list[str]()
         for place, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
             if processes.sharded:
-                cast(Any, self.model).set_requires_gradient_sync(place == len(parts))
+                root, last = cast(Any, self.model), place == len(parts)
+                root.set_requires_gradient_sync(last)
+                root.set_reshard_after_backward(last, recurse=False)  # the next part reads it again
             with autocast(device):
                 value, values = loss(part)
             (value * (share * factor).to(value.dtype)).backward()
