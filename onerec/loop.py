@@ -11,7 +11,7 @@ by number, so a run that resumes at step s does exactly what the uninterrupted r
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from onerec.errors import RunError
 BatchT = TypeVar("BatchT")
 LossFunction = Callable[[BatchT], tuple[Tensor, Mapping[str, Tensor]]]
 
-NAMED = 5  # rows of a batch that are named, at most
+NAMED = 5  # rows of a batch, or parameters, that are named at most
 _STEP_SEED = 1_000_003  # keeps the streams of neighbouring seeds apart
 
 
@@ -117,7 +117,7 @@ def loop(
     begun = time.perf_counter()
     trainee.model.train()
     for step in range(start, steps):
-        torch.manual_seed((seed * _STEP_SEED + step) % SEEDS)
+        _seed_step(seed, step)
         lr = trainee.learning_rate(step)
         for group in trainee.optimizer.param_groups:
             group["lr"] = lr
@@ -130,7 +130,8 @@ def loop(
         numbers = torch.stack(
             [loss.detach().float(), norm.float(), *(v.detach().float() for v in values.values())]
         ).tolist()
-        _refuse_non_finite(trainee, batch, step, {"loss": numbers[0], "gradient norm": numbers[1]})
+        if not all(map(math.isfinite, numbers[:2])):
+            raise _non_finite(trainee, batch, step, numbers[0], numbers[1], device, seed)
         trainee.optimizer.step()
         trainee.optimizer.zero_grad(set_to_none=True)
         if trainee.after_step is not None:
@@ -144,6 +145,10 @@ def loop(
             seconds=time.perf_counter() - begun,
         )
         trainee.model.train()  # the caller may have evaluated between two steps
+
+
+def _seed_step(seed: int, step: int) -> None:
+    torch.manual_seed((seed * _STEP_SEED + step) % SEEDS)
 
 
 def _gradients(
@@ -181,21 +186,47 @@ def _clip(trainee: Trainee[BatchT], limit: float) -> Tensor:
     return nn.utils.clip_grad_norm_(trainee.model.parameters(), limit)
 
 
-def _refuse_non_finite(
-    trainee: Trainee[BatchT], batch: BatchT, step: int, numbers: Mapping[str, float]
-) -> None:
-    """RunError for the first of the numbers that is none, with the rows of the batch it is from."""
-    name = next((name for name, value in numbers.items() if not math.isfinite(value)), None)
-    if name is None:
-        return
+def _non_finite(
+    trainee: Trainee[BatchT],
+    batch: BatchT,
+    step: int,
+    loss: float,
+    norm: float,
+    device: torch.device,
+    seed: int,
+) -> RunError:
+    """What a loss or a gradient norm that is no number is told as: with its rows or parameters."""
+    name, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
     where, mend = "", "with a lower train.learning_rate"
-    if trainee.each is not None:
-        each = trainee.each(batch)
-        rows = (~each.isfinite()).nonzero()[:, 0].tolist()
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        where = f" (rows {', '.join(map(str, rows[:NAMED]))}{more} of {len(each)})" if rows else ""
-        mend += ", or without what these rows read" if rows else ""
-    raise RunError(
-        f"training stopped: the {name} of batch {step} is {numbers[name]}{where}; weights are "
+    rows, of = _rows(trainee, batch)
+    if rows:
+        where = f" (rows {_first(rows)} of {of})"
+        mend += ", or without what these rows read"
+    elif math.isfinite(loss) and trainee.parallel is None:
+        trainee.optimizer.zero_grad(set_to_none=True)
+        _seed_step(seed, step)
+        _gradients(trainee, batch, device, 1)
+        wrong = [
+            called
+            for called, parameter in trainee.model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        where = f" (of {_first(wrong)})" if wrong else " and finite when worked out again"
+    return RunError(
+        f"training stopped: the {name} of batch {step} is {value}{where}; weights are "
         f"those of step {step}; start a new run {mend}"
     )
+
+
+def _rows(trainee: Trainee[BatchT], batch: BatchT) -> tuple[list[int], int]:
+    """The rows of a batch whose loss is not finite, and how many rows there are."""
+    if trainee.each is None:
+        return [], 0
+    each = trainee.each(batch)
+    return (~each.isfinite()).nonzero()[:, 0].tolist(), len(each)
+
+
+def _first(names: Sequence[object]) -> str:
+    """The first `NAMED`, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(str, names[:NAMED])) + more

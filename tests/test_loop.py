@@ -105,6 +105,26 @@ def test_rows_that_are_no_numbers_are_named() -> None:
         next(loop(trainee, steps=1))
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(9, r"nan \(of \d\.bias\); weights"), (1, "nan and finite when worked out again;")],
+)
+def test_a_gradient_that_is_not_finite_names_its_parameter(times: int, said: str) -> None:
+    trainee = _regression()
+    name, parameter = list(trainee.model.named_parameters())[-1]
+    assert name.endswith("bias")
+    calls: list[int] = []
+
+    def spoilt(gradient: Tensor) -> Tensor:
+        calls.append(1)
+        return gradient * float("nan") if len(calls) <= times else gradient
+
+    parameter.register_hook(spoilt)  # type: ignore[no-untyped-call]
+    with pytest.raises(RunError, match=r"the gradient norm of batch 0 is " + said):
+        next(loop(trainee, steps=1))
+    assert len(calls) == 2
+
+
 def test_after_step_runs_once_a_step_after_the_update() -> None:
     trainee = _regression()
     calls: list[int] = []
