@@ -154,15 +154,20 @@ def beam_search(
 
 
 def _of_few_users(batch: Batch, exclude: Tensor | None) -> tuple[Batch, Tensor | None]:
-    """Users up to a power of two, the first ones again, and as many items that are left out."""
-    users = batch.size
-    index = torch.arange(power_of_two(users), device=batch.target.device) % users
-    if len(index) > users:
-        batch = batch.mapped(lambda column: column[index])
-        exclude = None if exclude is None else exclude[index]
+    """Users up to a power of two, and as many items that are left out."""
+    batch, exclude = repeated(batch, exclude, power_of_two(batch.size))
     if exclude is not None:
         width = exclude.shape[1]
         exclude = F.pad(exclude, (0, power_of_two(width) - width))
+    return batch, exclude
+
+
+def repeated(batch: Batch, exclude: Tensor | None, users: int) -> tuple[Batch, Tensor | None]:
+    """So many users at least, the first ones again, and what is left out for each."""
+    if batch.size < users:
+        index = torch.arange(users, device=batch.target.device) % batch.size
+        batch = batch.mapped(lambda column: column[index])
+        exclude = None if exclude is None else exclude[index]
     return batch, exclude
 
 

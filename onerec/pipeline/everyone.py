@@ -30,10 +30,13 @@ from onerec.common import pick_device
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RecipeError
-from onerec.model.generate import Generated, beam_search
-from onerec.recommend import Recommender
+from onerec.model.batch import Batch
+from onerec.model.generate import Generated, beam_search, repeated
+from onerec.model.onerec import OneRec
+from onerec.recommend import BATCH, Recommender
 from onerec.run_writer import CLAIM, take
 from onerec.runs import Run, open_run
+from onerec.tokenizer.trie import Trie
 from onerec.train.compiled import refuse_without_compiler, told_of_compiler
 from onerec.train.distributed import Processes
 
@@ -173,9 +176,27 @@ def refuse_to_compile_search(device: torch.device) -> None:
 
 
 @told_of_compiler()
-def compiled_search(length: int, *asked: Any, k: int, **how: Any) -> Generated:
-    """`beam_search`, compiled for lists of that length; others, of some users alone, are rare."""
-    return beam_search(*asked, k=k, compiled=k == length, **how)
+def compiled_search(
+    length: int,
+    model: OneRec,
+    batch: Batch,
+    trie: Trie,
+    *,
+    k: int,
+    exclude: torch.Tensor | None,
+    **how: Any,
+) -> Generated:
+    """`beam_search`, compiled for lists of that length; others, of some users alone, are rare.
+
+    The last users are as many as all others at once, some of them twice, so that nothing is
+    compiled for them alone.
+    """
+    if k != length:
+        return beam_search(model, batch, trie, k=k, exclude=exclude, **how)
+    users = batch.size
+    batch, exclude = repeated(batch, exclude, BATCH)
+    found = beam_search(model, batch, trie, k=k, exclude=exclude, compiled=True, **how)
+    return found.first(users)
 
 
 def _share(

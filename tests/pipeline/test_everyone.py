@@ -129,12 +129,20 @@ def test_parts_that_vanish_end_the_call(
 def test_a_compiled_search_writes_the_same_lists_for_few_shapes(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts of 9 and the last one of 4 users are searched as 16 and as 4."""
+    """Parts of 9 and the last one of 4 users are all searched as 12."""
     with pytest.raises(RecipeError, match="--compile: a search is compiled on a GPU"):
         recommend_all("first", tmp_path / "no", home=trained, device="cpu", compiled=True)
     monkeypatch.setattr(everyone, "refuse_to_compile_search", lambda device: None)
     monkeypatch.setattr(pieces, "BACKEND", "aot_eager")  # traced as ever, no machine code
     monkeypatch.setattr(packing, "packs", lambda *_: False)  # as in a search on a GPU
+    monkeypatch.setattr(everyone, "BATCH", 12)
+    own, sizes = everyone.beam_search, set()
+
+    def searched(model, batch, *asked, **how):
+        sizes.add(batch.size)
+        return own(model, batch, *asked, **how)
+
+    monkeypatch.setattr(everyone, "beam_search", searched)
     pieces.compiled_piece.cache_clear()
     frames = []
     for name, compiled in (("plain", False), ("compiled", True)):
@@ -144,5 +152,6 @@ def test_a_compiled_search_writes_the_same_lists_for_few_shapes(
     pieces.compiled_piece.cache_clear()
     torch._dynamo.reset()
     plain, made = frames
+    assert sizes == {12}
     assert made["item_id"].tolist() == plain["item_id"].tolist()
     assert made["score"].to_numpy() == pytest.approx(plain["score"].to_numpy(), abs=1e-4)
