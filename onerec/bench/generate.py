@@ -11,7 +11,8 @@ three tokens per event, as TIGER has it, it would read 180 and be slower. Each s
 batch size that was fastest for it in a sweep; then the two take turns, so that whatever else the
 machine does falls on both. What is compared is the median over the turns. `results` are taken as a
 program finds the process, `results_with_kept_memory` (widest beam) after `common.keep_memory`,
-which both sides profit from, and T5 more, as its tensors are larger.
+which both sides profit from, and T5 more, as its tensors are larger. `one_user` says how long the
+recipe `small` takes for one user at beam 50, from raw ids to the list (`bench.serving`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ LEVELS, CODES, ITEMS = 3, 256, 12_101  # the item count of Amazon Beauty
 SHORT, POSITIVE = 20, 40  # together a history of 60
 WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 256
 RETURNED = 10
+ONE_BEAM = 50  # of one user's list
 
 Search = Callable[[int, int], None]  # batch size, beams: generate once for that many users
 
@@ -211,12 +213,14 @@ def run(
     seed: int = 0,
     our_sizes: Sequence[int] = (32, 64, 128, 256, 512),
     peer_sizes: Sequence[int] = (4, 8, 16, 24, 32, 48),
+    asks: int = 100,
     words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure and return one JSON-able dict; `results` has one entry per beam width."""
     import transformers
 
     threads = set_threads(min(threads, set_threads()))
+    waits = one_user(items, asks)
     codes = item_codes(items, seed)
     (ours, our_parameters), (peer, peer_parameters) = (
         our_search(codes, seed),
@@ -240,9 +244,19 @@ def run(
             "returned": RETURNED,
         },
         "parameters": {"onerec": our_parameters, "t5": peer_parameters},
+        "one_user": waits,
         "results": [compare(searches, sizes, beam, rounds, seconds) for beam in beams],
         "results_with_kept_memory": _with_kept_memory(searches, sizes, max(beams), rounds, seconds),
     }
+
+
+def one_user(items: int, asks: int) -> dict[str, Any]:
+    """Milliseconds of one user's list, among so many items."""
+    from onerec.bench.serving import Served  # which measures by what stands here
+    from onerec.recipes import recipe
+
+    served = Served(recipe("small"), items, ONE_BEAM, torch.device("cpu"))
+    return {"recipe": "small", "beam": ONE_BEAM, "milliseconds": served.latency(asks)}
 
 
 def _with_kept_memory(
@@ -324,12 +338,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if torch.cuda.is_available() and not options.cpu:
         return generate_gpu.told(options, options.out, sys.argv[1:] if argv is None else argv)
-    refuse_below_one(options, ("beams", "rounds", "threads"))
+    refuse_below_one(options, ("asks", "beams", "rounds", "threads"))
     result = run(
         beams=options.beams,
         rounds=options.rounds,
         seconds=options.seconds,
         threads=options.threads,
+        asks=options.asks,
         words=sys.argv[1:] if argv is None else argv,
     )
     if options.out:
@@ -337,6 +352,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(as_json(result))
         return 0
+    one = result["one_user"]
+    told = ", ".join(f"{name} {value} ms" for name, value in one["milliseconds"].items())
+    print(f"one user, {one['recipe']} at beam {one['beam']}: {told}")
     for kind in ("results", "results_with_kept_memory"):
         for row in result[kind]:
             print(

@@ -199,7 +199,7 @@ def _let_go() -> None:
 def options(parser: argparse.ArgumentParser) -> None:
     """What the command understands only where there is a GPU."""
     parser.add_argument("--only", nargs="+", default=list(ROWS), metavar="NAME", help="rows (GPU)")
-    parser.add_argument("--asks", type=int, default=200, help="of one user, for the latency (GPU)")
+    parser.add_argument("--asks", type=int, default=200, help="of one user, for the latency")
 
 
 def told(chosen: argparse.Namespace, out: Path | None, words: Sequence[str]) -> int:

@@ -44,12 +44,16 @@ def test_a_small_run_is_complete_and_writes_its_file(tmp_path, monkeypatch):
             items=300,
             our_sizes=[2],
             peer_sizes=[1],
+            asks=2,
         )
     finally:
         torch.set_num_threads(threads)
     ours, peer = result["parameters"].values()
     assert ours == pytest.approx(peer, rel=0.2)  # "the same size"
     assert result["results"][0]["ratio"] > 0
+    assert (
+        0 < result["one_user"]["milliseconds"]["p50"] <= result["one_user"]["milliseconds"]["p99"]
+    )
     path = tmp_path / "result.json"
     generate.write(result, path)
     assert json.loads(path.read_text())["setting"]["items"] == 300
