@@ -83,7 +83,7 @@ def test_the_other_library_is_asked_where_a_shape_comes_again_or_the_work_is_wor
 
 @needs_onednn
 def test_a_second_factor_is_never_a_part_of_wider_rows():
-    """oneDNN's reference took them: 94 ms for 64 x 384 x 80, three quarters of a training's time."""
+    """oneDNN's reference took them: 94 ms for 64 x 384 x 80, three quarters of a training."""
     weights = []
 
     class Seen(TorchDispatchMode):
