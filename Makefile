@@ -23,12 +23,12 @@ help:
 app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
 
+# One pool for all, so that neither core waits at the end of a part (tests/conftest.py says what stays
+# together). A notebook has a limit per cell, so the one for a test that hangs is wide.
 test: $(VENV)/.dev $(VENV)/.chromium check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile -m "not slow" \
-		tests --ignore=tests/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --nbmake --nbmake-timeout=600 \
-		-o faulthandler_timeout=0 $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadgroup -m "not slow" \
+		--nbmake --nbmake-timeout=600 -o faulthandler_timeout=900 \
+		tests $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
 
 # What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
 slow: $(VENV)/.dev $(VENV)/.chromium
@@ -56,10 +56,12 @@ demo: $(VENV)/.app
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Nothing is compiled for tests alone, as Python compiles what it imports: a minute less.
+test slow check: LEAN := --no-compile
 # torch first and alone: its pinned build must not be replaced by another package's wish.
 $(VENV)/.app: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) $(LEAN) torch
+	$(PIP) $(LEAN) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app

@@ -15,6 +15,25 @@ if str(ROOT / "tests") not in sys.path:  # for `import toy_home` and `import fak
 import fake_run  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Journeys come first and on one worker, as two browsers at once are slow; notebooks are next.
+
+    All else stays together by file, for the sake of fixtures that a file shares.
+    """
+    browser, notebooks = [], []
+    for item in items:
+        together = str(item.path.relative_to(ROOT))
+        if "browser" in item.path.parts:
+            together = "browser"
+            browser.append(item)
+        elif item.path.suffix == ".ipynb":
+            notebooks.append(item)
+        item.add_marker(pytest.mark.xdist_group(together))
+    early = {*browser, *notebooks}
+    items[:] = [*browser, *notebooks, *(item for item in items if item not in early)]
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real datasets (never committed): ONEREC_TEST_DATA, else ../shared/data."""
