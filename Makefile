@@ -26,7 +26,7 @@ app: $(VENV)/.app
 # One pool for all, so that neither core waits at the end of a part (tests/conftest.py says what stays
 # together). A notebook has a limit per cell, so the one for a test that hangs is wide.
 test: $(VENV)/.dev $(VENV)/.chromium check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadgroup -m "not slow" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --no-loadscope-reorder -m "not slow" \
 		--nbmake --nbmake-timeout=600 -o faulthandler_timeout=900 \
 		tests $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
 

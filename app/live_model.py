@@ -176,6 +176,12 @@ def usual_beam(who: Who) -> int:
     return beam
 
 
+def hides_watched(who: Who) -> bool:
+    """Whether a search leaves out what a person has watched, by the run's recipe."""
+    hides: bool = _ask("hides", who.plain(), {}, lambda r, h: r.setting.recipe.evaluate.filter_seen)
+    return hides
+
+
 def end(who: Who) -> int:
     """The row of the log before which the history ends; the same in all runs on a dataset."""
     return _live(who.path, who.stamp, who.stage).end(who)

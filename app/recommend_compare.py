@@ -63,6 +63,7 @@ def compare(run: Run, who: Who) -> None:
                 },
             )  # fmt: skip
             if what == "Another user":
+                st.subheader("What came before")
                 recommend_parts.past(
                     cache.read(serving.history, of, one.user), alt=f"History of {title}"
                 )

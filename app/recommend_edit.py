@@ -124,7 +124,9 @@ def _lists(run: Run, who: Who) -> None:
     for note in after.attrs["notes"]:
         st.caption(note)
     places_before = dict(zip(before["item"], before["rank"], strict=True))
-    moved = [_moved(places_before.get(row["item"]), row["rank"])
+    hidden = live_model.hides_watched(who)
+    watched = set(live_model.events(who.plain())["item"] if hidden else ())
+    moved = [_moved(places_before.get(row["item"]), row["rank"], row["item"] in watched)
              for row in after.to_dict("records")]  # fmt: skip
     stayed = len(set(before["item"]) & set(after["item"]))
     changed = f"{stayed} of {len(after)} items were in the list before the edits"
@@ -144,7 +146,10 @@ def _lists(run: Run, who: Who) -> None:
             "rank": st.column_config.NumberColumn("#", width=40),
             "title": st.column_config.TextColumn("Title", width="medium"),
             "probability": st.column_config.NumberColumn("Probability", format="%.2f%%"),
-            "moved": st.column_config.TextColumn("Before", help="Its place before the edits"),
+            "moved": st.column_config.TextColumn(
+                "Before", help="Its place before the edits. Was hidden: it had been watched, so "
+                "the list left it out until you took that event away",
+            ),
         },
     )  # fmt: skip
     st.caption(f"Generated in {seconds:.2f} s (what was asked before is remembered).")
@@ -190,9 +195,9 @@ def _rules(who: Who) -> dict[str, Any]:
     return chosen | {"groups": groups}
 
 
-def _moved(before: int | None, now: int) -> str:
+def _moved(before: int | None, now: int, watched: bool) -> str:
     if before is None:
-        return "new"
+        return "was hidden" if watched else "new"
     return "same" if before == now else f"{'▲' if before > now else '▼'} from {before}"
 
 
@@ -212,12 +217,14 @@ def _draws(run: Run, who: Who) -> None:
     top = frame.head(recommend_live.K)
     first = theme.percent(float(top["share"].iloc[0]), 1) if len(top) else "0%"
     st.markdown(f"**{len(frame)} different items in {DRAWS} draws; the first {first} of the time**")
+    watched = set(live_model.events(who)["item"])
     st.dataframe(
         pd.DataFrame(
             {
                 "title": recommend_live.titles_of(run, top["item"].tolist()),
                 "share": 100 * top["share"],
                 "p": 100 * top["score"].map(lambda score: math.exp(score)),
+                "watched": ["watched before" if item in watched else "" for item in top["item"]],
             }
         ),
         hide_index=True, key="draw_list", row_height=recommend_parts.LINES,
@@ -226,7 +233,11 @@ def _draws(run: Run, who: Who) -> None:
             "title": st.column_config.TextColumn("Title", width="medium"),
             "share": st.column_config.NumberColumn("Drawn", format="%.1f%%"),
             "p": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+            "watched": st.column_config.TextColumn("In the history"),
         },
     )  # fmt: skip
-    st.caption("p^α sharpens whole items; a temperature sharpens each code by itself. Draws follow "
-               "the trie and are the same for the same settings (seed 0).")  # fmt: skip
+    st.caption(
+        "What was watched before may be drawn again: only a search leaves it out, and only "
+        "a search follows rules. p^α sharpens whole items; a temperature sharpens each code "
+        "by itself. Draws follow the trie and are the same for the same settings (seed 0)."
+    )

@@ -30,6 +30,7 @@ WIDEST = 100  # of the beam's slider
 SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch holds the server
 ASKED = "live_model_of"  # runs whose model was asked for in this session
 REWARDS = {"part": "Part", "item": "This item", "list": "Mean of the list"}
+NOTICES = 3  # edits that could not be followed, told one by one
 EDITS_OF = "edits_of"  # the run and the user that the edits of this session belong to
 
 
@@ -50,8 +51,10 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
                   key="load_model", on_click=asked.add, args=(str(run.path),))  # fmt: skip
         st.stop()
     load(who)
-    for notice in edited(run, who).notices:
-        st.warning(notice, icon=":material/link_off:")
+    if notices := edited(run, who).notices:
+        more = len(notices) - NOTICES
+        told = [*notices[:NOTICES], *([f"And {more} more of this kind."] if more > 0 else [])]
+        st.warning("  \n".join(told), icon=":material/link_off:")
     return who
 
 
@@ -108,7 +111,8 @@ def edits_field() -> None:
     st.text_input(
         "Edits", key="edit", bind="query-params", placeholder="none",
         help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
-        "the event at place 5 to place 1. They stand in the link.",
+        "the event at place 5 to place 1. Each counts places as those before it have left them. "
+        "They stand in the link.",
     )  # fmt: skip
 
 
@@ -235,6 +239,7 @@ def beam(run: Run, who: Who) -> None:
             if frame["seen"].any()
             else ""
         )
+        + f"Kept branches that lead to none of the first {K} are not drawn. "
         + "Click the end of a branch to select its item, then look under **Why**."
     )
     shown = frame.assign(codes=["-".join(map(str, codes)) for codes in frame["codes"]])

@@ -38,9 +38,9 @@ def person(view: selection.Selection, run: Run) -> int:
     def pick_user() -> None:
         rows = st.session_state["people"]["selection"]["rows"]
         if rows:
-            selection.choose(user=known[rows[0]], item=None)
+            selection.choose(user=known[rows[0]], item=None, edit=None)
 
-    number = "" if str(user) == row["user_id"] else f" (number {user} in the sidebar)"
+    number = "" if str(user) == row["user_id"] else f" (for the sidebar: number {user})"
     said = f"User **{row['user_id']}**{number}: choose another"
     with st.expander(said, icon=":material/person_search:"):
         st.dataframe(
@@ -101,7 +101,8 @@ def lists(view: selection.Selection, run: Run, user: int) -> None:
             column_config={
                 "item": "Item", "item_id": "Id in the data", "title": "Title",
                 "found_by": st.column_config.TextColumn(
-                    "Found by", help="OneRec #2: the second of OneRec's list. Empty: nobody did"
+                    "Found by", width=240,
+                    help="OneRec #2: the second of OneRec's list. Empty: nobody did",
                 ),
             },
         )  # fmt: skip
@@ -131,7 +132,7 @@ def past(history: pd.DataFrame, alt: str = "History of the user, newest first") 
         column_config={
             "title": st.column_config.TextColumn("Newest first", width="medium"),
             "behaviours": st.column_config.TextColumn("Behaviour", width=95),
-            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY"),
+            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY", width=100),
         },
     )  # fmt: skip
 

@@ -73,13 +73,16 @@ def number(
         fits = asked is None or least <= type(usual)(asked) <= greatest
     except ValueError:
         fits = False
-    if not fits:
-        why = f"not from {least} to {greatest}"
-        st.warning(selection.refused(label, asked, why, f"{usual} is shown"),
-                   icon=":material/link_off:")  # fmt: skip
+    said = st.container()
     st.session_state.setdefault("page_widgets", []).append(key)
-    return st.slider(label, least, greatest, usual, step, key=key, bind="query-params",
-                     help=note or None)  # fmt: skip
+    value = st.slider(label, least, greatest, usual, step, key=key, bind="query-params",
+                      help=note or None)  # fmt: skip
+    if not fits:
+        odd = isinstance(usual, int) and not str(asked).removeprefix("-").isdigit()
+        why = f"{'no whole number' if odd else 'not'} from {least} to {greatest}"
+        said.warning(selection.refused(label, asked, why, f"{value} is shown"),
+                     icon=":material/link_off:")  # fmt: skip
+    return value
 
 
 def show(

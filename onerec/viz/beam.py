@@ -195,6 +195,9 @@ def _words(row: Row, titles: Mapping[int, str], characters: int = 200) -> str:
 def _finding(frame: pd.DataFrame) -> str:
     last = frame[frame["level"] == frame["level"].max()]
     kept, seen = (last[last["state"] == state]["probability"] for state in ("kept", "seen"))
+    if not len(kept):
+        why = "what it found was seen before" if len(seen) else "it found no item"
+        return f"The search leaves nothing for the list: {why}"
     lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
     leaves = theme.count(len(kept), "leaf", "leaves")
     have = "has" if len(kept) == 1 else "have"

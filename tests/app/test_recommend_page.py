@@ -9,6 +9,7 @@ from pathlib import Path
 
 import live_model
 import pytest
+import recommend_edit
 from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "app"
@@ -226,6 +227,21 @@ def test_bad_edits_are_said_and_the_rest_is_followed(open_page: Open, trained: P
     assert len(listed(app)) == 10
 
 
+def test_many_bad_edits_are_one_box(open_page: Open, trained: Path) -> None:
+    """Thirty-eight of them stood one below the other."""
+    app = live(open_page, trained, "Edit", edit=",".join(["hello"] * 38))
+    assert [box.value.count("hello") for box in app.warning] == [3]
+    assert "And 35 more" in app.warning[0].value
+
+
+def test_what_had_been_watched_is_not_called_new(open_page: Open, trained: Path) -> None:
+    app = live(open_page, trained, "Edit", edit=",".join(["-1"] * 40))
+    moved = next(t.value for t in app.dataframe if "moved" in t.value.columns)["moved"]
+    assert "new" in set(moved)
+    assert "was hidden" not in set(moved), "this recipe leaves out nothing"
+    assert recommend_edit._moved(None, 1, watched=True) == "was hidden"
+
+
 def test_edits_go_with_the_other_views(open_page: Open, trained: Path) -> None:
     for view in ("Why", "Beam"):
         app = live(open_page, trained, view, edit="-1")
@@ -258,7 +274,7 @@ def test_rules_of_a_link_are_not_folded_away(open_page: Open, trained: Path) -> 
 def test_the_number_of_a_user_stands_beside_its_id(open_page: Open, trained: Path) -> None:
     """The sidebar takes the number, and the page named only the id."""
     app = open_page(trained, user="3")
-    assert any("(number 3 in the sidebar)" in each.label for each in app.expander)
+    assert any("(for the sidebar: number 3)" in each.label for each in app.expander)
 
 
 def test_edits_stay_with_the_user_whose_history_they_change(open_page: Open, trained: Path) -> None:
@@ -337,6 +353,8 @@ def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> N
     app = live(open_page, trained, "Edit", recommend_decode="Draw")
     warm = said(app)
     assert "different items in 400 draws" in warm
+    drawn = next(t.value for t in app.dataframe if "watched" in t.value.columns)
+    assert "watched before" in set(drawn["watched"])
     app.slider(key="recommend_temperature").set_value(0.1).run()
     assert said(app) != warm
     app.segmented_control(key="recommend_draw").set_value("Power").run()
@@ -391,6 +409,7 @@ def test_nothing_to_compare_with_says_so(open_page: Open, trained: Path) -> None
     [
         ("recommend_beam", "5000", {"recommend_view": "Beam"}),
         ("recommend_beam", "wide", {"recommend_view": "Edit"}),
+        ("recommend_beam", "2.5", {"recommend_view": "Beam"}),
         ("recommend_temperature", "-1", {"recommend_view": "Edit", "recommend_decode": "Draw"}),
         ("recommend_power", "x", {"recommend_decode": "Draw", "recommend_draw": "Power"}),
         ("recommend_other", "nobody", {"recommend_view": "Compare"}),

@@ -95,6 +95,15 @@ def test_a_search_that_lost_nothing_says_so_in_plain_numbers() -> None:
     assert "level 1: 1 kept, 0% pruned, 0% illegal" in theme.how(fig), "it was 0e+00"
 
 
+def test_a_search_that_leaves_nothing_says_why() -> None:
+    """It had 0 leaves with 0% of the probability."""
+    frame = FRAME.assign(seen=FRAME["item"] >= 0)
+    nothing = "The search leaves nothing for the list: "
+    assert theme.title(beam.beam_tree(frame, TITLES)) == nothing + "what it found was seen before"
+    lost = FRAME[(FRAME["state"] != "kept") | (FRAME["level"] < FRAME["level"].max())]
+    assert theme.title(beam.beam_tree(lost, TITLES)) == nothing + "it found no item"
+
+
 def test_what_was_seen_before_is_no_place_of_the_list() -> None:
     """It counted as the second of a list that leaves it out."""
     frame = FRAME.assign(
