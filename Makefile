@@ -23,12 +23,13 @@ help:
 app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app/main.py --server.port $(PORT)
 
-# One pool for all, so that neither core waits at the end of a part (tests/conftest.py says what stays
-# together). A notebook has a limit per cell, so the one for a test that hangs is wide.
+# Notebooks come first, as they take longest, and have a limit per cell: the one for a test that hangs
+# is wide. Journeys come last and alone: a browser and its server keep both cores busy.
 test: $(VENV)/.dev $(VENV)/.chromium check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --no-loadscope-reorder -m "not slow" \
-		--nbmake --nbmake-timeout=600 -o faulthandler_timeout=900 \
-		tests $(filter-out $(LONG),$(wildcard notebooks/*.ipynb))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile \
+		--no-loadscope-reorder -m "not slow" --nbmake --nbmake-timeout=600 -o faulthandler_timeout=900 \
+		$(filter-out $(LONG),$(wildcard notebooks/*.ipynb)) tests --ignore=tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/browser
 
 # What takes tens of seconds each: benchmarks from end to end, more compiled pieces, several processes.
 slow: $(VENV)/.dev $(VENV)/.chromium

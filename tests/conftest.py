@@ -3,40 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from onerec.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-JOURNEYS = "tests/browser/"
 if str(ROOT / "tests") not in sys.path:  # for `import toy_home` and `import fake_run`
     sys.path.insert(0, str(ROOT / "tests"))
 
 import fake_run  # noqa: E402
-
-
-class Together(LoadScopeScheduling):
-    """Tests of a file share a worker, and its fixtures; all journeys do: two browsers are slow."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return JOURNEYS if file.startswith(JOURNEYS) else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return Together(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first: journeys, then notebooks."""
-
-    def place(item: pytest.Item) -> int:
-        return 0 if item.nodeid.startswith(JOURNEYS) else 1 if item.path.suffix == ".ipynb" else 2
-
-    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
