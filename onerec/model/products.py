@@ -5,8 +5,8 @@ GFLOP/s instead of 95 to 105 (AVX-512), with the gradients of both factors. But 
 each shape, half a millisecond or more, and keeps it for the next time. So it is asked where a shape
 comes again: for a grid (B, T, D), for packed tokens (T, D) of a rounded number (see
 `onerec.model.packing`), and for more work than a plan is worth. On Intel, known by its matrix
-tiles, and without AVX-512, where both reach 60 to 85, MKL is the faster one. Elsewhere, in other
-dtypes and in what torch.compile makes, torch chooses.
+tiles, MKL is the faster one. Elsewhere, in other dtypes and in what torch.compile makes, torch
+chooses. With AVX2 alone both reach 60 to 85.
 
 Shapes: T rows, I and O features in and out.
 """
@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-MKL_IS_FAST = torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_supported()
+MKL_IS_FAST = torch.cpu._is_amx_tile_supported()
 ROUND = 128  # packed tokens of a training batch come in multiples of it
 PLANNED = 1 << 27  # multiply-adds from which a plan is worth it though its shape never comes again
 
