@@ -7,12 +7,14 @@ claim whose process is gone is taken over. Nothing here computes; no torch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -262,6 +264,27 @@ def take(path: Path, what: str = "run") -> None:
     Raises:
         RunError: another live process holds the folder.
     """
+    with _alone(path):
+        _take(path, what)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time looks at a claim and takes it over, where folders can be locked.
+
+    Two could take over a dead one: while the second put back the claim of the first, which it had
+    set aside, a third made its own.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path, what: str) -> None:
     claim = path / CLAIM
     own = json.dumps({**_identity(), "host": socket.gethostname(), "since": time.time()})
     for _ in range(3):
