@@ -84,8 +84,8 @@ def test_one_round_on_a_trained_run(trained: Path, tmp_path: Path, capsys):
     assert "attention: rank correlation with leave-one-out" in capsys.readouterr().out
     told = json.loads(out.read_text())
     assert told["users"] == 3
-    assert (
-        told["deleted"]["leave_one_out"]["area"]["mean"]
-        >= told["deleted"]["random"]["area"]["mean"]
-    )
+    # Of the curve's area nothing is certain (events act together, the model is hardly trained). The
+    # first deletion is: leave-one-out takes the event that costs most.
+    first = {name: curve["1"]["mean"] for name, curve in told["deleted"].items()}
+    assert first["leave_one_out"] >= max(first.values()) - 1e-3
     assert told["events_read"] > 1
