@@ -231,6 +231,7 @@ def tokenizer_config(recipe: Recipe, size: int) -> QuantiserConfig:
         seed=recipe.seed,
         iterations=said.iterations,
         init=said.init,
+        cap=said.cap,
         steps=said.steps,
     )
 

@@ -212,6 +212,7 @@ _AT_LEAST = {
     "tokenizer.levels": 1,
     "tokenizer.codebook_size": 2,
     "tokenizer.iterations": 1,
+    "tokenizer.cap": 1,
     "tokenizer.steps": 1,
     "content.text_dim": 2,
     "content.behaviour_dim": 2,

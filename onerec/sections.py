@@ -52,8 +52,8 @@ class TokenizerConfig:
     """`codebook_size` is a ceiling, and a quarter of the items is another one.
 
     With `exact_size`, which `--set tokenizer.codebook_size=N` turns on, it is meant as it stands.
-    `kind` is rq_kmeans, balanced (clusters of one size) or rq_vae, which trains for `steps`;
-    `iterations` and `init` are k-means'. `policy` for items on one id is share, extra_level,
+    `kind` is rq_kmeans, balanced (clusters of one size, or of at most `cap` times the mean) or
+    rq_vae, which trains for `steps`; `iterations` and `init` are k-means'. `policy` for items on one id is share, extra_level,
     nearest_free (at the last level) or none.
     """
 
@@ -63,6 +63,7 @@ class TokenizerConfig:
     exact_size: bool = False
     iterations: int = 25
     init: str = "k-means++"
+    cap: float = 1.0
     steps: int = 1_000
     policy: str = "share"
 

@@ -46,7 +46,7 @@ from onerec.common import generator, set_threads
 from onerec.errors import DataError, OneRecError
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeans, BalancedRQKmeansConfig
 from onerec.tokenizer.content import join_vectors, mean_pool
-from onerec.tokenizer.kmeans import assign, greedy_seeds, permutation
+from onerec.tokenizer.kmeans import assign, permutation, start
 from onerec.tokenizer.quantiser import Quantiser
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig, quantisation_report
 from onerec.tokenizer.rq_vae import RQVAE, RQVAEConfig
@@ -127,8 +127,8 @@ def _by_level(kind: str, x: Tensor, size: Size, seed: int) -> RQKmeans:
         if kind == "random":
             book = residual[permutation(len(x), random, x.device)[: size.codes]].clone()
         else:
-            start = greedy_seeds(residual, size.codes, random)
-            book = faiss_kmeans(residual, start, config.iterations)
+            begin = start(residual, size.codes, random, config.init)
+            book = faiss_kmeans(residual, begin, config.iterations)
         residual -= book[assign(residual, book)]
         books.append(book)
     return RQKmeans.from_state(config, {"codebooks": torch.stack(books)})

@@ -1,4 +1,4 @@
-"""k-means whose clusters all have the same number of members, one more or less.
+"""k-means whose clusters all have the same number of members, one more or less, or at most a cap.
 
 Two ways to assign n rows to k clusters of floor(n / k) or ceil(n / k) rows:
 
@@ -8,6 +8,10 @@ Two ways to assign n rows to k clusters of floor(n / k) or ceil(n / k) rows:
   until loads agree (Sinkhorn's iterations for entropic transport, blocked by rows, so that n x k
   numbers never stand together); then the few rows that still want a full cluster go to the cheapest
   with room. Sizes differ by at most one, however far the prices have come.
+
+With a `cap` above 1 only what exceeds it is priced: a cluster has at most cap x n / k rows, and may
+have as few as lie near. Equal sizes cost error where the rows are not spread equally; a cap keeps
+most of the entropy and gives most of the error back. Ours, for `transport` alone.
 
 Shapes: n vectors, d dimensions, k clusters.
 """
@@ -25,6 +29,7 @@ from onerec.tokenizer.kmeans import (
     KMeansResult,
     check_vectors,
     cluster_sums,
+    repair,
     start,
 )
 
@@ -44,44 +49,67 @@ def balanced_kmeans(
     generator: torch.Generator,
     init: str = "k-means++",
     assignment: str = "transport",
+    cap: float = 1.0,
     tolerance: float = 1e-4,
 ) -> KMeansResult:
     """Cluster the rows of x (n, d) into k clusters of floor(n / k) or ceil(n / k) rows.
 
-    Stops when no label changes (Algorithm 1) and, with `transport`, when the inertia no longer
-    falls by `tolerance` of itself; the best iteration counts. `labels` are the balanced ones: a row
-    may lie nearer to another centroid.
+    With a `cap` above 1, of at most cap n / k rows instead (rounded down, and at least ceil(n / k),
+    without which there is no room for all); a cluster that nobody wants moves as in `kmeans`. Stops
+    when no label changes (Algorithm 1) and, with `transport`, when the inertia no longer falls by
+    `tolerance` of itself; the best iteration counts. `labels` are the balanced ones: a row may lie
+    nearer to another centroid.
 
     Raises:
-        RecipeError: fewer rows than clusters, an unknown init or assignment.
+        RecipeError: fewer rows than clusters, an unknown init or assignment, a cap below 1 or one
+            for `greedy`.
         DataError: a value that is not finite.
     """
     check_vectors(x, k, iterations, init)
-    if assignment not in ASSIGNMENTS:
-        raise RecipeError(
-            f"balanced assignment {assignment!r} is unknown; choose {' or '.join(ASSIGNMENTS)}"
-        )
+    check_balance(assignment, cap)
     centroids = start(x, k, generator, init)
     prices = torch.zeros(k, device=x.device)
+    most = None if cap == 1.0 else max(math.ceil(len(x) / k), int(cap * len(x) / k))
     best: tuple[float, Tensor, Tensor] | None = None
-    old, before, made = None, math.inf, 0
+    old, before, made, repaired = None, math.inf, 0, 0
     for _ in range(iterations):
         made += 1
         if assignment == "greedy":
             labels, centroids = algorithm_1(x, centroids)
         else:
-            labels, prices = transport(x, centroids, prices)
+            labels, prices = transport(x, centroids, prices, most=most)
             sums, counts = cluster_sums(x, labels, k)
-            centroids = (sums / counts[:, None]).float()
+            means = (sums / counts.clamp(min=1)[:, None]).float()
+            centroids = torch.where(counts[:, None] > 0, means, centroids)
         inertia = inertia_of(x, centroids, labels)
         if best is None or inertia < best[0]:
-            best = (inertia, centroids, labels)
+            best = (inertia, centroids.clone(), labels)
+        moved = 0
+        if most is not None and not bool(counts.all()):
+            distances = (x - centroids[labels]).float().square().sum(1)
+            moved = repair(x, centroids, distances, (counts == 0).nonzero()[:, 0], generator)
+            repaired += moved
         same = old is not None and bool(torch.equal(labels, old))
-        if same or (assignment == "transport" and before - inertia <= tolerance * inertia):
+        settled = assignment == "transport" and before - inertia <= tolerance * inertia
+        if moved == 0 and (same or settled):
             break
         old, before = labels, inertia
     assert best is not None
-    return KMeansResult(best[1], best[2], best[0], made, 0)
+    return KMeansResult(best[1], best[2], best[0], made, repaired)
+
+
+def check_balance(assignment: str, cap: float) -> None:
+    """Refuse an assignment that is not one of `ASSIGNMENTS`, and a cap that it cannot keep."""
+    if assignment not in ASSIGNMENTS:
+        raise RecipeError(
+            f"balanced assignment {assignment!r} is unknown; choose {' or '.join(ASSIGNMENTS)}"
+        )
+    if not cap >= 1.0:
+        raise RecipeError(
+            f"the cap of a cluster's size is {cap:g} times the mean; it must be at least 1"
+        )
+    if cap > 1.0 and assignment != "transport":
+        raise RecipeError(f"a cap of {cap:g} is for assignment transport; {assignment} takes 1")
 
 
 def sizes_of(n: int, k: int) -> list[int]:
@@ -108,12 +136,13 @@ def algorithm_1(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def transport(
-    x: Tensor, centroids: Tensor, prices: Tensor, passes: int = PASSES
+    x: Tensor, centroids: Tensor, prices: Tensor, passes: int = PASSES, most: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Balanced labels (n,) at about the least sum of squared distances, and the prices (k,).
 
     Each of the `passes` is a Sinkhorn iteration: rows spread over clusters by
-    softmax(-(distance + price) / e), and a price rises by e log(load / (n / k)).
+    softmax(-(distance + price) / e), and a price rises by e log(load / (n / k)). With `most`, which
+    no cluster may exceed, by e log(load / most), and none falls below 0: an inequality's price.
     """
     n, k = len(x), len(centroids)
     lengths = centroids.square().sum(1)
@@ -125,8 +154,11 @@ def transport(
             for rows in torch.split(x, rows_at_once):
                 cost = torch.addmm(lengths + prices, rows.float(), centroids.T, alpha=-2)  # (c, k)
                 load += torch.softmax(cost / -smoothing, 1).sum(0)
-            prices = prices + (smoothing * (load.clamp(min=1e-12) * k / n).log()).float()
-    return _round(x, centroids, prices), prices
+            over = load.clamp(min=1e-12) / (n / k if most is None else most)
+            prices = prices + (smoothing * over.log()).float()
+            if most is not None:
+                prices = prices.clamp(min=0)
+    return _round(x, centroids, prices, most), prices
 
 
 def _mean_distance(x: Tensor, centroids: Tensor, lengths: Tensor, rows_at_once: int) -> float:
@@ -138,8 +170,8 @@ def _mean_distance(x: Tensor, centroids: Tensor, lengths: Tensor, rows_at_once: 
     return total / len(x)
 
 
-def _round(x: Tensor, centroids: Tensor, prices: Tensor) -> Tensor:
-    """Labels (n,) such that sizes differ by at most one.
+def _round(x: Tensor, centroids: Tensor, prices: Tensor, most: int | None) -> Tensor:
+    """Labels (n,) such that sizes differ by at most one, or none exceeds `most`.
 
     Rows ask for the cheapest cluster (distance + price) that has room; a cluster that is asked by
     more than it has room for takes those whose next choice would cost them most; the others ask
@@ -156,8 +188,10 @@ def _round(x: Tensor, centroids: Tensor, prices: Tensor) -> Tensor:
         wanted, regret = _cheapest(x, left, centroids, open_to)
         if room is None:
             asked = torch.bincount(wanted, minlength=k)
-            room = torch.full((k,), n // k, dtype=torch.int64, device=x.device)
-            room[asked.argsort(descending=True, stable=True)[: n % k]] += 1
+            size = n // k if most is None else most
+            room = torch.full((k,), size, dtype=torch.int64, device=x.device)
+            if most is None:
+                room[asked.argsort(descending=True, stable=True)[: n % k]] += 1
         order = regret.argsort(descending=True, stable=True)
         order = order[wanted[order].argsort(stable=True)]  # by cluster, the neediest first
         own = wanted[order]

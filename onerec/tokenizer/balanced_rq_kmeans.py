@@ -18,20 +18,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.errors import RecipeError
-from onerec.tokenizer.balanced_kmeans import balanced_kmeans
+from onerec.tokenizer.balanced_kmeans import balanced_kmeans, check_balance
 from onerec.tokenizer.kmeans import KMeansResult
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
 
 
 @dataclass(frozen=True)
 class BalancedRQKmeansConfig(RQKmeansConfig):
-    """`assignment` is transport, or greedy: Algorithm 1 (with `init` random, as printed)."""
+    """`assignment` is transport, or greedy: Algorithm 1 (with `init` random, as printed).
+
+    `cap` is a cluster's most members as a multiple of the mean; 1: all alike.
+    """
 
     assignment: str = "transport"
+    cap: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_balance(self.assignment, self.cap)
 
 
 class BalancedRQKmeans(RQKmeans):
-    """L codebooks whose clusters of the fitted items differ by one item at most."""
+    """L codebooks whose clusters of the fitted items differ by one item, or keep the cap."""
 
     config: BalancedRQKmeansConfig
 
@@ -46,6 +54,7 @@ class BalancedRQKmeans(RQKmeans):
             generator=generator,
             init=self.config.init,
             assignment=self.config.assignment,
+            cap=self.config.cap,
         )
 
     def fit_transform(self, x: Tensor) -> Tensor:

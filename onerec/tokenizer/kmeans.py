@@ -93,7 +93,7 @@ def lloyd(
         full = counts > 0
         centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
         centroids = centroids.float()
-        moved = _repair(x, centroids, distances, torch.nonzero(~full)[:, 0], generator)
+        moved = repair(x, centroids, distances, torch.nonzero(~full)[:, 0], generator)
         repaired += moved
         inertia = float(distances.sum(dtype=torch.float64))
         same = old_labels is not None and bool(torch.equal(labels, old_labels))
@@ -165,7 +165,7 @@ def cluster_sums(x: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return sums, torch.bincount(labels, minlength=k)
 
 
-def _repair(
+def repair(
     x: Tensor, centroids: Tensor, distances: Tensor, empty: Tensor, generator: torch.Generator
 ) -> int:
     """Move empty centroids, in place, to rows drawn by squared distance; return how many."""
@@ -191,35 +191,51 @@ def permutation(n: int, generator: torch.Generator, device: torch.device) -> Ten
 
 def start(x: Tensor, k: int, generator: torch.Generator, init: str) -> Tensor:
     """The first centroids (k, d) float32 by one of `INITS`."""
+    rows = x[permutation(len(x), generator, x.device)[: start_rows(k, init)]].float()
+    mean = x.double().mean(0).float() if init == "near-mean" else None
+    return start_from(rows, k, generator, init, mean)
+
+
+def start_rows(k: int, init: str) -> int:
+    """How many random rows a start looks at, where there are so many."""
     if init in ("random", "near-mean"):
-        rows = x[permutation(len(x), generator, x.device)[:k]].float()
-        return rows if init == "random" else near_mean(x, rows)
+        return k
+    return min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))
+
+
+def start_from(
+    rows: Tensor, k: int, generator: torch.Generator, init: str, mean: Tensor | None = None
+) -> Tensor:
+    """`start`, given its random rows (m, d) in random order, and the mean (d,) of all rows."""
+    if init == "random":
+        return rows
+    if init == "near-mean":
+        assert mean is not None
+        return near_mean(mean, rows)
     seeds = greedy_seeds if init == "k-means++" else parallel_seeds
-    return seeds(x, k, generator)
+    return seeds(rows, k, generator)
 
 
-def near_mean(x: Tensor, rows: Tensor) -> Tensor:
-    """Random rows (k, d) drawn towards the mean of x: mean + `NEAR` (row - mean). Ours.
+def near_mean(mean: Tensor, rows: Tensor) -> Tensor:
+    """Random rows (k, d) drawn towards the mean (d,) of all: mean + `NEAR` (row - mean). Ours.
 
     In many dimensions a row is a poor centroid, since any two rows are farther apart than each is
     from the mean. So whichever cluster grows first moves to the mean and takes nearly all rows,
     which is where residuals of the later levels end from the other starts. Near the mean the
     clusters begin as directions, and stay of a size. In few dimensions k-means++ is better.
     """
-    mean = x.double().mean(0).float()
     return mean + NEAR * (rows - mean)
 
 
-def greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007, §5): (k, d) seeds.
+def greedy_seeds(rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007, §5): (k, d) of rows (m, d) in random order.
 
     Each step draws 2 + ln k rows by their squared distance to the nearest seed and keeps the one
     that lowers the sum of these distances most.
     """
-    rows = _seed_rows(x, k, generator)  # (m, d)
     lengths = rows.square().sum(1)
     tries = 2 + int(math.log(k))
-    chosen = torch.zeros(k, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0
+    chosen = torch.zeros(k, dtype=torch.int64, device=rows.device)  # of random order: begin with 0
     apart = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
     for i in range(1, k):
         candidate = _draw(apart, tries, generator)  # (t,)
@@ -230,28 +246,21 @@ def greedy_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return rows[chosen]
 
 
-def parallel_seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k-means|| (Bahmani et al., arXiv 1203.6402): (k, d) seeds, k / `ROUNDS` of them at a time.
+def parallel_seeds(rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means|| (Bahmani et al., arXiv 1203.6402): (k, d) of rows (m, d) in random order.
 
-    Those of a round are drawn at once by their squared distance to the nearest seed of the rounds
-    before, and are the seeds: the paper draws more and clusters them again. Made for GPUs, where
-    one seed at a time is thousands of small kernels.
+    k / `ROUNDS` at a time are drawn at once by their squared distance to the nearest seed of the
+    rounds before, and are the seeds: the paper draws more and clusters them again. Made for GPUs,
+    where one seed at a time is thousands of small kernels.
     """
-    rows = _seed_rows(x, k, generator)  # (m, d)
-    chosen = torch.zeros(1, dtype=torch.int64, device=x.device)  # rows are shuffled: begin with 0
+    chosen = torch.zeros(1, dtype=torch.int64, device=rows.device)  # of random order: begin with 0
     apart = (rows - rows[0]).square().sum(1)  # (m,) squared distance to the nearest seed
     while len(chosen) < k:
         wanted = min(math.ceil(k / ROUNDS), k - len(chosen), int((apart > 0).sum()))
         if wanted == 0:  # no more distinct rows
-            return rows[chosen[torch.arange(k, device=x.device).clamp(max=len(chosen) - 1)]]
+            return rows[chosen[torch.arange(k, device=rows.device).clamp(max=len(chosen) - 1)]]
         drawn = torch.unique(_draw(apart, wanted, generator))
         chosen = torch.cat((chosen, drawn))
         apart = torch.minimum(apart, nearest(rows, rows[drawn], rounded=True)[1])
         apart[drawn] = 0.0
     return rows[chosen]
-
-
-def _seed_rows(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """The random rows (m, d) float32 among which seeds are looked for."""
-    m = min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k))  # or all rows where there are fewer
-    return x[permutation(len(x), generator, x.device)[:m]].float()

@@ -62,20 +62,22 @@ def quantiser_config(
     seed: int,
     iterations: int = 25,
     init: str = "k-means++",
+    cap: float = 1.0,
     steps: int = 1_000,
 ) -> QuantiserConfig:
     """The configuration of a kind; `iterations` and `init` are k-means', `steps` RQ-VAE's.
 
+    `cap` is that of balanced codebooks.
+
     Raises:
         RecipeError: an unknown kind, or a number below 1.
     """
+    _check(kind)
     if kind == "rq_vae":
         return RQVAEConfig(levels=levels, codebook_size=codebook_size, steps=steps, seed=seed)
-    known = {"rq_kmeans": RQKmeansConfig, "balanced": BalancedRQKmeansConfig}
-    _check(kind)
-    return known[kind](
-        levels=levels, codebook_size=codebook_size, iterations=iterations, init=init, seed=seed
-    )
+    if kind == "balanced":
+        return BalancedRQKmeansConfig(levels, codebook_size, iterations, init, seed, cap=cap)
+    return RQKmeansConfig(levels, codebook_size, iterations, init, seed)
 
 
 def make_quantiser(kind: str, config: QuantiserConfig) -> Quantiser:

@@ -127,9 +127,10 @@ class RQKmeans:
         """Learn the codebooks from more vectors than memory holds.
 
         Each call of `arrays` gives the same vectors in the same order, as arrays (m, d) of any m.
-        It is called L (iterations + 2) times at most: once per level for the rows among which the
-        start looks for seeds, then once per iteration and once for the inertia. What a level has to
-        quantise is worked out anew in each pass. Results do not depend on m but for rounding.
+        It is called L (iterations + 3) times at most: twice per level for the start, then once per
+        iteration and once for the inertia. What a level has to quantise is worked out anew in each
+        pass. The codebooks are those of `fit` but for rounding (and for the repair of an empty
+        cluster, see `stream_kmeans`), whatever m is.
 
         Raises:
             RecipeError: fewer vectors than codes.

@@ -1,9 +1,10 @@
 """k-means over rows that come in pieces, again and again, and never stand in memory together.
 
-The same iterations, start and repair as `kmeans`, with two differences that follow from not holding
-the rows: the start looks for seeds in a sample that one pass draws, and an empty cluster moves to a
-row that the pass before drew. Both draws give each row a random key in the order of the rows, so
-the cut into pieces does not matter but for the rounding of sums, which are in float64.
+`kmeans` itself: the same start and the same iterations, so the same centroids but for the rounding
+of sums, which are in float64. What differs is the repair: an empty cluster moves to a row that the
+pass before drew (by a random key for each row, in their order, from a generator of its own), where
+`kmeans` draws among all. Beside the pieces stand the rows among which the start looks for seeds
+(`kmeans.start_rows`) and, while it is drawn, their order: 8 bytes a row.
 
 Shapes: d dimensions, k clusters, m rows of a piece.
 """
@@ -19,14 +20,13 @@ from torch import Tensor
 from onerec.errors import DataError, RecipeError
 from onerec.tokenizer.distances import nearest
 from onerec.tokenizer.kmeans import (
-    SEED_ROWS,
-    SEED_ROWS_PER_CLUSTER,
     KMeansResult,
     assign,
     check_init,
     cluster_sums,
-    near_mean,
-    start,
+    permutation,
+    start_from,
+    start_rows,
 )
 
 REPAIRS = 256
@@ -53,12 +53,13 @@ def kmeans_stream(
         DataError: a value that is not finite, or passes of different length.
     """
     centroids, rows = _start(pieces, k, generator, init)
+    drawing = torch.Generator().manual_seed(generator.initial_seed())
     repaired, made, before = 0, 0, math.inf
     for _ in range(iterations):
         made += 1
         sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
         counts = torch.zeros(k, dtype=torch.int64, device=centroids.device)
-        inertia, spare = 0.0, _Sample(min(REPAIRS, k), generator)
+        inertia, spare = 0.0, _Sample(min(REPAIRS, k), drawing)
         for piece in _same_length(pieces, rows):
             labels, distances = nearest(piece, centroids)
             more, count = cluster_sums(piece, labels, k)
@@ -86,10 +87,9 @@ def kmeans_stream(
 
 
 def _start(pieces: Pieces, k: int, generator: torch.Generator, init: str) -> tuple[Tensor, int]:
-    """The first centroids (k, d), and how many rows a pass has."""
+    """The first centroids (k, d) and a pass's number of rows: one pass to count, one to draw."""
     check_init(init)
-    sample = _Sample(min(SEED_ROWS_PER_CLUSTER * k, max(SEED_ROWS, k)), generator)
-    count = 0
+    count, total = 0, torch.zeros(())
     for piece in pieces():
         finite = torch.isfinite(piece).all(1)
         if not bool(finite.all()):
@@ -97,17 +97,22 @@ def _start(pieces: Pieces, k: int, generator: torch.Generator, init: str) -> tup
             raise DataError(
                 f"content vector {row} has a value that is not finite; mend it or leave it out"
             )
-        sample.add(piece, torch.ones(len(piece), device=piece.device))
+        total = piece.sum(0, dtype=torch.float64) + total.to(piece.device)
         count += len(piece)
     if count < k:
         raise RecipeError(
             f"{k} codes cannot be made from {count} vectors; "
             f"choose a codebook of at most {count} codes"
         )
-    if init in ("random", "near-mean"):
-        rows = sample.rows[:k].clone()
-        return (rows if init == "random" else near_mean(sample.rows, rows)), count
-    return start(sample.rows, k, generator, init), count
+    wanted = permutation(count, generator, torch.device("cpu"))[: start_rows(k, init)]
+    ordered, places = wanted.sort()
+    rows, begin = torch.empty(len(wanted), len(total), device=total.device), 0
+    for piece in _same_length(pieces, count):
+        low, high = torch.searchsorted(ordered, torch.tensor([begin, begin + len(piece)])).tolist()
+        own = ordered[low:high] - begin
+        rows[places[low:high].to(rows.device)] = piece[own.to(piece.device)].float()
+        begin += len(piece)
+    return start_from(rows, k, generator, init, (total / count).float()), count
 
 
 def _same_length(pieces: Pieces, rows: int) -> Iterator[Tensor]:

@@ -93,6 +93,59 @@ def test_transport_comes_to_the_best_of_all_balanced_assignments() -> None:
         assert cost(x, centroids, labels) <= 1.001 * best
 
 
+def test_a_cap_comes_to_the_best_of_all_assignments_that_keep_it() -> None:
+    """Nine rows, at most four to each of three centroids."""
+    for seed in range(3):
+        x, centroids = randn(9, 2, seed), randn(3, 2, seed + 50)
+        ways = (torch.tensor(labels) for labels in itertools.product(range(3), repeat=9))
+        kept = (way for way in ways if int(torch.bincount(way).max()) <= 4)
+        best = min(cost(x, centroids, way) for way in kept)
+        labels, prices = transport(x, centroids, torch.zeros(3), passes=400, most=4)
+        assert int(torch.bincount(labels).max()) <= 4
+        assert cost(x, centroids, labels) <= 1.001 * best
+        assert float(prices.min()) >= 0
+
+
+@pytest.mark.parametrize("cap", [1.01, 1.2, 2.0])
+def test_no_cluster_exceeds_the_cap_and_all_rows_have_one(cap: float) -> None:
+    x = randn(605, 3) ** 3  # skewed: plain k-means would be far from balanced
+    result = balanced_kmeans(x, 20, generator=generator(), cap=cap)
+    sizes = torch.bincount(result.labels, minlength=20)
+    assert int(sizes.max()) == max(31, int(cap * 605 / 20))
+    assert int(sizes.sum()) == 605
+    assert result.inertia == pytest.approx(cost(x, result.centroids, result.labels), rel=1e-5)
+
+
+def test_error_falls_with_the_cap_down_to_that_of_plain_k_means() -> None:
+    x = randn(600, 3) ** 3
+    free = plain.kmeans(x, 20, generator=generator(), tolerance=0)
+    found = [
+        balanced_kmeans(x, 20, generator=generator(), cap=cap).inertia for cap in (1.0, 1.5, 3.0)
+    ]
+    assert found[0] > found[1] > found[2]
+    no_limit = balanced_kmeans(x, 20, generator=generator(), cap=20.0, tolerance=0)
+    assert no_limit.inertia == pytest.approx(free.inertia, rel=1e-5)
+
+
+def test_a_cluster_that_nobody_wants_moves_where_only_a_cap_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "start", lambda x, k, *more: 100 * torch.eye(k)[:, :2] + x[0])
+    x = randn(90, 2)
+    result = balanced_kmeans(x, 5, generator=generator(), cap=3.0)
+    assert result.repaired >= 1
+    assert int(torch.bincount(result.labels, minlength=5).min()) > 0
+
+
+def test_a_cap_that_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"cap.*is 0\.9 times the mean; it must be at least 1"):
+        balanced_kmeans(randn(9, 2), 3, generator=generator(), cap=0.9)
+    with pytest.raises(RecipeError, match="must be at least 1"):
+        balanced_kmeans(randn(9, 2), 3, generator=generator(), cap=float("nan"))
+    with pytest.raises(RecipeError, match=r"a cap of 1\.2 is for assignment transport; greedy"):
+        balanced_kmeans(randn(9, 2), 3, generator=generator(), cap=1.2, assignment="greedy")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_transport_ends_no_worse_than_algorithm_1(seed: int) -> None:
     """Within 1% above it, from the same start; in fact it is a tenth below."""

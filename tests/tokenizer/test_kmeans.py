@@ -64,7 +64,7 @@ def test_seeds_drawn_in_rounds_end_near_those_drawn_one_by_one() -> None:
 
 def test_near_the_mean_by_hand() -> None:
     x = torch.tensor([[0.0, 0.0], [8.0, 0.0], [4.0, 12.0]])  # mean (4, 4)
-    assert module.near_mean(x, x[:2]).tolist() == [[3.0, 3.0], [5.0, 3.0]]
+    assert module.near_mean(x.mean(0), x[:2]).tolist() == [[3.0, 3.0], [5.0, 3.0]]
     started = module.start(x, 3, generator(1), "near-mean")
     assert sorted(started.tolist()) == [[3.0, 3.0], [4.0, 6.0], [5.0, 3.0]]
 

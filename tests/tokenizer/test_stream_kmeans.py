@@ -28,17 +28,24 @@ def cut(x: Tensor, size: int) -> Pieces:
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
-def test_equals_kmeans_in_memory_from_the_same_start(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("init", in_memory.INITS)
+def test_equals_kmeans_in_memory(size: int, init: str) -> None:
     x = randn(300, 5)
-    for where in (in_memory, module):
-        monkeypatch.setattr(where, "start", lambda rows, k, g, init: x[:k].clone())
-    streamed = kmeans_stream(cut(x, size), 9, generator=generator())
-    whole = kmeans(x, 9, generator=generator())
+    streamed = kmeans_stream(cut(x, size), 9, generator=generator(), init=init)
+    whole = kmeans(x, 9, generator=generator(), init=init)
     torch.testing.assert_close(streamed.centroids, whole.centroids, rtol=0, atol=1e-6)
     assert streamed.inertia == pytest.approx(whole.inertia, rel=1e-6)
     assert len(streamed.labels) == 0
+
+
+def test_the_start_reads_a_sample_where_there_are_more_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_memory, "SEED_ROWS_PER_CLUSTER", 4)
+    x = randn(500, 3, 1)
+    streamed = kmeans_stream(cut(x, 60), 6, generator=generator(4))
+    whole = kmeans(x, 6, generator=generator(4))
+    torch.testing.assert_close(streamed.centroids, whole.centroids, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
@@ -55,7 +62,7 @@ def test_the_cut_into_pieces_does_not_matter(init: str) -> None:
 def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four starts on one point: three are empty after the first pass."""
     x = 10 * randn(4, 2).repeat(20, 1) + 0.1 * randn(80, 2, 1)
-    monkeypatch.setattr(module, "start", lambda rows, k, g, init: x[:1].repeat(k, 1))
+    monkeypatch.setattr(module, "start_from", lambda rows, k, *more: x[:1].repeat(k, 1))
     found = [kmeans_stream(cut(x, size), 4, generator=generator()) for size in (7, 80)]
     assert found[0].repaired >= 3
     assert len(in_memory.assign(x, found[0].centroids).unique()) == 4
@@ -82,42 +89,18 @@ def test_a_sample_draws_by_weight_without_replacement() -> None:
     assert sorted(sample.rows[:, 0].tolist()) == [1, 2]
 
 
-def test_three_levels_streamed_are_as_good_as_in_memory_and_the_same_in_any_pieces() -> None:
-    x, config = randn(800, 6), RQKmeansConfig(levels=3, codebook_size=16, seed=2)
+@pytest.mark.parametrize("init", in_memory.INITS)
+def test_three_levels_streamed_are_those_in_memory(init: str) -> None:
+    """Each level streams what the levels before left."""
+    x, config = randn(800, 6), RQKmeansConfig(levels=3, codebook_size=16, init=init, seed=2)
+    whole = RQKmeans(config).fit(x)
 
     def arrays(size: int) -> RQKmeans:
         return RQKmeans(config).fit_stream(lambda: (part.numpy() for part in x.split(size)))
 
-    one, other, whole = arrays(100), arrays(333), RQKmeans(config).fit(x)
-    torch.testing.assert_close(one.codebooks, other.codebooks, rtol=0, atol=1e-6)
-
-    def loss(tokenizer: RQKmeans) -> float:
-        said = tokenizer.inverse_transform(tokenizer.transform(x))
-        return float((x - said).square().sum(1).mean())
-
-    assert loss(one) == pytest.approx(loss(whole), rel=0.05)
-
-
-def test_each_level_streams_what_the_levels_before_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first rows as the start of every level, streaming is `fit` itself."""
-    x, config = randn(400, 5), RQKmeansConfig(levels=3, codebook_size=8)
-    for where in (in_memory, module):
-        monkeypatch.setattr(where, "start", lambda rows, k, g, init: rows[:k].clone())
-    # A sample's rows are shuffled: the first piece's own order is needed to start alike.
-    monkeypatch.setattr(module, "_Sample", _InOrder)
-    streamed = RQKmeans(config).fit_stream(lambda: (part.numpy() for part in x.split(77)))
-    whole = RQKmeans(config).fit(x)
-    torch.testing.assert_close(streamed.codebooks, whole.codebooks, rtol=0, atol=1e-5)
-
-
-class _InOrder:
-    """Keeps the first rows, as many as fit."""
-
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        self.size, self.rows = size, torch.zeros(0, 5)
-
-    def add(self, rows: Tensor, weights: Tensor) -> None:
-        self.rows = torch.cat([self.rows, rows])[: self.size]
+    for size in (100, 333):
+        streamed = arrays(size)
+        torch.testing.assert_close(streamed.codebooks, whole.codebooks, rtol=0, atol=1e-5)
 
 
 def test_says_what_cannot_be_clustered() -> None:
