@@ -17,7 +17,7 @@ import streamlit as st
 import tasks
 import widgets
 
-from onerec.explain import item_map, quantisers, tokens
+from onerec.explain import contents, item_map, quantisers, tokens
 from onerec.runs import Run
 from onerec.viz import code_space
 from onerec.viz import quantisers as draw_quantisers
@@ -94,6 +94,25 @@ def codebooks(run: Run, command: str) -> None:
     else:
         title = f"{int(dead['dead'].sum()):,} codes are dead: no item has them"
         widgets.table(dead, key="dead_codes", title=title)
+    _contents(run)
+
+
+def _contents(run: Run) -> None:
+    """What the codes were made from, and which items lack it."""
+    read = cache.read(contents.sources, run)
+    column = st.column_config.NumberColumn
+    widgets.table(
+        read.dropna(axis=1, how="all"), key="contents", title="What the codes are made from",
+        column_config={
+            "width": column(help="Numbers of a token"),
+            "weight": column(help="Its part in the vector that is quantised"),
+            "tokens": column(help="Of all items together"),
+            "items_without": column("items without", help="Items that have nothing of this source: "
+                                    "they stand where the others' mean is"),
+            "images_read": column("images read"), "images_left_out": column("images left out"),
+            "first_left_out": "the first left out",
+        },
+    )  # fmt: skip
 
 
 def side_by_side(view: selection.Selection, run: Run) -> None:

@@ -186,7 +186,10 @@ def _report(vectors: np.ndarray, codes: np.ndarray, books: np.ndarray) -> dict[s
     leaves = pd.Series([tuple(row) for row in codes]).value_counts()
     sharing = int(leaves[leaves > 1].sum())
     return {
-        "content": "hashed n-grams of title and tags",
+        "content": [
+            {"part": "hashed text", "dim": 8, "weight": 1.0, "tokens": 45, "items_without": 3,
+             "columns": ["title", "tags"]},
+        ],  # fmt: skip
         "fit_items": len(codes),
         "reconstruction_loss": float((residual**2).sum(1).mean()),
         "relative_reconstruction_loss": float((residual**2).sum() / total),

@@ -86,12 +86,26 @@ def _encoded(
     try:
         encoded = encoder.encode(content)
     except DataError as error:
-        ids = reader.dataset.items["item_id"]
-        raise DataError(
-            f"items {ids.iloc[rows[0]]} to {ids.iloc[rows[-1]]}: {encoder.name}: {error}"
-        ) from error
+        raise _named(error, encoder, reader, rows) from error
     assert encoded.tokens.shape[::2] == (len(rows), encoder.dim)
     return encoded, np.array([len(images) for images in content.images], dtype=np.int64)
+
+
+def _named(
+    error: DataError, encoder: ContentEncoder, reader: ItemReader, rows: list[int]
+) -> DataError:
+    """The error with the item that it is about: the first that fails alone, else the whole batch."""
+    ids = reader.dataset.items["item_id"]
+    if len(rows) > 1:
+        for row in rows:
+            try:
+                encoder.encode(reader.read([row]))
+            except DataError as own:
+                return DataError(f"item {ids.iloc[row]}: {encoder.name}: {own}")
+        return DataError(
+            f"items {ids.iloc[rows[0]]} to {ids.iloc[rows[-1]]}: {encoder.name}: {error}"
+        )
+    return DataError(f"item {ids.iloc[rows[0]]}: {encoder.name}: {error}")
 
 
 def _folder_name(encoder: ContentEncoder) -> str:

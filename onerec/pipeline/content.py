@@ -116,12 +116,14 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             joined = join_tokens([source.content for source in sources])
             aligned = align_content(setting, joined, watch.device, watch.tell, watch.step)
             qformer = aligned.qformer
-            said = [{"part": one.name, "dim": one.content.dim, **one.more} for one in sources]
+            said = [
+                {"part": one.name, "dim": one.content.dim, **_counted(one), **one.more}
+                for one in sources
+            ]
             add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
     else:
         for one in sources:
-            without = int((~one.content.mask.any(axis=1)).sum())
-            add(one.name, _pooled(setting, one), one.weight, {"items_without": without, **one.more})
+            add(one.name, _pooled(setting, one), one.weight, {**_counted(one), **one.more})
     if content.behaviour_weight > 0:
         add(CO_CONSUMPTION, _co_consumption(setting), content.behaviour_weight, {})
     if not parts:
@@ -279,6 +281,12 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
             f"{told['first_left_out']}); set content.images=false"
         )
     return told
+
+
+def _counted(source: TokenSource) -> dict[str, int]:
+    """Tokens of all items, and how many items have none of this source."""
+    mask = source.content.mask
+    return {"tokens": int(mask.sum()), "items_without": int((~mask.any(axis=1)).sum())}
 
 
 def _pooled(setting: Setting, source: TokenSource) -> Vectors:

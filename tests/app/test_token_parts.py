@@ -160,7 +160,10 @@ def test_a_bad_link_falls_back_and_says_so(open_page: Open) -> None:
 def test_codebooks_list_the_levels_and_no_dead_code(open_page: Open) -> None:
     app = open_page(tokens_view="Codebooks")
     assert "No code is dead" in said(app)
-    assert app.dataframe[-1].value["perplexity"].tolist()[0] > 1
+    assert "What the codes are made from" in said(app)
+    levels, contents = (table.value for table in app.dataframe[-2:])
+    assert contents.loc[0, "items_without"] == 3
+    assert levels["perplexity"].tolist()[0] > 1
 
 
 def test_a_demo_run_names_the_command_and_starts_nothing(

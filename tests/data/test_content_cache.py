@@ -133,9 +133,32 @@ def test_tokens_that_are_not_finite_are_named_by_their_items(toy: Dataset) -> No
         def encode(self, content: ItemContent) -> Precomputed:
             return Precomputed(np.full((len(content), 1, 2), np.nan), np.ones((len(content), 1)))
 
-    first, last = toy.items["item_id"].iloc[[0, 7]]
-    with pytest.raises(DataError, match=f"items {first} to {last}: letters: .* not all finite"):
+    first = toy.items["item_id"].iloc[0]
+    with pytest.raises(DataError, match=f"item {first}: letters: .* not all finite"):
         encode_items(Broken(), ItemReader(toy), batch=8)
+
+
+def test_an_item_that_cannot_be_encoded_is_named_and_else_the_batch(toy: Dataset) -> None:
+    class Fifth(Letters):
+        """Stumbles over one item, or over any batch."""
+
+        def __init__(self, least: int) -> None:
+            super().__init__()
+            self.least = least
+
+        def encode(self, content: ItemContent) -> Precomputed:
+            fifth = toy.items["title"].iloc[4] in content.texts["title"]
+            if fifth and len(content) >= self.least:
+                raise DataError("stumbled")
+            return super().encode(content)
+
+    ids = toy.items["item_id"]
+    with pytest.raises(DataError, match=f"^item {ids.iloc[4]}: letters: stumbled$"):
+        encode_items(Fifth(1), ItemReader(toy), batch=8)
+    with pytest.raises(DataError, match=f"^item {ids.iloc[4]}: letters: stumbled$"):
+        encode_items(Fifth(1), ItemReader(toy), batch=1)
+    with pytest.raises(DataError, match=f"^items {ids.iloc[0]} to {ids.iloc[7]}: letters: stum"):
+        encode_items(Fifth(2), ItemReader(toy), batch=8)
 
 
 def test_a_disk_that_is_full_is_told_in_one_line(toy: Dataset, tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ def test_the_qformer_reads_texts_and_images_of_an_item_together(home: Path) -> N
 def test_the_datasets_own_tokens_are_what_the_qformer_reads(home: Path) -> None:
     made = content_vectors(make_rich(home, ALIGNED))
     assert made.parts[0]["part"] == "QFormer"
-    assert made.parts[0]["reads"] == [{"part": "content tokens", "dim": 5}]
+    assert made.parts[0]["reads"] == [
+        {"part": "content tokens", "dim": 5, "tokens": 90, "items_without": 0}
+    ]
 
 
 def test_a_token_that_is_not_a_number_is_named_by_its_item(home: Path) -> None:
@@ -226,7 +228,8 @@ def test_another_sentence_model_is_asked_for_by_its_name(
     watch = Watch(cache=home / "cache", tell=heard.append)
     made = content_vectors(make_setting(home, changes), watch)
     assert made.parts[0] == {
-        "part": "sentence text", "dim": 2, "weight": 1.0, "items_without": 0,
+        "part": "sentence text", "dim": 2, "weight": 1.0,
+        "tokens": toy_home.ITEMS, "items_without": 0,
         "columns": ["title", "tags"], "encoder": "chinese, an item's texts as one",
         "encoded": toy_home.ITEMS, "from_cache": 0,
     }  # fmt: skip

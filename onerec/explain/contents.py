@@ -1,0 +1,55 @@
+"""What a run's tokenizer read of the items, and what it did without: from tokenizer/report.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from onerec.explain.query import empty
+from onerec.runs import Run
+
+COLUMNS = (
+    *("part", "reads", "width", "weight", "tokens", "items_without"),
+    *("images_read", "images_left_out", "first_left_out"),
+)
+
+
+def sources(run: Run) -> pd.DataFrame:
+    """One row per source of content, in the order in which they were read.
+
+    part: its name; reads: columns or encoder; width of a token, or of the vector where there is no
+    token; weight in the joined vector; tokens of all items; items_without: items that have nothing
+    of it, which stand at the mean of the others. Images that could not be read are counted, the
+    first is named. A number that a source does not have, or that the run is too old to tell, is
+    missing. Empty while the tokenizer has not finished.
+    """
+    report = run.report()
+    if report is None:
+        return empty(COLUMNS)
+    parts = [own for part in report.get("content", []) for own in _read_by(part)]
+    frame = pd.DataFrame([_row(part) for part in parts], columns=list(COLUMNS))
+    counts = ["tokens", "items_without", "images_read", "images_left_out"]
+    return frame.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """A QFormer's own sources, else the part itself."""
+    inner = part.get("reads")
+    return [{"weight": part["weight"], **own} for own in inner] if inner else [part]
+
+
+def _row(part: dict[str, Any]) -> dict[str, Any]:
+    images = part.get("images", {})
+    columns = ", ".join(part.get("columns", []))
+    return {
+        "part": part["part"],
+        "reads": " by ".join(filter(None, (columns, part.get("encoder", "")))),
+        "width": part["dim"],
+        "weight": part["weight"],
+        "tokens": part.get("tokens"),
+        "items_without": part.get("items_without"),
+        "images_read": images.get("read"),
+        "images_left_out": images.get("left_out"),
+        "first_left_out": images.get("first_left_out"),
+    }

@@ -1,0 +1,56 @@
+"""What was read of the items: a row per source, whatever the report's age."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from onerec.explain import contents
+from onerec.runs import Run
+
+
+def told(run: Run, *parts: dict) -> pd.DataFrame:
+    """The sources of a run whose report says so."""
+    path = run.path / "tokenizer" / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"content": list(parts)}))
+    return contents.sources(Run(run.path))
+
+
+def test_a_source_says_what_it_read_and_which_items_lack_it(run: Run) -> None:
+    (row,) = contents.sources(run).to_dict("records")
+    assert row["part"] == "hashed text"
+    assert row["reads"] == "title, tags"
+    assert (row["width"], row["tokens"], row["items_without"]) == (8, 45, 3)
+    assert pd.isna(row["images_read"])
+
+
+def test_images_are_counted_and_the_first_left_out_is_named(run: Run) -> None:
+    images = {"read": 27, "left_out": 2, "items_without": 3, "first_left_out": "item 28: 28.png"}
+    found = told(
+        run,
+        {"part": "images", "dim": 4, "weight": 0.5, "encoder": "eyes", "images": images},
+        {"part": "co-consumption", "dim": 6, "weight": 0.7},
+    )
+    assert found["reads"].tolist() == ["eyes", ""]
+    assert found.loc[0, "images_read"] == 27
+    assert found.loc[0, "images_left_out"] == 2
+    assert found.loc[0, "first_left_out"] == "item 28: 28.png"
+    assert found["items_without"].isna().all(), "an old run does not tell"
+
+
+def test_what_a_qformer_reads_is_told_in_its_place(run: Run) -> None:
+    reads = [
+        {"part": "text", "dim": 8, "columns": ["title"], "encoder": "words", "items_without": 1},
+        {"part": "images", "dim": 9, "items_without": 4},
+    ]
+    found = told(run, {"part": "QFormer", "dim": 64, "weight": 2.0, "reads": reads})
+    assert found["part"].tolist() == ["text", "images"]
+    assert found["weight"].tolist() == [2.0, 2.0]
+    assert found["reads"].tolist() == ["title by words", ""]
+    assert found["items_without"].tolist() == [1, 4]
+
+
+def test_without_a_tokenizer_there_is_an_empty_frame(tmp_path: Path) -> None:
+    found = contents.sources(Run(tmp_path))
+    assert found.empty
+    assert list(found.columns) == list(contents.COLUMNS)
