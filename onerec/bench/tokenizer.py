@@ -6,6 +6,7 @@ Two inputs: the rows of a file, by default at 3 x 256, and items of the built-in
 tokenizer stage sees their content tokens, by default at 3 x 1024. Kinds:
 
     rq_kmeans, balanced_rq_kmeans
+    capped_rq_kmeans   balanced, but a cluster may have `CAP` times the mean of members
     near_mean     rq_kmeans from the start of that name (`kmeans.near_mean`)
     rq_vae        TIGER's 512-256-128-32
     rq_vae_wide   1024-512-256 and a latent of 128, ours
@@ -20,7 +21,8 @@ them; with the first seed the steps double until the held-out loss falls by less
 (`flat`: false where `--most-steps` came first), the other seeds make as many. `fit_seconds` is
 elapsed time of the last such fit. `claims` are differences by seed, RQ-Kmeans against that
 RQ-VAE whose held-out loss is lowest; a claim holds where the interval says so.
-`claims_near_mean` are those of that start.
+`claims_near_mean` are those of that start. `balance` says what even use costs: `extra_error`, the
+loss over that of rq_kmeans less 1, by seed, and entropies as shares of ln N.
 """
 
 from __future__ import annotations
@@ -55,12 +57,14 @@ from onerec.world.catalogue import make_catalogue
 from onerec.world.config import WorldConfig
 from onerec.world.tokens import content_tokens
 
+CAP = 1.2
 VAES: dict[str, dict[str, Any]] = {
     "rq_vae": {"hidden": (512, 256, 128), "latent_dim": 32},
     "rq_vae_wide": {"hidden": (1024, 512, 256), "latent_dim": 128},
 }
 OURS = {"rq_kmeans": "claims", "near_mean": "claims_near_mean"}
-KINDS = ("rq_kmeans", "near_mean", "balanced_rq_kmeans", *VAES, "random", "faiss")
+BALANCED = {"balanced_rq_kmeans": 1.0, "capped_rq_kmeans": CAP}
+KINDS = ("rq_kmeans", "near_mean", *BALANCED, *VAES, "random", "faiss")
 HELD_OUT, FLAT, LOWER = 0.1, 0.01, 0.25  # LOWER: the paper's .0410 against .0548
 WARM_UP = 0.1
 """Steps of an RQ-VAE before its codebooks start, as a share of those after; ours."""
@@ -104,8 +108,8 @@ def new_quantiser(kind: str, size: Size, seed: int) -> Quantiser:
     if kind in VAES:
         warm_up = int(WARM_UP * size.steps)
         return RQVAE(RQVAEConfig(**shape, **VAES[kind], steps=size.steps, warm_up=warm_up))
-    if kind == "balanced_rq_kmeans":
-        return BalancedRQKmeans(BalancedRQKmeansConfig(**shape))
+    if kind in BALANCED:
+        return BalancedRQKmeans(BalancedRQKmeansConfig(**shape, cap=BALANCED[kind]))
     init = "near-mean" if kind == "near_mean" else RQKmeansConfig.init
     return RQKmeans(RQKmeansConfig(**shape, init=init))
 
@@ -226,6 +230,19 @@ def claims(
     }
 
 
+def balance(found: dict[str, list[dict[str, Any]]], codes: int, kind: str) -> dict[str, Any]:
+    """What a kind's evener use of the codes costs, against rq_kmeans with the same seeds."""
+    pairs = list(zip(found[kind], found["rq_kmeans"], strict=True))
+    levels = zip(*[one["entropy_nats"] for one in found[kind]], strict=True)
+    return {
+        "extra_error": {
+            name: interval([mine[name] / other[name] - 1 for mine, other in pairs])
+            for name in ("reconstruction_loss", "held_out_loss")
+        },
+        "entropy_share": [interval([nats / math.log(codes) for nats in level]) for level in levels],
+    }
+
+
 def _upper(change: dict[str, float]) -> float:
     return change["mean"] if math.isnan(change["high"]) else change["high"]
 
@@ -247,6 +264,9 @@ def compare(x: Tensor, size: Size, seeds: int, kinds: Sequence[str] = KINDS) -> 
     for kind, name in OURS.items():
         if {kind, *VAES} <= set(found):
             told[name] = claims(found, size.codes, kind)
+    even = [kind for kind in ("near_mean", *BALANCED) if kind in found]
+    if "rq_kmeans" in found and even:
+        told["balance"] = {kind: balance(found, size.codes, kind) for kind in even}
     return {"setting": shape, **told}
 
 

@@ -129,6 +129,24 @@ def test_claims_by_hand() -> None:
     assert told["entropy_is_higher"]["holds"]
 
 
+def test_what_evenness_costs_by_hand() -> None:
+    found = {"rq_kmeans": [one(0.40, 1.0, 1.8), one(0.50, 1.0, 1.8)],
+             "capped_rq_kmeans": [one(0.44, 1.0, 2.0), one(0.51, 1.0, 2.0)]}  # fmt: skip
+    told = tokenizer.balance(found, 8, "capped_rq_kmeans")
+    assert told["extra_error"]["held_out_loss"]["mean"] == pytest.approx(0.06)
+    assert told["entropy_share"][1]["mean"] == pytest.approx(2 / math.log(8), abs=1e-4)
+
+
+def test_a_capped_kind_keeps_its_cap() -> None:
+    x = items() ** 3
+    _, codes = tokenizer.fitted("capped_rq_kmeans", x, SMALL, 0)
+    most = int(tokenizer.CAP * len(x) / SMALL.codes)
+    for level in codes.T:
+        assert int(level.bincount().max()) <= most
+    told = compare(x, SMALL, 1, ("rq_kmeans", "capped_rq_kmeans"))
+    assert set(told["balance"]) == {"capped_rq_kmeans"}
+
+
 def test_world_vectors_are_those_of_the_tokenizer_stage() -> None:
     x = tokenizer.world_vectors(500)
     assert x.shape == (500, 32)
