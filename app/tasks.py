@@ -19,8 +19,8 @@ from onerec.runs import Run
 TASK_WORDS = {
     "umap": "UMAP puts items near each other that are near in all dimensions. It takes a minute, "
     "in a process of its own; the map below is there meanwhile.",
-    "quantisers": "The same items quantised by RQ-Kmeans, balanced RQ-Kmeans, an RQ-VAE and codes "
-    "drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes a minute or "
+    "quantisers": "The same items quantised by RQ-Kmeans (plain, refined, balanced), an RQ-VAE and "
+    "codes drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes a minute or "
     "more a seed, in a process of its own.",
     "rival": "Is that good? Gradient-boosted trees, a model for each behaviour, learn from the "
     "same rows and are measured beside the towers. It takes seconds, in a process of its own.",

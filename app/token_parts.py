@@ -128,7 +128,10 @@ def side_by_side(view: selection.Selection, run: Run) -> None:
         f"{known['items']:,} items of width {known['dim']}, {known['levels']} levels of "
         f"{known['size']} codes each, {known['seeds']} seed{'s' * (known['seeds'] > 1)}; the "
         f"RQ-VAE learns for {known['steps']:,} steps. Fitted on all items, where the run's own "
-        "tokenizer keeps to those that its split allows."
+        "tokenizer keeps to those that its split allows. RQ-Kmeans takes the nearest code level by "
+        "level. Refined: its levels are then fitted to each other, and an item looks several codes "
+        "ahead. Balanced: each code of a level has as many items. RQ-VAE: a network learns codes "
+        "and reconstruction together. Drawn by lot: nothing is learned."
     )
     command = places.command(f"bench quantisers --run {run.name} --seeds {SEEDS}", run)
     widgets.show(

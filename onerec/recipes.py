@@ -193,7 +193,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 _CHOICES = {
     "content.text": ("hashed", "sentence", "minicpm", "none"),
     "tokenizer.init": ("k-means++", "near-mean", "random"),
-    "tokenizer.kind": ("rq_kmeans", "balanced", "rq_vae"),
+    "tokenizer.kind": ("rq_kmeans", "refined", "balanced", "rq_vae"),
     "tokenizer.policy": ("share", "extra_level", "nearest_free", "none"),
     "history.item_input": ("codes", "item", "both"),
     "history.lifelong_by": ("clusters", "recent", "random"),

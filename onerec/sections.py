@@ -52,9 +52,10 @@ class TokenizerConfig:
     """`codebook_size` is a ceiling, and a quarter of the items is another one.
 
     With `exact_size`, which `--set tokenizer.codebook_size=N` turns on, it is meant as it stands.
-    `kind` is rq_kmeans, balanced (clusters of one size, or of at most `cap` times the mean) or
-    rq_vae, which trains for `steps`; `iterations` and `init` are k-means'. `policy` for items on one id is share, extra_level,
-    nearest_free (at the last level) or none.
+    `kind` is rq_kmeans, refined (its levels fitted to each other), balanced (clusters of one size,
+    or of at most `cap` times the mean) or rq_vae, which trains for `steps`; `iterations` and `init`
+    are k-means'. `policy` for items on one id is share, extra_level, nearest_free (at the last
+    level) or none.
     """
 
     kind: str = "rq_kmeans"

@@ -187,9 +187,15 @@ def _report(vectors: np.ndarray, codes: np.ndarray, books: np.ndarray) -> dict[s
     sharing = int(leaves[leaves > 1].sum())
     return {
         "content": [
-            {"part": "hashed text", "dim": 8, "weight": 1.0, "tokens": 45, "items_without": 3,
-             "columns": ["title", "tags"]},
-        ],  # fmt: skip
+            {
+                "part": "hashed text",
+                "dim": 8,
+                "weight": 1.0,
+                "tokens": 45,
+                "items_without": 3,
+                "columns": ["title", "tags"],
+            },
+        ],
         "fit_items": len(codes),
         "reconstruction_loss": float((residual**2).sum(1).mean()),
         "relative_reconstruction_loss": float((residual**2).sum() / total),

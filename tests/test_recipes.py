@@ -68,7 +68,11 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
             "model.tied_output=true needs context.width=0",
         ),
         ("tiny", {"train.keep": "bets"}, "did you mean 'best'"),
-        ("tiny", {"tokenizer.kind": "rqvae"}, r"'rq_vae'\?\): needs rq_kmeans, balanced, rq_vae"),
+        (
+            "tiny",
+            {"tokenizer.kind": "rqvae"},
+            r"'rq_vae'\?\): needs rq_kmeans, refined, balanced, rq_vae",
+        ),
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
         ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),

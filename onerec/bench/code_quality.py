@@ -3,7 +3,7 @@
     python -m onerec.bench.code_quality --home H --dataset world --recipe tiny \
         [--set KEY=VALUE ...] [--seeds 3] [--jobs 1] --out FILE
 
-    rq_kmeans, balanced, rq_vae      the quantisers, on the same content vectors
+    rq_kmeans, refined, balanced, rq_vae   the quantisers, on the same content vectors
     half, quarter                    residual k-means with fewer codes
     near_mean                        residual k-means from the start near the mean
     content, consumed                what is quantised: content alone, co-consumption alone
@@ -59,14 +59,14 @@ from onerec.tokenizer.quality import code_quality, nearest_pairs
 PLAIN, SHUFFLED = "rq_kmeans", "shuffled"
 QFORMERS = ("qformer", "qformer_consumed", "residual", "residual_consumed")
 KINDS = (
-    *(PLAIN, "balanced", "rq_vae", "near_mean", "half", "quarter"),
+    *(PLAIN, "refined", "balanced", "rq_vae", "near_mean", "half", "quarter"),
     *("content", "consumed", *QFORMERS, SHUFFLED),
 )
 PAIRS = (
     *(("qformer", "content"), ("qformer_consumed", PLAIN)),
     *(("residual", "content"), ("residual_consumed", PLAIN)),
     *(("residual", "qformer"), ("residual_consumed", "qformer_consumed")),
-    *(("balanced", PLAIN), ("rq_vae", PLAIN), ("near_mean", PLAIN)),
+    *(("refined", PLAIN), ("balanced", PLAIN), ("rq_vae", PLAIN), ("near_mean", PLAIN)),
 )
 QUERIES, NEAR = 2_000, 10
 RECALL = "recall@10"
@@ -75,7 +75,7 @@ RECALL = "recall@10"
 def kind_recipe(base: Recipe, kind: str, seed: int) -> Recipe:
     """The recipe of one of `KINDS`."""
     tokenizer, content, qformer = base.tokenizer, base.content, base.qformer
-    if kind in ("balanced", "rq_vae"):
+    if kind in ("refined", "balanced", "rq_vae"):
         tokenizer = replace(tokenizer, kind=kind)
     elif kind in ("half", "quarter"):
         size = tokenizer.codebook_size // (2 if kind == "half" else 4)

@@ -156,7 +156,7 @@ def quantisers_command(
     target: OutFile = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """RQ-Kmeans, balanced, RQ-VAE and codes by lot on a run's items, kept for page Tokenizer."""
+    """RQ-Kmeans, refined, balanced, RQ-VAE, codes by lot on a run's items, for page Tokenizer."""
     from onerec.explain.quantisers import compared
     from onerec.pipeline.quantisers import compare_quantisers
     from onerec.runs import open_run

@@ -94,7 +94,7 @@ def _encoded(
 def _named(
     error: DataError, encoder: ContentEncoder, reader: ItemReader, rows: list[int]
 ) -> DataError:
-    """The error with the item that it is about: the first that fails alone, else the whole batch."""
+    """The error with the item that it is about: the first that fails alone, else the batch."""
     ids = reader.dataset.items["item_id"]
     if len(rows) > 1:
         for row in rows:

@@ -3,9 +3,9 @@
     onerec bench quantisers --run RUN
 
 The result is RUN/cache/quantisers.json, replaced after each fit; started again with the same
-setting it goes on where it was, and more seeds are added. Kinds: residual k-means, balanced
-residual k-means by transport, RQ-VAE with TIGER's layers, and codebooks drawn by lot (rows of what
-the levels before left, never moved). All numbers are of the items that a kind was fitted on, but
+setting it goes on where it was, and more seeds are added. Kinds: residual k-means, refined and
+balanced by transport, RQ-VAE with TIGER's layers, and codebooks drawn by lot (rows of what the
+levels before left, never moved). All numbers are of the items that a kind was fitted on, but
 for `held_out_loss`: another fit leaves a fifth of the items out and is measured on them, since an
 RQ-VAE of many weights may learn a small catalogue by heart. Losses are relative: mean squared
 distance to the reconstruction over that to the mean vector. Purity is the share of items whose
@@ -43,7 +43,7 @@ from onerec.tokenizer.semantic_ids import make_semantic_ids
 
 STAGE = "quantisers"
 RESULT = "cache/quantisers.json"
-KINDS = ("rq_kmeans", "balanced", "rq_vae", "random")
+KINDS = ("rq_kmeans", "refined", "balanced", "rq_vae", "random")
 LEFT_OUT = 5  # one item of so many is not seen by the second fit
 LEAST = 2 * LEFT_OUT  # items: one that is left out alone has no spread to be measured by
 LEVEL_VALUES = ("utilisation", "entropy_nats", "perplexity", "dead_codes", "variance_explained")

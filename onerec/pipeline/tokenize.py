@@ -1,8 +1,7 @@
 """Stage 1: items become semantic IDs.
 
-Content vectors (`pipeline.content`) are given codes by a quantiser: residual k-means, balanced
-residual k-means or RQ-VAE. It is fitted on items that the split allows and only applied to the
-others.
+Content vectors (`pipeline.content`) are given codes by a quantiser: residual k-means, refined or
+balanced, or RQ-VAE. It is fitted on items that the split allows and only applied to the others.
 """
 
 from typing import Any
@@ -30,6 +29,7 @@ _LOGGED = 100  # lines of a QFormer's training
 _TOLD = 20  # steps of an RQ-VAE between two signs of life
 _NAMES = {
     "rq_kmeans": "residual k-means",
+    "refined": "residual k-means, then all levels together",
     "balanced": "balanced residual k-means",
     "rq_vae": "RQ-VAE",
 }

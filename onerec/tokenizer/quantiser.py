@@ -2,7 +2,8 @@
 
 A quantiser turns content vectors into L codes each. Its codebooks live where `encode` maps to: for
 residual k-means in the space of the content itself, for RQ-VAE in a latent space. There codes are
-the nearest entries level by level (but for the fitted items of balanced codebooks).
+the nearest entries level by level (but for the fitted items of balanced codebooks, and for refined
+ones, which look several paths ahead).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from onerec.errors import RecipeError
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeans, BalancedRQKmeansConfig
+from onerec.tokenizer.refined_rq_kmeans import RefinedRQKmeans, RefinedRQKmeansConfig
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
 from onerec.tokenizer.rq_vae import RQVAE, RQVAEConfig
 
-KINDS = ("rq_kmeans", "balanced", "rq_vae")
+KINDS = ("rq_kmeans", "refined", "balanced", "rq_vae")
 
-QuantiserConfig = RQKmeansConfig | BalancedRQKmeansConfig | RQVAEConfig
+QuantiserConfig = RQKmeansConfig | RefinedRQKmeansConfig | BalancedRQKmeansConfig | RQVAEConfig
+_Class = type[RQKmeans] | type[RefinedRQKmeans] | type[BalancedRQKmeans] | type[RQVAE]
 
 
 class Quantiser(Protocol):
@@ -77,7 +80,8 @@ def quantiser_config(
         return RQVAEConfig(levels=levels, codebook_size=codebook_size, steps=steps, seed=seed)
     if kind == "balanced":
         return BalancedRQKmeansConfig(levels, codebook_size, iterations, init, seed, cap=cap)
-    return RQKmeansConfig(levels, codebook_size, iterations, init, seed)
+    made = RefinedRQKmeansConfig if kind == "refined" else RQKmeansConfig
+    return made(levels, codebook_size, iterations, init, seed)
 
 
 def make_quantiser(kind: str, config: QuantiserConfig) -> Quantiser:
@@ -106,12 +110,11 @@ def _check(kind: str) -> None:
         raise RecipeError(f"tokenizer kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
 
 
-def _class(
-    kind: str, config: QuantiserConfig
-) -> type[RQKmeans] | type[BalancedRQKmeans] | type[RQVAE]:
+def _class(kind: str, config: QuantiserConfig) -> _Class:
     _check(kind)
-    classes: dict[str, tuple[type[RQKmeans] | type[BalancedRQKmeans] | type[RQVAE], type]] = {
+    classes: dict[str, tuple[_Class, type]] = {
         "rq_kmeans": (RQKmeans, RQKmeansConfig),
+        "refined": (RefinedRQKmeans, RefinedRQKmeansConfig),
         "balanced": (BalancedRQKmeans, BalancedRQKmeansConfig),
         "rq_vae": (RQVAE, RQVAEConfig),
     }

@@ -212,11 +212,7 @@ def residual_codes(x: Tensor, codebooks: Tensor) -> Tensor:
         ValueError: x is not of the codebooks' width.
         DataError: a row has a value that is not finite: no code is nearest to it.
     """
-    if x.ndim != 2 or x.shape[1] != codebooks.shape[2]:
-        raise ValueError(f"x is {tuple(x.shape)}; the codebooks take (n, {codebooks.shape[2]})")
-    lost = ~x.isfinite().all(1)
-    if lost.any():
-        raise DataError(f"row {int(lost.int().argmax())} of x has a value that is not finite")
+    check_rows(x, codebooks)
     codes = torch.empty(len(x), len(codebooks), dtype=torch.int64, device=x.device)
     for part, out in zip(torch.split(x, ROWS), torch.split(codes, ROWS), strict=True):
         residual = part.detach().float()
@@ -224,6 +220,15 @@ def residual_codes(x: Tensor, codebooks: Tensor) -> Tensor:
             out[:, level] = assign(residual, book)
             residual = residual - book[out[:, level]]
     return codes
+
+
+def check_rows(x: Tensor, codebooks: Tensor) -> None:
+    """Refuse rows to which no code is nearest; see `residual_codes`."""
+    if x.ndim != 2 or x.shape[1] != codebooks.shape[2]:
+        raise ValueError(f"x is {tuple(x.shape)}; the codebooks take (n, {codebooks.shape[2]})")
+    lost = ~x.isfinite().all(1)
+    if lost.any():
+        raise DataError(f"row {int(lost.int().argmax())} of x has a value that is not finite")
 
 
 def reconstruct(codes: Tensor, codebooks: Tensor) -> Tensor:

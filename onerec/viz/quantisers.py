@@ -17,6 +17,7 @@ MEASURE = "Measure them with: onerec bench quantisers --run NAME"
 NO_SPREAD = "The vectors do not vary: there is nothing to lose."
 NAMES = {
     "rq_kmeans": "RQ-Kmeans",
+    "refined": "refined",
     "balanced": "balanced",
     "rq_vae": "RQ-VAE",
     "random": "drawn by lot",

@@ -104,7 +104,9 @@ def test_a_comparison_is_shown_with_its_numbers(open_page: Open, toy_run: Run) -
     assert "agree most with the categories" in text
     assert not [button for button in app.button if button.key == "quantisers_start"]
     table = app.dataframe[-1].value
-    assert table["kind"].tolist() == ["RQ-Kmeans", "balanced", "RQ-VAE", "drawn by lot"]
+    assert table["kind"].tolist() == [
+        "RQ-Kmeans", "refined", "balanced", "RQ-VAE", "drawn by lot"
+    ]  # fmt: skip
 
 
 def test_what_is_there_is_shown_while_the_rest_is_measured(open_page: Open, toy_run: Run) -> None:

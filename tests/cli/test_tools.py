@@ -162,7 +162,13 @@ def test_quantisers_are_compared_on_a_run_and_kept(
     monkeypatch.setenv("ONEREC_HOME", str(home))
     words = ("bench", "quantisers", "--run", "first", "--seeds", "1", "--steps", "3")
     result = cli(*words, "--out", tmp_path / "out.json", "--json").json()
-    assert [row["kind"] for row in result["rows"]] == ["rq_kmeans", "balanced", "rq_vae", "random"]
+    assert [row["kind"] for row in result["rows"]] == [
+        "rq_kmeans",
+        "refined",
+        "balanced",
+        "rq_vae",
+        "random",
+    ]
     assert json.loads((tmp_path / "out.json").read_text()) == result
     assert json.loads((home / "runs/first/cache/quantisers.json").read_text()) == result
     assert "rq_vae" in cli(*words).out

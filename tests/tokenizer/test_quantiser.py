@@ -51,7 +51,7 @@ def test_rq_kmeans_is_what_it_was() -> None:
 
 
 def test_says_what_is_wrong() -> None:
-    with pytest.raises(RecipeError, match="'vq' is unknown; choose one of rq_kmeans, balanced"):
+    with pytest.raises(RecipeError, match="'vq' is unknown; choose one of rq_kmeans, refined"):
         quantiser_config("vq", levels=2, codebook_size=8, seed=0)
     config = quantiser_config("rq_vae", levels=2, codebook_size=8, seed=0)
     with pytest.raises(RecipeError, match="kind 'vq' is unknown"):
