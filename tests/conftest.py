@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from onerec.runs import Run
 
@@ -71,9 +72,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes that train together wrote (see `two_processes`); do not change."""
+    """What two processes that train together wrote (see `two_processes`); do not change.
+
+    Made once for all workers of pytest-xdist: who comes second waits, as both cores are at work.
+    """
     import two_processes
 
-    folder = tmp_path_factory.mktemp("two")
-    two_processes.both(folder)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "two_trained"
+    with FileLock(root / "two_trained.lock"):
+        if not (root / "two_trained.done").is_file():
+            folder.mkdir(exist_ok=True)
+            two_processes.both(folder)
+            (root / "two_trained.done").touch()
     return folder
