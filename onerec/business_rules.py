@@ -169,15 +169,19 @@ def shortfalls(
 ) -> list[str]:
     """A line for each of a few users whose list is shorter than k, or one for all of them.
 
+    Without `users` the lists are nobody's: histories that were typed.
     Of a catalogue of `n_items` that is larger than the search is wide, nobody knows the rest.
     """
-    why = "there are no more, or the rules leave none"
+    why = "there are no more, or a rule leaves none: loosen it"
     if n_items > (looked_at := max(k, WIDEST)):
         why = f"the rules leave no more of the {looked_at:,} most probable"
     short = np.flatnonzero(counts < k).tolist()
     if len(short) > 3:
         return [
-            f"{len(short):,} of {len(users):,} users have fewer than {k} items "
+            f"{len(short):,} of {len(counts):,} users have fewer than {k} items "
             f"(the least: {counts[short].min()}): {why}"
         ]
-    return [f"user {users[row]}: {counts[row]} of {k} items; {why}" for row in short]
+    whose = [f"user {users[row]}: " if len(users) else "" for row in short]
+    return [
+        f"{who}{counts[row]} of {k} items; {why}" for who, row in zip(whose, short, strict=True)
+    ]

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from onerec.assembly import Setting
+from onerec.data.dataset import listed_ids
 from onerec.data.features import item_seconds
 from onerec.data.histories import (
     History,
@@ -94,7 +95,7 @@ class Prompts:
         Raises:
             DataError: an item that the dataset does not hold, or one that was added later.
         """
-        for item in items:
+        for item in listed_ids(items, "item"):
             if str(item) in self.added:
                 raise DataError(
                     f"item {item!r} was added after training: it can be recommended, but the model "

@@ -128,7 +128,7 @@ class Recommender:
         Raises:
             DataError: an id that the dataset does not hold, or a rule that makes no sense.
         """
-        at_least_one(k=k)
+        at_least_one(k=k, workers=workers)
         index = self.setting.dataset.user_index(users)
         offsets = self.setting.split.log.offsets
         none = np.zeros(len(index) + 1, dtype=np.int64)
@@ -161,7 +161,7 @@ class Recommender:
         """
         one = self._history(history, user, features)
         lists = self.lists_for([one], k, rules=rules, beam=beam, groups=groups, penalty=penalty)
-        frame = self.frame(["typed"], lists, k).drop(columns="user_id")
+        frame = self.frame([], lists, k).drop(columns="user_id")
         frame.attrs["notes"] = [*self.prompts.unread(one), *frame.attrs["notes"]]
         return frame
 
@@ -259,7 +259,7 @@ class Recommender:
         row, place = np.nonzero(lists.items >= 0)
         items = lists.items[row, place]
         columns: dict[str, object] = {
-            "user_id": np.asarray(users, dtype=object)[row],
+            "user_id": np.asarray(users, dtype=object)[row] if len(users) else None,
             "rank": place + 1,
             "item_id": item_ids[items],
             "item": items,
@@ -286,7 +286,7 @@ class Recommender:
         `beam` is the recipe's unless given, and at least k. `workers` threads share the batches on
         a CPU; the lists do not depend on their number.
         """
-        trie, _ = self._ruled(rules, [])
+        (trie, _), k = self._ruled(rules, []), min(k, self.trie.n_items)
         hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
 
         def generate(part: tuple[slice, torch.Tensor, torch.Tensor]) -> Generated:
@@ -314,7 +314,7 @@ class Recommender:
         at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
         if not 0 <= penalty < math.inf:
             raise DataError(f"penalty={penalty}: must be at least 0 and finite")
-        rules = rules or Rules()
+        rules, k = rules or Rules(), min(k, self.trie.n_items)
         trie, seen = self._ruled(rules, histories)
         if not histories:
             return stacked([], k, len(self.ids.sizes))

@@ -117,7 +117,7 @@ def test_the_shortfall_is_said():
 def test_what_a_search_has_not_seen_is_not_said_to_be_missing():
     """Beyond the widest beam nobody knows what there is."""
     (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST)
-    assert line == "user a: 2 of 5 items; there are no more, or the rules leave none"
+    assert line == "user a: 2 of 5 items; there are no more, or a rule leaves none: loosen it"
     (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST + 1)
     assert line == "user a: 2 of 5 items; the rules leave no more of the 4,096 most probable"
 

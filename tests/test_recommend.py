@@ -223,7 +223,7 @@ def test_a_beam_wider_than_the_catalogue_and_k_above_the_beam(recommender: Recom
     everything = recommender.recommend_for(["i03"], k=toy_home.ITEMS + 5, beam=10_000)
     assert sorted(everything["item"]) == list(range(toy_home.ITEMS))
     assert everything.attrs["notes"] == [
-        "user typed: 30 of 35 items; there are no more, or the rules leave none"
+        "30 of 35 items; there are no more, or a rule leaves none: loosen it"
     ]
     assert len(recommender.recommend_for(["i03"], k=12, beam=2)) == 12
 
@@ -286,12 +286,39 @@ def test_rules_hold_for_users_of_the_dataset_too(recommender: Recommender) -> No
     assert narrow.attrs["notes"] == []
 
 
+def test_k_ends_with_the_catalogue_before_anything_is_searched(recommender: Recommender) -> None:
+    for found in (
+        recommender.recommend_for(["i03"], k=10**12),
+        recommender.recommend(["u00"], k=10**20, rules=Rules(per_author=10**6)),
+    ):
+        assert len(found) == toy_home.ITEMS
+        assert f"{toy_home.ITEMS} of 1000" in found.attrs["notes"][-1]
+
+
+@pytest.mark.parametrize("k", [1.5, "4", None, True])
+def test_k_is_a_whole_number(recommender: Recommender, k: Any) -> None:
+    with pytest.raises(DataError, match=r"^k=.*: give a whole number of at least 1$"):
+        recommender.recommend_for(["i03"], k=k)
+
+
+def test_ids_are_asked_for_as_a_list(recommender: Recommender) -> None:
+    """A text would be read letter by letter."""
+    with pytest.raises(DataError, match=r"item ids are asked for as a list: give \['i03'\]"):
+        recommender.recommend_for("i03")
+    with pytest.raises(DataError, match="item ids are asked for as a list"):
+        recommender.recommend_for(None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"user ids are asked for as a list: give \['u00'\]"):
+        recommender.recommend("u00")
+    with pytest.raises(DataError, match="'u99' is no user of dataset 'toy'; ids look like 'u"):
+        recommender.recommend(["u99"])
+
+
 def test_a_filter_that_leaves_nothing_says_so(recommender: Recommender) -> None:
     shelves = {"tags": list(toy_home.SHELVES)}
     found = recommender.recommend_for(["i03"], k=4, rules=Rules(without=shelves))
     assert len(found) == 0
     assert found.attrs["notes"] == [
-        "user typed: 0 of 4 items; there are no more, or the rules leave none"
+        "0 of 4 items; there are no more, or a rule leaves none: loosen it"
     ]
     assert "lp_2" in found.columns
     users = recommender.recommend(["u00", "u01"], k=4, rules=Rules(without=shelves))
@@ -307,7 +334,7 @@ def test_a_filter_that_leaves_few_gives_what_there_is(recommender: Recommender) 
     )
     left = [n for n in range(20, 30) if n not in (21, 22)]
     assert sorted(some["item_id"].map(number)) == left
-    assert some.attrs["notes"][0].startswith("user typed: 8 of 9 items")
+    assert some.attrs["notes"][0].startswith("8 of 9 items")
 
 
 # ----------------------------------------------------------------------------- other decodings

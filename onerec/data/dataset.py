@@ -262,12 +262,20 @@ def _read_frame(path: Path) -> pd.DataFrame:
             raise DataError(f"{path}: cannot be read ({reason}); import it again") from error
 
 
+def listed_ids(ids: Iterable[object], what: str) -> list[object]:
+    """The ids as a list; one alone, which would be read letter by letter, is refused."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise DataError(f"{what} ids are asked for as a list: give [{ids!r}] instead of {ids!r}")
+    return list(ids)
+
+
 def _find(ids: Iterable[object], rows: dict[str, int], what: str) -> Array:
-    wanted = list(ids)
+    wanted = listed_ids(ids, what.split()[0])
     found = [rows.get(str(one)) for one in wanted]
     for one, row in zip(wanted, found, strict=True):
         if row is None:
-            raise DataError(f"{one!r} is no {what}; `onerec data describe` shows what it holds")
+            known = f"ids look like {next(iter(rows))!r}" if rows else "it holds none"
+            raise DataError(f"{one!r} is no {what}; {known}")
     return np.array(found, dtype=np.int64)
 
 

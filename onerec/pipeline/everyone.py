@@ -30,6 +30,7 @@ from onerec.common import pick_device
 from onerec.data.split import Cases
 from onerec.data.tables import read_parquet, write_parquet
 from onerec.errors import DataError, RecipeError
+from onerec.lists import at_least_one
 from onerec.model.batch import Batch
 from onerec.model.generate import Generated, beam_search, repeated
 from onerec.model.onerec import OneRec
@@ -90,12 +91,13 @@ def recommend_all(
         parts = out.with_name(f"{out.name}.parts")
         if processes.hear() == "go":
             recommender = _loaded(run, home, device, processes, compiled and k)
+            k = min(k, recommender.trie.n_items)
             _share(recommender, parts, part, k, processes, lambda done, of: None)
         return Written(out, 0, 0, 0)
-    if k < 1:
-        raise DataError(f"k={k}: ask for at least one item")
+    at_least_one(k=k)
     _check(out)
     recommender = _loaded(run, home, device, processes, compiled and k)
+    k = min(k, recommender.trie.n_items)
     of = _described(open_run(run, home) if isinstance(run, str) else run, recommender, k, part)
     folder, users = out.with_name(f"{out.name}.parts"), recommender.setting.dataset.n_users
     with _held(folder):
