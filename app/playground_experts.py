@@ -35,8 +35,8 @@ def show() -> None:
     """Settings, buttons, and the live part."""
     st.markdown(
         "Each point goes to **one** expert, which can only draw a flat plane; the target has "
-        "folds, so several are needed. Look at who gets the points: an expert that has a head "
-        "start is trained more, becomes better, gets more. That is **collapse**."
+        "folds, so several are needed. Look at who gets the points: expert 0 begins with a head "
+        "start, so nearly all go to it, and only who gets points is trained. That is **collapse**."
     )
     pictures, side = st.columns([2, 1], gap="medium")  # on a phone the pictures come first
     with side:
@@ -72,9 +72,11 @@ def _things_to_try() -> None:
     st.markdown(
         "**Three things to try**\n"
         "1. Press **Play** and wait for step 300: one expert has nearly all points, the others "
-        "learn nothing, the loss stays high.\n"
-        "2. Now set the **balancing bias** to **On** in mid-run: idle experts are preferred until "
-        "the load is even, and the loss falls far below. Nothing is added to the loss for that.\n"
+        "learn nothing, the loss stays high. Left alone, this toy needs about 1,500 steps until "
+        "all have their share.\n"
+        "2. At step 300 set the **balancing bias** to **On**: idle experts are preferred until the "
+        "load is even, a hundred steps later, and the loss falls far below. Nothing is added to "
+        "the loss for that.\n"
         "3. With the bias on, raise the **bias rate** to 0.1: the load jumps to and fro. Then take "
         "2 experts and the target *fold*, the bias off: these share without help."
     )

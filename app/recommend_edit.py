@@ -177,7 +177,7 @@ def _rules(who: Who) -> dict[str, Any]:
             chosen["without"] = tuple(sorted(off))
         if authors:
             chosen["per_author"] = widgets.number(
-                "Items of one author at most", "rule_author", 0, 5, 0, 1,
+                "Items of one author at most (0: any number)", "rule_author", 0, 5, 0, 1,
                 "0 is no limit. The search goes on until the list is full",
             )  # fmt: skip
         groups = widgets.number(

@@ -140,6 +140,9 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
     if item is None:
         st.info("There is no item to explain.", icon=":material/hourglass_empty:")
         return
+    if item not in items:
+        st.caption(f"This item is not in this person's list of {K}: choose one that is, or read "
+                   "why it is not.")  # fmt: skip
     found = live_model.explanation(who, item, live_model.usual_beam(who))
     title = titles[item]
     st.header("Which events made it so?")
@@ -161,8 +164,9 @@ def why(view: selection.Selection, run: Run, who: Who) -> None:
                 f"explain(recommender, history, {item}).curves")  # fmt: skip
     _codes(run, who, found, title)
     _rewards(run, who, item, items)
-    st.header("What in the past is like it?")
-    recommend_parts.neighbours(run, who.user, item)
+    if not who.edit:  # it reads the saved history
+        st.header("What in the past is like it?")
+        recommend_parts.neighbours(run, who.user, item)
 
 
 def _codes(run: Run, who: Who, found: object, title: str) -> None:

@@ -31,14 +31,19 @@ def person(view: selection.Selection, run: Run) -> int:
     known = people["user"].tolist()
     user = view.user if view.user in known else known[0]
     if view.user is not None and view.user not in known:
-        st.warning(f"User number {view.user} has no list in this run; user {people['user_id'][0]} "
-                   "is shown.", icon=":material/link_off:")  # fmt: skip
+        st.warning(
+            f"User number {view.user} has no list in this run, which keeps those of its "
+            f"{len(known):,} test users; user {people['user_id'][0]} is shown. Anybody's list: "
+            f"`{places.command(f'recommend --run {run.name} --user ID', run)}`.",
+            icon=":material/link_off:",
+        )
     row = people[people["user"] == user].iloc[0]
 
     def pick_user() -> None:
         rows = st.session_state["people"]["selection"]["rows"]
         if rows:
-            selection.choose(user=known[rows[0]], item=None, edit=None)
+            # The item stays: each value that changes would be a step of the browser's Back.
+            selection.choose(user=known[rows[0]], edit=None)
 
     number = "" if str(user) == row["user_id"] else f" (for the sidebar: number {user})"
     said = f"User **{row['user_id']}**{number}: choose another"

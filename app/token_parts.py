@@ -43,21 +43,22 @@ def the_map(view: selection.Selection, run: Run, pick: Callable[..., None]) -> p
     """The items on a map, by principal components at once or by UMAP when its worker is done."""
     colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
     layout = widgets.options("Laid out by", LAYOUTS, "tokens_layout")
-    own = Cached(run.path)
+    own, drawing = Cached(run.path), {"colour": colour, "chosen": view.item}
     if layout == "UMAP":
         if not cache.read(item_map.umap, own)[0].empty:
             return widgets.show(
                 own, item_map.umap, code_space.umap, key=f"umap_{colour}",
-                command=places.command(f"map --run {run.name}", run), drawing={"colour": colour},
+                command=places.command(f"map --run {run.name}", run), drawing=drawing,
                 pick=pick, lasso=True, say="Dots that lie near each other have similar content. "
                 "How far groups lie apart says little.",
             )  # fmt: skip
         tasks.task(view, run, "umap", {})
     return widgets.show(
         run, tokens.projection, draw.projection, key=f"map_{colour}",
-        command=places.command(f"runs show {run.name} --json", run), drawing={"colour": colour},
+        command=places.command(f"runs show {run.name} --json", run), drawing=drawing,
         pick=pick, lasso=True,
-        say="Each dot is an item; dots that lie near each other have similar content.",
+        say="Each dot is an item. These two axes hold only a part of what tells items apart, so "
+        "neighbours here need not be alike: UMAP keeps more of them.",
     )  # fmt: skip
 
 
@@ -124,9 +125,11 @@ def side_by_side(view: selection.Selection, run: Run) -> None:
         tasks.task(view, run, "quantisers", {"seeds": SEEDS})
     if not known:
         return
+    kind = draw_quantisers.NAMES.get(str((run.report() or {}).get("quantiser")), "another")
     st.caption(
-        f"{known['items']:,} items of width {known['dim']}, {known['levels']} levels of "
-        f"{known['size']} codes each, {known['seeds']} seed{'s' * (known['seeds'] > 1)}; the "
+        f"This run's own quantiser is {kind}. {known['items']:,} items of width {known['dim']}, "
+        f"{known['levels']} levels of {known['size']} codes each, "
+        f"{known['seeds']} seed{'s' * (known['seeds'] > 1)}; the "
         f"RQ-VAE learns for {known['steps']:,} steps. Fitted on all items, where the run's own "
         "tokenizer keeps to those that its split allows. RQ-Kmeans takes the nearest code level by "
         "level. Refined: its levels are then fitted to each other, and an item looks several codes "

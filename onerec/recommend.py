@@ -61,8 +61,8 @@ Search = Callable[..., Generated]
 class Recommender:
     """A trained model with all that it needs to answer for a user of its dataset.
 
-    `items` is the catalogue, row i being item i. A caller that has the setting's `contexts` on the
-    device hands them over; they are large. `search` makes lists, as `beam_search` does.
+    A caller that has the setting's `contexts` on the device hands them over; they are large.
+    `search` makes lists, as `beam_search` does. Row i of `items` is item i.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class Recommender:
         """
         at_least_one(k=k, workers=workers)
         index = self.setting.dataset.user_index(users)
-        offsets = self.setting.split.log.offsets
         none = np.zeros(len(index) + 1, dtype=np.int64)
-        cases = Cases(index, offsets[index + 1], none, none[:0])
-        lists = self.lists(cases, k, rules=rules or Rules(), workers=workers)
+        cases = Cases(index, self.setting.split.log.offsets[index + 1], none, none[:0])
+        most, rules = min(k, self.trie.n_items), rules or Rules()
+        lists = self.lists(cases, most, rules=rules, workers=workers)
         return self.frame(users, lists, k)
 
     def recommend_for(
@@ -159,8 +159,9 @@ class Recommender:
         Raises:
             DataError: an item or feature that the dataset does not hold, or a rule without sense.
         """
-        one = self._history(history, user, features)
-        lists = self.lists_for([one], k, rules=rules, beam=beam, groups=groups, penalty=penalty)
+        at_least_one(k=k)
+        one, most = self._history(history, user, features), min(k, self.trie.n_items)
+        lists = self.lists_for([one], most, rules=rules, beam=beam, groups=groups, penalty=penalty)
         frame = self.frame([], lists, k).drop(columns="user_id")
         frame.attrs["notes"] = [*self.prompts.unread(one), *frame.attrs["notes"]]
         return frame
@@ -255,13 +256,12 @@ class Recommender:
 
     def frame(self, users: Sequence[object], lists: Lists, k: int) -> pd.DataFrame:
         """Lists of users as rows; `attrs["notes"]` says whose are shorter than k."""
-        item_ids = self.items["item_id"].to_numpy()
         row, place = np.nonzero(lists.items >= 0)
         items = lists.items[row, place]
         columns: dict[str, object] = {
             "user_id": np.asarray(users, dtype=object)[row] if len(users) else None,
             "rank": place + 1,
-            "item_id": item_ids[items],
+            "item_id": self.items["item_id"].to_numpy()[items],
             "item": items,
             "score": lists.scores[row, place],
         }
@@ -286,7 +286,7 @@ class Recommender:
         `beam` is the recipe's unless given, and at least k. `workers` threads share the batches on
         a CPU; the lists do not depend on their number.
         """
-        (trie, _), k = self._ruled(rules, []), min(k, self.trie.n_items)
+        trie, _ = self._ruled(rules, [])
         hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
 
         def generate(part: tuple[slice, torch.Tensor, torch.Tensor]) -> Generated:
@@ -314,7 +314,7 @@ class Recommender:
         at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
         if not 0 <= penalty < math.inf:
             raise DataError(f"penalty={penalty}: must be at least 0 and finite")
-        rules, k = rules or Rules(), min(k, self.trie.n_items)
+        rules = rules or Rules()
         trie, seen = self._ruled(rules, histories)
         if not histories:
             return stacked([], k, len(self.ids.sizes))

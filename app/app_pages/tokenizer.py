@@ -102,14 +102,19 @@ elif part == "Tree":
         run, tokens.code_tree, draw.code_tree,
         key="tree", command=command, reading={"prefix": prefix, "weight": weight}, pick=pick_code,
         say="Read it from left to right: first code, second code, and so on, down to the items. "
-        "Click a box to look inside it.",
+        "Click a box to look inside it. The box of the other codes is no larger than its largest "
+        "neighbour; to look inside one of them, write its number under Code, at the side.",
     )  # fmt: skip
     if prefix:
         st.button("Back to the whole tree", icon=":material/undo:", on_click=selection.choose,
                   kwargs={"code": None})  # fmt: skip
         items = cache.read(tokens.items_of_code, run, prefix)
         name = " · ".join(map(str, prefix))
-        widgets.table(items, key="items_of_code", title=f"{len(items):,} items begin with {name}")
+        if items.empty:
+            st.info(f"No item's name begins with {name}.", icon=":material/hourglass_empty:")
+        else:
+            title = f"{len(items):,} item{'s' * (len(items) > 1)} with a name that begins {name}"
+            widgets.table(items, key="items_of_code", title=title)
 elif part == "Codebooks":
     token_parts.codebooks(run, command)
 elif part == "Quantisers":

@@ -155,8 +155,8 @@ def code_tree(
         return empty(TREE_COLUMNS)
     ids = ids[_mask(ids, prefix)]
     named = dict(zip(ids["item"], titles(run.dataset_folder, ids["item"].tolist()), strict=True))
-    ids = ids.assign(title=ids["item"].map(named))
-    ids = ids.assign(w=1 if weight == "items" else ids["popularity"])
+    w = 1 if weight == "items" else ids["popularity"]
+    ids = ids.assign(title=ids["item"].map(named), w=w)
     label = text_of(prefix) if prefix else "all items"
     rows: list[tuple[Any, ...]] = []
     root = "/".join(["all", *(str(int(code)) for code in prefix)])
@@ -201,20 +201,10 @@ def _grow(
         _grow(ids[ids[names[depth]] == code], codes, node, names, top, items, rows)
     rest = groups.iloc[top:]
     if len(rest):
-        label = f"{len(rest)} other code{'s' if len(rest) > 1 else ''}"
-        rows.append(
-            (
-                f"{parent}/other",
-                parent,
-                label,
-                depth + 1,
-                text_of(prefix),
-                -1,
-                int(rest["items"].sum()),
-                int(rest["w"].sum()),
-                True,
-            )
-        )
+        own = int(rest["items"].sum())
+        label = f"{len(rest)} other code{'s' * (len(rest) > 1)}: {own:,} item{'s' * (own > 1)}"
+        joined = (f"{parent}/other", parent, label, depth + 1, text_of(prefix), -1, own)
+        rows.append((*joined, int(rest["w"].sum()), True))
 
 
 def _leaf(

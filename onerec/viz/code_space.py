@@ -25,8 +25,9 @@ def projection(
     points: pd.DataFrame,
     shares: tuple[float, float],
     colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
+    chosen: int | None = None,
 ) -> go.Figure:
-    """The map of the items. customdata[0] of a point is its item."""
+    """The map of the items, one of them in a ring. customdata[0] of a point is its item."""
     if points.empty:
         return theme.nothing("There is no map yet.", TOKENIZE, "projection")
     _check_colour(colour)
@@ -44,6 +45,7 @@ def projection(
         key=f"map-{colour}",
     )
     _colour(fig, points, colour)
+    _ring(fig, points, chosen)
     return fig
 
 
@@ -51,8 +53,9 @@ def umap(
     points: pd.DataFrame,
     facts: dict[str, Any],
     colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
+    chosen: int | None = None,
 ) -> go.Figure:
-    """The map that UMAP made (`onerec.explain.item_map.umap`). customdata[0] is a point's item."""
+    """The map that UMAP made (`onerec.explain.item_map.umap`); see `projection`."""
     if points.empty:
         return theme.nothing("There is no such map yet.", MAP, "umap")
     _check_colour(colour)
@@ -71,6 +74,7 @@ def umap(
         key=f"umap-{colour}",
     )
     _colour(fig, points, colour)
+    _ring(fig, points, chosen)
     return fig
 
 
@@ -99,6 +103,17 @@ def _colour(fig: go.Figure, points: pd.DataFrame, colour: str) -> None:
         fig.update_layout(showlegend=False)
     fig.update_xaxes(showticklabels=False)
     fig.update_yaxes(showticklabels=False, scaleanchor="x")
+
+
+def _ring(fig: go.Figure, points: pd.DataFrame, chosen: int | None) -> None:
+    """Around the chosen item, and over all others, so that it is found."""
+    own = points[points["item"] == chosen]
+    if own.empty:
+        return
+    ring = {"size": 20, "symbol": "circle-open", "color": theme.ORANGE, "line": {"width": 3}}
+    fig.add_scatter(
+        x=own["x"], y=own["y"], mode="markers", marker=ring, name="chosen", hoverinfo="skip"
+    )
 
 
 def _map_groups(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from onerec import plain
 from onerec.viz import theme
 
 LONG = 80  # characters of a title in a sentence above a picture
+ADD = "The model reads no event here: add an event to the history."
 AGAIN = "Load the model and choose an item."
 NAMES = {
     "leave_one_out": "leave one out (the truth)",
@@ -37,7 +38,7 @@ def influence(events: pd.DataFrame, title: str = "this item", top: int = 12) -> 
     """
     seen = events[events["read"]] if len(events) else events
     if seen.empty:
-        return theme.nothing("No event that the model could see.", AGAIN, "influence")
+        return theme.nothing("No event that the model could see.", ADD, "influence")
     ranked = seen.sort_values("leave_one_out", ascending=False, kind="stable")
     ends = [ranked.head(top - top // 2), ranked.tail(top // 2)]
     rows = ranked if len(ranked) <= top else pd.concat(ends)
@@ -147,7 +148,7 @@ def _how(seen: pd.DataFrame) -> str:
 def deletion(curves: pd.DataFrame) -> go.Figure:
     """What is left of ln p after the first events of each order are deleted."""
     if curves.empty or not curves["deleted"].any():
-        return theme.nothing("No events to delete.", AGAIN, "deletion")
+        return theme.nothing("No events to delete.", ADD, "deletion")
     area = curves.groupby("method")["log_prob"].mean()
     start = float(curves[curves["deleted"] == 0]["log_prob"].iloc[0])
     best = str(area.idxmin())

@@ -186,7 +186,7 @@ def test_a_click_in_the_tree_drills_down_and_back(visit: Visit) -> None:
     expect(branch).to_be_visible()
     centre(page, branch.bounding_box())
     expect(code).to_have_value(re.compile(r"^\d+$"))
-    expect(page.get_by_text("items begin with")).to_be_visible()
+    expect(page.get_by_text("with a name that begins")).to_be_visible()
     page.get_by_role("button", name="Back to the whole tree").click()
     expect(code).to_have_value("")
 

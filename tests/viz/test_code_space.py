@@ -4,7 +4,7 @@ import pytest
 
 from onerec.explain import tokens
 from onerec.runs import Run
-from onerec.viz import theme
+from onerec.viz import code_space, theme
 from onerec.viz.code_space import MAP_GROUPS, WEBGL_FROM, neighbours, shared_words, umap
 from onerec.viz.theme import COLOURS, SYMBOLS
 
@@ -31,6 +31,19 @@ def test_the_map_of_umap_says_what_it_keeps(run: Run) -> None:
     assert "onerec map" in theme.how(umap(points.head(0), {}))
     with pytest.raises(ValueError, match="choose one of code_1"):
         umap(points, facts, colour="mood")  # type: ignore[arg-type]
+
+
+def test_a_ring_is_drawn_around_the_chosen_item_alone(run: Run) -> None:
+    points, shares = tokens.projection(run)
+    bare = code_space.projection(points, shares)
+    ringed = code_space.projection(points, shares, "popularity", chosen=7)
+    assert not [trace for trace in bare.data if trace.name == "chosen"]
+    (ring,) = (trace for trace in ringed.data if trace.name == "chosen")
+    own = points[points["item"] == 7]
+    assert (list(ring.x), list(ring.y)) == (own["x"].tolist(), own["y"].tolist())
+    assert ring.hoverinfo == "skip", "a click finds the point below"
+    gone = code_space.projection(points, shares, chosen=10**6)
+    assert not [trace for trace in gone.data if trace.name == "chosen"]
 
 
 def test_one_neighbour_shares(run: Run) -> None:

@@ -94,9 +94,9 @@ def test_nothing_to_draw_says_what_to_do() -> None:
         draw.influence(EVENTS.head(1)),
         draw.influence(EVENTS.head(0)),
         draw.deletion(CURVES.head(0)),
-        draw.codes(CODES.head(0)),
     ):
-        assert "choose an item" in theme.how(figure)
+        assert "add an event" in theme.how(figure)
+    assert "choose an item" in theme.how(draw.codes(CODES.head(0)))
 
 
 def test_one_event_or_none_that_matters_gives_no_nan() -> None:
