@@ -103,7 +103,8 @@ def _contents(run: Run) -> None:
     read = cache.read(contents.sources, run)
     column = st.column_config.NumberColumn
     widgets.table(
-        read.dropna(axis=1, how="all"), key="contents", title="What the codes are made from",
+        read.replace({"reads": {"": None}}).dropna(axis=1, how="all"),
+        key="contents", title="What the codes are made from",
         column_config={
             "width": column(help="Numbers of a token"),
             "weight": column(help="Its part in the vector that is quantised"),

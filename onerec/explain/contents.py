@@ -16,7 +16,7 @@ COLUMNS = (
 
 
 def sources(run: Run) -> pd.DataFrame:
-    """One row per source of content, in the order in which they were read.
+    """One row per source of content, and one per modality that a source has, in their order.
 
     part: its name; reads: columns or encoder; width of a token, or of the vector where there is no
     token; weight in the joined vector; tokens of all items; items_without: items that have nothing
@@ -34,9 +34,17 @@ def sources(run: Run) -> pd.DataFrame:
 
 
 def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
-    """A QFormer's own sources, else the part itself."""
+    """A QFormer's own sources, else the part itself; behind each its modalities."""
     inner = part.get("reads")
-    return [{"weight": part["weight"], **own} for own in inner] if inner else [part]
+    found = [{"weight": part["weight"], **own} for own in inner] if inner else [part]
+    return [row for own in found for row in (own, *_modalities(own))]
+
+
+def _modalities(part: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"part": f"{part['part']}: {name}", "dim": part["dim"], "weight": None, **counts}
+        for name, counts in part.get("modalities", {}).items()
+    ]
 
 
 def _row(part: dict[str, Any]) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
     own = _own_tokens(setting) if content.tokens_weight > 0 else None
     reads_images = content.text == "minicpm"
     if own is not None:
-        found.append(TokenSource(OWN_TOKENS, own, content.tokens_weight))
+        told = _by_modality(setting)
+        found.append(TokenSource(OWN_TOKENS, own, content.tokens_weight, told))
         reads_images = False
     elif content.text != "none" and content.text_weight > 0:
         text = _text_tokens(setting, watch)
@@ -180,6 +181,15 @@ def _own_tokens(setting: Setting) -> Precomputed | None:
             "not finite; mend it or mask it out, or set content.tokens_weight=0"
         )
     return Precomputed(own.tokens, own.mask, "the dataset's own")
+
+
+def _by_modality(setting: Setting) -> dict[str, Any]:
+    """What each modality of the dataset's own tokens has, and how many items lack it."""
+    own = setting.dataset.content()
+    if own is None or len(own.names) < 2:
+        return {}
+    masks = {name: own.mask[:, own.modality == place] for place, name in enumerate(own.names)}
+    return {"modalities": {name: _count(mask) for name, mask in masks.items()}}
 
 
 def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
@@ -285,7 +295,10 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
 
 def _counted(source: TokenSource) -> dict[str, int]:
     """Tokens of all items, and how many items have none of this source."""
-    mask = source.content.mask
+    return _count(source.content.mask)
+
+
+def _count(mask: NDArray[np.bool_]) -> dict[str, int]:
     return {"tokens": int(mask.sum()), "items_without": int((~mask.any(axis=1)).sum())}
 
 

@@ -50,6 +50,17 @@ def test_what_a_qformer_reads_is_told_in_its_place(run: Run) -> None:
     assert found["items_without"].tolist() == [1, 4]
 
 
+def test_the_modalities_of_a_source_stand_behind_it(run: Run) -> None:
+    """An item without any speech has tokens all the same."""
+    lacking = {"caption": {"tokens": 90, "items_without": 0},
+               "asr": {"tokens": 40, "items_without": 12}}  # fmt: skip
+    own = {"part": "tokens", "dim": 8, "weight": 1.0, "items_without": 0, "modalities": lacking}
+    found = told(run, own, {"part": "co-consumption", "dim": 6, "weight": 0.7})
+    parts = ["tokens", "tokens: caption", "tokens: asr", "co-consumption"]
+    assert found["part"].tolist() == parts
+    assert found["items_without"].tolist()[:3] == [0, 0, 12]
+
+
 def test_without_a_tokenizer_there_is_an_empty_frame(tmp_path: Path) -> None:
     found = contents.sources(Run(tmp_path))
     assert found.empty

@@ -164,8 +164,10 @@ def test_the_datasets_own_tokens_are_what_the_qformer_reads(home: Path) -> None:
     made = content_vectors(make_rich(home, ALIGNED))
     assert made.parts[0]["part"] == "QFormer"
     assert made.parts[0]["reads"] == [
-        {"part": "content tokens", "dim": 5, "tokens": 90, "items_without": 0}
-    ]
+        {"part": "content tokens", "dim": 5, "tokens": 90, "items_without": 0,
+         "modalities": dict.fromkeys(("caption", "cover", "frame"),
+                                     {"tokens": 30, "items_without": 0})}
+    ]  # fmt: skip
 
 
 def test_a_token_that_is_not_a_number_is_named_by_its_item(home: Path) -> None:
