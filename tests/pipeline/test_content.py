@@ -164,9 +164,9 @@ def test_the_datasets_own_tokens_are_what_the_qformer_reads(home: Path) -> None:
     made = content_vectors(make_rich(home, ALIGNED))
     assert made.parts[0]["part"] == "QFormer"
     assert made.parts[0]["reads"] == [
-        {"part": "content tokens", "dim": 5, "tokens": 90, "items_without": 0,
-         "modalities": dict.fromkeys(("caption", "cover", "frame"),
-                                     {"tokens": 30, "items_without": 0})}
+        {"part": "content tokens", "dim": 5, "tokens": 90, "items_without": 0, "modalities": {
+            name: {"tokens": 30, "items_without": 0} for name in ("caption", "cover", "frame")
+        }}
     ]  # fmt: skip
 
 
