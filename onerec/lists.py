@@ -1,7 +1,6 @@
 """Generated lists of many users, in arrays: what a search gives, batch after batch put together."""
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -52,14 +51,14 @@ def stacked(parts: list[Generated], k: int, levels: int) -> Lists:
     )
 
 
-def at_least_one(**numbers: int) -> None:
+def at_least_one(**numbers: object) -> None:
     """Refuse, by its name, a number that a list cannot be asked with.
 
     Raises:
         DataError: a number is no whole one, or below 1.
     """
     for name, value in numbers.items():
-        if not isinstance(value, Integral) or isinstance(value, bool):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise DataError(f"{name}={value!r}: give a whole number of at least 1")
         if value < 1:
             what = "ask for at least one item" if name == "k" else "must be at least 1"
