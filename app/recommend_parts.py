@@ -170,11 +170,15 @@ def listed_item(view: selection.Selection, titles: dict[int, str], key: str) -> 
     item = view.item if view.item in titles else next(iter(titles), None)
     if item is None:
         return None
-    st.session_state[key] = item  # follows the shared selection, and sets it
-    st.selectbox(
-        "Explain item", list(titles), format_func=titles.get, key=key,
-        on_change=lambda: selection.choose(item=st.session_state[key]),
-    )  # fmt: skip
+    shown = f"{key}_shown"
+
+    def follow() -> None:
+        """Not where the browser, hurried from view to view, only says what it was given."""
+        if st.session_state[key] != st.session_state.get(shown):
+            selection.choose(item=st.session_state[key])
+
+    st.session_state[key] = st.session_state[shown] = item  # follows the shared selection, sets it
+    st.selectbox("Explain item", list(titles), format_func=titles.get, key=key, on_change=follow)
     return item
 
 

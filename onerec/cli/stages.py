@@ -193,6 +193,7 @@ def _recommend_all(run: str, path: Path, k: int, as_json: bool, compiled: bool) 
     from onerec.pipeline.everyone import recommend_all
     from onerec.train.distributed import joined
 
+    before = path.is_file()
     with joined() as processes, Bars(quiet=as_json or not processes.leads) as bars:
         written = recommend_all(
             run,
@@ -205,7 +206,8 @@ def _recommend_all(run: str, path: Path, k: int, as_json: bool, compiled: bool) 
     if not processes.leads:
         return
     resumed = f", {written.before:,} of them from an earlier call" if written.before else ""
-    text = f"{written.rows:,} rows for {written.users:,} users{resumed}: {written.path}"
+    anew = ", in place of the file that was there" if before else ""
+    text = f"{written.rows:,} rows for {written.users:,} users{resumed}: {written.path}{anew}"
     say(text, {**vars(written), "path": str(written.path)}, as_json)
 
 
@@ -269,6 +271,9 @@ def _lead(
         print_json(summary | ({"evaluate": measured} if measured else {}))
         return
     err.print(f"run {finished.name!r}: {status.state} ({finished.path})")
+    if stage == "recommend":
+        one = f"`onerec recommend --run {finished.name} --user ID` shows one person's"
+        err.print(f"lists of the test users: {finished.path}/recommendations.parquet; {one}")
     if finished.is_done("evaluate"):
         from onerec.explain.serving import metrics
 

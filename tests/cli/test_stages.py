@@ -106,7 +106,11 @@ def test_recommend_for_all_users_into_a_file(
     answer = cli(*command, "--json").json()
     assert (answer["users"], answer["rows"], answer["path"]) == (40, 120, str(out))
     assert len(pd.read_parquet(out)) == 120
-    assert "120 rows for 40 users" in cli(*command).out
+    again = " ".join(cli(*command).out.split())
+    assert "120 rows for 40 users" in again
+    assert "in place of the file that was there" in again
+    other = ("recommend", "--run", "first", "--all", "--out", tmp_path / "new.parquet")
+    assert "in place of" not in " ".join(cli(*other).out.split())
     check_refused(cli("recommend", "--run", "first", "--all"), "--all and --out FILE go together")
     check_refused(cli("recommend", "--run", "first", "--out", out), "go together")
     one = cli("recommend", "--run", "first", "--user", "u0", "--compile")
