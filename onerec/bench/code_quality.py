@@ -20,7 +20,8 @@ codes are what differs.
 Measures (`onerec.tokenizer.quality`): shares of categories and pairs are less what chance gives;
 `neighbours` are of the joined content that rq_kmeans quantises, `consumed` are Swing's pairs of the
 training rows, the same for all. `foretells` is each measure's rank correlation (Spearman) with
-recall@10 over the tokenizers, by seed, and over those without `shuffled`, which any measure tells.
+recall@10 over the tokenizers, by seed; over those without `shuffled`, which any measure tells; and
+over those that quantise the same vectors, as losses and sharing of others mean something else.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ from onerec.settings import listed, nearest
 from onerec.tokenizer.quality import code_quality, nearest_pairs
 
 PLAIN, SHUFFLED = "rq_kmeans", "shuffled"
+SAME_VECTORS = (PLAIN, "refined", "balanced", "rq_vae", "near_mean", "half", "quarter")
 QFORMERS = ("qformer", "qformer_consumed", "residual", "residual_consumed")
 KINDS = (
-    *(PLAIN, "refined", "balanced", "rq_vae", "near_mean", "half", "quarter"),
+    *SAME_VECTORS,
     *("content", "consumed", *QFORMERS, SHUFFLED),
 )
 PAIRS = (
@@ -169,11 +171,13 @@ def summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 told[name] = interval([one["measures"][name] for one in mine])
             kinds[kind] = told
     apart = [one for one in parts if one["kind"] != SHUFFLED]
+    same = [one for one in parts if one["kind"] in SAME_VECTORS]
     return {
         "kinds": kinds,
         "differences": differences(parts),
         "foretells": foretells(parts),
         "foretells_without_shuffled": foretells(apart),
+        "foretells_of_same_vectors": foretells(same),
     }
 
 
@@ -215,7 +219,7 @@ def table(result: Mapping[str, Any]) -> str:
     for kind, told in kinds.items():
         numbers = "".join(f"{told[name]['mean']:>16.4f}" for name in names)
         lines.append(f"{kind:<17}{told[RECALL]['mean']:>10.4f}{numbers}")
-    for title in ("foretells", "foretells_without_shuffled"):
+    for title in ("foretells", "foretells_without_shuffled", "foretells_of_same_vectors"):
         found = result[title]
         means = [f"{found[name]['mean']:.2f}" if name in found else "-" for name in names]
         lines.append(f"{title[:27]:<27}" + "".join(f"{mean:>16}" for mean in means))

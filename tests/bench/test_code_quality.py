@@ -77,6 +77,18 @@ def test_one_seed_has_no_interval_to_print() -> None:
     assert "nan" not in shown
 
 
+def test_what_foretells_is_told_of_tokenizers_of_the_same_vectors_too() -> None:
+    """`content` quantises other vectors: its loss is low, and its recall as well."""
+    values = {"rq_kmeans": (0.3, 0.2), "half": (0.2, 0.4), "content": (0.1, 0.1)}
+    parts = [
+        {"kind": kind, "seed": 0, RECALL: recall, "measures": {"loss": loss}}
+        for kind, (recall, loss) in values.items()
+    ]
+    told = summary(parts)
+    assert told["foretells_of_same_vectors"]["loss"]["mean"] == pytest.approx(-1)
+    assert told["foretells"]["loss"]["mean"] == pytest.approx(0.5)
+
+
 @pytest.mark.slow
 def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     make_world_dataset("small", WorldConfig(n_items=500, n_users=80), tmp_path)
