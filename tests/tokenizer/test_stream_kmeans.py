@@ -1,6 +1,9 @@
 """k-means over pieces: the in-memory one from the same start, whatever the pieces."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +104,46 @@ def test_three_levels_streamed_are_those_in_memory(init: str) -> None:
     for size in (100, 333):
         streamed = arrays(size)
         torch.testing.assert_close(streamed.codebooks, whole.codebooks, rtol=0, atol=1e-5)
+
+
+READS = """
+import resource, sys
+import numpy as np, torch
+from onerec.tokenizer.stream_kmeans import kmeans_stream
+
+path, rows, d = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def pieces(limit=rows):
+    with open(path, "rb") as file:
+        for begin in range(0, limit, 4096):
+            part = np.fromfile(file, np.float32, min(4096, limit - begin) * d)
+            yield torch.from_numpy(part.reshape(-1, d))
+
+def fit(limit):
+    return kmeans_stream(lambda: pieces(limit), 64, iterations=6,
+                         generator=torch.Generator().manual_seed(0))
+
+fit(20_000)  # libraries have their own buffers by then
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = fit(rows)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, found.inertia)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in KiB on Linux alone")
+def test_data_are_five_times_larger_than_the_memory_that_is_taken(tmp_path: Path) -> None:
+    """Peak memory of a process that streams a file, and the inertia of `kmeans` on all of it."""
+    rows, d = 400_000, 64
+    centres = 3 * randn(200, d, 1)
+    x = centres[torch.arange(rows) % 200] + randn(rows, d)
+    x.numpy().tofile(tmp_path / "x.f32")
+    words = [sys.executable, "-c", READS, str(tmp_path / "x.f32"), str(rows), str(d)]
+    told = subprocess.run(words, check=True, capture_output=True, text=True)
+    kib, inertia = told.stdout.split()
+    assert int(kib) * 1024 <= x.nbytes / 5
+    whole = kmeans(x, 64, iterations=6, generator=generator())
+    assert float(inertia) == pytest.approx(whole.inertia, rel=0.01)
 
 
 def test_says_what_cannot_be_clustered() -> None:
