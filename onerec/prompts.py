@@ -95,13 +95,14 @@ class Prompts:
         Raises:
             DataError: an item that the dataset does not hold, or one that was added later.
         """
-        for item in listed_ids(items, "item"):
+        wanted = listed_ids(items, "item")
+        for item in wanted:
             if str(item) in self.added:
                 raise DataError(
                     f"item {item!r} was added after training: it can be recommended, but the model "
                     "has not learned to read it; leave it out of the history or train again"
                 )
-        return [int(index) for index in self.setting.dataset.item_index(items)]
+        return [int(index) for index in self.setting.dataset.item_index(wanted)]
 
     def batch(self, histories: Sequence[History]) -> Batch:
         """What the model reads of histories, as `Contexts.batch` of logged ones."""

@@ -323,7 +323,9 @@ def _check_together(config: Recipe) -> None:
             f"align.users={config.align.users} is above train.batch_size="
             f"{config.train.batch_size}: groups are drawn for contexts of the batch"
         )
-    model, qformer = config.model, config.qformer
+    model, qformer, tokenizer = config.model, config.qformer, config.tokenizer
+    if tokenizer.cap != 1 and tokenizer.kind != "balanced":
+        raise RecipeError(f"tokenizer.cap={tokenizer.cap:g} is for tokenizer.kind=balanced")
     if qformer.steps and qformer.contrastive_weight + qformer.caption_weight == 0:
         raise RecipeError(
             f"qformer.steps={qformer.steps} needs qformer.contrastive_weight or "

@@ -73,6 +73,7 @@ def test_settings_are_set_by_path_and_keep_their_type() -> None:
             {"tokenizer.kind": "rqvae"},
             r"'rq_vae'\?\): needs rq_kmeans, refined, balanced, rq_vae",
         ),
+        ("tiny", {"tokenizer.cap": "1.2"}, "tokenizer.cap=1.2 is for tokenizer.kind=balanced"),
         ("tiny", {"tokenizer.policy": "nearest"}, "did you mean 'nearest_free'"),
         ("tiny", {"tokenizer.steps": "0"}, "tokenizer.steps=0: needs at least 1"),
         ("tiny", {"content.text": "minicpmv"}, "did you mean 'minicpm'"),

@@ -8,16 +8,11 @@ be balanced. Which of the two the paper means for its own items we do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from onerec.errors import RecipeError
 from onerec.tokenizer.balanced_kmeans import balanced_kmeans, check_balance
 from onerec.tokenizer.kmeans import KMeansResult
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
@@ -42,6 +37,7 @@ class BalancedRQKmeans(RQKmeans):
     """L codebooks whose clusters of the fitted items differ by one item, or keep the cap."""
 
     config: BalancedRQKmeansConfig
+    whole = "balanced"  # who gets a code depends on all other items
 
     def __init__(self, config: BalancedRQKmeansConfig) -> None:
         super().__init__(config)
@@ -60,18 +56,3 @@ class BalancedRQKmeans(RQKmeans):
     def fit_transform(self, x: Tensor) -> Tensor:
         """Learn from x (n, d) and return its balanced codes (n, L)."""
         return self._fit(x)
-
-    def fit_stream(
-        self,
-        arrays: Callable[[], Iterator[NDArray[np.floating[Any]]]],
-        device: torch.device | str = "cpu",
-    ) -> Self:
-        """Refused: who gets a code depends on all other items.
-
-        Raises:
-            RecipeError: always.
-        """
-        raise RecipeError(
-            "balanced codebooks cannot be fitted from a stream; give `fit` the vectors, or use "
-            "tokenizer.kind=rq_kmeans"
-        )

@@ -14,13 +14,9 @@ Shapes: n items, d dimensions, L levels, N codes per level, B paths, c rows of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from onerec.errors import RecipeError
@@ -56,6 +52,7 @@ class RefinedRQKmeans(RQKmeans):
     """L codebooks of N codes, fitted together. Works on the device of the vectors."""
 
     config: RefinedRQKmeansConfig
+    whole = "refined"  # the codes of all items are needed between two rounds
 
     def __init__(self, config: RefinedRQKmeansConfig) -> None:
         super().__init__(config)
@@ -80,21 +77,6 @@ class RefinedRQKmeans(RQKmeans):
         """The codes of x (n, d), fitted on or not: (n, L) int64 on the device of x."""
         check_rows(x, self.codebooks)
         return search(x, self.codebooks.to(x.device), self.config.paths)[0]
-
-    def fit_stream(
-        self,
-        arrays: Callable[[], Iterator[NDArray[np.floating[Any]]]],
-        device: torch.device | str = "cpu",
-    ) -> Self:
-        """Refused: the codes of all items are needed between two rounds.
-
-        Raises:
-            RecipeError: always.
-        """
-        raise RecipeError(
-            "refined codebooks cannot be fitted from a stream; give `fit` the vectors, or use "
-            "tokenizer.kind=rq_kmeans"
-        )
 
 
 def search(x: Tensor, codebooks: Tensor, paths: int) -> tuple[Tensor, float]:

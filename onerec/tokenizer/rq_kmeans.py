@@ -63,6 +63,9 @@ def fitted(part: Part | None) -> Part:
 class RQKmeans:
     """Residual k-means with L codebooks of N codes. Works on the device of the vectors."""
 
+    whole = ""
+    """What codebooks are called that need all items at once, so that no stream fits them."""
+
     def __init__(self, config: RQKmeansConfig) -> None:
         self.config = config
         self._codebooks: Tensor | None = None
@@ -133,9 +136,14 @@ class RQKmeans:
         cluster, see `stream_kmeans`), whatever m is.
 
         Raises:
-            RecipeError: fewer vectors than codes.
+            RecipeError: fewer vectors than codes, or a kind that needs all items at once.
             DataError: a value that is not finite, or arrays that differ from pass to pass.
         """
+        if self.whole:
+            raise RecipeError(
+                f"{self.whole} codebooks cannot be fitted from a stream; give `fit` the vectors, "
+                "or use tokenizer.kind=rq_kmeans"
+            )
         generator = torch.Generator().manual_seed(self.config.seed)
         books: list[Tensor] = []
 

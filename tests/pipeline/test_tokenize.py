@@ -156,6 +156,19 @@ def test_balanced_codes_of_a_run_are_balanced(home: Path) -> None:
         assert sorted(ids[name].value_counts()) == [7, 7, 8, 8]
 
 
+def test_a_run_keeps_its_cap_and_refined_codes_are_those_of_the_quantiser(home: Path) -> None:
+    capped = {"tokenizer.kind": "balanced", "tokenizer.cap": "1.2"}
+    ids = tokenized(home, capped).semantic_ids()
+    for name in ("code_1", "code_2"):
+        assert ids[name].value_counts().max() <= 9  # of 30 items on 4 codes, 7.5 in the mean
+    run = tokenized(home, {"tokenizer.kind": "refined"}, "y")
+    quantiser, vectors = trained_quantiser(run), run.vectors()
+    codes = quantiser.transform(torch.from_numpy(np.asarray(vectors, dtype=np.float32)))
+    assert type(quantiser).__name__ == "RefinedRQKmeans"
+    shown = run.semantic_ids()[["code_1", "code_2"]].to_numpy()
+    assert (codes.numpy() == shown).mean() > 0.95, "vectors are kept in half precision"
+
+
 def test_nearest_free_leaves_no_more_than_a_prefix_can_hold_and_says_so(home: Path) -> None:
     share = tokenized(home)
     free = tokenized(home, {"tokenizer.policy": "nearest_free"}, "y")
