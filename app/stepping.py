@@ -105,7 +105,10 @@ def live(toy: Toy, draw: Callable[[Any], None], at_once: int = 1) -> None:
     elif not toy.state.step:
         st.query_params.pop(toy.steps_key, None)
 
-    if st.session_state.get(toy.steered_key):
+    if toy.playing:
+        st.caption("The link, and a reload, know the step at which it stood still last: pause it "
+                   "first.")  # fmt: skip
+    elif st.session_state.get(toy.steered_key):
         st.caption(f"Settings were changed on the way. The link and the notebook cells make all "
                    f"{toy.state.step} steps with those of now, and may end elsewhere.")  # fmt: skip
 

@@ -76,7 +76,9 @@ def test_play_advances_by_itself_and_ends_when_all_is_done(open_page: Open) -> N
 
 def test_pause_holds_the_step(open_page: Open) -> None:
     app = press(open_page(), "codes_play")
+    assert "know the step at which it stood still last" in said(app)
     press(app, "codes_pause")
+    assert "stood still last" not in said(app)
     held = numbers(app)["Step"]
     assert int(held) >= 1
     app.run()
