@@ -17,6 +17,7 @@ import places
 import selection
 import streamlit as st
 import tour
+import words as meanings
 
 from onerec import plain
 from onerec.errors import OneRecError
@@ -38,10 +39,14 @@ MODELS = {
 INK = {"light": "#3B424A", "dark": "#D8DCE0"}
 
 
-def head(title: str, question: str) -> selection.Selection:
-    """The page's title, the question it answers, and what of the URL could not be followed."""
+def head(title: str, question: str, words: Sequence[str] = ()) -> selection.Selection:
+    """The page's title, the question it answers, and what of the URL could not be followed.
+
+    What `words` mean, see `words.TERMS`, is a click away.
+    """
     st.title(title)
     st.markdown(question)
+    meanings.shown(words)
     st.session_state["page_widgets"] = []
     tour.banner()
     view = selection.current()

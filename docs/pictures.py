@@ -16,6 +16,7 @@ sys.path.insert(0, str(DOCS.parent / "tests" / "browser"))
 from app_server import ROOT, serve, settled  # noqa: E402
 
 SIZE = {"width": 1320, "height": 900}
+CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser")
 COLOURS = 256  # of a palette: a quarter of the bytes, and no difference to see
 # name: the page's address
 TAKEN = {
@@ -37,7 +38,7 @@ def take(page: Page, url: str) -> Image.Image:
 
 
 def main() -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    chromium = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         where = Path(folder)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

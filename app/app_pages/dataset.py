@@ -34,7 +34,10 @@ SAY = {
 view = widgets.head(
     "What happened on the platform",
     "Who watched what, when, and what they did with it: everything that the model will know.",
-)
+    words=(
+        "behaviour", "held out", "popularity", "split", "vector",
+    ),
+)  # fmt: skip
 views = ["Overview", "One user", "Columns"] + ["Import"] * selection.shown("import")
 part = widgets.options("Show", views, "dataset_view")
 if part == "Import":

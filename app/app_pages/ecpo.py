@@ -31,7 +31,11 @@ view = widgets.head(
     "An item that beats its group is made likelier, one that loses to it less likely: but only as "
     "far as the objective lets it. The ratio says how far the model has moved since the item was "
     "drawn. There is **one ratio per item**, of all its codes together, not one per code.",
-)
+    words=(
+        "advantage", "clipping", "ECPO", "gradient", "group", "GRPO", "importance ratio", "KL",
+        "ln p", "policy", "reward",
+    ),
+)  # fmt: skip
 
 
 def objectives() -> list[str]:

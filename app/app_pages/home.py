@@ -23,7 +23,11 @@ view = widgets.head(
     "From raw logs to recommendations",
     "OneRec gives every item a short name of code words and learns to **say** the name of what a "
     "person will watch next. This page shows each stage of one run, with its numbers.",
-)
+    words=(
+        "semantic ID", "code", "recall@10", "ndcg@10", "coverage", "baseline", "reward",
+        "alignment", "held out",
+    ),
+)  # fmt: skip
 
 demo = next((name for name in places.run_infos() if places.read_only(name)), None)
 with st.container(horizontal=True):

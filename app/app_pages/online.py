@@ -18,7 +18,10 @@ view = widgets.head(
     "Serve, collect, learn, serve again",
     "A recommender changes what people do, and learns from what they do. Does it get better when "
     "it learns from its own feedback, and from which part of it?",
-)
+    words=(
+        "ECPO", "interval", "policy", "reward", "round", "RSFT",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view)
 st.markdown(stream_form.WHAT)
 reward_controls.needs_reward(view, run)

@@ -11,7 +11,12 @@ widgets.head(
     "Two ideas, small enough to watch",
     "How does an item get its **code words**, and how do **experts** divide work? Press Step and "
     "look at what moves. Every slider acts at once, also while it plays.",
-)
+    words=(
+        "code", "centroid", "codebook", "collapse", "entropy", "expert", "k-means",
+        "learning rate", "level", "load", "loss", "MaxVio", "nats", "perplexity", "residual",
+        "router", "RQ-Kmeans",
+    ),
+)  # fmt: skip
 part = widgets.options("Show", list(PARTS), "playground_view")
 PARTS[part]()
 if part == "Codes":

@@ -17,7 +17,11 @@ view = widgets.head(
     "What would this person watch next?",
     "The history that the model was given, the list it generated, and a baseline beside it. "
     "**✓** marks what the person really went on to watch.",
-)
+    words=(
+        "alignment", "attention", "baseline", "beam", "code", "expert", "gradient", "held out",
+        "level", "ln p", "nats", "P-Score", "prefix", "temperature", "token", "trie",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view, "recommend")
 user = recommend_parts.person(view, run)
 part = widgets.options("Show", VIEWS, "recommend_view")

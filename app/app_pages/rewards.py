@@ -21,7 +21,10 @@ view = widgets.head(
     "What an item is worth",
     "A generated item needs a reward before the model can learn from it. Which behaviours can be "
     "foretold, how do they become one number, and what would another mixture prefer?",
-)
+    words=(
+        "baseline", "behaviour", "interval", "P-Score", "reward", "tower",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view)
 command = places.command(f"runs show {run.name} --json", run)
 

@@ -16,7 +16,11 @@ view = widgets.head(
     "One policy step, group by group, item by item",
     "For each of some users the model draws a group of items. Rewards score them, the advantage "
     "compares each with its group, and the objective decides how hard each may push the model.",
-)
+    words=(
+        "advantage", "ECPO", "group", "importance ratio", "log-probability", "policy", "reward",
+        "P-Score", "level",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view)
 command = places.command(f"runs show {run.name} --json", run)
 lines = training.latest(run, "align").get("step", 0)  # grows while the run is being aligned

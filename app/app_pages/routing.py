@@ -20,7 +20,10 @@ view = widgets.head(
     "Which experts see which tokens?",
     "A layer with experts sends each token to a few of them. Are all experts busy, does each have "
     "a field of its own, and what is lost without one?",
-)
+    words=(
+        "collapse", "entropy", "expert", "level", "load", "MaxVio", "router", "token",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view)
 routing_parts.needs_experts(view, run)
 command = places.command(f"runs show {run.name} --json", run)

@@ -16,7 +16,10 @@ view = widgets.head(
     "Which run is better, and what was different?",
     "All runs in one table. Choose two or more: their curves over one another, their results with "
     "intervals, and only the settings that differ.",
-)
+    words=(
+        "coverage", "interval", "loss", "ndcg@10", "recall@10", "recipe",
+    ),
+)  # fmt: skip
 infos = places.run_infos()
 if not infos:
     widgets.needs_run(view)

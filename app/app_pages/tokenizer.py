@@ -19,7 +19,12 @@ view = widgets.head(
     "How items become code words",
     "Each item is named by a few codes, coarse to fine. Are all codes used, do different items get "
     "different names, and do similar items get similar ones?",
-)
+    words=(
+        "code", "codebook", "centroid", "entropy", "k-means", "level", "nats", "perplexity",
+        "popularity", "principal components", "purity", "quantiser", "relative error",
+        "residual", "RQ-Kmeans", "RQ-VAE", "semantic ID", "UMAP", "utilisation", "vector",
+    ),
+)  # fmt: skip
 run = widgets.needs_run(view, "tokenize")
 command = places.command(f"runs show {run.name} --json", run)
 
