@@ -68,6 +68,7 @@ def test_a_click_on_the_map_shows_the_item(visit: Visit) -> None:
     page = visit("tokenizer")
     point = page.locator(".js-plotly-plot .scatterlayer .point").nth(3)
     expect(point).to_be_visible()
+    point.scroll_into_view_if_needed()
     centre(page, point.bounding_box())
     expect(page.get_by_test_id("stSidebar").get_by_label("Item", exact=True)).not_to_have_value("")
     expect(page.get_by_text("nearest to", exact=False).first).to_be_visible()
