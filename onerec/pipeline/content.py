@@ -117,13 +117,18 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
             aligned = align_content(setting, joined, watch.device, watch.tell, watch.step)
             qformer = aligned.qformer
             said = [
-                {"part": one.name, "dim": one.content.dim, **_counted(one), **one.more}
+                {"part": one.name, "dim": one.content.dim, **_count(one.content.mask), **one.more}
                 for one in sources
             ]
             add(QFORMER, aligned.vectors, sources[0].weight, {"reads": said, **aligned.report})
     else:
         for one in sources:
-            add(one.name, _pooled(setting, one), one.weight, {**_counted(one), **one.more})
+            add(
+                one.name,
+                _pooled(setting, one),
+                one.weight,
+                {**_count(one.content.mask), **one.more},
+            )
     if content.behaviour_weight > 0:
         add(CO_CONSUMPTION, _co_consumption(setting), content.behaviour_weight, {})
     if not parts:
@@ -155,8 +160,7 @@ def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
     own = _own_tokens(setting) if content.tokens_weight > 0 else None
     reads_images = content.text == "minicpm"
     if own is not None:
-        told = _by_modality(setting)
-        found.append(TokenSource(OWN_TOKENS, own, content.tokens_weight, told))
+        found.append(own)
         reads_images = False
     elif content.text != "none" and content.text_weight > 0:
         text = _text_tokens(setting, watch)
@@ -168,8 +172,8 @@ def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
     return found
 
 
-def _own_tokens(setting: Setting) -> Precomputed | None:
-    """The tokens that came with the dataset."""
+def _own_tokens(setting: Setting) -> TokenSource | None:
+    """The tokens that came with the dataset; what each modality has is told where there are two."""
     own = setting.dataset.content()
     if own is None:
         return None
@@ -180,16 +184,11 @@ def _own_tokens(setting: Setting) -> Precomputed | None:
             f"{setting.dataset.path / 'content.safetensors'}: a content token of item {item} is "
             "not finite; mend it or mask it out, or set content.tokens_weight=0"
         )
-    return Precomputed(own.tokens, own.mask, "the dataset's own")
-
-
-def _by_modality(setting: Setting) -> dict[str, Any]:
-    """What each modality of the dataset's own tokens has, and how many items lack it."""
-    own = setting.dataset.content()
-    if own is None or len(own.names) < 2:
-        return {}
+    tokens = Precomputed(own.tokens, own.mask, "the dataset's own")
     masks = {name: own.mask[:, own.modality == place] for place, name in enumerate(own.names)}
-    return {"modalities": {name: _count(mask) for name, mask in masks.items()}}
+    told = {"modalities": {name: _count(mask) for name, mask in masks.items()}}
+    weight = setting.recipe.content.tokens_weight
+    return TokenSource(OWN_TOKENS, tokens, weight, told if len(masks) > 1 else {})
 
 
 def _text_tokens(setting: Setting, watch: Watch) -> TokenSource | None:
@@ -293,12 +292,8 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
     return told
 
 
-def _counted(source: TokenSource) -> dict[str, int]:
-    """Tokens of all items, and how many items have none of this source."""
-    return _count(source.content.mask)
-
-
 def _count(mask: NDArray[np.bool_]) -> dict[str, int]:
+    """Tokens of all items (n, N_M), and how many items have none."""
     return {"tokens": int(mask.sum()), "items_without": int((~mask.any(axis=1)).sum())}
 
 
