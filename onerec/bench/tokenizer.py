@@ -45,7 +45,7 @@ from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
 from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
-from onerec.common import generator, set_threads
+from onerec.common import generator, pick_device, set_threads
 from onerec.errors import DataError, OneRecError
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeans, BalancedRQKmeansConfig
 from onerec.tokenizer.content import join_vectors, mean_pool
@@ -136,7 +136,7 @@ def _by_level(kind: str, x: Tensor, size: Size, seed: int) -> RQKmeans:
             book = residual[permutation(len(x), random, x.device)[: size.codes]].clone()
         else:
             begin = start(residual, size.codes, random, config.init)
-            book = faiss_kmeans(residual, begin, config.iterations)
+            book = faiss_kmeans(residual.cpu(), begin.cpu(), config.iterations).to(x.device)
         residual -= book[assign(residual, book)]
         books.append(book)
     return RQKmeans.from_state(config, {"codebooks": torch.stack(books)})
@@ -149,6 +149,7 @@ def measure(kind: str, x: Tensor, size: Size, seed: int) -> dict[str, Any]:
     seen, unseen = x[order[held_out:]], x[order[:held_out]]
     begun = time.perf_counter()
     quantiser, codes = fitted(kind, seen, size, seed)
+    codes.cpu()  # a GPU has worked them out
     seconds = time.perf_counter() - begun
     told = quantisation_report(seen, codes, quantiser.codebooks, quantiser.decode)
     other = quantiser.transform(unseen)
@@ -283,8 +284,9 @@ def run(
     world_size: Size = Size(codes=1024),
     threads: int | None = None,
     kinds: Sequence[str] = KINDS,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """The benchmark's JSON; `world` 0 leaves the world out.
+    """The benchmark's JSON; on the CPU but for another `device`; `world` 0 leaves the world out.
 
     Raises:
         OneRecError: nothing to measure, or fewer than one seed.
@@ -292,17 +294,19 @@ def run(
     if seeds < 1 or (vectors is None and world < 1):
         raise OneRecError("nothing to measure; give --vectors FILE.npy or --world ITEMS, --seeds 1")
     set_threads(threads)
-    inputs: dict[str, Any] = {}
+    device, inputs = device or torch.device("cpu"), dict[str, Any]()
     if vectors is None:
         inputs["vectors_are_absent"] = "give --vectors FILE.npy, such as embeddings of items' texts"
     else:
-        inputs["vectors"] = compare(read_vectors(vectors), vector_size, seeds, kinds)
+        inputs["vectors"] = compare(read_vectors(vectors).to(device), vector_size, seeds, kinds)
     if world:
-        inputs["world"] = compare(world_vectors(world), world_size, seeds, kinds)
+        inputs["world"] = compare(world_vectors(world).to(device), world_size, seeds, kinds)
     return {
         "benchmark": "tokenizer",
         "commit": commit(),
-        "device": f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{cpu_name()}, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__},
         "seeds": seeds,
         "held_out": HELD_OUT,
@@ -349,6 +353,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--most-steps", type=int, default=32_000)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto; faiss stays on the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="also write it to this file")
     asked = parser.parse_args(words)
@@ -363,6 +368,7 @@ def main(words: Sequence[str] | None = None) -> None:
         world_size=replace(size, codes=1024),
         threads=asked.threads,
         kinds=asked.kinds,
+        device=pick_device(asked.device),
     )
     if asked.out is not None:
         write(result, asked.out)
