@@ -1,6 +1,6 @@
 """Attention by whatever kernel is the fastest for what is asked.
 
-Masked or whole by torch's or cuDNN's; over sequences one after another by flash attention; a
+Masked by torch's, whole by cuDNN's; over sequences one after another by flash attention; a
 handful of positions written out, where a compiler makes one pass of it.
 
 Shapes: B batch, T positions or tokens, S encoder states, Q queries, H heads, Dh width of a head, D
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 from onerec.model.packing import Mask, Packing, Segments
@@ -24,6 +25,9 @@ Cache = list[list[KeyValue]]  # of each decoder layer, position after position
 FEW = 8  # positions that are too few for a kernel of attention
 WIDEST = 256  # a head of flash attention
 CUDNN_HEAD = 128  # the widest head of cuDNN's attention
+MASKED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Who attends where something is hidden and a GPU trains: of scores in the thousands, as a QFormer
+without norms comes to make them, cuDNN's gradient is not a number (torch 2.11, H200)."""
 
 
 @dataclass
@@ -69,6 +73,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
                 0
             ]
             return whole
+        if mask is not None and q.is_cuda and torch.is_grad_enabled():
+            with sdpa_kernel(MASKED):
+                return F.scaled_dot_product_attention(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():

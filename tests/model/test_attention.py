@@ -32,6 +32,19 @@ def test_attention_without_gradients_equals_attention_with_them(masked):
         torch.testing.assert_close(attend(q, k, v, mask), expected)
 
 
+def test_masked_scores_in_the_thousands_have_a_gradient():
+    """cuDNN's is not a number: three trainings with a long history ended of it, at step 500."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    random = torch.Generator().manual_seed(0)
+    q = 150 * torch.randn(64, 4, 32, 24, generator=random)
+    k, v = (2 * torch.randn(64, 4, 64, 24, generator=random) for _ in range(2))
+    q, k, v = (x.to(device, torch.bfloat16).requires_grad_() for x in (q, k, v))
+    mask = (torch.arange(64) < torch.arange(1, 65)[:, None])[:, None, None].to(device)
+    y = attend(q, k, v, mask)
+    for gradient in torch.autograd.grad(y, (q, k, v), torch.ones_like(y)):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_handful_of_positions_written_out_gives_the_same_values_and_gradients(masked):
     torch.manual_seed(3)
