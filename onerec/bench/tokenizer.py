@@ -23,13 +23,15 @@ them; with the first seed the steps double until the held-out loss falls by less
 elapsed time of the last such fit. `claims` are differences by seed, RQ-Kmeans against that
 RQ-VAE whose held-out loss is lowest; a claim holds where the interval says so. `claims_near_mean`
 and `claims_refined` are those of these kinds. `balance` says what even use costs: `extra_error`,
-the loss over that of rq_kmeans less 1, by seed, and entropies as shares of ln N.
+the loss over that of rq_kmeans less 1, by seed, and entropies as shares of ln N. Each fit is told
+on stderr as it ends: a call that is cut has said what it found.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -155,6 +157,8 @@ def measure(kind: str, x: Tensor, size: Size, seed: int) -> dict[str, Any]:
     other = quantiser.transform(unseen)
     held = quantisation_report(unseen, other, quantiser.codebooks, quantiser.decode)
     ids = make_semantic_ids(codes, quantiser.sizes)
+    loss, steps = held["relative_reconstruction_loss"], f", {size.steps} steps" * (kind in VAES)
+    print(f"{kind}, seed {seed}{steps}: {loss:.4f}, {seconds:.0f} s", file=sys.stderr, flush=True)
     return {
         "reconstruction_loss": told["relative_reconstruction_loss"],
         "held_out_loss": held["relative_reconstruction_loss"],

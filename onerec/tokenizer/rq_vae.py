@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from onerec.errors import RecipeError, RunError
 from onerec.loop import EpochRows, StepResult, Trainee, loop
+from onerec.tokenizer.distances import nearest
 from onerec.tokenizer.kmeans import assign, check_vectors
 from onerec.tokenizer.rq_kmeans import (
     ROWS,
@@ -124,7 +125,7 @@ def quantise(latent: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor, Tensor,
     codebook = commitment = latent.new_zeros(())
     codes = []
     for book in codebooks:
-        own = assign(residual.detach().float(), book.detach().float())  # (B,)
+        own = nearest(residual.detach().float(), book.detach().float())[0]  # (B,)
         entry = book[own]  # (B, E)
         codebook = codebook + (residual.detach() - entry).square().sum(1).mean()
         commitment = commitment + (residual - entry.detach()).square().sum(1).mean()

@@ -159,7 +159,9 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     np.save(file, items(400).numpy().repeat(2, axis=0))
     words = ["--world", "0", "--seeds", "1", "--kinds", "rq_kmeans", "random"]
     tokenizer.main(["--vectors", str(file), *words, "--threads", "1", "--out", str(out)])
-    assert "rq_kmeans" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "rq_kmeans" in said.out
+    assert "rq_kmeans, seed 0: 0." in said.err  # a call that is cut has told what it found
     told = json.loads(out.read_text())
     assert told["vectors"]["setting"] == {"items": 800, "dim": 6, "levels": 3, "codes": 256}
     assert told["vectors"]["rq_kmeans"]["collision_rate"]["mean"] > 0.5  # every item is there twice
