@@ -100,7 +100,7 @@ def recommend_command(
     ] = None,
     compiled: Annotated[
         bool,
-        typer.Option("--compile", help="With --all on a GPU: minutes of waiting, then faster."),
+        typer.Option("--compile", help="With --all on a GPU: for large models and many users."),
     ] = False,
     without_tag: Annotated[
         list[str] | None, typer.Option(help="With --user: a tag that is off; may be repeated.")
