@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import live_model
 import pytest
 import recommend_edit
+import recommend_parts
 from streamlit.testing.v1 import AppTest
 
 APP = Path(__file__).resolve().parents[2] / "app"
@@ -421,3 +424,21 @@ def test_what_a_link_asks_in_vain_is_said(
     """It fell back without a word."""
     view = query.pop("recommend_view", "Edit")
     assert f"to “{value}”" in said(live(open_page, trained, view, **query, **{key: value}))
+
+
+def test_an_item_is_chosen_by_whoever_looks_and_not_by_the_browser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hurried from view to view the browser sends back the item that it was given."""
+    given, chosen = dict[str, Any](), []
+    state = dict[str, Any]()
+    monkeypatch.setattr(recommend_parts.st, "session_state", state)
+    monkeypatch.setattr(recommend_parts.st, "selectbox", lambda *_, **asked: given.update(asked))
+    monkeypatch.setattr(recommend_parts.selection, "choose", lambda **what: chosen.append(what))
+    view = SimpleNamespace(item=7)
+    assert recommend_parts.listed_item(view, {5: "five", 7: "seven"}, "explained") == 7
+    given["on_change"]()  # the selection is still what the page put there
+    assert chosen == []
+    state["explained"] = 5
+    given["on_change"]()
+    assert chosen == [{"item": 5}]

@@ -91,6 +91,26 @@ def test_edit_a_history_and_take_it_back(page: Page, real_server: Server) -> Non
     expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
 
 
+def test_back_from_another_person_is_one_step(page: Page, real_server: Server) -> None:
+    page.goto(f"{real_server.url}/recommend?item=3")
+    settled(page)
+    chooser = page.get_by_text("choose another")
+    first = chooser.inner_text()
+    chooser.click()
+    table = page.locator("[class*=st-key-people]").get_by_test_id("stDataFrame")
+    at_rest(page, table)
+    table.click(position={"x": 18, "y": 87})  # the box of the second person
+    expect(page).to_have_url(re.compile(r"[?&]user=\d+"))
+    settled(page)
+    expect(page).to_have_url(re.compile(r"[?&]item=3"))
+    expect(chooser).not_to_have_text(first)
+    page.go_back()
+    expect(page).not_to_have_url(re.compile(r"[?&]user=\d+"))
+    settled(page)
+    expect(chooser).to_have_text(first)
+    expect(page).to_have_url(re.compile(r"[?&]item=3"))
+
+
 def test_edits_survive_a_look_at_another_view(page: Page, real_server: Server) -> None:
     opened(page, real_server, "Edit")
     field = page.get_by_label("Edits", exact=True)
