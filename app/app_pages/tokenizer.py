@@ -105,7 +105,8 @@ elif part == "Tree":
     weight = WEIGHTS[widgets.options("Size by", list(WEIGHTS), "tree_weight")]
     widgets.show(
         run, tokens.code_tree, draw.code_tree,
-        key="tree", command=command, reading={"prefix": prefix, "weight": weight}, pick=pick_code,
+        key="tree", command=command, pick=pick_code,
+        reading={"prefix": prefix, "weight": weight, "chosen": view.item},
         say="Read it from left to right: first code, second code, and so on, down to the items. "
         "Click a box to look inside it. The box of the other codes is no larger than its largest "
         "neighbour; to look inside one of them, write its number under Code, at the side.",

@@ -23,7 +23,9 @@ LEVEL_COLUMNS = (
     *("level", "size", "used", "utilisation", "dead_codes", "entropy_nats", "max_entropy_nats"),
     *("entropy_share", "perplexity", "residual_norm", "variance_explained"),
 )
-TREE_COLUMNS = (*("id", "parent", "label", "level", "codes", "item", "items", "weight", "other"),)
+TREE_COLUMNS = (
+    *("id", "parent", "label", "level", "codes", "item", "items", "weight", "other", "chosen"),
+)
 
 
 def code_columns(frame: pd.DataFrame) -> list[str]:
@@ -143,17 +145,19 @@ def code_tree(
     top: int = 8,
     items: int = 6,
     weight: Literal["items", "popularity"] = "items",
+    chosen: int | None = None,
 ) -> pd.DataFrame:
     """The tree of codes below `prefix` as rows for an icicle; small branches are joined.
 
     Below each node the `top` heaviest codes stand alone and the rest is one row with `other` true;
     below a full code the `items` most popular items. A row's weight is the sum of its children's.
     `level` is 0 for the root, the level of a code, or L + 1 for an item; `item` is -1 for a code.
+    An item that is `chosen` is never joined: rows below the root that lead to it say so.
     """
     ids = run.semantic_ids()
     if ids.empty:
         return empty(TREE_COLUMNS)
-    ids = ids[_mask(ids, prefix)]
+    ids = ids[_mask(ids, prefix)].assign(chosen=lambda frame: frame["item"] == chosen)
     named = dict(zip(ids["item"], titles(run.dataset_folder, ids["item"].tolist()), strict=True))
     w = 1 if weight == "items" else ids["popularity"]
     ids = ids.assign(title=ids["item"].map(named), w=w)
@@ -163,7 +167,10 @@ def code_tree(
     total = int(ids["w"].sum())
     rows.append((root, "", label, len(prefix), text_of(prefix), -1, len(ids), total, False))
     _grow(ids, list(map(int, prefix)), root, code_columns(ids), top, items, rows)
-    return pd.DataFrame(rows, columns=list(TREE_COLUMNS))
+    tree = pd.DataFrame(rows, columns=list(TREE_COLUMNS[:-1]))
+    end = "/".join(tree.loc[tree["item"] == chosen, "id"]) if chosen is not None else ""
+    led = [f"{end}/".startswith(f"{node}/") and node != root for node in tree["id"]]
+    return tree.assign(chosen=led)
 
 
 def _grow(
@@ -180,10 +187,12 @@ def _grow(
     if depth == len(names):
         _leaf(ids, prefix, parent, items, rows)
         return
-    groups = ids.groupby(names[depth]).agg(items=("item", "size"), w=("w", "sum"))
+    found = ids.groupby(names[depth])
+    groups = found.agg(items=("item", "size"), w=("w", "sum"), chosen=("chosen", "any"))
     groups = groups.rename_axis("code").reset_index()
     groups = groups.sort_values(["w", "items", "code"], ascending=[False, False, True])
-    for code, size, weight in groups.head(top).itertuples(index=False):
+    apart = groups.pop("chosen").to_numpy() | (np.arange(len(groups)) < top)
+    for code, size, weight in groups[apart].itertuples(index=False):
         codes, node = [*prefix, int(code)], f"{parent}/{int(code)}"
         rows.append(
             (
@@ -199,7 +208,7 @@ def _grow(
             )
         )
         _grow(ids[ids[names[depth]] == code], codes, node, names, top, items, rows)
-    rest = groups.iloc[top:]
+    rest = groups[~apart]
     if len(rest):
         own = int(rest["items"].sum())
         label = f"{len(rest)} other code{'s' * (len(rest) > 1)}: {own:,} item{'s' * (own > 1)}"
@@ -211,7 +220,7 @@ def _leaf(
     ids: pd.DataFrame, prefix: list[int], parent: str, limit: int, rows: list[tuple[Any, ...]]
 ) -> None:
     """Append the items of one full code."""
-    ids = ids.sort_values(["popularity", "item"], ascending=[False, True])
+    ids = ids.sort_values(["chosen", "popularity", "item"], ascending=[False, False, True])
     level, text = len(prefix) + 1, text_of(prefix)
     for item, title, weight in ids.head(limit)[["item", "title", "w"]].itertuples(index=False):
         rows.append(

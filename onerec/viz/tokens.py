@@ -223,7 +223,8 @@ def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
 def code_tree(frame: pd.DataFrame) -> go.Figure:
     """An icicle: codes of level 1, below them those of level 2, ..., at the end the items.
 
-    `ids` are the rows' ids; customdata[0] is the code as text, customdata[1] the item or -1.
+    `ids` are the rows' ids; customdata[0] is the code as text, customdata[1] the item or -1. Rows
+    that lead to a chosen item have an outline.
     """
     if frame.empty:
         return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "code_tree")
@@ -236,6 +237,9 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         first = children.iloc[0]
         share = first["weight"] / root["weight"]
         finding += f"; the fullest branch, {first['label']}, holds {theme.percent(share)}"
+    way = frame[frame["chosen"]]
+    if len(way):
+        finding += f"; the chosen item is in {theme.drawn(way['label'].iloc[0])}"
     fig = theme.figure(
         title=finding,
         alt=f"A tree of codes from left to right. {len(branches)} branches below "
@@ -244,7 +248,9 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         how="Branches of one parent are as wide as their weights; a weight is the sum of those "
         "below. Small branches are joined, and the joined one is drawn no wider than the widest "
         f"beside it: its label has the number. Here the root weighs {root['weight']:,} "
-        f"({theme.count(root['items'], 'item')}). A click opens a branch.",
+        f"({theme.count(root['items'], 'item')}). A click opens a branch."
+        + " The outline leads to the chosen item."
+        * bool(len(way)),
         height=460,
         legend=False,
         key=f"tree-{root['id']}",
@@ -260,7 +266,10 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         branchvalues="remainder",
         maxdepth=3 if len(frame) > 300 else 4,  # below, a click shows more
         tiling={"orientation": "h", "pad": 2},
-        marker={"colors": _tree_colours(frame), "line": {"width": 0}},
+        marker={
+            "colors": _tree_colours(frame),
+            "line": {"width": [4 * int(way) for way in frame["chosen"]], "color": theme.ORANGE},
+        },
         textfont={"size": 13, "color": "white"},
         hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>%{customdata[2]:,} items, "
         "weight %{customdata[4]:,}<extra></extra>",

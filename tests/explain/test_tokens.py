@@ -64,6 +64,24 @@ def test_each_branch_weighs_what_its_children_weigh(run: Run, weight: str, top: 
     assert (below["n"] - below["o"] <= max(top, 2)).all()
 
 
+def test_a_chosen_item_is_never_joined_and_the_way_to_it_is_told(run: Run) -> None:
+    frame = tokens.code_tree(run, top=1, items=1)
+    item = next(i for i in range(fake_run.ITEMS) if i not in set(frame["item"]))
+    codes = tokens.codes_of(run, item)
+    tree = tokens.code_tree(run, top=1, items=1, chosen=item)
+    way = tree.loc[tree["chosen"], "id"].tolist()
+    path = "all/" + "/".join(map(str, codes))
+    assert way[0] == f"all/{codes[0]}"
+    assert way[-1] == f"{path}/item {item}"
+    assert len(way) == len(codes) + 1
+    assert tree["weight"].iloc[0] == frame["weight"].iloc[0]
+    assert not frame["chosen"].any()
+    below = tokens.code_tree(run, prefix=codes[:1], chosen=item)
+    assert below.loc[below["chosen"], "id"].tolist()[0] == f"all/{codes[0]}/{codes[1]}"
+    elsewhere = next(code for code in range(9) if code != codes[0])
+    assert not tokens.code_tree(run, prefix=(elsewhere,), chosen=item)["chosen"].any()
+
+
 def test_a_tree_below_a_prefix_holds_only_its_items(run: Run) -> None:
     frame = tokens.code_tree(run, prefix=(1,), items=100)
     found = set(frame.loc[frame["item"] >= 0, "item"])

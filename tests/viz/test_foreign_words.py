@@ -65,7 +65,7 @@ def _lift() -> pd.DataFrame:
 def _tree() -> pd.DataFrame:
     root = {"id": "r", "parent": "", "codes": "", "label": "all", "level": 0, "item": -1}
     leaf = {"id": "l", "parent": "r", "codes": "3", "label": WORDS, "level": 1, "item": 1}
-    return pd.DataFrame([root, leaf]).assign(items=1, weight=1, other=False)
+    return pd.DataFrame([root, leaf]).assign(items=1, weight=1, other=False, chosen=False)
 
 
 def _beam() -> pd.DataFrame:

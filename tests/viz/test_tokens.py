@@ -71,6 +71,16 @@ def test_the_tree_is_an_icicle_whose_branches_add_up(run: Run) -> None:
     assert theme.title(below).startswith("12 items below code 2; the fullest branch, 0,")
 
 
+def test_the_way_to_the_chosen_item_has_an_outline(run: Run) -> None:
+    frame = explain.code_tree(run, chosen=3)
+    fig = viz.code_tree(frame)
+    wide = fig.data[0].marker.line.width
+    assert [bool(one) for one in wide] == frame["chosen"].tolist()
+    assert "outline leads" in theme.how(fig)
+    assert theme.title(fig).endswith(f"; the chosen item is in {explain.codes_of(run, 3)[0]}")
+    assert "outline" not in theme.how(viz.code_tree(explain.code_tree(run)))
+
+
 def test_the_joined_branch_leaves_room_for_the_others() -> None:
     """Once 120 joined codes of 128 took nine tenths of the picture and no label could be read."""
     rows = [("all", "", 100, False), ("all/1", "all", 6, False), ("all/2", "all", 4, False)]
