@@ -261,14 +261,19 @@ class SentenceEmbeddings:
         result: list[Floats] = [np.zeros((0, self.dim), dtype=np.float32) for _ in texts]
         some = [i for i, text in enumerate(texts) if text.strip()]
         if some:
-            found = self._load().encode(
+            # As it is, padding included: where the library cuts it off, it asks a GPU word by word.
+            rows = self._load().encode(
                 [texts[i] for i in some],
                 batch_size=self._batch_size,
-                output_value="token_embeddings",
+                output_value=None,
                 show_progress_bar=False,
             )
-            for i, one in zip(some, found, strict=True):
-                result[i] = one.float().cpu().numpy()
+            states = torch.cat([row["token_embeddings"] for row in rows]).float().cpu().numpy()
+            mask = torch.cat([row["attention_mask"] for row in rows]).cpu().numpy()
+            ends = np.cumsum([len(row["attention_mask"]) for row in rows])[:-1]
+            parts = zip(np.split(states, ends), np.split(mask, ends), strict=True)
+            for i, (one, there) in zip(some, parts, strict=True):
+                result[i] = one[: int(np.flatnonzero(there)[-1]) + 1].copy()
         return result
 
     def _load(self) -> Any:

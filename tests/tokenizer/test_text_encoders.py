@@ -112,9 +112,16 @@ class FakeModel:
     def get_embedding_dimension(self) -> int:
         return 3
 
-    def encode(self, texts: list[str], output_value: str = "", **_: object) -> object:
-        if output_value == "token_embeddings":  # one state of each character
-            return [torch.full((len(text), 3), float(ord(text[0]))) for text in texts]
+    def encode(self, texts: list[str], output_value: str | None = "", **_: object) -> object:
+        if output_value is None:  # one state of each character, and padding up to the longest text
+            most = max(map(len, texts))
+            return [
+                {
+                    "token_embeddings": torch.full((most, 3), float(ord(text[0]))),
+                    "attention_mask": (torch.arange(most) < len(text)).long(),
+                }
+                for text in texts
+            ]
         return np.array([[len(text)] * 3 for text in texts], dtype=np.float32)
 
 
@@ -199,6 +206,14 @@ def test_states_of_the_carried_model_have_the_vector_of_the_text_as_their_mean()
     assert states.shape == (5, 384)  # three words, their beginning and their end
     mean = states.mean(0) / np.linalg.norm(states.mean(0))
     np.testing.assert_allclose(encoder.encode(["Red nail polish"])[0, 0], mean, atol=1e-5)
+    texts = ["Red nail polish", "", "Shampoo", "美食 a long text about cooking at home, part 3"]
+    many = encoder.states(texts)
+    cut = encoder._load().encode(
+        [text for text in texts if text], output_value="token_embeddings", show_progress_bar=False
+    )
+    assert many.pop(1).shape == (0, 384)
+    for one, other in zip(many, cut, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), atol=1e-6)
 
 
 def test_an_items_texts_as_one_are_what_the_encoder_reads_of_them_joined() -> None:
