@@ -262,6 +262,9 @@ def _read_frame(path: Path) -> pd.DataFrame:
             raise DataError(f"{path}: cannot be read ({reason}); import it again") from error
 
 
+LONGEST = 80  # characters of an id that is told: a whole history, given in its place, has millions
+
+
 def listed_ids(ids: Iterable[object], what: str) -> list[object]:
     """The ids as a list; one alone, which would be read letter by letter, is refused."""
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
@@ -275,7 +278,9 @@ def _find(ids: Iterable[object], rows: dict[str, int], what: str) -> Array:
     for one, row in zip(wanted, found, strict=True):
         if row is None:
             known = f"ids look like {next(iter(rows))!r}" if rows else "it holds none"
-            raise DataError(f"{one!r} is no {what}; {known}")
+            said = repr(one)
+            said = f"{said[:LONGEST]}..." if len(said) > LONGEST else said
+            raise DataError(f"{said} is no {what}; {known}")
     return np.array(found, dtype=np.int64)
 
 

@@ -47,6 +47,8 @@ def test_ids_are_found_as_text(made: Dataset) -> None:
     assert made.user_index([]).tolist() == []
     with pytest.raises(DataError, match="'q' is no item of dataset 'd'"):
         made.item_index(["a", "q"])
+    with pytest.raises(DataError, match=r"^\[0, 1, .{73}\.\.\. is no item of dataset 'd'"):
+        made.item_index([list(range(100))])
 
 
 def test_a_missing_dataset_names_what_is_there_and_how_to_make_it(
