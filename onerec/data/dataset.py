@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+LONGEST = 80  # characters of an id that is told: a whole history, given in its place, has millions
 
 
 @dataclass(frozen=True)
@@ -260,9 +261,6 @@ def _read_frame(path: Path) -> pd.DataFrame:
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: cannot be read ({reason}); import it again") from error
-
-
-LONGEST = 80  # characters of an id that is told: a whole history, given in its place, has millions
 
 
 def listed_ids(ids: Iterable[object], what: str) -> list[object]:
