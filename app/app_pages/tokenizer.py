@@ -111,6 +111,11 @@ elif part == "Tree":
         "Click a box to look inside it. The box of the other codes is no larger than its largest "
         "neighbour; to look inside one of them, write its number under Code, at the side.",
     )  # fmt: skip
+    first = () if prefix or view.item is None else cache.read(tokens.codes_of, run, view.item)[:1]
+    if first:
+        st.button(f"Look inside code {first[0]}, where the chosen item is",
+                  icon=":material/arrow_forward:", on_click=selection.choose,
+                  kwargs={"code": str(first[0])})  # fmt: skip
     if prefix:
         st.button("Back to the whole tree", icon=":material/undo:", on_click=selection.choose,
                   kwargs={"code": None})  # fmt: skip

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from onerec.data.tables import write_parquet
 from onerec.explain import item_map, quantisers
+from onerec.explain.tokens import codes_of
 from onerec.pipeline.quantisers import KINDS
 from onerec.runs import Run
 
@@ -185,3 +186,15 @@ def test_a_comparison_with_too_few_seeds_can_be_gone_on_with(open_page: Open, to
     app = open_page(tokens_view="Quantisers")
     assert app.button(key="quantisers_start")
     assert "1 seed;" in said(app), "what there is stands below"
+
+
+def test_the_tree_offers_the_branch_of_the_chosen_item(open_page: Open, toy_run: Run) -> None:
+    code = codes_of(toy_run, 3)[0]
+    whole = open_page(tokens_view="Tree")
+    assert not [b for b in whole.button if "where the chosen item is" in b.label]
+    app = open_page(tokens_view="Tree", item="3")
+    labels = [button.label for button in app.button]
+    assert f"Look inside code {code}, where the chosen item is" in labels
+    assert f"the chosen item is in {code}" in said(app)
+    inside = open_page(tokens_view="Tree", item="3", code=str(code))
+    assert not [b for b in inside.button if "where the chosen item is" in b.label]
