@@ -45,8 +45,8 @@ from onerec.train.policy import DELTA, EPSILON, quotient
 Ints = NDArray[np.int64]
 
 AT_ONCE = 1 << 22  # items times width that one pass holds; beyond, parts are recomputed
-BYTES = 4096  # of a GPU's memory for each, where that is more; a pass keeps about a quarter of it
-COMPILED_BYTES = 2048  # as the last; a compiled pass keeps a third of it (0.935B, 64 groups of 512)
+BYTES = 1024  # of a GPU's memory for each and each block; a pass keeps about a quarter of it
+COMPILED_BYTES = 512  # as the last; a compiled pass keeps a third of it (0.935B, 64 groups of 512)
 SEQUENCES = 1 << 15  # and items: cuDNN's attention has no gradient for 65,536 at once
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 
@@ -275,7 +275,8 @@ class Alignment:
             return sequence_log_probs(model, context, codes, **how)
 
         users, group = codes.shape[:2]
-        most = _held(codes.device, COMPILED_BYTES if compiled else BYTES) // model.config.width
+        each = (COMPILED_BYTES if compiled else BYTES) * model.config.decoder_layers
+        most = _held(codes.device, each) // model.config.width
         most = most if compiled else min(SEQUENCES, most)
         parts = min(users, math.ceil(users * group / most))
         if parts < 2:

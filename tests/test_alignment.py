@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fake_rollouts
 import numpy as np
@@ -454,6 +455,22 @@ def test_very_large_groups_are_done_in_parts_with_the_same_gradient(monkeypatch)
     assert calls == [2, 2, 2, 2]  # forward, and again for the gradient
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [4, 12])
+def test_a_deep_decoder_holds_fewer_items_at_once(blocks, monkeypatch):
+    """What a pass keeps grows with the blocks: of 12 all the memory would not have been enough."""
+    card = SimpleNamespace(total_memory=2048 * toy.make_model().config.width * 4 * GROUP)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    held, many = alignment_module._held, []
+    asked = lambda _, each: many.append(held(torch.device("cuda"), each)) or many[-1]  # noqa: E731
+    monkeypatch.setattr(alignment_module, "_held", asked)
+    monkeypatch.setattr(alignment_module, "AT_ONCE", 1)
+    alignment = make()
+    config = replace(alignment.model.config, decoder_layers=blocks)
+    alignment.acting.config = config
+    alignment.policy_loss(make_batch())
+    assert many[-1] // config.width == 4 * GROUP * 2048 // (1024 * blocks)
 
 
 def logged_batch():
