@@ -29,6 +29,7 @@ MISTAKES = {  # of each benchmark a mistake, and what is said of it; HOME is an 
     "lazy": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "legality": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "lifelong": ("--events 0", "--events 0: at least 1"),
+    "old_interests": ("--windows 0", "--windows 0: at least 1"),
     "pathways": ("--experiment ablation --arms fulll --home HOME --out OUT", "'full'"),
     "pscore": ("--kuairand HOME/no", "HOME/no"),
     "quantisers": ("--run nope --home HOME", "no run 'nope'"),
