@@ -32,14 +32,15 @@ several() {
     --home "$home/several" --out "$out/several_compiled.json"
 }
 
-# Is the lifelong pathway worth it, by the weight of old interests? Few items and many people, so
-# that a short training learns what is recent: on 20,000 items it did not, and told nothing.
+# Is the lifelong pathway worth it, by the weight of old interests? Few items, so that a short
+# training learns what is recent, and other pathways that are short against the history: else there
+# is nothing left for a long one to say (onerec.bench.old_interests).
 lifelong() {
-  "$python" -m onerec.bench.pathways --experiment lifelong --home "$home" --dataset lifelong_small \
+  "$python" -m onerec.bench.pathways --experiment lifelong --home "$home" --dataset long_histories \
     --seeds 3 --jobs "$jobs" --out "$out/pathways_lifelong.json" \
-    --set train.steps=1500 train.batch_size=256 \
+    --set train.steps=800 train.batch_size=256 history.short_length=8 history.positive_length=8 \
     history.lifelong_length=128 history.lifelong_limit=8 history.lifelong_queries=32 \
-    --world mean_history=300 days=60 interest_days=4 n_users=8000 n_items=500
+    --world mean_history=1000 days=200 interest_days=4 n_users=2500 n_items=500
 }
 
 scaling() {
