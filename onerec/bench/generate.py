@@ -286,6 +286,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def told_device(device: torch.device) -> str:
+    """A GPU's name, or the processor's and how many threads are used of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def commit() -> str:
     """The commit of the working tree, `+` when it has changes; `unknown` outside git."""
     folder = Path(__file__).parent

@@ -23,7 +23,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, told_device, write
 from onerec.bench.mistakes import refuse_below_one, told_in_a_line
 from onerec.common import generator, pick_device, set_threads
 from onerec.model.lifelong import LENGTH, LIMIT, Clusters, compress
@@ -85,7 +85,7 @@ def measure(
     return {
         "benchmark": "lifelong",
         "commit": commit(),
-        "device": _named(chosen),
+        "device": told_device(chosen),
         "versions": {"torch": torch.__version__},
         "seed": seed,
         "setting": {
@@ -113,13 +113,6 @@ def _positions(found: Clusters) -> dict[str, float]:
         "most": int(count.max()),
         "events_of_the_largest": int(found.size.max()),
     }
-
-
-def _named(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 class PeakMemory:

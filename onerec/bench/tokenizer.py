@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onerec.bench.generate import as_json, commit, cpu_name, write
+from onerec.bench.generate import as_json, commit, told_device, write
 from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
 from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
@@ -308,9 +308,7 @@ def run(
     return {
         "benchmark": "tokenizer",
         "commit": commit(),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "device": told_device(device),
         "versions": {"torch": torch.__version__},
         "seeds": seeds,
         "held_out": HELD_OUT,

@@ -168,7 +168,7 @@ def code_tree(
     rows.append((root, "", label, len(prefix), text_of(prefix), -1, len(ids), total, False))
     _grow(ids, list(map(int, prefix)), root, code_columns(ids), top, items, rows)
     tree = pd.DataFrame(rows, columns=list(TREE_COLUMNS[:-1]))
-    end = "/".join(tree.loc[tree["item"] == chosen, "id"]) if chosen is not None else ""
+    end = next(iter(tree.loc[tree["item"] == chosen, "id"]), "")
     led = [f"{end}/".startswith(f"{node}/") and node != root for node in tree["id"]]
     return tree.assign(chosen=led)
 

@@ -15,7 +15,9 @@ from onerec.evaluate import evaluate, tune
 def movielens(real_data) -> Split:
     path = real_data / "ml-100k" / "interactions.parquet"
     if not path.is_file():
-        pytest.skip(f"no {path}")
+        pytest.skip(
+            f"no MovieLens 100K at {path}; ONEREC_TEST_DATA names the folder of real datasets"
+        )
     # Ratings of one second are put in a random order: sorted by item they would leak the ids.
     query = f"SELECT * FROM '{path}' ORDER BY user_id, timestamp, md5(item_id::VARCHAR)"
     table = duckdb.connect().execute(query).fetchnumpy()
