@@ -190,7 +190,10 @@ def stays(tokens: int, mask: Tensor) -> bool:
 
 
 def _spread(tokens: Tensor, rows: Tensor, places: int) -> Tensor:
-    return tokens.new_zeros(places, tokens.shape[1]).index_copy_(0, rows, tokens)
+    grid = tokens.new_zeros(places, tokens.shape[1])
+    if torch.compiler.is_compiling():  # torch 2.11 loses the gradient of what is written in place
+        return grid.index_copy(0, rows, tokens)
+    return grid.index_copy_(0, rows, tokens)
 
 
 class _Unpack(torch.autograd.Function):

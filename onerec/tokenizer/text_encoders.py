@@ -260,21 +260,22 @@ class SentenceEmbeddings:
         """
         result: list[Floats] = [np.zeros((0, self.dim), dtype=np.float32) for _ in texts]
         some = [i for i, text in enumerate(texts) if text.strip()]
-        if some:
-            # As it is, padding included: where the library cuts it off, it asks a GPU word by word.
-            rows = self._load().encode(
-                [texts[i] for i in some],
-                batch_size=self._batch_size,
-                output_value=None,
-                show_progress_bar=False,
-            )
-            states = torch.cat([row["token_embeddings"] for row in rows]).float().cpu().numpy()
-            mask = torch.cat([row["attention_mask"] for row in rows]).cpu().numpy()
-            ends = np.cumsum([len(row["attention_mask"]) for row in rows])[:-1]
-            parts = zip(np.split(states, ends), np.split(mask, ends), strict=True)
-            for i, (one, there) in zip(some, parts, strict=True):
-                result[i] = one[: int(np.flatnonzero(there)[-1]) + 1].copy()
+        some.sort(key=lambda i: len(texts[i]))  # alike in length: little padding
+        for first in range(0, len(some), self._batch_size):
+            rows = some[first : first + self._batch_size]
+            for i, states in zip(rows, self._states([texts[i] for i in rows]), strict=True):
+                result[i] = states
         return result
+
+    @torch.inference_mode()
+    def _states(self, texts: list[str]) -> list[Floats]:
+        """Of one batch: the library's `encode` would ask a GPU word by word where a text ends."""
+        model = self._load()
+        given = model.preprocess(texts).items()
+        out = model({name: x.to(model.device) if torch.is_tensor(x) else x for name, x in given})
+        states, mask = out["token_embeddings"].float().cpu().numpy(), out["attention_mask"].cpu()
+        ends = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1).tolist()
+        return [one[:end].copy() for one, end in zip(states, ends, strict=True)]
 
     def _load(self) -> Any:
         if self._loaded is None:

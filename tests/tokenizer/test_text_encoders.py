@@ -112,17 +112,21 @@ class FakeModel:
     def get_embedding_dimension(self) -> int:
         return 3
 
-    def encode(self, texts: list[str], output_value: str | None = "", **_: object) -> object:
-        if output_value is None:  # one state of each character, and padding up to the longest text
-            most = max(map(len, texts))
-            return [
-                {
-                    "token_embeddings": torch.full((most, 3), float(ord(text[0]))),
-                    "attention_mask": (torch.arange(most) < len(text)).long(),
-                }
-                for text in texts
-            ]
+    device = "cpu"
+
+    def encode(self, texts: list[str], **_: object) -> object:
         return np.array([[len(text)] * 3 for text in texts], dtype=np.float32)
+
+    def preprocess(self, texts: list[str]) -> dict[str, object]:
+        """One word piece of each character, and padding up to the longest text."""
+        most = max(map(len, texts))
+        ids = [[ord(letter) for letter in text.ljust(most, "\0")] for text in texts]
+        return {"modality": "text", "input_ids": torch.tensor(ids)}
+
+    def __call__(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids = features["input_ids"]
+        states = ids[:, :1, None].float().expand(*ids.shape, 3)
+        return {"token_embeddings": states, "attention_mask": (ids > 0).long()}
 
 
 @pytest.fixture
