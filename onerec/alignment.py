@@ -46,7 +46,7 @@ Ints = NDArray[np.int64]
 
 AT_ONCE = 1 << 22  # items times width that one pass holds; beyond, parts are recomputed
 BYTES = 1024  # of a GPU's memory for each and each block; a pass keeps about a quarter of it
-COMPILED_BYTES = 512  # as the last; a compiled pass keeps a third of it (0.935B, 64 groups of 512)
+COMPILED_BYTES = 256  # as the last; a compiled pass keeps some 205 of them (0.935B, H200)
 SEQUENCES = 1 << 15  # and items: cuDNN's attention has no gradient for 65,536 at once
 KL = 0.04  # weight of the divergence from the reference in GRPO with KL (DeepSeekMath)
 

@@ -333,6 +333,8 @@ def shard(model: OneRec, whole: bool = False) -> None:
     root = fully_shard(model, mesh=mesh)
     if whole:  # what is compiled is called beside `forward`
         register_fsdp_forward_method(model, "level_losses")
-    if hasattr(root, "set_reduce_scatter_unused_params"):  # torch 2.11 may lack it
-        # a pathway may have nothing to read in the rows of one process
+    # a pathway may have nothing to read in the rows of one process
+    if hasattr(root, "set_reduce_scatter_unused_params"):
         root.set_reduce_scatter_unused_params(True)
+    else:  # torch 2.11
+        model.pathways.reads_all = True

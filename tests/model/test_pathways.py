@@ -45,6 +45,20 @@ def test_code_embedding_reads_the_level_of_each_code():
     assert [len(rows) for rows in codes.rows()] == [2, 3]
 
 
+def test_what_has_nothing_to_read_gets_a_gradient_of_zero_where_that_is_asked():
+    """FSDP of torch 2.11 counts on gradients of the same parameters in every process."""
+    model, batch = toy.make_model(lifelong=QFormerConfig(2)), toy.make_batch()
+    assert batch.lifelong is None
+    expected = model.loss(batch)[0]
+    assert model.pathways.qformer.queries.grad is None
+    model.pathways.reads_all = True
+    loss = model.loss(batch)[0]
+    assert loss.equal(expected)
+    loss.backward()
+    assert all(p.grad is not None for p in model.pathways.parameters())
+    assert not model.pathways.qformer.queries.grad.any()
+
+
 def test_padding_changes_nothing():
     model, batch = toy.make_model(), toy.make_batch()
     expected = model(batch)
