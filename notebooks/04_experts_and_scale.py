@@ -841,9 +841,10 @@ assert live_points["loss"].iloc[-1] < live_points["loss"].iloc[0], "larger is be
 #
 # `python -m onerec.bench.scaling` trains six sizes from 1 to 300 million with several seeds. Where
 # its result ships with the library it stands here beside V2's. Their numbers may not be compared:
-# other data, other codes, another $E$. Their shapes may.
+# other data, other codes, another $E$. Their shapes may: the exponent, and whether the law of five
+# sizes foretells the sixth.
 #
-# *Question: does our law have V2's shape?*
+# *Question: do the smaller sizes foretell the largest?*
 
 # %%
 shipped = scale.shipped()
@@ -853,7 +854,13 @@ if shipped is None:
 else:
     drawn_points = pd.concat([shipped[0], points])
     drawn_laws = pd.concat([shipped[1], own_law])
-show(draw_scale.scaling(drawn_points, drawn_laws))
+show(draw_scale.scaling(*(shipped or (points, own_law))))
+
+# %% [markdown]
+# *Question: does our law have V2's shape?*
+
+# %%
+show(draw_scale.shapes(drawn_points, drawn_laws))
 
 # %%
 leading = drawn_laws.iloc[0]
@@ -865,6 +872,10 @@ if shipped is not None:
     own = shipped[0].sort_values("millions")
     fitted = leading["E"] + leading["A"] / own["millions"] ** leading["a"]
     assert np.abs(fitted - own["loss"]).max() < 0.1, "the law goes through its points"
+    low, high = leading["predicted_low"], leading["predicted_high"]
+    print(f"a lies in [{leading['a_low']:.3f}, {leading['a_high']:.3f}]; V2's is {own_law['a'][0]}")
+    print(f"left out, the largest: [{low:.4f}, {high:.4f}], measured {leading['measured']:.4f}")
+    assert low <= leading["measured"] <= high, "the smaller sizes foretell the largest"
 
 # %% [markdown]
 # ## Where to go from here

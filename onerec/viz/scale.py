@@ -56,6 +56,48 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
     return fig
 
 
+def shapes(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
+    """What losses have above the floor E of their law, over size: lines of slope -a.
+
+    Frames as for `scaling`, each name with its law. Laws of different data may be compared by this
+    slope and by nothing else. Points at or below their floor have no place on the axis.
+    """
+    own = laws.set_index("name")
+    above = points.assign(above=points["loss"] - points["name"].map(own["E"]))
+    shown = above[above["above"] > 0]
+    exponents = [f"{row['a']:.2f} ({_bounded(row)})" for row in _rows(laws)]
+    fig = theme.figure(
+        title=f"Above its floor a loss falls by 1 / N^a, a = {', '.join(exponents)}",
+        alt="Loss above the floor by millions of parameters: "
+        + "; ".join(f"{r['name']}, {r['millions']:,.4g}M: {r['above']:.3f}" for r in _rows(shown)),
+        how="above = loss - E of its own law; on two logarithmic axes A / N^a is a line that falls "
+        "a decades a decade of N. The heights belong to the data and may not be compared."
+        + f"\n\n{theme.count(len(above) - len(shown), 'size')} at or below the floor, not drawn.",
+        x="parameters without tables, in millions",
+        y="loss of a code above E, in nats",
+        height=420,
+        key="scaling-shapes",
+    )
+    for index, (name, mine) in enumerate(shown.groupby("name", sort=False)):
+        fig.add_scatter(
+            x=mine["millions"],
+            y=mine["above"],
+            name=str(name),
+            mode="markers",
+            marker={"size": 9, "symbol": theme.SYMBOLS[index % 8]}
+            | {"color": theme.COLOURS[index % 8]},
+            hovertemplate=f"{name}<br>%{{x:,.4g}}M parameters: E + %{{y:.3f}}<extra></extra>",
+        )
+        x = np.geomspace(mine["millions"].min(), mine["millions"].max(), LINE)
+        y = own.loc[name, "A"] / x ** own.loc[name, "a"]
+        fig.add_scatter(
+            x=x, y=y, mode="lines", line=theme.line(index), showlegend=False, hoverinfo="skip"
+        )
+    fig.update_xaxes(**theme.log_axis(shown["millions"].min(), shown["millions"].max()))
+    fig.update_yaxes(**theme.log_axis(shown["above"].min(), shown["above"].max()))
+    return fig
+
+
 def _add_law(fig: go.Figure, row: Mapping[str, float], own: pd.DataFrame, index: int) -> None:
     """The curve of a law over the sizes it was fitted to, and what it predicted of the largest."""
     x = np.geomspace(own["millions"].min(), own["millions"].max(), LINE)
@@ -91,6 +133,13 @@ def _scaling_finding(law: pd.Series) -> str:
         f"{law['name']}: {formula}; the largest size, left out, is predicted at "
         f"{law['predicted']:.3f} and is {law['measured']:.3f}"
     )
+
+
+def _bounded(row: Mapping[str, float]) -> str:
+    """Whose law it is, and the interval of its exponent."""
+    if not np.isfinite(row["a_low"]):
+        return str(row["name"])
+    return f"{row['name']}; 95% [{row['a_low']:.2f}, {row['a_high']:.2f}]"
 
 
 def _law_words(row: Mapping[str, float]) -> str:

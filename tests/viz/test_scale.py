@@ -35,6 +35,22 @@ def test_a_law_without_a_size_left_out_says_the_law_alone() -> None:
     assert not viz.scaling(explain.v2_points().iloc[:0], explain.v2_law()).data
 
 
+def test_shapes_are_what_a_loss_has_above_its_own_floor() -> None:
+    points = pd.DataFrame(
+        [("ours", n, loss, 0.0, 4.0, 1) for n, loss in ((1.0, 3.5), (4.0, 2.75), (16.0, 1.9))],
+        columns=list(explain.POINTS),
+    )
+    row = ("ours", 2.0, 1.5, 0.5, 0.4, 0.6, np.nan, np.nan, np.nan, np.nan, np.nan)
+    law = pd.DataFrame([row], columns=list(explain.LAW))
+    fig = viz.shapes(pd.concat([points, explain.v2_points()]), pd.concat([law, explain.v2_law()]))
+    assert "a = 0.50 (ours; 95% [0.40, 0.60]), 0.49 (V2, as printed)" in theme.title(fig)
+    assert "1 size at or below the floor, not drawn" in theme.how(fig)
+    marks, line, theirs, _ = fig.data
+    assert list(marks.y) == pytest.approx([1.5, 0.75])
+    assert line.y == pytest.approx(1.5 / np.asarray(line.x) ** 0.5)
+    assert theirs.y[0] == pytest.approx(3.57 - 3.13)
+
+
 def test_parts_are_shares_of_their_model() -> None:
     frame = pd.DataFrame(
         [("a", "experts", 3e9), ("a", "heads", 1e9), ("b", "heads", 2e6)],
