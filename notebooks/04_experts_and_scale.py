@@ -839,43 +839,43 @@ assert live_points["loss"].iloc[-1] < live_points["loss"].iloc[0], "larger is be
 # %% [markdown]
 # ### Measured at scale
 #
-# `python -m onerec.bench.scaling` trains six sizes from 1 to 300 million with several seeds. Where
-# its result ships with the library it stands here beside V2's. Their numbers may not be compared:
-# other data, other codes, another $E$. Their shapes may: the exponent, and whether the law of five
-# sizes foretells the sixth.
+# `python -m onerec.bench.scaling` trains six sizes from 1 to 300 million with several seeds, fits
+# the law to five of them and foretells the sixth. Its result ships with the library.
 #
 # *Question: do the smaller sizes foretell the largest?*
 
 # %%
 shipped = scale.shipped()
-if shipped is None:
-    print("no measurement at scale ships with this version; V2's own stands alone")
-    drawn_points, drawn_laws = points, own_law
-else:
-    drawn_points = pd.concat([shipped[0], points])
-    drawn_laws = pd.concat([shipped[1], own_law])
-show(draw_scale.scaling(*(shipped or (points, own_law))))
+show(draw_scale.scaling(*shipped))
+
+# %%
+leading = shipped[1].iloc[0]
+print(f"{leading['name']}: E {leading['E']:.3f}, A {leading['A']:.3f}, a {leading['a']:.3f}")
+
+own = shipped[0].sort_values("millions")
+fitted = leading["E"] + leading["A"] / own["millions"] ** leading["a"]
+assert np.abs(fitted - own["loss"]).max() < 0.1, "the law goes through its points"
+low, high = leading["predicted_low"], leading["predicted_high"]
+print(f"left out, the largest: [{low:.4f}, {high:.4f}], measured {leading['measured']:.4f}")
+assert low <= leading["measured"] <= high, "the smaller sizes foretell the largest"
 
 # %% [markdown]
+# ### Its shape beside V2's
+#
+# The losses may not be compared: other data, other codes, another $E$. What is left above $E$ may:
+# on two logarithmic axes $A / N^a$ is a line, and its slope is $-a$.
+#
 # *Question: does our law have V2's shape?*
 
 # %%
-show(draw_scale.shapes(drawn_points, drawn_laws))
+both_points = pd.concat([shipped[0], points])
+both_laws = pd.concat([shipped[1], own_law])
+show(draw_scale.shapes(both_points, both_laws))
 
 # %%
-leading = drawn_laws.iloc[0]
-print(f"{leading['name']}: E {leading['E']:.3f}, A {leading['A']:.3f}, a {leading['a']:.3f}")
-
-assert (drawn_laws["E"] >= 0).all()
-assert set(drawn_points["name"]) == set(drawn_laws["name"])
-if shipped is not None:
-    own = shipped[0].sort_values("millions")
-    fitted = leading["E"] + leading["A"] / own["millions"] ** leading["a"]
-    assert np.abs(fitted - own["loss"]).max() < 0.1, "the law goes through its points"
-    low, high = leading["predicted_low"], leading["predicted_high"]
-    print(f"a lies in [{leading['a_low']:.3f}, {leading['a_high']:.3f}]; V2's is {own_law['a'][0]}")
-    print(f"left out, the largest: [{low:.4f}, {high:.4f}], measured {leading['measured']:.4f}")
-    assert low <= leading["measured"] <= high, "the smaller sizes foretell the largest"
+print(f"a lies in [{leading['a_low']:.3f}, {leading['a_high']:.3f}]; V2's is {own_law['a'][0]}")
+assert (both_laws["E"] >= 0).all()
+assert set(both_points["name"]) == set(both_laws["name"])
 
 # %% [markdown]
 # ## Where to go from here

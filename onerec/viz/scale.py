@@ -62,8 +62,9 @@ def shapes(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
     Frames as for `scaling`, each name with its law. Laws of different data may be compared by this
     slope and by nothing else. Points at or below their floor have no place on the axis.
     """
-    own = laws.set_index("name")
-    above = points.assign(above=points["loss"] - points["name"].map(own["E"]))
+    law = {str(row["name"]): row for row in _rows(laws)}
+    floors = points["name"].map({name: row["E"] for name, row in law.items()})
+    above = points.assign(above=points["loss"] - floors)
     shown = above[above["above"] > 0]
     exponents = [f"{row['a']:.2f} ({_bounded(row)})" for row in _rows(laws)]
     fig = theme.figure(
@@ -89,7 +90,7 @@ def shapes(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{name}<br>%{{x:,.4g}}M parameters: E + %{{y:.3f}}<extra></extra>",
         )
         x = np.geomspace(mine["millions"].min(), mine["millions"].max(), LINE)
-        y = own.loc[name, "A"] / x ** own.loc[name, "a"]
+        y = law[str(name)]["A"] / x ** law[str(name)]["a"]
         fig.add_scatter(
             x=x, y=y, mode="lines", line=theme.line(index), showlegend=False, hoverinfo="skip"
         )

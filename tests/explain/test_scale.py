@@ -47,11 +47,15 @@ def test_v2s_law_gives_the_losses_that_v2_prints() -> None:
     assert pytest.approx(law["E"] + law["A"] / 1e3 ** law["a"]) == 3.13 + 3660 / 1e9**0.489
 
 
-def test_a_result_is_shipped_or_it_is_not(tmp_path: Path) -> None:
-    assert scale.shipped(tmp_path) is None
+def test_a_shipped_result_is_its_points_and_its_law(tmp_path: Path) -> None:
     (tmp_path / "scaling.json").write_text(json.dumps({**SUMMARY, "samples": 500, "runs": RUNS}))
-    found = scale.shipped(tmp_path)
-    assert found is not None
-    points, law = found
+    points, law = scale.shipped(tmp_path)
     assert set(points["name"]) == set(law["name"]) == {"measured, 500 samples"}
     assert points["loss"].tolist() == [3.5, 2.5]
+
+
+def test_what_ships_has_six_sizes_and_the_largest_foretold() -> None:
+    points, law = scale.shipped()
+    assert len(points) == 6
+    assert (points["seeds"] >= 3).all()
+    assert law["largest"][0] == points["millions"].max()
