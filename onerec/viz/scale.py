@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,7 @@ def scaling(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
             y=own["loss"],
             name=str(name),
             mode="markers",
-            marker={"size": 9, "symbol": theme.SYMBOLS[index % 8]}
-            | {"color": theme.COLOURS[index % 8]},
+            marker=_mark(index),
             error_y={"type": "data", "symmetric": False, "width": 3}
             | {"array": (own["high"] - own["loss"]).tolist()}
             | {"arrayminus": (own["loss"] - own["low"]).tolist()},
@@ -85,8 +85,7 @@ def shapes(points: pd.DataFrame, laws: pd.DataFrame) -> go.Figure:
             y=mine["above"],
             name=str(name),
             mode="markers",
-            marker={"size": 9, "symbol": theme.SYMBOLS[index % 8]}
-            | {"color": theme.COLOURS[index % 8]},
+            marker=_mark(index),
             hovertemplate=f"{name}<br>%{{x:,.4g}}M parameters: E + %{{y:.3f}}<extra></extra>",
         )
         x = np.geomspace(mine["millions"].min(), mine["millions"].max(), LINE)
@@ -134,6 +133,11 @@ def _scaling_finding(law: pd.Series) -> str:
         f"{law['name']}: {formula}; the largest size, left out, is predicted at "
         f"{law['predicted']:.3f} and is {law['measured']:.3f}"
     )
+
+
+def _mark(index: int) -> dict[str, Any]:
+    """How a point of the index-th name looks."""
+    return {"size": 9, "symbol": theme.SYMBOLS[index % 8], "color": theme.COLOURS[index % 8]}
 
 
 def _bounded(row: Mapping[str, float]) -> str:
