@@ -54,6 +54,15 @@ def test_the_summary_predicts_the_size_that_is_left_out() -> None:
     assert found["law"]["a"]["low"] < 0.4 < found["law"]["a"]["high"]
 
 
+def test_a_largest_size_off_the_law_moves_no_prediction() -> None:
+    runs = lines()
+    for run in runs[-3:]:
+        run["loss"] += 0.5
+    largest = scaling.summary(runs, draws=20)["largest"]
+    assert largest["measured"] == pytest.approx(LAW(300.0) + 0.5, abs=1e-4)
+    assert largest["predicted"]["value"] == pytest.approx(LAW(300.0), abs=1e-2)
+
+
 def test_the_rate_is_the_geometric_mean_of_the_best_ones() -> None:
     tuned = [
         {"millions": 1.0, "rate": 1e-3, "loss": 3.0},
