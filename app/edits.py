@@ -1,7 +1,7 @@
 """Edits of a history as a line of text that lives in the URL: `-3,+17,5>1`.
 
 Read from left to right, each at the history as it is by then, places counted from 1 for the oldest:
-`-3` takes the event at place 3 out, `+17` puts item 17 behind the newest, `5>1` moves the event at
+`-3` takes the event at place 3 out, `+17` adds item 17 as the newest, `5>1` moves the event at
 place 5 to place 1. Undo takes the last one away; a link brings the same history back.
 """
 

@@ -59,6 +59,13 @@ class Job:
         return self.state in BUSY
 
 
+def asked(run: Run) -> str:
+    """What a run was asked to do and has not done yet by the file alone: "stop", "pause" or ""."""
+    path = run.path / "control.json"
+    told = read_json(path) if path.is_file() else {}
+    return "stop" if told.get("stop") else "pause" if told.get("pause") else ""
+
+
 def command(recipe: str, dataset: str, run: str, settings: Mapping[str, str]) -> list[str]:
     """The command that trains, as a list for the operating system."""
     words = [sys.executable, "-m", "onerec", "run"]

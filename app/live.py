@@ -116,10 +116,11 @@ def _progress(job: jobs.Job) -> None:
 
 
 def _controls(run: Run, job: jobs.Job) -> None:
+    asked = jobs.asked(run) if job.state in ("running", "paused") else ""
     with st.container(horizontal=True, key="train_controls"):
         if job.state == "running":
             st.button("Pause", icon=":material/pause:", on_click=run.control,
-                      kwargs={"pause": True})  # fmt: skip
+                      kwargs={"pause": True}, disabled=bool(asked))  # fmt: skip
         if job.state == "paused":
             st.button("Go on", icon=":material/play_arrow:", on_click=run.control,
                       kwargs={"pause": False}, type="primary")  # fmt: skip
@@ -127,6 +128,7 @@ def _controls(run: Run, job: jobs.Job) -> None:
                       kwargs={"steps": 1})  # fmt: skip
         if job.state in ("running", "paused"):
             st.button("Stop", icon=":material/stop:", on_click=run.control, kwargs={"stop": True},
+                      disabled=asked == "stop",
                       help="Saves a checkpoint and ends; Resume goes on from there")  # fmt: skip
         if _never_began(run, job):
             st.button("Remove this run", icon=":material/delete:", on_click=_try,
@@ -137,6 +139,8 @@ def _controls(run: Run, job: jobs.Job) -> None:
         if job.state == "stalled":
             st.button("End it now", icon=":material/dangerous:", on_click=_try,
                       args=(jobs.kill, run))  # fmt: skip
+    if asked == "stop" or (asked and job.state == "running"):
+        st.caption(f"Asked to {asked}: it does so after what it is at, a step or an evaluation.")
     if problem := st.session_state.pop("live_problem", None):
         st.error(problem, icon=":material/error:")
 

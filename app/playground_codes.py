@@ -120,8 +120,11 @@ def _say_of_empty(state: Codes) -> None:
         words.append(f"The last step moved empty code {', '.join(map(str, state.repaired))} to a "
                      "point that was badly said")  # fmt: skip
     if empty:
-        what = "the next step moves it" if state.setting.repair else "nothing moves it: wasted"
-        words.append(f"no point has code {', '.join(empty)}, and {what}")
+        one = len(empty) == 1
+        code, it = ("code", "it") if one else ("codes", "them")
+        repaired = state.setting.repair
+        what = f"the next step moves {it}" if repaired else f"nothing moves {it}: wasted"
+        words.append(f"no point has {code} {', '.join(empty)}, and {what}")
     if words:
         text = "; ".join(words)
         st.info(f"{text[0].upper()}{text[1:]}.", icon=":material/block:")

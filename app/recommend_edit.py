@@ -93,7 +93,7 @@ def _adding(run: Run) -> None:
     folder = run.dataset_folder
     count = int(cache.read(explain_dataset.summary, folder)["items"]) if folder else 0
     if not 0 < count <= OFFERED:
-        st.caption("Write +17 below to put item 17 behind the newest event.")
+        st.caption("Write +17 below to add item 17 as the newest event.")
         return
     titles = recommend_live.titles_of(run, list(range(count)))
 
@@ -104,7 +104,7 @@ def _adding(run: Run) -> None:
             st.session_state["edit_add"] = None
 
     st.selectbox(
-        "Add an item behind the newest", list(range(count)), index=None, key="edit_add",
+        "Add an item as the newest", list(range(count)), index=None, key="edit_add",
         format_func=lambda item: f"{titles[item]} ({item})", placeholder="Type a word of its title",
         on_change=add,
     )  # fmt: skip
@@ -130,7 +130,8 @@ def _lists(run: Run, who: Who) -> None:
              for row in after.to_dict("records")]  # fmt: skip
     stayed = len(set(before["item"]) & set(after["item"]))
     changed = f"{stayed} of {len(after)} items were in the list before the edits"
-    st.markdown(f"**{changed}**" if who.edit else "**Edit the history and this list follows**")
+    edited = recommend_live.edited(run, who).changed
+    st.markdown(f"**{changed}**" if edited else "**Edit the history and this list follows**")
     table = pd.DataFrame(
         {
             "rank": after["rank"],

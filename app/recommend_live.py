@@ -31,12 +31,14 @@ SHOWN = 0.1  # seconds in which the spinner reaches the browser: importing torch
 ASKED = "live_model_of"  # runs whose model was asked for in this session
 REWARDS = {"part": "Part", "item": "This item", "list": "Mean of the list"}
 NOTICES = 3  # edits that could not be followed, told one by one
+EDITS_SHOWN = "edits_shown"  # what the field and the address held when the field was drawn last
 EDITS_OF = "edits_of"  # the run and the user that the edits of this session belong to
 
 
 def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
     """Whose list is looked at, once the model is in memory; before that a button, and the end."""
     _own_edits(run, user)
+    _follow_address()
     who = Who.of(run, user, selection.raw("edit") or "")
     asked = st.session_state.setdefault(ASKED, set())
     if str(run.path) not in asked and not live_model.loaded(who):
@@ -64,6 +66,15 @@ def _own_edits(run: Run, user: int) -> None:
     if st.session_state.setdefault(EDITS_OF, whose) != whose:
         st.session_state[EDITS_OF] = whose
         st.session_state["edit"] = ""
+        st.session_state.pop(EDITS_SHOWN, None)
+
+
+def _follow_address() -> None:
+    """After the browser's Back the address has other edits than the field, which is drawn later."""
+    state, address = st.session_state, st.query_params.get("edit", "")
+    was = state.get(EDITS_SHOWN)
+    if was is not None and state.get("edit") == was[0] and address != was[1]:
+        state["edit"] = address
 
 
 def load(who: Who) -> None:
@@ -110,16 +121,19 @@ def edits_field() -> None:
     st.session_state.setdefault("page_widgets", []).append("edit")
     st.text_input(
         "Edits", key="edit", bind="query-params", placeholder="none",
-        help="-3 takes the event at place 3 out, +17 puts item 17 behind the newest, 5>1 moves "
+        help="-3 takes the event at place 3 out, +17 adds item 17 as the newest, 5>1 moves "
         "the event at place 5 to place 1. Each counts places as those before it have left them. "
         "They stand in the link.",
     )  # fmt: skip
+    st.session_state[EDITS_SHOWN] = st.session_state["edit"], st.query_params.get("edit", "")
 
 
 def edit_note(run: Run, who: Who) -> None:
     """Says that the history is an edited one, where it is."""
     if who.edit:
         edits_field()
+    else:
+        st.session_state.pop(EDITS_SHOWN, None)
     if edited(run, who).changed:
         st.info("This is for the edited history (see **Edit**).", icon=":material/edit:")
 

@@ -208,7 +208,9 @@ def _number(key: str, limit: int | None, notices: list[str]) -> int | None:
     if number is not None and (limit is None or number < limit):
         return number
     bound = f" from 0 to {(limit or 10**9) - 1:,}"
-    notices.append(f"{MARKS[key]} “{plain.text(text)}” is not a number{bound}; it is ignored.")
+    notices.append(
+        f"{MARKS[key]} “{plain.text(text)}” is not a whole number{bound}; it is ignored."
+    )
     return None
 
 

@@ -13,6 +13,7 @@ import widgets
 
 from onerec import recipes
 from onerec.errors import OneRecError, RecipeError
+from onerec.runs import valid_name
 
 WORLD = "world"  # built in: made by the first run that asks for it
 LABELS = {WORLD: "world: short videos, built in"}
@@ -36,6 +37,7 @@ def draw(view: selection.Selection) -> None:
     )  # fmt: skip
     try:
         asked = _asked()
+        _check_name(asked.name)
         start_cost.draw(recipes.recipe(asked.recipe, asked.settings), asked.dataset)
     except OneRecError as error:
         widgets.mistake(error)
@@ -73,16 +75,22 @@ def _asked() -> Asked:
     return Asked(state["recipe"], dataset, state["train_name"], recipes.parse_overrides(lines))
 
 
+def _check_name(name: str) -> None:
+    """RunError or RecipeError for a name that cannot be or is taken."""
+    if not name:
+        raise RecipeError("the run has no name yet: write one, such as first-try")
+    valid_name(name)
+    taken = places.run_infos().get(name)
+    if taken is not None and taken.recipe:  # without one, its start was refused: begin anew
+        raise RecipeError(f"run {name} exists ({taken.state}); choose another name, or resume it")
+
+
 def _start() -> None:
     """A callback: it reads what the form holds now, and the page is drawn with the new run."""
     try:
         asked = _asked()
         recipes.recipe(asked.recipe, asked.settings)
-        taken = places.run_infos().get(asked.name)
-        if taken is not None and taken.recipe:  # without one, its start was refused: begin anew
-            raise RecipeError(
-                f"run {asked.name} exists ({taken.state}); choose another name, or resume it"
-            )
+        _check_name(asked.name)
         jobs.start(places.home(), asked.name, asked.words)
     except (OneRecError, OSError) as error:
         st.session_state["train_problem"] = str(error)

@@ -72,6 +72,11 @@ def settled(toy: Toy, setting: Any) -> None:
         toy.keep(toy.changed(toy.state, setting))
 
 
+def unseen(toy: Toy) -> None:
+    """Take the toy's steps out of the URL while it is not drawn: its settings are not there."""
+    st.query_params.pop(toy.steps_key, None)
+
+
 def controls(toy: Toy, at_once: int = 1) -> None:
     """Play or pause, step, reset."""
     with st.container(horizontal=True, key=f"{toy.key}_controls"):

@@ -43,7 +43,10 @@ def the_map(view: selection.Selection, run: Run, pick: Callable[..., None]) -> p
     """The items on a map, by principal components at once or by UMAP when its worker is done."""
     colour = COLOURS[widgets.options("Colour", list(COLOURS), "tokens_colour")]
     layout = widgets.options("Laid out by", LAYOUTS, "tokens_layout")
-    own, drawing = Cached(run.path), {"colour": colour, "chosen": view.item}
+    own = Cached(run.path)
+    drawing = {"colour": colour, "chosen": view.item} | ({"code": view.code} if view.code else {})
+    if view.code:
+        _say_of_code(run, view.code)
     if layout == "UMAP":
         if not cache.read(item_map.umap, own)[0].empty:
             return widgets.show(
@@ -60,6 +63,16 @@ def the_map(view: selection.Selection, run: Run, pick: Callable[..., None]) -> p
         say="Each dot is an item. These two axes hold only a part of what tells items apart, so "
         "neighbours here need not be alike: UMAP keeps more of them.",
     )  # fmt: skip
+
+
+def _say_of_code(run: Run, code: tuple[int, ...]) -> None:
+    """How many items the chosen code is the beginning of: they have rings on the map."""
+    name, count = " · ".join(map(str, code)), len(cache.read(tokens.items_of_code, run, code))
+    if count:
+        st.caption(f"Code {name} is chosen: {count:,} item{'s' * (count > 1)}, in small rings. "
+                   "**Tree** lists them.")  # fmt: skip
+    else:
+        st.info(f"No item's name begins with {name}.", icon=":material/hourglass_empty:")
 
 
 def codebooks(run: Run, command: str) -> None:
@@ -135,7 +148,8 @@ def side_by_side(view: selection.Selection, run: Run) -> None:
         "tokenizer keeps to those that its split allows. RQ-Kmeans takes the nearest code level by "
         "level. Refined: its levels are then fitted to each other, and an item looks several codes "
         "ahead. Balanced: each code of a level has as many items. RQ-VAE: a network learns codes "
-        "and reconstruction together. Drawn by lot: nothing is learned."
+        "and reconstruction together. Drawn by lot: the codes are items drawn by chance, and "
+        "an item takes the nearest: nothing is learned."
     )
     command = places.command(f"bench quantisers --run {run.name} --seeds {SEEDS}", run)
     widgets.show(

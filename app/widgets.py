@@ -164,6 +164,7 @@ def _inked(figure: Any) -> Any:
     figure.update_layout(font_color=ink)
     figure.update_xaxes(tickfont_color=ink, title_font_color=ink)
     figure.update_yaxes(tickfont_color=ink, title_font_color=ink)
+    figure.update_traces(unselected_textfont_color=ink, selector={"mode": "markers+text"})
     return figure
 
 

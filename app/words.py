@@ -48,7 +48,8 @@ TERMS = {
     "loss": "How surprised the model is by what really came next; it learns by lowering it.",
     "MaxVio": "How far the busiest expert is above the mean: load / mean - 1. 0 is even.",
     "MFU": "The share of what the computer could calculate that went into the model.",
-    "nats": "A measure of surprise: what has probability p is worth -ln p nats; a bit is .69.",
+    "nats": "A measure of surprise: what has probability p is worth -ln p nats; a bit is 0.69 of "
+    "them.",
     "ndcg@10": "As recall@10, but an item counts more the higher it stands.",
     "P-Score": "One number for how much a person would like an item, out of all behaviours that "
     "were foretold.",

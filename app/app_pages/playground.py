@@ -3,6 +3,7 @@
 import links
 import playground_codes
 import playground_experts
+import stepping
 import widgets
 
 PARTS = {"Codes": playground_codes.show, "Experts": playground_experts.show}
@@ -20,6 +21,8 @@ widgets.head(
 part = widgets.options("Show", list(PARTS), "playground_view")
 PARTS[part]()
 if part == "Codes":
+    stepping.unseen(playground_experts.TOY)
     links.to("tokenizer", "The same on a run's items", "arrow_forward")
 else:
+    stepping.unseen(playground_codes.TOY)
     links.to("routing", "The same in a run's model", "arrow_forward")

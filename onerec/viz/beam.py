@@ -145,6 +145,7 @@ def _branches(
         text=[f"{p[-1]}" if has else "" for p, has in zip(own, inner, strict=True)],
         textposition="top center",
         textfont={"size": 11},
+        unselected={"marker": {"opacity": 1}},  # who is clicked says so under Why
         customdata=[
             [rows[p]["item"], "-".join(map(str, p)), theme.drawn(_words(rows[p], titles))]
             for p in own

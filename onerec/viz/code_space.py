@@ -26,8 +26,12 @@ def projection(
     shares: tuple[float, float],
     colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
     chosen: int | None = None,
+    code: tuple[int, ...] = (),
 ) -> go.Figure:
-    """The map of the items, one of them in a ring. customdata[0] of a point is its item."""
+    """The map of the items, one of them in a ring. customdata[0] of a point is its item.
+
+    The items whose codes begin with `code` have a small ring each.
+    """
     if points.empty:
         return theme.nothing("There is no map yet.", TOKENIZE, "projection")
     _check_colour(colour)
@@ -45,7 +49,7 @@ def projection(
         key=f"map-{colour}",
     )
     _colour(fig, points, colour)
-    _ring(fig, points, chosen)
+    _rings(fig, points, chosen, code)
     return fig
 
 
@@ -54,6 +58,7 @@ def umap(
     facts: dict[str, Any],
     colour: Literal["code_1", "popularity", "leaf_size"] = "code_1",
     chosen: int | None = None,
+    code: tuple[int, ...] = (),
 ) -> go.Figure:
     """The map that UMAP made (`onerec.explain.item_map.umap`); see `projection`."""
     if points.empty:
@@ -74,7 +79,7 @@ def umap(
         key=f"umap-{colour}",
     )
     _colour(fig, points, colour)
-    _ring(fig, points, chosen)
+    _rings(fig, points, chosen, code)
     return fig
 
 
@@ -105,15 +110,23 @@ def _colour(fig: go.Figure, points: pd.DataFrame, colour: str) -> None:
     fig.update_yaxes(showticklabels=False, scaleanchor="x")
 
 
-def _ring(fig: go.Figure, points: pd.DataFrame, chosen: int | None) -> None:
-    """Around the chosen item, and over all others, so that it is found."""
-    own = points[points["item"] == chosen]
-    if own.empty:
-        return
-    ring = {"size": 20, "symbol": "circle-open", "color": theme.ORANGE, "line": {"width": 3}}
-    fig.add_scatter(
-        x=own["x"], y=own["y"], mode="markers", marker=ring, name="chosen", hoverinfo="skip"
-    )
+def _rings(fig: go.Figure, points: pd.DataFrame, chosen: int | None, code: tuple[int, ...]) -> None:
+    """Around what is chosen, and over all others, so that it is found."""
+    within = np.full(len(points), bool(code))
+    for level, number in enumerate(code, 1):
+        within &= (points[f"code_{level}"] == number).to_numpy()
+    named = {
+        f"code {' · '.join(map(str, code))}": (points[within], 11, 1.5),
+        "chosen": (points[points["item"] == chosen], 20, 3),
+    }
+    for name, (own, size, width) in named.items():
+        if own.empty:
+            continue
+        ring = {"size": size, "symbol": "circle-open", "line": {"width": width}}
+        ring["color"] = theme.ORANGE
+        fig.add_scatter(
+            x=own["x"], y=own["y"], mode="markers", marker=ring, name=name, hoverinfo="skip"
+        )
 
 
 def _map_groups(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:

@@ -117,6 +117,12 @@ def test_a_press_reaches_the_trainer_through_the_run_folder(
     app = AppTest.from_file(str(PAGE), default_timeout=30).run()
     next(button for button in app.button if button.label == "Pause").click().run()
     assert json.loads((run.path / "control.json").read_text())["pause"] is True
+    assert "Asked to pause" in words(app), "the press is seen before the trainer follows it"
+    app.run()
+    offered = {button.label: button.disabled for button in app.button}
+    assert (offered["Pause"], offered["Stop"]) == (True, False)
+    next(button for button in app.button if button.label == "Stop").click().run()
+    assert "Asked to stop" in words(app)
 
 
 def test_a_start_that_was_refused_is_explained_and_can_be_removed(

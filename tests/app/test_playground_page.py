@@ -105,7 +105,7 @@ def test_an_empty_code_is_told_with_what_becomes_of_it(open_page: Open) -> None:
     app.segmented_control(key="codes_shape").set_value("ring").run()
     app.slider(key="codes_size").set_value(16).run()
     press(app, "codes_reset")
-    assert "nothing moves it: wasted" in said(app)
+    assert "nothing moves them: wasted" in said(app)
     app.segmented_control(key="codes_repair").set_value("repaired").run()
     assert "the next step moves it" in said(app)
     press(app, "codes_step")
@@ -166,6 +166,17 @@ def test_a_router_collapses_and_the_bias_mends_it_in_mid_run(open_page: Open) ->
     assert float(numbers(app)["MaxVio"]) < 0.6
     assert numbers(app)["Experts at work"] == "4 of 4"
     assert app.query_params["experts_steps"] == "600"
+
+
+def test_what_is_not_drawn_leaves_no_steps_in_the_address(open_page: Open) -> None:
+    """Its settings leave the address with it: a reload would make the steps with others."""
+    app = open_page(codes_steps="3", codes_size="9")
+    app.segmented_control(key="playground_view").set_value("Experts").run()
+    assert not app.exception
+    assert "codes_steps" not in app.query_params
+    app.segmented_control(key="playground_view").set_value("Codes").run()
+    assert numbers(app)["Step"] == "3"
+    assert app.query_params["codes_steps"] == "3"
 
 
 def test_each_picture_has_its_formula_table_and_code(open_page: Open) -> None:

@@ -208,6 +208,9 @@ def test_an_edited_history_moves_the_list_and_undo_brings_it_back(
     assert listed(app) == before
     app.selectbox(key="edit_add").select_index(5).run()
     assert app.text_input(key="edit").value == "+5"
+    app.text_input(key="edit").set_value("-5000").run()
+    assert "places are 1 to" in said(app)
+    assert "Edit the history and this list follows" in said(app), "no edit was followed"
     app.button(key="edit_reset").click().run()
     assert listed(app) == before
 

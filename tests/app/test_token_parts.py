@@ -160,6 +160,21 @@ def test_a_bad_link_falls_back_and_says_so(open_page: Open) -> None:
     assert "“Laid out by” to “Globe”, which is not here" in text
 
 
+def test_a_chosen_code_is_told_on_the_map_as_in_the_tree(open_page: Open, toy_run: Run) -> None:
+    ids = toy_run.semantic_ids()
+    own = ids[ids["code_1"] == ids["code_1"][0]]
+    text = said(open_page(tokens_view="Map", code=str(ids["code_1"][0])))
+    assert f"is chosen: {len(own)} item" in text
+    sizes = toy_run.report()["levels"]
+    free = next(
+        f"{first}-{second}"
+        for first in range(sizes[0]["size"])
+        for second in range(sizes[1]["size"])
+        if not ((ids["code_1"] == first) & (ids["code_2"] == second)).any()
+    )
+    assert "No item's name begins with" in said(open_page(tokens_view="Map", code=free))
+
+
 def test_codebooks_list_the_levels_and_no_dead_code(open_page: Open) -> None:
     app = open_page(tokens_view="Codebooks")
     assert "No code is dead" in said(app)

@@ -60,7 +60,7 @@ def test_a_bad_parameter_falls_back_and_says_so(visit: Visit) -> None:
     page = visit("tokenizer?run=gone&tokens_view=Nonsense&item=banana")
     expect(page.get_by_text("“Run” to “gone”, which is not here")).to_be_visible()
     expect(page.get_by_text("“Show” to “Nonsense”, which is not here")).to_be_visible()
-    expect(page.get_by_text("Item “banana” is not a number")).to_be_visible()
+    expect(page.get_by_text("Item “banana” is not a whole number")).to_be_visible()
     no_exception(page)
 
 

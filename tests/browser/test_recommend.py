@@ -69,7 +69,7 @@ def test_edit_a_history_and_take_it_back(page: Page, real_server: Server) -> Non
     settled(page)
     expect(page).to_have_url(re.compile(r"edit=-\d+"))
     expect(page.get_by_text("items were in the list before the edits")).to_be_visible()
-    box = page.get_by_role("combobox", name="Add an item behind the newest")
+    box = page.get_by_role("combobox", name="Add an item as the newest")
     box.fill("cooking part 3")
     box.press("Enter")
     settled(page)

@@ -46,6 +46,19 @@ def test_a_ring_is_drawn_around_the_chosen_item_alone(run: Run) -> None:
     assert not [trace for trace in gone.data if trace.name == "chosen"]
 
 
+def test_rings_are_drawn_around_the_items_of_a_code(run: Run) -> None:
+    points, shares = tokens.projection(run)
+    first = int(points["code_1"][0])
+    second = int(points["code_2"][0])
+    fig = code_space.projection(points, shares, code=(first, second))
+    (rings,) = (trace for trace in fig.data if trace.name == f"code {first} · {second}")
+    own = points[(points["code_1"] == first) & (points["code_2"] == second)]
+    assert list(rings.x) == own["x"].tolist()
+    assert 0 < len(own) < (points["code_1"] == first).sum()
+    none = code_space.projection(points, shares, code=(10**6,))
+    assert not [trace for trace in none.data if str(trace.name).startswith("code ")]
+
+
 def test_one_neighbour_shares(run: Run) -> None:
     frame = tokens.neighbours(run, 3).head(1).assign(shared_prefix=1)
     said = theme.title(neighbours(frame, "a clip"))
