@@ -107,7 +107,7 @@ def test_an_empty_code_is_told_with_what_becomes_of_it(open_page: Open) -> None:
     press(app, "codes_reset")
     assert "nothing moves them: wasted" in said(app)
     app.segmented_control(key="codes_repair").set_value("repaired").run()
-    assert "the next step moves it" in said(app)
+    assert "the next step moves them" in said(app)
     press(app, "codes_step")
     assert "The last step moved empty code" in said(app)
 
