@@ -22,6 +22,7 @@ from onerec.model.packing import Mask, Packing, Segments
 KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer
 Cache = list[list[KeyValue]]  # of each decoder layer, position after position
 
+WRITTEN_OUT = 1 << 14  # queries times keys of a head; beyond, a CPU's training would keep too much
 FEW = 8  # positions that are too few for a kernel of attention
 WIDEST = 256  # a head of flash attention
 CUDNN_HEAD = 128  # the widest head of cuDNN's attention
@@ -62,24 +63,34 @@ def merge_heads(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(Dh)) v: queries (B, H, T, Dh), keys and values (B, H, S, Dh).
 
-    `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. Without gradients on a
-    CPU it is written out, as two threads share its batched products better than torch's kernel.
+    `mask` is bool, broadcastable to (B, H, T, S); True may be attended to. On a CPU it is written
+    out where that fits: two threads share its batched products better than torch's kernel.
     """
-    if torch.is_grad_enabled() or not q.is_cpu or torch.compiler.is_compiling():
-        if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
-            return attend_few(q, k, v, mask)
-        if mask is None and cudnn_serves(q, k):
-            whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[
-                0
-            ]
-            return whole
-        if mask is not None and q.is_cuda and torch.is_grad_enabled():
-            with sdpa_kernel(MASKED):
-                return F.scaled_dot_product_attention(q, k, v, mask)
+    gradients = torch.is_grad_enabled()
+    if q.is_cpu and not torch.compiler.is_compiling():
+        if not gradients or q.shape[-2] * k.shape[-2] <= WRITTEN_OUT:
+            return attend_written(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask)
+    if max(q.shape[-2], k.shape[-2]) <= FEW and q.is_cuda and torch.compiler.is_compiling():
+        return attend_few(q, k, v, mask)
+    if mask is None and cudnn_serves(q, k):
+        whole: Tensor = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[0]
+        return whole
+    if mask is not None and q.is_cuda and gradients:
+        with sdpa_kernel(MASKED):
+            return F.scaled_dot_product_attention(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+def attend_written(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """As `attend`, in products and a softmax. Who may attend to nothing gets a mean of the values.
+
+    (Not zeros, as of torch's kernel: nobody reads it, and it is a number.)
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():
-        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+        least = torch.finfo(q.dtype).min
+        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, least)
     y: Tensor = scores.softmax(-1) @ v
     return y
 

@@ -130,3 +130,22 @@ def test_on_a_gpu_attention_without_a_mask_is_that_with_a_mask_of_ones():
         for y in (attend(q, k, v), attend(q, k, v, ones))
     ]
     torch.testing.assert_close(*found, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("queries", [5, 300])
+def test_a_cpu_trains_alike_by_both_of_its_ways(queries):
+    """Written out where it fits, else by torch's kernel; who may attend to nothing is a number."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, length, 8, dtype=torch.double) for length in (queries, 60, 60))
+    mask = torch.rand(3, 1, 1, 60) > 0.3
+    assert (queries * 60 <= attention.WRITTEN_OUT) == (queries == 5)
+    found = []
+    for how in (attend, attention.attend_written, torch.nn.functional.scaled_dot_product_attention):
+        given = [x.clone().requires_grad_() for x in (q, k, v)]
+        y = how(*given, mask)
+        (y.sin()).sum().backward()
+        found.append([y.detach(), *(x.grad for x in given)])
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=1e-9, atol=1e-12)
+    mask[0] = False
+    assert attention.attend_written(q, k, v, mask).isfinite().all()
