@@ -26,6 +26,8 @@ NEAR = 0.25
 """The near-mean start leaves so much of a random row's way from the mean; ours."""
 SEED_ROWS_PER_CLUSTER, SEED_ROWS = 64, 2**17
 """The k-means++ start looks for seeds among so many random rows per cluster and in all; ours."""
+SETTLED = 0.1
+"""Bounds begin where centroids move by less than this share of a row's distance; measured."""
 ROUNDS = 64
 """The k-means|| start draws its seeds in so many rounds; ours."""
 
@@ -82,17 +84,19 @@ def lloyd(
     k, repaired, made, before = len(centroids), 0, 0, math.inf
     old_labels: Tensor | None = None
     bounds: GroupBounds | None = None
+    settled = False
     for _ in range(iterations):
         made += 1
-        if old_labels is None or not worth_bounds(x, k):
+        if old_labels is None or not settled:
             labels, distances = nearest(x, centroids, rounded=True)
         else:
             bounds = bounds or GroupBounds(x, centroids, old_labels)
             labels, distances = bounds.step(centroids)
         sums, counts = cluster_sums(x, labels, k)
-        full = counts > 0
+        full, left = counts > 0, centroids
         centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
         centroids = centroids.float()
+        settled = settled or (worth_bounds(x, k) and _settles(left, centroids, distances))
         moved = repair(x, centroids, distances, torch.nonzero(~full)[:, 0], generator)
         repaired += moved
         inertia = float(distances.sum(dtype=torch.float64))
@@ -100,9 +104,18 @@ def lloyd(
         if moved == 0 and (same or before - inertia <= tolerance * inertia):
             break
         before, old_labels = inertia, labels
-    labels = assign(x, centroids)
+    if bounds is None:
+        labels = assign(x, centroids)
+    else:  # the same with less to compute
+        labels = _first_of_equal(centroids)[bounds.step(centroids)[0]]
     inertia = inertia_of(x, centroids, labels)
     return KMeansResult(centroids, labels, inertia, made, repaired)
+
+
+def _settles(left: Tensor, centroids: Tensor, distances: Tensor) -> bool:
+    """Whether an iteration's move (k, d) to (k, d) is small beside squared distances (n,)."""
+    moved = (centroids - left).square().sum(1).mean()
+    return bool(moved <= SETTLED**2 * distances.mean())
 
 
 def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from onerec.errors import DataError, RecipeError
 from onerec.tokenizer import distances as distances_module
 from onerec.tokenizer import kmeans as module
+from onerec.tokenizer.bounds import GroupBounds
 from onerec.tokenizer.kmeans import assign, kmeans, lloyd
 
 
@@ -275,3 +276,28 @@ def test_the_gpu_gives_the_same_bits_again_and_the_cpu_quality() -> None:
     assert one.centroids.equal(two.centroids)
     assert one.labels.equal(two.labels)
     assert one.inertia == pytest.approx(cpu.inertia, rel=0.01)
+
+
+@pytest.mark.parametrize("iterations", [4, 40])
+def test_when_bounds_begin_changes_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, iterations: int
+) -> None:
+    """From the second iteration on, once centroids hardly move, or never: until done, or cut."""
+    x = torch.randn(3_000, 6, generator=torch.Generator().manual_seed(2))
+    begun, found = [], []
+    kept = module.GroupBounds
+
+    def bounds(*of: Tensor) -> GroupBounds:
+        begun.append(len(found))
+        return kept(*of)
+
+    monkeypatch.setattr(module, "GroupBounds", bounds)
+    for settled in (1e9, module.SETTLED, 0.0):
+        monkeypatch.setattr(module, "SETTLED", settled)
+        found.append(lloyd(x, x[:256], iterations=iterations, generator=generator(0)))
+    assert begun == ([0] if iterations == 4 else [0, 1]), "the last computes all distances"
+    for one in found[1:]:
+        assert torch.equal(one.labels, found[0].labels)
+        torch.testing.assert_close(one.centroids, found[0].centroids)
+        assert one.inertia == pytest.approx(found[0].inertia)
+    assert torch.equal(found[0].labels, assign(x, found[0].centroids))
