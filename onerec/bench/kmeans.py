@@ -30,7 +30,7 @@ from torch import Tensor
 
 from onerec.bench.generate import as_json, commit, cpu_name, write
 from onerec.bench.mistakes import told_in_a_line
-from onerec.common import generator, set_threads
+from onerec.common import generator, keep_memory, set_threads
 from onerec.errors import OneRecError
 from onerec.tokenizer.distances import inertia_of
 from onerec.tokenizer.kmeans import assign, lloyd
@@ -159,6 +159,7 @@ def run(
             f"1, and clusters at most the {min(n for n, _ in shapes)} points"
         )
     threads = set_threads(min(threads, set_threads()))
+    keep_memory()  # for all of them, as every stage of the pipeline does
     packages = ["torch", "scikit-learn", *(["faiss-cpu"] if has_faiss() else [])]
     result: dict[str, Any] = {
         "benchmark": "kmeans",
