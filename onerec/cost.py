@@ -47,8 +47,9 @@ class Cost:
     """What pre-training takes; the other stages come on top.
 
     `embeddings` are the parameters that are rows of a table. `state_bytes` hold weights, gradients
-    and the moments of AdamW, `sample_bytes` the activations of one full context: an upper bound of
-    what a batch keeps, for padding is dropped on a CPU and a GPU keeps part of it in bfloat16.
+    and the moments of AdamW, `sample_bytes` the activations of one full context: about the most
+    that a batch keeps, for a CPU drops the padding (and keeps the weights of short attention), and
+    a GPU keeps part of it in bfloat16.
     """
 
     parameters: int

@@ -253,7 +253,8 @@ class Counter:
 
         For the modules as they are in float32 on a CPU without packing and without dropout. Kept
         are: of a norm its normed input, the scale and, by the product that reads it, its output; of
-        attention queries, keys, values, result, a log-sum per head and the context's mask; of a
+        attention by torch's kernel (a CPU keeps the weights of short attention, which it writes
+        out, instead) queries, keys, values, result, a log-sum per head and the context's mask; of a
         SwiGLU of hidden width F, 4 F; of a mixture that for each active expert, its rows before and
         after (twice), and the gates; of a loss the log-probabilities. Weights and indices are not
         counted, nor what a whole batch keeps once.

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onerec.assembly import model_config, new_model
 from onerec.count import Cardinalities, Counter
-from onerec.model import packing, products
+from onerec.model import attention, packing, products
 from onerec.model.onerec import Batch, ItemTable, OneRec, Vocabulary
 from onerec.recipes import RECIPES, Recipe, recipe
 
@@ -229,6 +229,7 @@ def test_activations_are_what_autograd_keeps(
     kind: str, features: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "packs", lambda *_: False)
+    monkeypatch.setattr(attention, "WRITTEN_OUT", 0)
     monkeypatch.setattr(products, "MKL_IS_FAST", True)  # torch's own linear copies rows set apart
     model, batch, counter = ready(small(**KINDS[kind]), FEATURES[features])
     levels = len(toy.SIZES)
