@@ -12,6 +12,7 @@ from typing import Any
 import live_model
 import pytest
 import recommend_edit
+import recommend_live
 import recommend_parts
 from streamlit.testing.v1 import AppTest
 
@@ -445,3 +446,18 @@ def test_an_item_is_chosen_by_whoever_looks_and_not_by_the_browser(
     state["explained"] = 5
     given["on_change"]()
     assert chosen == [{"item": 5}]
+
+
+def test_the_history_follows_an_address_that_the_browser_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Back: the field, drawn later, still holds what it held when the address was another."""
+    state: dict[str, Any] = {"edit": "-7,-6", recommend_live.EDITS_SHOWN: ("-7,-6", "-7,-6")}
+    address = {"edit": "-7"}
+    monkeypatch.setattr(recommend_live.st, "session_state", state)
+    monkeypatch.setattr(recommend_live.st, "query_params", address)
+    recommend_live._follow_address()
+    assert state["edit"] == "-7"
+    state["edit"] = "-5"  # a person wrote it: the address comes after the field
+    recommend_live._follow_address()
+    assert state["edit"] == "-5"
