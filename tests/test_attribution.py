@@ -7,6 +7,7 @@ import torch
 import toy_model as toy
 
 from onerec.attribution import (
+    RANDOM_ORDERS,
     Places,
     attention,
     attention_weights,
@@ -17,7 +18,7 @@ from onerec.attribution import (
     log_probs_without,
     steps,
 )
-from onerec.common import evaluating
+from onerec.common import evaluating, generator
 from onerec.model.qformer import QFormerConfig
 from onerec.tokenizer.trie import Trie
 
@@ -267,6 +268,20 @@ def test_deletion_curves_equal_deleting_by_hand(model):
     ends = torch.stack([curve[-1] for curve in everything.values()])
     assert len(everything["own"]) == 6  # five events can be seen
     torch.testing.assert_close(ends, ends[:1].expand(3))
+
+
+def test_the_random_curve_is_the_mean_of_different_orders(model):
+    batch, places = one_user()
+    codes, stream = codes_of(model), generator(3)
+    orders = [torch.randperm(5, generator=stream).tolist() for _ in range(RANDOM_ORDERS)]
+    assert len({tuple(order) for order in orders}) > 1
+    found = deletion_curves(model, batch, places, codes, {}, most=3, seed=3)["random"]
+    for m in range(4):
+        left = [
+            slow_log_prob(model, without(batch, places, set(order[:m])), codes).sum()
+            for order in orders
+        ]
+        torch.testing.assert_close(found[m], torch.stack(left).mean())
 
 
 def test_a_user_without_a_history_has_nothing_to_explain(model):

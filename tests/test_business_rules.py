@@ -87,6 +87,7 @@ def test_at_most_so_many_of_an_author_and_the_beam_widens_for_it(most):
         assert got == expected[:k]
     assert asked[0] == ([0, 1, 2], k)
     assert len(asked) > 1
+    assert found.legal.all()
     assert all(later[1] > earlier[1] for earlier, later in itertools.pairwise(asked))
     torch.testing.assert_close(found.code_log_probs.sum(-1), found.scores)
     assert torch.equal(CODES[found.items], found.codes)
@@ -144,6 +145,8 @@ def test_short_lists_are_searched_anew_a_few_users_at_a_time(monkeypatch):
 def test_a_rule_that_makes_no_sense_is_refused():
     with pytest.raises(DataError, match="rule exclude: there is no item 'nothing'"):
         Rules(exclude=["nothing"]).allowed(ITEMS)
+    with pytest.raises(DataError, match="rule exclude: there is no item 'nothing'"):
+        Rules(exclude=["i3", "nothing"]).allowed(ITEMS)
     with pytest.raises(DataError, match="items have no such column; they have category, brand"):
         Rules(without={"colour": ["red"]}).allowed(ITEMS)
     with pytest.raises(DataError, match="per_author=-1"):

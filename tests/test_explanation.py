@@ -174,3 +174,79 @@ def test_an_item_that_was_added_can_be_explained(recommender: Recommender) -> No
     old, new = explain(richer, history, 4), explain(richer, history, toy_home.ITEMS)
     assert new.log_prob == pytest.approx(old.log_prob)
     assert new.codes["code"].tolist() == old.codes["code"].tolist()
+
+
+def test_ranks_are_among_all_codes_and_so_many_others_are_shown(recommender: Recommender) -> None:
+    history, size = recommender.prompts.history("u08"), max(recommender.ids.sizes)
+    for row in recommender.recommend_for(history, k=8, beam=30).to_dict("records"):
+        item = row["item"]
+        whole = explain(recommender, history, item, few=size).codes
+        for level, codes in whole.groupby("level"):
+            assert len(codes) == recommender.ids.sizes[level - 1]
+            assert codes["probability"].sum() == pytest.approx(1.0, abs=1e-5)
+            ordered = codes.sort_values("probability", ascending=False, kind="stable")
+            assert ordered["rank"].tolist() == list(range(1, len(codes) + 1))
+        few = explain(recommender, history, item, few=2).codes
+        others = few[~few["chosen"]]
+        assert others["rank"].max() <= 2
+        assert (others.groupby("level").size() <= 2).all()
+
+
+def test_the_beam_in_which_an_item_is_looked_up_is_the_one_asked_for(
+    recommender: Recommender,
+) -> None:
+    history = recommender.prompts.history("u08")
+    listed = recommender.recommend_for(history, k=30, beam=30)
+    codes = recommender.ids.codes[listed["item"]]
+    best, last = int(listed["item"].iloc[0]), int(listed["item"].iloc[-1])
+    assert codes[0].tolist() != codes[-1].tolist()
+
+    def places(item: int, beam: int) -> list[int]:
+        table = explain(recommender, history, item, beam=beam).codes
+        return table.loc[table["chosen"], "beam"].tolist()
+
+    assert places(last, 1)[-1] == 0  # of one prefix a level it is none
+    assert min(places(best, 30)) >= 1
+    assert places(last, 30)[-1] == len({tuple(code) for code in codes.tolist()})  # the last leaf
+
+
+@pytest.mark.parametrize("k", range(1, 10))
+def test_leaves_hold_as_many_items_as_the_list_has(recommender: Recommender, k: int) -> None:
+    """A list may end in the middle of a leaf: the rest of it is not listed."""
+    frame = tree(recommender, recommender.prompts.history("u08"), k=k, beam=30)
+    assert frame["items"].sum() == k
+    there = frame[frame["place"] > 0]
+    assert there["place"].tolist() == (1 + there["items"].cumsum() - there["items"]).tolist()
+
+
+def test_clusters_are_no_events(lazy: Recommender) -> None:
+    """Events that are in neither window stand in clusters alone: they are not read themselves."""
+    history = lazy.prompts.history("u08")
+    found = explain(lazy, history, 3, most=1_000)
+    windows = np.concatenate([places.numpy() for places in lazy.prompts.places(history)])
+    read = np.isin(np.arange(len(history)), windows)
+    assert not read.all()
+    assert found.events["read"].tolist() == read.tolist()
+    assert (found.events.loc[~read, list(METHODS)] == 0).all().all()
+    lifelong = lazy.prompts.batch([history]).lifelong
+    assert lifelong is not None
+    clusters = int((lifelong.item > 0).sum())
+    assert found.curves["deleted"].max() == read.sum() + clusters
+
+
+def test_layers_of_experts_are_numbered_as_in_the_whole_model(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """With experts in every second block of both, the decoder's come after the encoder's."""
+    home = tmp_path_factory.mktemp("alternate")
+    toy_home.make_dataset(home)
+    changes = {"model.expert_blocks": "alternate", "train.steps": "1"}
+    changes |= {"model.encoder_layers": "2", "model.decoder_layers": "2"}
+    recipe = toy_home.make_recipe(changes)
+    run_stage("pretrain", "alternate", recipe=recipe, dataset="toy", home=home)
+    one = Recommender.load("alternate", home, device="cpu")
+    inside = set(one.model.decoder.modules())
+    expected = [y for y, mixture in enumerate(one.model.mixtures()) if mixture in inside]
+    assert expected[0] > 0
+    found = explain(one, one.prompts.history("u08"), 3).experts
+    assert sorted(set(found["layer"])) == expected

@@ -132,6 +132,20 @@ def test_seen_items_are_filtered_where_the_recipe_says_so(recommender: Recommend
     assert repeats(same) == 0
 
 
+def test_what_a_user_has_seen_is_his_own_history_and_ends_where_it_is_asked_to(
+    recommender: Recommender,
+) -> None:
+    """Users of different lengths: the shorter one's row is padding, not his neighbour's items."""
+    log = recommender.setting.split.log
+    lengths = np.diff(log.offsets)
+    user = np.array([lengths.argmax(), lengths.argmin(), 0])
+    end = log.offsets[user + 1] - np.array([0, 0, 2])
+    found = recommender.seen(torch.from_numpy(user), torch.from_numpy(end)).tolist()
+    for row, begin, stop in zip(found, log.offsets[user], end, strict=True):
+        own = (log.item[begin:stop].astype(int) + 1).tolist()
+        assert row == own + [0] * (len(row) - len(own))
+
+
 def test_without_the_trie_an_illegal_answer_is_counted_not_hidden(recommender: Recommender) -> None:
     cases = recommender.setting.split.test
     free = recommender.lists(cases, 10, constrained=False)
@@ -215,6 +229,7 @@ def test_a_history_of_100_000_events_is_read_at_its_end_and_counted(
     assert "newest 5 and 8 positive ones" in note
     end = recommender.recommend_for(items[-8:], k=4)
     assert found["item"].tolist() == end["item"].tolist()
+    assert recommender.sample_for(items[-20:], 2).attrs["notes"][0].startswith("12 of 20 events")
     hidden = recommender.recommend_for(items, k=4, rules=Rules(seen=False))
     assert len(hidden) == 0
 
@@ -284,6 +299,32 @@ def test_rules_hold_for_users_of_the_dataset_too(recommender: Recommender) -> No
     narrow = recommender.recommend(users, k=7, rules=Rules(without={"tags": ["cooking"]}))
     assert (narrow["item_id"].map(number) >= toy_home.PER_SHELF).all()
     assert narrow.attrs["notes"] == []
+
+
+def test_a_user_whose_list_is_searched_anew_keeps_his_own_history(recommender: Recommender) -> None:
+    """Among others whose lists were full at once: his context, and what he has seen, are his."""
+    users = recommender.setting.dataset.users["user_id"].tolist()
+    rules = Rules(per_author=1, seen=False)
+    together = recommender.recommend(users, k=5, rules=rules)
+    searched: list[int] = []
+    search = recommender.search
+
+    def noted(model: Any, batch: Any, *rest: object, **given: Any) -> Generated:
+        searched.append(batch.size)
+        return search(model, batch, *rest, **given)
+
+    recommender.search = noted
+    try:
+        again = recommender.recommend(users, k=5, rules=rules)
+    finally:
+        recommender.search = search
+    assert 0 < searched[1] < searched[0] == len(users), "some of them, and not all"
+    assert again.equals(together)
+    for user in users:
+        alone = recommender.recommend([user], k=5, rules=rules)
+        rows = together[together["user_id"] == user]
+        assert alone["item"].tolist() == rows["item"].tolist()
+        assert np.allclose(alone["score"], rows["score"], atol=1e-5)
 
 
 def test_k_ends_with_the_catalogue_before_anything_is_searched(recommender: Recommender) -> None:
@@ -385,9 +426,32 @@ def test_draws_are_reproducible_and_follow_their_settings(recommender: Recommend
     assert 0 < narrow.attrs["lost"] < 1
 
 
+def test_draws_say_the_models_probability_and_that_of_the_draw(recommender: Recommender) -> None:
+    history = ["i03", "i04"]
+    listed = recommender.recommend_for(history, k=30, beam=30)
+    score = dict(zip(listed["item"], listed["score"], strict=True))
+    draws = recommender.sample_for(history, 50, power=2.0)
+    assert draws["score"].tolist() == pytest.approx([score[i] for i in draws["item"]], abs=1e-4)
+    leaves = {tuple(recommender.ids.codes[i]): score[i] for i in listed["item"]}  # each code once
+    total = np.logaddexp.reduce([2 * value for value in leaves.values()])
+    assert draws["drawn"].tolist() == pytest.approx((2 * draws["score"] - total).tolist(), abs=1e-4)
+
+
+def test_draws_follow_the_rules_that_hold_for_everybody(recommender: Recommender) -> None:
+    rules = Rules(exclude=["i03"], without={"tags": ["football"]})
+    for how in ({}, {"power": 1.0}):
+        draws = recommender.sample_for(["i03", "i04"], 400, rules=rules, **how)
+        drawn = {number(item) for item in draws["item_id"]}
+        assert len(drawn) > 1
+        assert 3 not in drawn
+        assert not drawn & set(range(10, 20))
+
+
 def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
     for settings, words in (
         ({"power": 2.0, "top_k": 5}, "power takes the place of temperature"),
+        ({"power": 2.0, "top_p": 0.5}, "power takes the place of temperature"),
+        ({"power": 2.0, "temperature": 0.5}, "power takes the place of temperature"),
         ({"power": 0.5}, "alpha=0.5"),
         ({"power": float("inf")}, "alpha=inf"),
         ({"temperature": 0.0}, "temperature=0.0 above 0"),
@@ -396,6 +460,7 @@ def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
         ({"n": 0}, "group=0 must be at least 1"),
         ({"n": 0, "power": 2.0}, "group=0 must be at least 1"),
         ({"rules": Rules(per_author=1)}, "are for lists"),
+        ({"rules": Rules(seen=False)}, "are for lists"),
     ):
         with pytest.raises(DataError, match=words):
             recommender.sample_for(["i03"], **settings)

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from onerec.bench.explanations import correlations, lost, main, summary
-from onerec.explanation import Explanation
+from onerec.bench import explanations
+from onerec.bench.explanations import CURVES, RIVALS, correlations, lost, main, summary
+from onerec.explanation import Explanation, explain
+from onerec.pipeline.pretrain import sample_cases
+from onerec.recommend import Recommender
 
 NOTHING = pd.DataFrame()
 
@@ -75,6 +79,41 @@ def test_means_and_differences_over_users():
     assert set(told["deleted"]["attention"]) == {"area", "1"}
     assert told["over"]["random"]["attention"]["mean"] == 2.0
     assert told["over"]["recent"]["gradient"]["mean"] == -1.0
+
+
+def test_depths_are_told_up_to_the_last_one_deleted():
+    curves = [{name: np.arange(6.0) for name in CURVES}] * 2
+    told = summary([dict.fromkeys(RIVALS, 0.5)] * 2, curves, most=5)["deleted"]["recent"]
+    assert {key: one["mean"] for key, one in told.items()} == {"area": 3.0, "1": 1.0, "5": 5.0}
+
+
+def test_what_is_explained_is_each_users_first_item_for_what_came_before(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, read = [], []
+
+    def noted(recommender, history, item, *, most):
+        table = explain(recommender, history, item, most=most)
+        asked.append((history.item.tolist(), item))
+        read.append(int(table.events["read"].sum()))
+        return table
+
+    monkeypatch.setattr(explanations, "explain", noted)
+    threads = torch.get_num_threads()
+    try:
+        told = explanations.run("first", home=trained, users=6, most=2)
+    finally:
+        torch.set_num_threads(threads)
+    recommender = Recommender.load("first", trained, device="cpu")
+    cases, log = sample_cases(recommender.setting.split.test, 6), recommender.setting.split.log
+    first = recommender.lists(cases, 1).items[:, 0].tolist()
+    before = [
+        log.item[log.offsets[user] : end].tolist()
+        for user, end in zip(cases.user, cases.end, strict=True)
+    ]
+    assert asked == list(zip(before, first, strict=True))
+    assert sum(read) < sum(map(len, before))  # some of it is too old
+    assert told["events_read"] == pytest.approx(np.mean(read), abs=0.05)
 
 
 def test_one_round_on_a_trained_run(trained: Path, tmp_path: Path, capsys):

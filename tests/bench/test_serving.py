@@ -1,6 +1,8 @@
 """The benchmark of serving: what it counts, and its line."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,7 +80,90 @@ def test_ready_begins_with_what_the_encoder_reads(monkeypatch):
     assert len(asked) == 2
     whole, ready = served._operations()
     parts = served.counter.search_flops(5)
+    assert whole == sum(parts.values())
     assert whole - ready == parts["pathways"]
+
+
+def test_a_row_by_hand(monkeypatch):
+    """8 users in .5 s with the trie, .4 s without, .25 s from the encoder on; 3 s at first."""
+    served = Served.__new__(Served)
+    served.chosen, served.items, served.device = None, 300, torch.device("cpu")
+    clock = iter([1.0, 4.0])
+    monkeypatch.setattr(serving, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(serving, "contexts", lambda *_: "batch")
+    monkeypatch.setattr(serving, "peak_memory", lambda _: 77)
+    inside, asked = [], []
+
+    @contextlib.contextmanager
+    def embedded(batch):
+        inside.append(batch)
+        yield
+        inside.clear()
+
+    def taken(batch, rounds, constrained=True):
+        asked.append((bool(inside), constrained))
+        return {(True, True): 0.25, (False, False): 0.4}[asked[-1]]
+
+    monkeypatch.setattr(served, "embedded", embedded)
+    monkeypatch.setattr(served, "_taken", taken)
+    monkeypatch.setattr(served, "search", lambda batch: lambda: None)
+    monkeypatch.setattr(served, "seconds", lambda work, rounds: [9.0, 0.5, 0.1])
+    monkeypatch.setattr(served, "_operations", lambda: (1000.0, 600.0))
+    monkeypatch.setattr(served, "_share", lambda rate: rate / 1e6)
+    assert served.measured(8, 3, unconstrained=True) == {
+        "users": 8,
+        "users_per_second": 16.0,
+        "ready_users_per_second": 32.0,
+        "milliseconds": 500.0,
+        "first_seconds": 3.0,
+        "flops_per_user": 1000,
+        "mfu": 0.016,  # 1000 x 8 / .5 s of 1e6
+        "ready_mfu": 0.0192,  # 600 x 8 / .25 s
+        "peak_memory_bytes": 77,
+        "unconstrained_users_per_second": 20.0,
+        "constraint_cost": 0.25,  # .1 s more than .4 s
+    }
+
+
+def test_utilisation_is_the_share_of_the_devices_peak(monkeypatch):
+    served = Served.__new__(Served)
+    served.device = torch.device("cpu")
+    assert served._share(25.0) is None
+    served.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(serving, "peak_rate", {"NVIDIA H200": 100.0}.get)
+    assert served._share(25.0) == 0.25
+
+
+def test_latency_is_in_milliseconds_and_the_first_asks_do_not_count(monkeypatch):
+    """Of .001, .002 .. .101 s the median is the 51st, and a hundredth is slower than the 100th."""
+    served = Served.__new__(Served)
+    served.chosen, served.items, served.device = None, 300, torch.device("cpu")
+    rounds, users = [], []
+    monkeypatch.setattr(serving, "contexts", lambda chosen, items, one, device: users.append(one))
+    monkeypatch.setattr(served, "search", lambda batch: "work")
+
+    def seconds(work, times):
+        rounds.append(times)
+        return [(n + 1) / 1e3 for n in range(times)]
+
+    monkeypatch.setattr(served, "seconds", seconds)
+    assert served.latency(101) == {"p50": 51.0, "p99": 100.0}
+    assert len(rounds) == 2
+    assert users == [1]
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_a_request_asks_for_as_many_items_as_the_beam_with_the_trie_or_not(
+    monkeypatch, constrained
+):
+    served, asked = Served(recipe("tiny", SMALL), 300, 5, torch.device("cpu")), []
+    batch = contexts(served.chosen, 300, 2, torch.device("cpu"))
+    monkeypatch.setattr(serving, "beam_search", lambda *_, **how: asked.append(how))
+    served.search(batch, constrained)()
+    served._taken(batch, 2, constrained)
+    expected = {"k": 5, "beam": 5, "compiled": False, "constrained": constrained}
+    assert asked == [expected] * 4  # the one, and two rounds after one that is not counted
 
 
 def test_without_json_it_prints_a_line_for_each_batch(capsys, tmp_path):

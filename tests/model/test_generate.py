@@ -261,6 +261,60 @@ def test_the_trace_tells_the_same_story():
     assert beam_search(model, batch, trie, k=6, beam=4).trace == []
 
 
+@torch.no_grad()
+def test_the_trace_tells_what_all_legal_continuations_have_together():
+    model, batch, trie = toy.make_model(), toy.make_batch(), make_trie()
+    got = beam_search(model, batch, trie, k=6, beam=4, trace=True)
+    memory, table, parents = model.encode(batch), toy.item_codes(), torch.zeros(3, 1, 0).long()
+    for level, found in enumerate(got.trace):
+        logits, _ = model.decode_step(level, parents, memory, None)
+        chance = logits.softmax(-1).expand(-1, parents.shape[1], -1)
+        for user, place in itertools.product(range(3), range(parents.shape[1])):
+            prefix = parents[user, place]
+            legal = table[(table[:, :level] == prefix).all(1), level].unique()
+            own = chance[user, place, legal].sum()
+            torch.testing.assert_close(found.legal_probability[user, place], own)
+        parents = found.codes
+    assert got.trace[2].legal_probability.max() < 0.999  # some of it leads to no item
+
+
+def test_users_up_to_a_power_of_two_keep_what_is_left_out_for_each():
+    """Three are four, the first one again; three items are four, the last of which is nobody."""
+    batch, exclude = toy.make_batch(), torch.tensor([[3, 9, 1], [2, 0, 0], [8, 7, 0]])
+    more, left_out = generate._of_few_users(batch, exclude)
+    assert more.size == 4
+    assert more.short.item.equal(batch.short.item[[0, 1, 2, 0]])
+    assert left_out.tolist() == [[3, 9, 1, 0], [2, 0, 0, 0], [8, 7, 0, 0], [3, 9, 1, 0]]
+
+
+def test_the_first_users_have_their_own_traces_alone():
+    model, batch, trie = toy.make_model(), toy.make_batch(), make_trie()
+    whole = beam_search(model, batch, trie, k=4, beam=3, trace=True)
+    found = whole.first(2)
+    assert found.items.equal(whole.items[:2])
+    for level, every in zip(found.trace, whole.trace, strict=True):
+        assert all(own.equal(table[:2]) for own, table in zip(level, every, strict=True))
+
+
+def test_what_is_left_out_does_not_hide_what_is_illegal():
+    """Padding of `exclude` is nobody, as is an illegal sequence: those still count."""
+    model, batch, trie = toy.make_model(), toy.make_batch(), make_trie()
+    plain = beam_search(model, batch, trie, k=12, beam=12, constrained=False)
+    assert not plain.legal.all()
+    nobody = torch.zeros(3, 2, dtype=torch.int64)
+    got = beam_search(model, batch, trie, k=12, beam=12, constrained=False, exclude=nobody)
+    assert got.codes.equal(plain.codes)
+    assert got.legal.equal(plain.legal)
+
+
+def test_without_the_trie_more_ranks_than_sequences_stay_empty():
+    model, batch, trie = toy.make_model(), toy.make_batch(), make_trie()
+    got = beam_search(model, batch, trie, k=123, beam=120, constrained=False)
+    assert got.scores[:, :120].isfinite().all()
+    assert got.scores[:, 120:].isneginf().all()
+    assert got.codes[:, 120:].eq(-1).all()
+
+
 def test_the_model_comes_back_in_its_mode():
     model, batch, trie = toy.make_model(dropout=0.5), toy.make_batch(), make_trie()
     model.train()

@@ -141,3 +141,81 @@ def test_one_code_of_each_level_is_the_greedy_item():
     assert (draws.codes == greedy.codes).all()
     torch.testing.assert_close(draws.drawn, torch.zeros(3, 20))
     torch.testing.assert_close(draws.model, greedy.scores.expand(-1, 20))
+
+
+@torch.no_grad()
+def level_by_hand(model, batch, codes, user, level, *, temperature, top_k, top_p):
+    """{code: probability} of a level after the codes before it: the words of `sample`, slowly."""
+    memory = model.encode(toy.rows(batch, [user]))
+    hidden = model.decode(codes[None, None, :level], memory)[0, 0, -1]
+    chance = (model.logits(level, hidden) / temperature).exp().tolist()
+    real = {tuple(row[: level + 1]) for row in toy.item_codes().tolist()}
+    left = [code for code in range(len(chance)) if (*codes[:level].tolist(), code) in real]
+    left.sort(key=lambda code: -chance[code])
+    left = left[: top_k or len(left)]
+    together = sum(chance[code] for code in left)
+    kept, reached = [], 0.0
+    for code in left:
+        if reached >= top_p:
+            break
+        kept.append(code)
+        reached += chance[code] / together
+    together = sum(chance[code] for code in kept)
+    return {code: chance[code] / together for code in kept}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"top_p": 0.6},
+        {"top_k": 2},
+        {"top_k": 3, "top_p": 0.6, "temperature": 3.0},
+        {"top_k": 2, "top_p": 0.55, "temperature": 5.0},
+    ],
+    ids=str,
+)
+def test_cuts_of_each_level_are_those_of_a_slow_loop(how):
+    """The temperature first, then the trie, top-k, and top-p of what top-k has left."""
+    model, batch = toy.make_model(), toy.make_batch()
+    draws = sample(model, batch, TRIE, group=60, generator=generator(1), **how)
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | how
+    for user in range(batch.size):
+        for codes, told in zip(draws.codes[user], draws.levels[user], strict=True):
+            for level in range(3):
+                chance = level_by_hand(model, batch, codes, user, level, **settings)
+                own = chance.get(int(codes[level]), 0.0)
+                assert told[level].exp().item() == pytest.approx(own, abs=1e-4)
+    torch.testing.assert_close(draws.levels.sum(-1), draws.drawn)
+    assert (draws.levels - sequence_log_probs(model, batch, draws.codes)).abs().max() > 0.1
+
+
+def test_a_nucleus_ends_with_the_code_that_reaches_it():
+    """One half is reached by the first code alone: the smallest set does not take a second."""
+    log_prob = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    assert nucleus(log_prob, 0.5).exp().tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+def test_a_code_outside_the_nucleus_is_kept_where_it_is_asked_about():
+    """Of .5, .3, .15, .05 the last one stays beside the nucleus of .6: its share of .85."""
+    log_prob = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    kept = nucleus(log_prob, 0.6, torch.tensor([3]))
+    torch.testing.assert_close(kept.exp(), torch.tensor([[0.5, 0.3, 0.0, 0.05]]) / 0.85)
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.5}, {"top_p": 0.6}], ids=str)
+def test_teacher_forcing_knows_the_settings_of_the_sampler(how):
+    model, batch = toy.make_model(), toy.make_batch()
+    draws = sample(model, batch, TRIE, group=40, generator=generator(4), **how)
+    again = sequence_log_probs(model, batch, draws.codes, trie=TRIE, **how)
+    torch.testing.assert_close(again, draws.levels, atol=1e-4, rtol=1e-4)
+    free = sequence_log_probs(model, batch, draws.codes, trie=TRIE)
+    assert (again - free).abs().max() > 0.1
+
+
+def test_teacher_forcing_knows_a_code_that_is_in_no_nucleus():
+    """Of each prefix the nucleus of almost nothing is one code; another one is asked about."""
+    model, batch = toy.make_model(), toy.make_batch()
+    codes = TRIE.leaf_codes.expand(batch.size, -1, -1)
+    found = sequence_log_probs(model, batch, codes, trie=TRIE, top_p=1e-9)
+    assert found.isfinite().all()
+    assert found.min() < -1

@@ -127,6 +127,12 @@ def test_the_table_has_a_row_for_each_branch():
     ]
     assert len(kept) == sum(int(level.kept.scores[1].isfinite().sum()) for level in levels)
     assert kept[0] == (1, tuple(levels[0].kept.codes[1, 0].tolist()))
+    for depth, level in enumerate(levels, start=1):
+        there = level.kept.scores[1].isfinite()
+        own = [prefix for at, prefix in kept if at == depth]
+        assert own == [tuple(codes) for codes in level.kept.codes[1][there].tolist()]
+    other = columns(levels, user=0)
+    assert other["codes"] != table["codes"]
     assert set(table["state"]) == {"kept", "pruned", "illegal"}
     assert min(table["parent"]) == 1
     assert max(table["rank"]) <= 4

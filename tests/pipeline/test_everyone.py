@@ -1,6 +1,10 @@
 """All users in one file: what any other call says, whole after a kill, never of something else."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
@@ -13,6 +17,7 @@ from onerec.model import packing, pieces
 from onerec.pipeline import everyone
 from onerec.pipeline.everyone import recommend_all
 from onerec.recommend import Recommender
+from onerec.runs import open_run
 
 
 def test_the_file_has_what_recommend_says(trained: Path, tmp_path: Path) -> None:
@@ -31,6 +36,22 @@ def test_the_file_has_what_recommend_says(trained: Path, tmp_path: Path) -> None
     assert frame["item_id"].tolist() == expected["item_id"].tolist()
     assert frame["score"].to_numpy() == pytest.approx(expected["score"].to_numpy(), abs=1e-5)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_where_seen_items_are_left_out_lists_are_as_long_as_those_of_recommend(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A narrow beam is widened until a list is full, in this file as everywhere else."""
+    recommender = Recommender.load("first", trained, device="cpu")
+    setting, out = recommender.setting, tmp_path / "lists.parquet"
+    narrow = replace(setting.recipe.evaluate, filter_seen=True, beam=1)
+    recommender.setting = replace(setting, recipe=replace(setting.recipe, evaluate=narrow))
+    monkeypatch.setattr(Recommender, "load", lambda *_: recommender)
+    recommend_all("first", out, k=1, home=trained, part=7)
+    users = setting.dataset.users["user_id"].tolist()
+    expected = recommender.recommend(users, k=1)
+    assert expected["user_id"].tolist() == users
+    assert read_parquet(out)["item_id"].tolist() == expected["item_id"].tolist()
 
 
 def test_a_killed_call_goes_on_with_the_next_part(
@@ -66,6 +87,47 @@ def test_parts_of_another_call_are_not_taken(trained: Path, tmp_path: Path) -> N
     duckdb.connect().execute(f"COPY (SELECT 1 AS x) TO '{folder}/part-000000.parquet'")
     assert recommend_all("first", out, k=2, home=trained).before == 0
     assert set(read_parquet(out)["rank"]) == {1, 2}
+
+
+@pytest.mark.parametrize("other", [{"k": 2}, {"part": 7}], ids=str)
+def test_a_call_for_other_lists_does_not_go_on_with_these(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, int]
+) -> None:
+    """Lists of two lengths, or users twice and others never, would stand in one file."""
+    out, plain, made = tmp_path / "lists.parquet", tmp_path / "plain.parquet", []
+    asked = {"k": 3, "part": 9} | other
+    recommend_all("first", plain, home=trained, **asked)
+    own = everyone._lists
+
+    def dies_at_the_third(recommender, start, stop, k):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(start)
+        return own(recommender, start, stop, k)
+
+    monkeypatch.setattr(everyone, "_lists", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        recommend_all("first", out, k=3, home=trained, part=9)
+    monkeypatch.setattr(everyone, "_lists", own)
+    assert recommend_all("first", out, home=trained, **asked).before == 0
+    assert read_parquet(out).equals(read_parquet(plain))
+
+
+def test_parts_are_of_one_run_as_it_is_one_dataset_and_one_beam(trained: Path) -> None:
+    run, recommender = open_run("first", trained), Recommender.load("first", trained, device="cpu")
+    known, setting = everyone._described(run, recommender, 3, 9), recommender.setting
+    assert everyone._described(run, recommender, 3, 9) == known
+
+    def other(run: Any = run, **changes: Any) -> dict[str, Any]:
+        changed = copy.copy(recommender)
+        changed.setting = replace(setting, **changes)
+        return everyone._described(run, changed, 3, 9)
+
+    wider = replace(setting.recipe.evaluate, beam=setting.recipe.evaluate.beam + 1)
+    assert other(recipe=replace(setting.recipe, evaluate=wider)) != known
+    assert other(dataset=SimpleNamespace(fingerprint="of another")) != known
+    assert other(SimpleNamespace(path=run.path, stamp=lambda: "trained again")) != known
+    assert other(SimpleNamespace(path=run.path / "copy", stamp=run.stamp)) != known
 
 
 def test_what_cannot_be_written_is_said_before_the_work(trained: Path, tmp_path: Path) -> None:
