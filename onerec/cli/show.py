@@ -12,7 +12,9 @@ from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
 
-out, err = Console(), Console(stderr=True)
+# Titles, names and paths are printed as they are: [words] in them are no markup, :words: no emoji.
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -41,9 +43,9 @@ class Bars:
 
     def __init__(self, quiet: bool) -> None:
         self.progress = Progress(
-            TextColumn("{task.description:<9}"),
+            TextColumn("{task.description:<9}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=err,
             disable=quiet or not err.is_terminal,

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from onerec.cli.show import Bars, print_json, print_table, say
+from onerec.cli.show import Bars, err, print_json, print_table, say
 
 
 def test_json_is_one_line_that_a_strict_reader_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +29,26 @@ def test_tables_show_four_digits(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "0.1235" in out
     assert "0.12345" not in out
+
+
+@pytest.mark.parametrize("text", ["Live [/b]", "[red]Alert", "one :star: of [many]"])
+def test_text_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A closing bracket without an opening one was an error, an opening one was left out."""
+    print_table(text, pd.DataFrame({f"{text} header": [f"{text} cell"]}))
+    shown = capsys.readouterr().out
+    assert [shown.count(part) for part in (text, f"{text} header", f"{text} cell")] == [3, 1, 1]
+    say(text, {}, as_json=False)
+    err.print(text)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"{text}\n", f"{text}\n")
+
+
+def test_what_a_stage_says_is_shown_as_it_is() -> None:
+    with Bars(quiet=True) as bars:
+        bars.report("run [/b]", 0, 10, {"message": "[red]begins [/b]"})
+        columns = [column(bars.progress.tasks[0]) for column in bars.progress.columns]
+    assert str(columns[0]).strip() == "run [/b]"
+    assert str(columns[2]).endswith("[red]begins [/b]")
 
 
 @pytest.mark.parametrize("quiet", [True, False])
