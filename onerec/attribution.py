@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -252,7 +252,8 @@ def deletion_curves(
 
     Returns:
         By method (m + 1,), m the smaller of `most` and what the model sees; and beside the methods
-        `random`, the mean over `RANDOM_ORDERS` orders, and `recent`, the newest first.
+        `random`, the mean over `RANDOM_ORDERS` orders, and `recent`, the newest first and clusters
+        after all events.
 
     Raises:
         ValueError: a batch of several users, or of another history than `places`.
@@ -266,7 +267,8 @@ def deletion_curves(
     orders["random"] = [
         seen[torch.randperm(len(seen), generator=stream)] for _ in range(RANDOM_ORDERS)
     ]
-    orders["recent"] = [seen.flip(0)]
+    events = replace(places, lifelong=None).seen(model)[seen]  # the rest are clusters
+    orders["recent"] = [torch.cat((seen[events].flip(0), seen[~events].flip(0)))]
     stairs = torch.ones(m + 1, m, dtype=torch.bool).tril(-1)  # row i deletes the first i
     hidden = []
     for order in (one for several in orders.values() for one in several):

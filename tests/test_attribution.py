@@ -270,6 +270,23 @@ def test_deletion_curves_equal_deleting_by_hand(model):
     torch.testing.assert_close(ends, ends[:1].expand(3))
 
 
+def test_the_newest_events_are_deleted_before_any_cluster():
+    """Clusters are numbered behind the events; they are older than what the windows hold."""
+    model = doubled(toy.make_model(lifelong=QFormerConfig(2)))
+    batch, places = one_user()
+    batch.lifelong = toy.make_clusters([3], 4)
+    batch.lifelong.label = batch.lifelong.label.double()
+    places = Places(9, places.short, places.positive, torch.tensor([6, 7, 8, -1]))
+    codes = codes_of(model)
+    recent = deletion_curves(model, batch, places, codes, {})["recent"]
+    order = [4, 3, 2, 1, 0, 8, 7, 6]  # event 5 is unseen
+    for m in range(9):
+        left = without(batch, places, set(order[:m]))
+        kept = torch.tensor([[unit not in order[:m] for unit in (6, 7, 8)] + [True]])
+        left.lifelong = batch.lifelong.kept(kept)
+        torch.testing.assert_close(recent[m], slow_log_prob(model, left, codes).sum())
+
+
 def test_the_random_curve_is_the_mean_of_different_orders(model):
     batch, places = one_user()
     codes, stream = codes_of(model), generator(3)
