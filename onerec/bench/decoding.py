@@ -122,10 +122,11 @@ def methods(served: Recommender, seed: int = 0) -> dict[str, Search]:
 
         return search
 
+    of_power = torch.Generator(served.device).manual_seed(seed)
+
     def power(batch: Batch, seen: Tensor | None) -> Tensor:
         chances = power_distribution(model, batch, trie, alpha=2.0, beam=SUPPORT)
-        stream = torch.Generator(served.device).manual_seed(seed)
-        return first_distinct(chances.sample(DRAWS, stream).items, seen)
+        return first_distinct(chances.sample(DRAWS, of_power).items, seen)
 
     return {
         "beam": plain,

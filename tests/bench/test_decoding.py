@@ -113,6 +113,22 @@ def test_methods_are_asked_for_with_what_their_names_say(monkeypatch):
     assert (asked["diverse"]["groups"], asked["diverse"]["penalty"]) == (4, 1.0)
 
 
+def test_draws_of_all_batches_come_from_one_stream(monkeypatch):
+    """Users of another batch would otherwise be drawn for with the same numbers."""
+
+    def noise(stream):
+        return SimpleNamespace(items=torch.randint(1_000_000, (1, 4), generator=stream))
+
+    chances = SimpleNamespace(sample=lambda group, stream: noise(stream))
+    monkeypatch.setattr(decoding, "sample", lambda *asked, generator, **how: noise(generator))
+    monkeypatch.setattr(decoding, "power_distribution", lambda *asked, **how: chances)
+    ways, again = methods(served(), seed=3), methods(served(), seed=3)
+    for name in ("sample", "top_p", "power"):
+        first, second = (ways[name](None, None).tolist() for _ in range(2))
+        assert first != second
+        assert again[name](None, None).tolist() == first
+
+
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_lists_leave_out_what_was_seen_and_are_of_the_bits_asked_for(monkeypatch, half, hidden):
