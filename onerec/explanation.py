@@ -74,11 +74,12 @@ def explain(
         most: events that the deletion curves delete at most.
 
     Raises:
-        DataError: there is no such item, or a number is below 1.
+        DataError: the index is no item's, or a number is below 1.
     """
     at_least_one(beam=1 if beam is None else beam, few=few)
-    if not 0 <= item < len(recommender.ids.codes):
-        raise DataError(f"item {item}: the catalogue has 0 to {len(recommender.ids.codes) - 1}")
+    last = len(recommender.ids.codes) - 1
+    if not isinstance(item, int | np.integer) or isinstance(item, bool) or not 0 <= item <= last:
+        raise DataError(f"item {item!r}: give its index, a whole number from 0 to {last}")
     model, device = recommender.model, recommender.device
     codes = torch.from_numpy(recommender.ids.codes[item]).to(device)
     batch = recommender.prompts.batch([history])

@@ -155,8 +155,11 @@ def test_the_place_in_the_beam_is_that_of_the_tree(recommender: Recommender) -> 
 
 
 def test_an_item_of_nobody_is_refused(recommender: Recommender) -> None:
-    with pytest.raises(DataError, match="item 30: the catalogue has 0 to 29"):
-        explain(recommender, recommender.prompts.history("u08"), 30)
+    history = recommender.prompts.history("u08")
+    for item in (30, -1, "633", 1.5, None, True):
+        words = f"^item {item!r}: give its index, a whole number from 0 to 29$"
+        with pytest.raises(DataError, match=words):
+            explain(recommender, history, item)  # type: ignore[arg-type]
 
 
 def test_numbers_below_1_are_refused(recommender: Recommender) -> None:
