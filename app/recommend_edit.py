@@ -237,8 +237,9 @@ def _draws(run: Run, who: Who) -> None:
             "watched": st.column_config.TextColumn("In the history"),
         },
     )  # fmt: skip
+    seen = "is left out" if live_model.hides_watched(who) else "may be drawn again"
     st.caption(
-        "What was watched before may be drawn again: only a search leaves it out, and only "
-        "a search follows rules. p^α sharpens whole items; a temperature sharpens each code "
-        "by itself. Draws follow the trie and are the same for the same settings (seed 0)."
+        f"What was watched before {seen}, as in lists; only a search follows rules. p^α sharpens "
+        "whole items; a temperature sharpens each code by itself. Draws follow the trie and are "
+        "the same for the same settings (seed 0)."
     )

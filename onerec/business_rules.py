@@ -45,6 +45,11 @@ class Rules:
     without: Mapping[str, Sequence[str] | str] = field(default_factory=dict)
     per_author: int = 0
 
+    @property
+    def for_everybody(self) -> bool:
+        """Whether `allowed` may leave anything out."""
+        return bool(self.exclude or self.without)
+
     def allowed(self, items: pd.DataFrame) -> NDArray[np.bool_]:
         """(n,) bool: what is left of the catalogue for everybody.
 
@@ -165,23 +170,55 @@ def rank_in_group(group: Tensor) -> Tensor:
 
 
 def shortfalls(
-    users: Sequence[object], counts: NDArray[np.int64], k: int, n_items: int
+    users: Sequence[object],
+    counts: NDArray[np.int64],
+    k: int,
+    items: pd.DataFrame,
+    rules: Rules = Rules(),
+    filtered: bool = False,
 ) -> list[str]:
     """A line for each of a few users whose list is shorter than k, or one for all of them.
 
     Without `users` the lists are nobody's: histories that were typed.
-    Of a catalogue of `n_items` that is larger than the search is wide, nobody knows the rest.
+
+    Args:
+        counts: (M,) the items of each list.
+        items: the catalogue.
+        filtered: the recipe leaves out what is in a user's history, whatever the rules.
     """
-    why = "there are no more, or a rule leaves none: loosen it"
-    if n_items > (looked_at := max(k, WIDEST)):
-        why = f"the rules leave no more of the {looked_at:,} most probable"
     short = np.flatnonzero(counts < k).tolist()
+    if not short:
+        return []
+    left = int(rules.allowed(items).sum()) if rules.for_everybody else len(items)
+
+    def why(count: int) -> str:
+        return _why(count, max(k, WIDEST), left, len(items), rules, filtered)
+
     if len(short) > 3:
+        least = int(counts[short].min())
         return [
             f"{len(short):,} of {len(counts):,} users have fewer than {k} items "
-            f"(the least: {counts[short].min()}): {why}"
+            f"(the least: {least}): {why(least)}"
         ]
     whose = [f"user {users[row]}: " if len(users) else "" for row in short]
     return [
-        f"{who}{counts[row]} of {k} items; {why}" for who, row in zip(whose, short, strict=True)
+        f"{who}{counts[row]} of {k} items; {why(counts[row])}"
+        for who, row in zip(whose, short, strict=True)
     ]
+
+
+def _why(count: int, looked_at: int, left: int, n_items: int, rules: Rules, filtered: bool) -> str:
+    """Why a list has `count` items: of `n_items` rules for everybody leave `left`, of which the
+    search looks at `looked_at`; nobody knows the rest."""
+    if not left:
+        return f"the rules leave none of the catalogue's {n_items:,}: loosen one"
+    said = f"the rules leave {left:,} of the catalogue's {n_items:,}"
+    said = f"the catalogue has {n_items:,}" if left == n_items else said
+    parts = [said if left <= looked_at else f"the search saw the {looked_at:,} most probable"]
+    if count < left and (filtered or not rules.seen):
+        by = "evaluate.filter_seen" if filtered else "rule seen=False"
+        parts.append(f"what is in the history is left out ({by})")
+    if count < left and rules.per_author:
+        parts.append(f"at most {rules.per_author} may be of one author")
+    ruled = rules.for_everybody or rules.per_author or not (rules.seen or filtered)
+    return ", ".join(parts) + (": loosen a rule for more" if ruled else "")

@@ -1,9 +1,11 @@
 """Generated lists of many users, in arrays: what a search gives, batch after batch put together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -24,6 +26,24 @@ class Lists:
     def take(self, rows: NDArray[Any]) -> "Lists":
         """The lists of some of the users."""
         return Lists(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def frame(self, users: Sequence[object], item_ids: NDArray[Any]) -> pd.DataFrame:
+        """A row for each item that is there: user_id, rank, item_id, item, score, lp_1..lp_L.
+
+        `users` (M,) are their own ids, none where the lists are nobody's; `item_ids` (n,).
+        """
+        row, place = np.nonzero(self.items >= 0)
+        items = self.items[row, place]
+        columns: dict[str, object] = {
+            "user_id": np.asarray(users, dtype=object)[row] if len(users) else None,
+            "rank": place + 1,
+            "item_id": item_ids[items],
+            "item": items,
+            "score": self.scores[row, place],
+        }
+        for level in range(self.code_log_probs.shape[2]):
+            columns[f"lp_{level + 1}"] = self.code_log_probs[row, place, level]
+        return pd.DataFrame(columns)
 
 
 def nothing_for(users: int, k: int, levels: int, device: torch.device) -> Generated:

@@ -134,7 +134,7 @@ class Recommender:
         cases = Cases(index, self.setting.split.log.offsets[index + 1], none, none[:0])
         most, rules = min(k, self.trie.n_items), rules or Rules()
         lists = self.lists(cases, most, rules=rules, workers=workers)
-        return self.frame(users, lists, k)
+        return self.frame(users, lists, k, rules)
 
     def recommend_for(
         self,
@@ -162,7 +162,7 @@ class Recommender:
         at_least_one(k=k)
         one, most = self._history(history, user, features), min(k, self.trie.n_items)
         lists = self.lists_for([one], most, rules=rules, beam=beam, groups=groups, penalty=penalty)
-        frame = self.frame([], lists, k).drop(columns="user_id")
+        frame = self.frame([], lists, k, rules).drop(columns="user_id")
         frame.attrs["notes"] = [*self.prompts.unread(one), *frame.attrs["notes"]]
         return frame
 
@@ -181,7 +181,7 @@ class Recommender:
         beam: int | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """`n` items drawn for a history, with replacement.
+        """`n` items drawn for a history, with replacement; none of it where a list has none of it.
 
         With `power` items are drawn from p^power, exactly where `beam` is None; temperature, top_k
         and top_p act code by code and belong to the other way of drawing.
@@ -193,12 +193,11 @@ class Recommender:
         Raises:
             DataError: as `recommend_for`, or settings that cannot be drawn with.
         """
-        one = self._history(history, user, features)
-        trie, _ = self._ruled(rules, [])
-        if rules is not None and (rules.per_author or not rules.seen):
-            raise DataError(
-                "rules seen=False and per_author are for lists: draws do not know of one another"
-            )
+        at_least_one(n=n, beam=1 if beam is None else beam)
+        one, rules = self._history(history, user, features), rules or Rules()
+        if rules.per_author:
+            raise DataError("rule per_author is for lists: draws do not know of one another")
+        trie = self._left(rules, one.item if self._hides(rules) else None)
         with autocast(self.device):
             found, lost = drawn(
                 self.model,
@@ -217,7 +216,7 @@ class Recommender:
         columns |= {"item_id": self.items["item_id"].to_numpy()[items], "item": items}
         columns |= {"score": found.model[0].cpu().numpy(), "drawn": found.drawn[0].cpu().numpy()}
         frame = pd.DataFrame(columns)
-        notes = [] if len(frame) else ["the rules leave no item"]
+        notes = self._shortfalls([], np.array([len(frame)]), n, rules)
         frame.attrs |= {"lost": lost, "notes": [*self.prompts.unread(one), *notes]}
         return frame
 
@@ -254,21 +253,12 @@ class Recommender:
         same.added = numbered if self.added is None else pd.concat([self.added, numbered])
         return same
 
-    def frame(self, users: Sequence[object], lists: Lists, k: int) -> pd.DataFrame:
+    def frame(
+        self, users: Sequence[object], lists: Lists, k: int, rules: Rules | None = None
+    ) -> pd.DataFrame:
         """Lists of users as rows; `attrs["notes"]` says whose are shorter than k."""
-        row, place = np.nonzero(lists.items >= 0)
-        items = lists.items[row, place]
-        columns: dict[str, object] = {
-            "user_id": np.asarray(users, dtype=object)[row] if len(users) else None,
-            "rank": place + 1,
-            "item_id": self.items["item_id"].to_numpy()[items],
-            "item": items,
-            "score": lists.scores[row, place],
-        }
-        for level in range(lists.code_log_probs.shape[2]):
-            columns[f"lp_{level + 1}"] = lists.code_log_probs[row, place, level]
-        frame = pd.DataFrame(columns)
-        frame.attrs["notes"] = shortfalls(users, (lists.items >= 0).sum(1), k, self.trie.n_items)
+        frame = lists.frame(users, self.items["item_id"].to_numpy())
+        frame.attrs["notes"] = self._shortfalls(users, (lists.items >= 0).sum(1), k, rules)
         return frame
 
     def lists(
@@ -286,8 +276,7 @@ class Recommender:
         `beam` is the recipe's unless given, and at least k. `workers` threads share the batches on
         a CPU; the lists do not depend on their number.
         """
-        trie, _ = self._ruled(rules, [])
-        hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
+        trie, hidden = self._left(rules or Rules()), self._hides(rules or Rules())
 
         def generate(part: tuple[slice, torch.Tensor, torch.Tensor]) -> Generated:
             _, user, end = part
@@ -314,10 +303,13 @@ class Recommender:
         at_least_one(k=k, groups=groups, beam=1 if beam is None else beam)
         if not 0 <= penalty < math.inf:
             raise DataError(f"penalty={penalty}: must be at least 0 and finite")
-        rules = rules or Rules()
-        trie, seen = self._ruled(rules, histories)
+        rules, seen = rules or Rules(), None
+        trie = self._left(rules)
         if not histories:
             return stacked([], k, len(self.ids.sizes))
+        if self._hides(rules) and any(map(len, histories)):
+            each = [torch.from_numpy(np.unique(one.item) + 1) for one in histories]
+            seen = torch.nn.utils.rnn.pad_sequence(each, batch_first=True).to(self.device)
         batch, diverse = self.prompts.batch(histories), (groups, penalty)
         found = self._by_rules(batch, k, trie, seen, rules, beam, diverse)
         return stacked([found], k, len(self.ids.sizes))
@@ -329,18 +321,24 @@ class Recommender:
             return asked
         return self.prompts.typed(asked, user=user, features=features)
 
-    def _ruled(
-        self, rules: Rules | None, histories: Sequence[History]
-    ) -> tuple[Trie | None, torch.Tensor | None]:
-        """The trie that rules leave, None where nothing is left, and seen items (B, X)."""
-        trie: Trie | None = self.trie
-        if rules is not None and (rules.exclude or rules.without):
-            trie = restricted(self.trie, self.ids.codes, rules.allowed(self.items))
-        hidden = self.setting.recipe.evaluate.filter_seen or (rules is not None and not rules.seen)
-        if not (hidden and any(map(len, histories))):
-            return trie, None
-        seen = [torch.from_numpy(np.unique(one.item) + 1) for one in histories]
-        return trie, torch.nn.utils.rnn.pad_sequence(seen, batch_first=True).to(self.device)
+    def _hides(self, rules: Rules) -> bool:
+        """Whether what is in a history stays out of what is made for it."""
+        return self.setting.recipe.evaluate.filter_seen or not rules.seen
+
+    def _left(self, rules: Rules, seen: NDArray[np.int64] | None = None) -> Trie | None:
+        """The trie that rules for everybody leave, without items `seen`; None for an empty one."""
+        if not rules.for_everybody and (seen is None or not len(seen)):
+            return self.trie
+        allowed = rules.allowed(self.items)
+        if seen is not None:
+            allowed[seen] = False
+        return restricted(self.trie, self.ids.codes, allowed)
+
+    def _shortfalls(
+        self, users: Sequence[object], counts: NDArray[np.int64], k: int, rules: Rules | None
+    ) -> list[str]:
+        filtered = self.setting.recipe.evaluate.filter_seen
+        return shortfalls(users, counts, k, self.items, rules or Rules(), filtered)
 
     def _by_rules(
         self,

@@ -108,19 +108,63 @@ def test_when_fewer_are_left_the_list_ends_earlier():
 
 
 def test_the_shortfall_is_said():
-    assert shortfalls(["a", "b"], np.array([5, 5]), 5, 9) == []
-    (line,) = shortfalls(["a", "b"], np.array([5, 2]), 5, 9)
+    rules = Rules(per_author=1)
+    assert shortfalls(["a", "b"], np.array([5, 5]), 5, ITEMS, rules) == []
+    (line,) = shortfalls(["a", "b"], np.array([5, 2]), 5, ITEMS, rules)
     assert line.startswith("user b: 2 of 5 items")
-    (line,) = shortfalls(list("abcde"), np.array([0, 1, 2, 3, 5]), 5, 9)
+    (line,) = shortfalls(list("abcde"), np.array([0, 1, 2, 3, 5]), 5, ITEMS, rules)
     assert line.startswith("4 of 5 users have fewer than 5 items (the least: 0)")
 
 
 def test_what_a_search_has_not_seen_is_not_said_to_be_missing():
     """Beyond the widest beam nobody knows what there is."""
-    (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST)
-    assert line == "user a: 2 of 5 items; there are no more, or a rule leaves none: loosen it"
-    (line,) = shortfalls(["a"], np.array([2]), 5, WIDEST + 1)
-    assert line == "user a: 2 of 5 items; the rules leave no more of the 4,096 most probable"
+    rules, said = Rules(per_author=2), "at most 2 may be of one author: loosen a rule for more"
+    for n, why in (
+        (WIDEST, "catalogue has 4,096"),
+        (WIDEST + 1, "search saw the 4,096 most probable"),
+    ):
+        items = pd.DataFrame({"item_id": range(n)})
+        (line,) = shortfalls(["a"], np.array([2]), 5, items, rules)
+        assert line == f"user a: 2 of 5 items; the {why}, {said}"
+
+
+@pytest.mark.parametrize(
+    ("count", "rules", "filtered", "why"),
+    [
+        (3, Rules(), False, f"the catalogue has {toy.N_ITEMS}"),
+        (toy.N_ITEMS, Rules(), True, f"the catalogue has {toy.N_ITEMS}"),
+        (
+            3,
+            Rules(),
+            True,
+            f"the catalogue has {toy.N_ITEMS}, what is in the history is left out "
+            "(evaluate.filter_seen)",
+        ),
+        (
+            3,
+            Rules(seen=False),
+            False,
+            f"the catalogue has {toy.N_ITEMS}, what is in the history is left out "
+            "(rule seen=False): loosen a rule for more",
+        ),
+        (
+            0,
+            Rules(without={"category": ["music", "food", "sport"]}),
+            True,
+            f"the rules leave none of the catalogue's {toy.N_ITEMS}: loosen one",
+        ),
+        (
+            toy.N_ITEMS // 2,
+            Rules(without={"brand": "b1"}),
+            False,
+            f"the rules leave {toy.N_ITEMS - toy.N_ITEMS // 2} of the catalogue's {toy.N_ITEMS}: "
+            "loosen a rule for more",
+        ),
+    ],
+)
+def test_why_a_list_is_short(count: int, rules: Rules, filtered: bool, why: str) -> None:
+    (line,) = shortfalls([], np.array([count]), toy.N_ITEMS + 1, ITEMS, rules, filtered)
+    assert line == f"{count} of {toy.N_ITEMS + 1} items; {why}"
 
 
 def test_short_lists_are_searched_anew_a_few_users_at_a_time(monkeypatch):

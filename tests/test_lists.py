@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onerec.errors import DataError
-from onerec.lists import at_least_one, nothing_for, stacked
+from onerec.lists import Lists, at_least_one, nothing_for, stacked
 from onerec.model.generate import Generated
 
 
@@ -22,6 +22,27 @@ def test_parts_follow_one_another() -> None:
     assert lists.scores.dtype == np.float32
     assert lists.code_log_probs.shape == (3, 2, 2)
     assert lists.take(np.array([2, 0])).items.tolist() == [[3, -1], [4, 2]]
+
+
+def test_lists_as_rows_by_hand() -> None:
+    """The second of two users has one item alone; nobody's lists name no user."""
+    made = Lists(
+        np.array([[1, 0], [2, -1]]),
+        np.array([[-1.0, -2.0], [-3.0, -np.inf]]),
+        np.array([[[-0.5, -0.5], [-1, -1]], [[-1, -2], [-np.inf, -np.inf]]]),
+        np.array([[True, True], [True, False]]),
+    )
+    frame = made.frame(["a", "b"], np.array(["x", "y", "z"]))
+    assert frame.to_dict("list") == {
+        "user_id": ["a", "a", "b"],
+        "rank": [1, 2, 1],
+        "item_id": ["y", "x", "z"],
+        "item": [1, 0, 2],
+        "score": [-1.0, -2.0, -3.0],
+        "lp_1": [-0.5, -1.0, -1.0],
+        "lp_2": [-0.5, -1.0, -2.0],
+    }
+    assert made.frame([], np.array(["x", "y", "z"]))["user_id"].isna().all()
 
 
 def test_no_parts_are_no_lists() -> None:

@@ -1,5 +1,6 @@
 """From a finished run to lists: whose, how long, how scored, and what they never depend on."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,8 @@ def test_seen_items_are_filtered_where_the_recipe_says_so(recommender: Recommend
             for user, item in zip(frame["user_id"], frame["item"], strict=True)
         )
 
-    filtering = replace(setting.recipe, evaluate=replace(setting.recipe.evaluate, filter_seen=True))
-    same = Recommender.__new__(Recommender)
-    vars(same).update(vars(recommender))
-    same.setting = replace(setting, recipe=filtering)
     assert repeats(recommender) > 0
-    assert repeats(same) == 0
+    assert repeats(filtering(recommender)) == 0
 
 
 def test_what_a_user_has_seen_is_his_own_history_and_ends_where_it_is_asked_to(
@@ -237,9 +234,7 @@ def test_a_history_of_100_000_events_is_read_at_its_end_and_counted(
 def test_a_beam_wider_than_the_catalogue_and_k_above_the_beam(recommender: Recommender) -> None:
     everything = recommender.recommend_for(["i03"], k=toy_home.ITEMS + 5, beam=10_000)
     assert sorted(everything["item"]) == list(range(toy_home.ITEMS))
-    assert everything.attrs["notes"] == [
-        "30 of 35 items; there are no more, or a rule leaves none: loosen it"
-    ]
+    assert everything.attrs["notes"] == ["30 of 35 items; the catalogue has 30"]
     assert len(recommender.recommend_for(["i03"], k=12, beam=2)) == 12
 
 
@@ -359,14 +354,16 @@ def test_a_filter_that_leaves_nothing_says_so(recommender: Recommender) -> None:
     found = recommender.recommend_for(["i03"], k=4, rules=Rules(without=shelves))
     assert len(found) == 0
     assert found.attrs["notes"] == [
-        "0 of 4 items; there are no more, or a rule leaves none: loosen it"
+        "0 of 4 items; the rules leave none of the catalogue's 30: loosen one"
     ]
     assert "lp_2" in found.columns
     users = recommender.recommend(["u00", "u01"], k=4, rules=Rules(without=shelves))
     assert len(users.attrs["notes"]) == 2
     drawn = recommender.sample_for(["i03"], 5, rules=Rules(without=shelves))
     assert len(drawn) == 0
-    assert drawn.attrs["notes"] == ["the rules leave no item"]
+    assert drawn.attrs["notes"] == [
+        "0 of 5 items; the rules leave none of the catalogue's 30: loosen one"
+    ]
 
 
 def test_a_filter_that_leaves_few_gives_what_there_is(recommender: Recommender) -> None:
@@ -447,20 +444,70 @@ def test_draws_follow_the_rules_that_hold_for_everybody(recommender: Recommender
         assert not drawn & set(range(10, 20))
 
 
+def filtering(recommender: Recommender) -> Recommender:
+    """The same one with a recipe that leaves out what a user has seen."""
+    recipe = recommender.setting.recipe
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, filter_seen=True))
+    same = copy.copy(recommender)
+    same.setting = replace(recommender.setting, recipe=recipe)
+    return same
+
+
+def test_draws_leave_out_what_was_seen_as_lists_do(recommender: Recommender) -> None:
+    history = ["i03", "i04", "i05"]
+
+    def drawn(asked: Recommender, **how: Any) -> set[int]:
+        return {number(item) for item in asked.sample_for(history, 400, **how)["item_id"]}
+
+    assert drawn(recommender) & {3, 4, 5}
+    hidden = filtering(recommender)
+    for how in ({}, {"power": 1.0}, {"rules": Rules(exclude=["i06"])}):
+        assert len(drawn(hidden, **how)) > 1
+        assert not drawn(hidden, **how) & {3, 4, 5}
+        assert drawn(hidden, **how) == drawn(
+            recommender, **how | {"rules": replace(how.get("rules", Rules()), seen=False)}
+        )
+    assert 6 not in drawn(hidden, rules=Rules(exclude=["i06"]))
+    assert len(hidden.sample_for([], 5)) == 5
+    everything = recommender.items["item_id"].tolist()
+    nothing = hidden.sample_for(everything, 5)
+    assert len(nothing) == 0
+    assert nothing.attrs["notes"][-1] == (
+        "0 of 5 items; the catalogue has 30, what is in the history is left out "
+        "(evaluate.filter_seen)"
+    )
+
+
+def test_a_list_that_is_short_says_what_was_left_out(recommender: Recommender) -> None:
+    """No rule was given, so there is none to loosen: it is the recipe that hides seen items."""
+    hidden, history = filtering(recommender), ["i03", "i04"]
+    (note,) = hidden.recommend_for(history, k=30).attrs["notes"]
+    said = "28 of 30 items; the catalogue has 30, what is in the history is left out "
+    assert note == f"{said}(evaluate.filter_seen)"
+    (note,) = recommender.recommend_for(history, k=30, rules=Rules(seen=False)).attrs["notes"]
+    assert note == f"{said}(rule seen=False): loosen a rule for more"
+    (note,) = recommender.recommend_for(history, k=30, rules=Rules(per_author=1)).attrs["notes"]
+    assert note.endswith("30, at most 1 may be of one author: loosen a rule for more")
+    assert hidden.recommend_for([], k=31).attrs["notes"] == ["30 of 31 items; the catalogue has 30"]
+
+
 def test_draws_that_make_no_sense_are_refused(recommender: Recommender) -> None:
     for settings, words in (
         ({"power": 2.0, "top_k": 5}, "power takes the place of temperature"),
         ({"power": 2.0, "top_p": 0.5}, "power takes the place of temperature"),
         ({"power": 2.0, "temperature": 0.5}, "power takes the place of temperature"),
-        ({"power": 0.5}, "alpha=0.5"),
-        ({"power": float("inf")}, "alpha=inf"),
-        ({"temperature": 0.0}, "temperature=0.0 above 0"),
-        ({"temperature": float("nan")}, "temperature=nan above 0"),
+        ({"power": 0.5}, r"^power=0\.5: give a finite number of at least 1$"),
+        ({"power": 0.0}, "^power=0.0: give"),
+        ({"power": float("inf")}, "^power=inf: give"),
+        ({"power": "4"}, "^power='4': give"),
+        ({"power": 2.0, "beam": 0}, "^beam=0: must be at least 1$"),
+        ({"temperature": 0.0}, "^temperature=0.0 must be above 0"),
+        ({"temperature": float("nan")}, "^temperature=nan must be above 0"),
         ({"top_p": 2.0}, "top_p=2.0"),
-        ({"n": 0}, "group=0 must be at least 1"),
-        ({"n": 0, "power": 2.0}, "group=0 must be at least 1"),
-        ({"rules": Rules(per_author=1)}, "are for lists"),
-        ({"rules": Rules(seen=False)}, "are for lists"),
+        ({"n": 0}, "^n=0: must be at least 1$"),
+        ({"n": 0, "power": 2.0}, "^n=0: must be at least 1$"),
+        ({"n": 1.5}, "^n=1.5: give a whole number of at least 1$"),
+        ({"rules": Rules(per_author=1)}, "per_author is for lists"),
     ):
         with pytest.raises(DataError, match=words):
             recommender.sample_for(["i03"], **settings)

@@ -23,6 +23,7 @@ Items that share a code are one outcome, the most popular of them standing for i
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -111,6 +112,8 @@ def drawn(
     """
     if power is not None and (temperature, top_k, top_p) != (1.0, 0, 1.0):
         raise DataError("power takes the place of temperature, top_k and top_p: give one of them")
+    if power is not None and not (isinstance(power, Real) and 1 <= power < math.inf):
+        raise DataError(f"power={power!r}: give a finite number of at least 1")
     if trie is None:
         none = torch.zeros(batch.size, 0, device=batch.target.device)
         codes = none.long()[..., None].expand(-1, -1, model.levels)
@@ -128,8 +131,6 @@ def drawn(
                 top_p=top_p,
             )
             return found, 0.0
-        if group < 1:
-            raise ValueError(f"group={group} must be at least 1")
         chances = power_distribution(model, batch, trie, alpha=power, beam=beam)
     except ValueError as error:
         raise DataError(str(error)) from error

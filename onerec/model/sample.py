@@ -75,11 +75,7 @@ def sample(
     Raises:
         ValueError: group below 1, temperature not above 0, top_k below 0, or top_p outside (0, 1].
     """
-    if group < 1 or not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"group={group} must be at least 1, temperature={temperature} above 0, "
-            f"top_k={top_k} at least 0, top_p={top_p} in (0, 1]"
-        )
+    _refuse(group, temperature, top_k, top_p)
     call = compiled_call if compiled else directly
     how = temperature, top_k, top_p, constrained
     with evaluating(model), settled(model, compiled):
@@ -178,6 +174,16 @@ def _pick(log_prob: Tensor, noise: Tensor) -> Tensor:
     """One index per row of (..., N) by exponential draws (..., N), which are not kept."""
     smallest = torch.finfo(noise.dtype).tiny  # a zero would make an impossible code NaN
     return (log_prob - noise.clamp_(min=smallest).log()).argmax(-1)
+
+
+def _refuse(group: int, temperature: float, top_k: int, top_p: float) -> None:
+    if group < 1:
+        raise ValueError(f"group={group} must be at least 1")
+    if not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature={temperature} must be above 0, top_k={top_k} at least 0, "
+            f"top_p={top_p} in (0, 1]"
+        )
 
 
 def _drawn(

@@ -124,9 +124,7 @@ def test_a_list_that_is_too_short_says_so(cli: Any, finished: Path) -> None:
     assert "user u07: 30 of 35 items" in answer.err
     rows = cli("recommend", "--run", "first", "--user", "u07", "--k", "35", "--json").json()
     assert len(rows["recommendations"]) == 30
-    assert rows["notes"] == [
-        "user u07: 30 of 35 items; there are no more, or a rule leaves none: loosen it"
-    ]
+    assert rows["notes"] == ["user u07: 30 of 35 items; the catalogue has 30"]
 
 
 def test_a_run_without_a_trained_model_says_what_to_do(
