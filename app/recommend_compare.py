@@ -17,6 +17,7 @@ import streamlit as st
 import widgets
 from live_model import Who
 
+from onerec import plain
 from onerec.explain import serving
 from onerec.runs import Run
 
@@ -71,6 +72,7 @@ def compare(run: Run, who: Who) -> None:
 
 def _other_user(run: Run, who: Who) -> tuple[str, Who, Run] | None:
     people = cache.read(serving.users, run)
+    own = people.loc[people["user"] == who.user, "user_id"].astype(str).tolist()
     people = people[people["user"] != who.user]
     if people.empty:
         st.info("There is no other user with a list.", icon=":material/person_off:")
@@ -78,7 +80,11 @@ def _other_user(run: Run, who: Who) -> tuple[str, Who, Run] | None:
     names = dict(zip(people["user_id"].astype(str), people["user"].tolist(), strict=True))
     st.session_state.setdefault("page_widgets", []).append("recommend_other")
     first = next(iter(names))
-    if notice := selection.bad_parameter("User", "recommend_other", list(names), first):
+    notice = selection.bad_parameter("User", "recommend_other", list(names), first)
+    if (asked := st.query_params.get("recommend_other")) in own:
+        why = "the user on the left: the other must be another one"
+        notice = selection.refused("User", asked, why, f"{plain.text(first)} is shown")
+    if notice:
         st.warning(notice, icon=":material/link_off:")
     if selection.raw("recommend_other") not in names:
         st.session_state["recommend_other"] = first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import cache
 import pandas as pd
 import places
@@ -33,8 +35,8 @@ def person(view: selection.Selection, run: Run) -> int:
     if view.user is not None and view.user not in known:
         st.warning(
             f"User number {view.user} has no list in this run, which keeps those of its "
-            f"{len(known):,} test users; user {people['user_id'][0]} is shown. Anybody's list: "
-            f"`{places.command(f'recommend --run {run.name} --user ID', run)}`.",
+            f"{len(known):,} test users; user {people['user_id'][0]} is shown. That user's list: "
+            f"`{list_of(run, _own_id(run, view.user))}`.",
             icon=":material/link_off:",
         )
     row = people[people["user"] == user].iloc[0]
@@ -60,6 +62,17 @@ def person(view: selection.Selection, run: Run) -> int:
     return int(user)
 
 
+def _own_id(run: Run, user: int) -> str:
+    """The id in the data of a user by number; ID where the dataset does not tell."""
+    folder = run.dataset_folder
+    return (folder and cache.read(explain_dataset.user_id, folder, user)) or "ID"
+
+
+def list_of(run: Run, user_id: str) -> str:
+    """The command that makes a list of all that a user did."""
+    return places.command(f"recommend --run {run.name} --user {shlex.quote(user_id)}", run)
+
+
 def numbers(run: Run, user: int) -> None:
     """What was held out, and how much of it was found."""
     people = cache.read(serving.users, run)
@@ -71,6 +84,10 @@ def numbers(run: Run, user: int) -> None:
         st.metric(f"Found in its first {listed}", int(row.get("hits_onerec", 0)), border=True,
                   help="Of OneRec's list; the table below shows its first ten")  # fmt: skip
         st.metric("Events before that", f"{events:,}", border=True)
+    st.caption(
+        "Lists on this page stop before what is held out. After all that this user did: "
+        f"`{list_of(run, row['user_id'])}`."
+    )
 
 
 def lists(view: selection.Selection, run: Run, user: int) -> None:

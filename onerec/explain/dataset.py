@@ -279,6 +279,17 @@ def user_index(folder: Path, user_id: str) -> int | None:
     return _index(folder / "users.parquet", "user_id", user_id)
 
 
+def user_id(folder: Path, index: int) -> str | None:
+    """The original id of a user, as text; None out of range."""
+    found = fetch(
+        "SELECT user_id::VARCHAR AS user_id FROM read_parquet(?, file_row_number = true) "
+        "WHERE file_row_number = ?",
+        folder / "users.parquet",
+        int(index),
+    )
+    return None if found.empty else str(found["user_id"][0])
+
+
 def item_index(folder: Path, item_id: str) -> int | None:
     """The dense index of an original item id, compared as text; None when there is none."""
     return _index(folder / "items.parquet", "item_id", item_id)

@@ -16,6 +16,8 @@ import recommend_live
 import recommend_parts
 from streamlit.testing.v1 import AppTest
 
+from onerec.explain import dataset
+
 APP = Path(__file__).resolve().parents[2] / "app"
 Open = Callable[..., AppTest]
 
@@ -354,6 +356,45 @@ def test_a_tag_that_no_item_has_is_said_and_ignored(open_page: Open, trained: Pa
     app.run()
     assert not app.exception
     assert "Tag “gone”" in said(app)
+
+
+def test_a_user_without_a_list_is_given_the_command_with_that_users_id(
+    open_page: Open, own_home: Path
+) -> None:
+    import pandas as pd
+
+    lists = next((own_home / "runs").iterdir()) / "recommendations.parquet"
+    kept = pd.read_parquet(lists)
+    kept[kept["user"] != 7].to_parquet(lists, index=False)
+    text = said(open_page(own_home, user="7"))
+    assert "User number 7 has no list in this run, which keeps those of its 23 test users" in text
+    assert "That user's list: `onerec recommend --run toy_run --user u07`." in text
+
+
+def test_the_page_says_how_to_get_a_list_of_all_that_a_user_did(
+    open_page: Open, finished: Path
+) -> None:
+    text = said(open_page(finished, user="4"))
+    assert "Lists on this page stop before what is held out" in text
+    assert "`onerec recommend --run toy_run --user u04`" in text
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_draws_say_whether_they_leave_out_what_was_watched(
+    open_page: Open, trained: Path, monkeypatch: pytest.MonkeyPatch, hides: bool
+) -> None:
+    monkeypatch.setattr(live_model, "hides_watched", lambda who: hides)
+    text = said(live(open_page, trained, "Edit", recommend_decode="Draw"))
+    assert ("What was watched before is left out" in text) == hides
+    assert ("What was watched before may be drawn again" in text) != hides
+
+
+def test_the_other_user_is_another_one(open_page: Open, trained: Path) -> None:
+    """A link may name the one at hand, who is there and yet not to choose."""
+    number = str(dataset.user_index(trained / "datasets" / "toy", "u03"))
+    text = said(live(open_page, trained, "Compare", user=number, recommend_other="u03"))
+    assert "to “u03”, which is the user on the left: the other must be another one; " in text
+    assert "which is not here" not in text
 
 
 def test_draws_come_by_temperature_or_power(open_page: Open, trained: Path) -> None:

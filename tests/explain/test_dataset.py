@@ -145,6 +145,9 @@ def test_search_finds_by_every_text(folder: Path, log: pd.DataFrame) -> None:
 
 def test_ids_are_looked_up_as_text(folder: Path) -> None:
     assert dataset.user_index(folder, "u03") == 3
+    assert [dataset.user_id(folder, index) for index in (0, 3)] == ["u00", "u03"]
+    assert dataset.user_id(folder, -1) is None
+    assert dataset.user_id(folder, 1_000_000) is None
     assert dataset.item_index(folder, "v1004") == 4
     assert dataset.item_index(folder, "nobody") is None
     assert dataset.titles(folder, [3, -1, 2, 3]) == [
