@@ -272,6 +272,23 @@ def trained_item_qformer(run: Run) -> ItemQFormer:
     return model.eval()
 
 
+def refuse_ids(known: pd.Series, items: pd.DataFrame) -> None:
+    """Refuse new items without ids of their own, beside the ids so far (n,).
+
+    Raises:
+        DataError: there is no item, or an id is missing, taken or given twice.
+    """
+    if "item_id" not in items.columns or items["item_id"].isna().any():
+        raise DataError("new items need ids of their own: a column item_id without gaps")
+    if items.empty:
+        raise DataError("no new item is given: there is no row")
+    there, new = set(known.astype(str)), items["item_id"].astype(str)
+    if taken := [item for item in new if item in there]:
+        raise DataError(f"item {taken[0]!r} is there already; new items need ids of their own")
+    if twice := new[new.duplicated()].tolist():
+        raise DataError(f"item {twice[0]!r} is given twice; new items need ids of their own")
+
+
 def with_new_items(
     ids: SemanticIds,
     known: pd.Series,
@@ -287,14 +304,10 @@ def with_new_items(
         vectors: (m, d) their content, made as those of the tokenizer were.
 
     Raises:
-        DataError: ids that are missing, taken or twice there, vectors that are not finite or of
-            another width or number, or codes that the collision policy does not allow.
+        DataError: ids that `refuse_ids` refuses, vectors that are not finite or of another width
+            or number, or codes that the collision policy does not allow.
     """
-    if "item_id" not in items.columns or items["item_id"].isna().any():
-        raise DataError("new items need ids of their own: a column item_id without gaps")
-    there, new = set(known.astype(str)), items["item_id"].astype(str)
-    if taken := [item for item in new if item in there] or new[new.duplicated()].tolist():
-        raise DataError(f"item {taken[0]!r} is there already; new items need ids of their own")
+    refuse_ids(known, items)
     width = quantiser.decode(quantiser.codebooks[0, :1]).shape[1]
     if vectors.shape != (len(items), width):
         raise DataError(
@@ -302,7 +315,8 @@ def with_new_items(
             "as those of the tokenizer were"
         )
     if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
-        raise DataError(f"the vector of item {new.iloc[bad[0]]!r} is not finite; mend its content")
+        item = str(items["item_id"].iloc[bad[0]])
+        raise DataError(f"the vector of item {item!r} is not finite; mend its content")
     return with_codes(ids, quantiser.transform(torch.from_numpy(vectors)))
 
 

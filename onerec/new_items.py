@@ -90,6 +90,31 @@ def new_item_vectors(
     return Joining(tuple(means), tuple(scales)).join(made)
 
 
+def in_words(n: int) -> str:
+    """1 -> "1 new item", 2 -> "2 new items"."""
+    return f"{n:,} new item{'' if n == 1 else 's'}"
+
+
+def textless(run: Run, items: pd.DataFrame) -> list[str]:
+    """Says how many of new items have no text that the run reads; nothing where all have one.
+
+    They get the codes of an item without a text. For runs that `new_item_vectors` reads texts for.
+    """
+    columns: list[str] = []
+    for part in (run.report() or {}).get("content", []):
+        for one in part["reads"] if part["part"] == QFORMER else [part]:
+            columns += one.get("columns") or []
+    texts = as_one(same_columns(items, columns), len(items))
+    if not (empty := texts.count("")):
+        return []
+    read = ", ".join(column.removesuffix("=") for column in columns)
+    reads = f"reads {read}" if read else "reads no text of an item"
+    return [
+        f"{empty:,} of {in_words(len(items))} without text: this run {reads}; such an item gets "
+        "the codes of one that says nothing"
+    ]
+
+
 def _content(
     setting: Setting,
     part: dict[str, Any],
@@ -100,12 +125,16 @@ def _content(
 ) -> Precomputed:
     """Content tokens of the new items from one source; `apart`: each text in tokens of its own."""
     if part["part"] == OWN_TOKENS:
-        if tokens is None or len(tokens.mask) != len(items):
-            given = "none" if tokens is None else f"those of {len(tokens.mask)}"
+        need = "needs" if len(items) == 1 else "need"
+        needed = f"{in_words(len(items))} {need} content tokens, as the dataset's items have"
+        if tokens is None:
             raise DataError(
-                f"{len(items)} new items need content tokens, as the dataset's items have; given "
-                f"are {given}"
+                f"{needed}, which no table holds: in Python give with_items(items, vectors=...) "
+                "what new_item_vectors(setting, run, items, tokens) makes of theirs; or start a "
+                "run that reads texts, with `--set content.tokens_weight=0`"
             )
+        if len(tokens.mask) != len(items):
+            raise DataError(f"{needed}; given are those of {len(tokens.mask)}")
         return tokens
     texts = same_columns(items, part["columns"])
     encoder: HashedNgrams | SentenceEmbeddings

@@ -27,6 +27,7 @@ from onerec.assembly import (
     Setting,
     load_semantic_ids,
     make_trie,
+    refuse_ids,
     setting_of,
     trained_model,
     trained_quantiser,
@@ -237,6 +238,7 @@ class Recommender:
         Raises:
             DataError, RunError: see `assembly.with_new_items` and `new_items.new_item_vectors`.
         """
+        refuse_ids(self.items["item_id"], items)
         if (quantiser is None or vectors is None) and self.run is None:
             raise DataError("new items need the quantiser of a run on disk, or one given")
         if vectors is None:

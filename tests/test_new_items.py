@@ -10,7 +10,7 @@ import toy_home
 from onerec.assembly import setting_of
 from onerec.data.dataset import Content, dataset_path, write_dataset
 from onerec.errors import DataError, RunError
-from onerec.new_items import new_item_vectors
+from onerec.new_items import new_item_vectors, textless
 from onerec.pipeline import run_stage
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
@@ -70,6 +70,19 @@ def test_a_recommender_takes_texts_alone(trained: Path) -> None:
     assert "again4" in set(found["item_id"])
 
 
+@pytest.mark.parametrize("changes", [TEXTS, {**TEXTS, **ALIGNED}], ids=["mean", "qformer"])
+def test_items_without_a_text_that_the_run_reads_are_counted(
+    home: Path, changes: dict[str, str]
+) -> None:
+    run = tokenized(home, changes)
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["cooking", None, ""]})
+    assert textless(run, items[:1]) == []
+    (note,) = textless(run, items)
+    assert note.startswith("2 of 3 new items without text: this run reads title")
+    (note,) = textless(run, pd.DataFrame({"item_id": ["a"], "headline": ["cooking"]}))
+    assert note.startswith("1 of 1 new item without text: this run reads title")
+
+
 def test_what_cannot_be_made_is_said(home: Path) -> None:
     run = tokenized(home, {})
     setting = setting_of(run, home)
@@ -101,8 +114,10 @@ def test_tokens_are_asked_for_where_the_run_reads_tokens(home: Path) -> None:
     assert kept is not None
     own = Precomputed(kept.tokens, kept.mask, "own")
     asked = pd.DataFrame({"item_id": ["a", "b"]})
-    with pytest.raises(DataError, match=r"2 new items need content tokens.*given are none"):
+    with pytest.raises(DataError, match=r"2 new items need content tokens.*vectors=.*weight=0"):
         new_item_vectors(setting, run, asked)
+    with pytest.raises(DataError, match=r"^1 new item needs content tokens"):
+        new_item_vectors(setting, run, asked[:1])
     with pytest.raises(DataError, match="given are those of 1"):
         new_item_vectors(setting, run, asked, own.take(np.array([3])))
     made = new_item_vectors(setting, run, asked, own.take(np.array([3, 5])))

@@ -566,6 +566,12 @@ def test_new_items_can_be_added_twice_but_not_read(recommender: Recommender, tra
     no_number = np.where(np.arange(16) == 3, np.nan, vectors[[0]]).astype(np.float32)
     with pytest.raises(DataError, match="the vector of item 'x' is not finite"):
         richer.with_items(pd.DataFrame({"item_id": ["x"]}), no_number)
+    twice = pd.DataFrame({"item_id": ["x", "x"]})
+    with pytest.raises(DataError, match="item 'x' is given twice"):
+        richer.with_items(twice, vectors[[0, 1]])
+    for few, words in ((items, "is there"), (twice, "is given twice"), (twice[:0], "no new item")):
+        with pytest.raises(DataError, match=words):  # before any vector is looked at
+            richer.with_items(few, np.zeros((9, 3), dtype=np.float32))
     for nameless in (pd.DataFrame({"title": ["x"]}), pd.DataFrame({"item_id": [None]})):
         with pytest.raises(DataError, match="new items need ids of their own"):
             richer.with_items(nameless, vectors[[0]])

@@ -117,7 +117,12 @@ def recommend_command(
     settings: Settings = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Recommend for one user, for all, or write recommendations.parquet for the test users."""
+    """Recommend for one user, for all, or write recommendations.parquet for the test users.
+
+    Lists of --user and --all follow all that a user did. Those in
+    recommendations.parquet, which the page Recommend of `onerec app` shows,
+    stop before the events that are held out.
+    """
     if (without_tag or per_author or new_items) and not user:
         raise RecipeError(
             "--without-tag, --per-author and --new-items shape the lists of --user; name a user"
@@ -137,20 +142,49 @@ def recommend_command(
     if not user:
         _run_stages("recommend", run, recipe, dataset, settings, as_json)
         return
+    _recommend_users(run, user, k, without_tag or [], per_author, new_items, as_json)
+
+
+def _recommend_users(
+    run: str,
+    users: list[str],
+    k: int,
+    without_tags: list[str],
+    per_author: int,
+    new_items: Path | None,
+    as_json: bool,
+) -> None:
     from onerec.recommend import Recommender
 
-    recommender = Recommender.load(run)
+    recommender, new, asked = Recommender.load(run), None, list(dict.fromkeys(users))
     if new_items is not None:
-        recommender = recommender.with_items(_new_items(new_items))
-    rules = _rules(recommender.items, without_tag or [], per_author)
-    _tell_lists(recommender.recommend(user, k, rules=rules), recommender.items, as_json)
+        new = _new_items(new_items)
+        recommender = recommender.with_items(new)
+    rules = _rules(recommender.items, without_tags, per_author)
+    frame = recommender.recommend(asked, k, rules=rules)
+    if new is not None:
+        frame.attrs["notes"] += _joined(run, new, frame, k, len(asked))
+    _tell_lists(frame, recommender.items, as_json)
+
+
+def _joined(run: str, new: "pd.DataFrame", frame: "pd.DataFrame", k: int, users: int) -> list[str]:
+    """What became of new items: how many came up, and which had no text."""
+    from onerec.new_items import in_words, textless
+    from onerec.runs import open_run
+
+    found = int(new["item_id"].astype(str).isin(frame["item_id"].astype(str)).sum())
+    came = {0: "none is", 1: "1 is"}.get(found, f"{found} are")
+    of = f" of these {users} users" if users > 1 else ""
+    joined = f"{in_words(len(new))} joined the trie; {came} in the first {k}{of}"
+    return [joined, *textless(open_run(run), new)]
 
 
 def _tell_lists(frame: "pd.DataFrame", items: "pd.DataFrame", as_json: bool) -> None:
     """Print lists of users with the items' titles, and what there is to note."""
     notes = frame.attrs["notes"]
-    name = next((c for c in ("title", "caption") if c in items.columns), "item_id")
-    frame.insert(4, "title", items[name].astype("string").fillna("")[frame["item"]].to_numpy())
+    names = [name for name in ("title", "caption") if name in items.columns] or ["item_id"]
+    titles = items[names].astype("string").bfill(axis=1).iloc[:, 0].fillna("")
+    frame.insert(4, "title", titles[frame["item"]].to_numpy())
     if as_json:
         rows = json.loads(frame.to_json(orient="records"))
         print_json({"recommendations": rows, "notes": notes})

@@ -52,6 +52,8 @@ def test_recommend_for_users_by_id(cli: Any, check_refused: Any, finished: Path)
     assert [row["rank"] for row in rows] == [1, 2, 3] * 2
     assert all("part" in row["title"] for row in rows)
     assert "user u07" in cli(*command, "u07").out
+    again = cli(*command, "u07", "--user", "u00", "--user", "u07", "--k", "3", "--json").json()
+    assert again["recommendations"] == rows  # each user once
     check_refused(cli(*command, "nobody"), "'nobody' is no user of dataset 'toy'")
     check_refused(cli(*command, "u07", "--k", "0"), "k=0")
     check_refused(cli("recommend", "--run", "frist", "--user", "u07"), "did you mean 'first'?")
@@ -91,11 +93,31 @@ def test_items_that_came_later_are_recommended_by_their_texts(
     assert titles["later4"] == known["title"].iloc[0]
     assert "later17" in titles
     check_refused(cli(*command, "--new-items", "nowhere.csv"), "--new-items nowhere.csv", "item_id")
+    file.write_text("item_id,title\n")
+    check_refused(cli(*command, "--new-items", str(file)), "no new item is given")
     file.write_text("")
     check_refused(cli(*command, "--new-items", str(file)), "No columns", "a row for each")
     known[["item_id", "title"]].to_csv(file, index=False)
     check_refused(cli(*command, "--new-items", str(file)), "is there already")
     check_refused(cli("recommend", "--run", "first", "--new-items", str(file)), "name a user")
+
+
+def test_what_became_of_new_items_is_said(cli: Any, finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("item_id,title\nlater,[/b] cooking part4\nbare,\n")
+    command = ("recommend", "--run", "first", "--user", "u03", "--new-items", file, "--k")
+    whole = cli(*command, "32")
+    assert "[/b] cooking part4" in whole.out
+    assert "2 new items joined the trie; 2 are in the first 32\n" in whole.err
+    assert "1 of 2 new items without text: this run reads title" in whole.err
+    file.write_text("item_id,caption\nlater,part4\n")
+    several = cli(*command, "1", "--user", "u00", "--json").json()
+    assert several["notes"][0] == (
+        "1 new item joined the trie; none is in the first 1 of these 2 users"
+    )
+    assert several["notes"][1].startswith("1 of 1 new item without text: this run reads title")
+    titles = [row["title"] for row in several["recommendations"]]
+    assert all("part" in title for title in titles)  # another column of the new items hides none
 
 
 def test_recommend_for_all_users_into_a_file(
