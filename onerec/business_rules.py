@@ -220,5 +220,7 @@ def _why(count: int, looked_at: int, left: int, n_items: int, rules: Rules, filt
         parts.append(f"what is in the history is left out ({by})")
     if count < left and rules.per_author:
         parts.append(f"at most {rules.per_author} may be of one author")
+    if count < left <= looked_at and len(parts) == 1:
+        parts.append("the search found no more")
     ruled = rules.for_everybody or rules.per_author or not (rules.seen or filtered)
-    return ", ".join(parts) + (": loosen a rule for more" if ruled else "")
+    return ", ".join(parts) + (": loosen a rule for more" if ruled and count < n_items else "")

@@ -131,7 +131,8 @@ def test_what_a_search_has_not_seen_is_not_said_to_be_missing():
 @pytest.mark.parametrize(
     ("count", "rules", "filtered", "why"),
     [
-        (3, Rules(), False, f"the catalogue has {toy.N_ITEMS}"),
+        (3, Rules(), False, f"the catalogue has {toy.N_ITEMS}, the search found no more"),
+        (toy.N_ITEMS, Rules(per_author=99, seen=False), False, f"the catalogue has {toy.N_ITEMS}"),
         (toy.N_ITEMS, Rules(), True, f"the catalogue has {toy.N_ITEMS}"),
         (
             3,

@@ -112,7 +112,8 @@ def drawn(
     """
     if power is not None and (temperature, top_k, top_p) != (1.0, 0, 1.0):
         raise DataError("power takes the place of temperature, top_k and top_p: give one of them")
-    if power is not None and not (isinstance(power, Real) and 1 <= power < math.inf):
+    given: object = power
+    if given is not None and not (isinstance(given, Real) and 1 <= float(given) < math.inf):
         raise DataError(f"power={power!r}: give a finite number of at least 1")
     if trie is None:
         none = torch.zeros(batch.size, 0, device=batch.target.device)
