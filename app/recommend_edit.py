@@ -12,7 +12,6 @@ import live_model
 import pandas as pd
 import recommend_live
 import recommend_parts
-import selection
 import streamlit as st
 import widgets
 from live_model import Who
@@ -66,29 +65,25 @@ def _history(run: Run, who: Who) -> None:
     hint = "Tick events, then take them out or move one."
     st.caption(hint if len(frame) else "No event is left.")
     with st.container(horizontal=True, gap="xsmall"):
-        _button("Remove", "remove", "delete", edits.removal(at), bool(at))
-        _button("Newer", "newer", "arrow_upward", [f"{one}>{one + 1}"], 0 < one < len(frame))
-        _button("Older", "older", "arrow_downward", [f"{one}>{one - 1}"], one > 1)
-    _adding(run)
+        _button(who, "Remove", "remove", "delete", edits.removal(at), bool(at))
+        _button(who, "Newer", "newer", "arrow_upward", [f"{one}>{one + 1}"], 0 < one < len(frame))
+        _button(who, "Older", "older", "arrow_downward", [f"{one}>{one - 1}"], one > 1)
+    _adding(run, who)
     with st.container(horizontal=True, gap="xsmall"):
         st.button("Undo", key="edit_undo", icon=":material/undo:", disabled=not who.edit,
-                  on_click=_rewrite, args=(edits.less(who.edit),))  # fmt: skip
+                  on_click=recommend_live.rewrite, args=(edits.less(who.edit),))  # fmt: skip
         st.button("Reset", key="edit_reset", icon=":material/restart_alt:", disabled=not who.edit,
-                  on_click=_rewrite, args=("",))  # fmt: skip
+                  on_click=recommend_live.rewrite, args=("",))  # fmt: skip
     recommend_live.edits_field()
 
 
-def _button(label: str, key: str, icon: str, more: list[str], enabled: bool) -> None:
-    text = edits.more(selection.raw("edit") or "", *more)
+def _button(who: Who, label: str, key: str, icon: str, more: list[str], enabled: bool) -> None:
+    text = edits.more(who.edit, *more)
     st.button(label, key=f"edit_{key}", icon=f":material/{icon}:", disabled=not enabled,
-              on_click=_rewrite, args=(text,))  # fmt: skip
+              on_click=recommend_live.rewrite, args=(text,))  # fmt: skip
 
 
-def _rewrite(text: str) -> None:
-    st.session_state["edit"] = text
-
-
-def _adding(run: Run) -> None:
+def _adding(run: Run, who: Who) -> None:
     """A catalogue to choose from, or for a large one a field for an item's number."""
     folder = run.dataset_folder
     count = int(cache.read(explain_dataset.summary, folder)["items"]) if folder else 0
@@ -100,7 +95,7 @@ def _adding(run: Run) -> None:
     def add() -> None:
         item = st.session_state["edit_add"]
         if item is not None:
-            _rewrite(edits.more(selection.raw("edit") or "", f"+{item}"))
+            recommend_live.rewrite(edits.more(who.edit, f"+{item}"))
             st.session_state["edit_add"] = None
 
     st.selectbox(

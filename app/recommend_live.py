@@ -33,13 +33,15 @@ REWARDS = {"part": "Part", "item": "This item", "list": "Mean of the list"}
 NOTICES = 3  # edits that could not be followed, told one by one
 EDITS_SHOWN = "edits_shown"  # what the field and the address held when the field was drawn last
 EDITS_OF = "edits_of"  # the run and the user that the edits of this session belong to
+OWNERS = "edits_owners"  # the histories, as above, that each line of edits was made for
 
 
 def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
     """Whose list is looked at, once the model is in memory; before that a button, and the end."""
     _own_edits(run, user)
     _follow_address()
-    who = Who.of(run, user, selection.raw("edit") or "")
+    foreign = _foreign(run, user)
+    who = Who.of(run, user, "" if foreign else selection.raw("edit") or "")
     asked = st.session_state.setdefault(ASKED, set())
     if str(run.path) not in asked and not live_model.loaded(who):
         size = live_model.weights(run)
@@ -53,6 +55,11 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
                   key="load_model", on_click=asked.add, args=(str(run.path),))  # fmt: skip
         st.stop()
     load(who)
+    if foreign:
+        st.warning(
+            "The edits in this link are another history's and change nothing here. The browser's "
+            "Back leads on to that history.", icon=":material/link_off:",
+        )  # fmt: skip
     if notices := edited(run, who).notices:
         more = len(notices) - NOTICES
         told = [*notices[:NOTICES], *([f"And {more} more of this kind."] if more > 0 else [])]
@@ -62,11 +69,28 @@ def needs_model(view: selection.Selection, run: Run, user: int) -> Who:
 
 def _own_edits(run: Run, user: int) -> None:
     """Edits belong to one history: those of another user or run are dropped."""
-    whose = (str(run.path), user)
-    if st.session_state.setdefault(EDITS_OF, whose) != whose:
-        st.session_state[EDITS_OF] = whose
-        st.session_state["edit"] = ""
-        st.session_state.pop(EDITS_SHOWN, None)
+    state, whose = st.session_state, (str(run.path), user)
+    before = state.setdefault(EDITS_OF, whose)
+    if before != whose:
+        owners = state.setdefault(OWNERS, {})
+        if text := state.get(EDITS_SHOWN, ("", ""))[0]:
+            owners.setdefault(text, {before})
+        back = st.query_params.get("edit", "")  # with its own history, by the browser's Back
+        state[EDITS_OF], state["edit"] = whose, back if whose in owners.get(back, ()) else ""
+        state.pop(EDITS_SHOWN, None)
+
+
+def _foreign(run: Run, user: int) -> bool:
+    """Whether the address, by the browser's Back, has edits that were left with another history."""
+    owners = st.session_state.get(OWNERS, {}).get(selection.raw("edit"))
+    return owners is not None and (str(run.path), user) not in owners
+
+
+def rewrite(text: str) -> None:
+    """Make these the edits of the history that is looked at; a callback."""
+    state = st.session_state
+    state.setdefault(OWNERS, {}).setdefault(text, set()).add(state[EDITS_OF])
+    state["edit"] = text
 
 
 def _follow_address() -> None:
@@ -124,6 +148,7 @@ def edits_field() -> None:
         help="-3 takes the event at place 3 out, +17 adds item 17 as the newest, 5>1 moves "
         "the event at place 5 to place 1. Each counts places as those before it have left them. "
         "They stand in the link.",
+        on_change=lambda: rewrite(st.session_state["edit"]),
     )  # fmt: skip
     st.session_state[EDITS_SHOWN] = st.session_state["edit"], st.query_params.get("edit", "")
 
@@ -251,7 +276,9 @@ def beam(run: Run, who: Who) -> None:
     widgets.place(figure, key="beam_tree", pick=pick)
     st.caption(
         "From left to right the model says one code after the other. Filled circles were kept; "
-        "open squares fell out of the beam; crosses lead to no item, so the trie takes them away. "
+        "open circles are items "
+        + f"below the first {K}; open squares fell out of the beam; crosses lead to no item, so "
+        + "the trie takes them away. "
         + (
             "Diamonds were watched before: the list leaves them out. "
             if frame["seen"].any()

@@ -125,9 +125,10 @@ def tree(
 
     Beside its columns: code, the last of the prefix; probability of the prefix; lost, on the best
     pruned or illegal row of a level, the probability of all such prefixes together; item and
-    item_id of a leaf that was kept, -1 and empty elsewhere; place of that item in the list, 0 where
-    there is none; items, how many of the list's the leaf holds; seen, a kept leaf that the list
-    leaves out, since the user has had all that it holds and the run filters what was seen.
+    item_id of a leaf that was kept, or that stands below the list (pruned, at the last level), -1
+    and empty elsewhere; place of that item in the list, 0 where there is none; items, how many of
+    the list's the leaf holds; seen, a kept leaf that the list leaves out, since the user has had
+    all that it holds and the run filters what was seen.
 
     Raises:
         DataError: k, beam or few is below 1.
@@ -150,6 +151,7 @@ def tree(
             frame.loc[first, "lost"] = float(getattr(level, f"{state}_probability")[0])
     frame = _with_leaves(recommender, frame, k, seen)
     frame = _ended(frame, len(levels), few)
+    frame = _below(recommender, frame, len(levels), seen)
     frame["code"] = [codes[-1] for codes in frame["codes"]]
     ids = recommender.items["item_id"].astype(str).to_numpy()
     frame["item_id"] = [ids[item] if item >= 0 else "" for item in frame["item"]]
@@ -175,6 +177,19 @@ def _with_leaves(
             known = [left[0] if left else held[0], place, len(left), all_seen]
             frame.loc[row, ["item", "place", "items", "seen"]] = known
         listed += len(left)
+    return frame
+
+
+def _below(
+    recommender: Recommender, frame: pd.DataFrame, depth: int, seen: set[int]
+) -> pd.DataFrame:
+    """An item of each leaf that is pruned at the last level: a longer list would have it."""
+    rows = frame.index[frame["level"].eq(depth) & frame["state"].eq("pruned")]
+    if len(rows):
+        codes = torch.tensor(frame.loc[rows, "codes"].tolist(), device=recommender.device)
+        for row, leaf in zip(rows, recommender.trie.leaf_of(codes).tolist(), strict=True):
+            held = recommender.trie.items_of(leaf).tolist()
+            frame.loc[row, "item"] = next((item for item in held if item not in seen), held[0])
     return frame
 
 

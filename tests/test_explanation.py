@@ -101,12 +101,23 @@ def test_the_tree_ends_in_the_list(recommender: Recommender) -> None:
     listed = recommender.recommend_for(history, k=6, beam=6)
     leaves = kept["item"].tolist()
     assert set(leaves[:2]) <= set(listed["item"])
-    assert (frame["item"] >= 0).sum() == len(kept)
+    assert (frame["place"] > 0).sum() == len(kept)
     ids = recommender.items["item_id"].tolist()
     assert kept["item_id"].tolist() == [ids[item] for item in leaves]
     assert np.allclose(np.log(frame["probability"]), frame["log_prob"])
     lost = frame["lost"].sum() + kept["probability"].sum()
     assert lost == pytest.approx(1.0, abs=1e-4)
+
+
+def test_leaves_behind_the_list_name_the_items_of_a_longer_one(recommender: Recommender) -> None:
+    history = recommender.prompts.history("u08")
+    frame = tree(recommender, history, k=6, beam=30)
+    below = frame[(frame["state"] == "pruned") & (frame["level"] == 2)]
+    longer = recommender.recommend_for(history, k=30, beam=30)["item"].tolist()
+    places = [longer.index(item) for item in below["item"]]
+    assert len(places) == 3
+    assert places == sorted(places)
+    assert places[0] >= frame["items"].sum(), "the last leaf of the list may hold more"
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from onerec.viz import theme
 LOOK = {
     "kept": (theme.BLUE, "solid", "circle", "kept"),
     "seen": (theme.PINK, "dashdot", "diamond-open", "seen before, left out"),
+    "below": (theme.GREY, "dash", "circle-open", "an item below the list"),
     "pruned": (theme.GREY, "dash", "square-open", "fell out of the beam"),
     "illegal": (theme.ORANGE, "dot", "x-thin-open", "leads to no item"),
 }
+ENDED = ("below", "pruned", "illegal")
 ROW = 32  # pixels of a branch, whose words may take two lines
 
 Prefix = tuple[int, ...]
@@ -34,7 +36,7 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     """
     if frame.empty:
         return theme.nothing("No search yet.", "Generate a list first.", "beam_tree")
-    frame = frame.assign(state=frame["state"].mask(frame["seen"], "seen"))
+    frame = frame.assign(state=_states(frame))
     rows = _shown(frame, top)
     slots = _slots(rows)
     depth = max(map(len, rows))
@@ -67,11 +69,17 @@ def beam_tree(frame: pd.DataFrame, titles: Mapping[int, str], top: int = 8) -> g
     return fig
 
 
+def _states(frame: pd.DataFrame) -> pd.Series[str]:
+    """The states as they are drawn: what the list left out, and what would come after its end."""
+    below = frame["state"].eq("pruned") & frame["level"].eq(frame["level"].max())
+    return frame["state"].mask(frame["seen"], "seen").mask(below, "below")
+
+
 def _shown(frame: pd.DataFrame, top: int) -> dict[Prefix, Row]:
     """Rows by prefix: the first leaves, what did not get through, and the ancestors of both."""
     known = {tuple(row["codes"]): row for row in frame.to_dict("records")}
     last = int(frame["level"].max())
-    chosen = [prefix for prefix, row in known.items() if row["state"] in ("pruned", "illegal")]
+    chosen = [prefix for prefix, row in known.items() if row["state"] in ENDED]
     for state in ("kept", "seen"):
         leaves = [p for p, row in known.items() if row["state"] == state and row["level"] == last]
         chosen += leaves[:top]  # best first
@@ -187,6 +195,8 @@ def _words(row: Row, titles: Mapping[int, str], characters: int = 200) -> str:
     if row["item"] < 0:
         return f"code {row['code']}, {chance}"
     title = theme.short(str(titles.get(row["item"], row["item_id"])), characters)
+    if row["state"] == "below":
+        return f"below the list: {title}, {chance}"
     if row["state"] == "seen":
         return f"seen: {title}, {chance}"
     more = f" and {row['items'] - 1} more" if row["items"] > 1 else ""
@@ -199,15 +209,16 @@ def _finding(frame: pd.DataFrame) -> str:
     if not len(kept):
         why = "what it found was seen before" if len(seen) else "it found no item"
         return f"The search leaves nothing for the list: {why}"
-    lost = frame[frame["state"] == "pruned"].groupby("level")["lost"].sum()
+    lost = frame[frame["state"].isin(["pruned", "below"])].groupby("level")["lost"].sum()
     leaves = theme.count(len(kept), "leaf", "leaves")
     have = "has" if len(kept) == 1 else "have"
     text = f"The {leaves} of the list {have} {theme.chance(kept.sum())} of the probability"
     if len(seen):
         text += f"; items seen before, {theme.chance(seen.sum())}, are left out"
     if lost.sum() > 0:
-        most = f"{theme.chance(float(lost.max()))}, fell out at level {lost.idxmax()}"
-        text += f"; most of the rest, {most}"
+        last_level = lost.idxmax() == frame["level"].max()
+        where = "is items below it" if last_level else f"fell out at level {lost.idxmax()}"
+        text += f"; most of the rest, {theme.chance(float(lost.max()))}, {where}"
     return text
 
 
@@ -216,15 +227,17 @@ def _how(frame: pd.DataFrame) -> str:
     for level, part in frame.groupby("level"):
         kept = int(part["state"].isin(["kept", "seen"]).sum())
         pruned, illegal = (
-            theme.chance(float(part.loc[part["state"] == state, "lost"].sum()))
-            for state in ("pruned", "illegal")
+            theme.chance(float(part.loc[part["state"].isin(states), "lost"].sum()))
+            for states in (["pruned", "below"], ["illegal"])
         )
-        lines.append(f"level {level}: {kept} kept, {pruned} pruned, {illegal} illegal")
+        word = "below the list" if level == frame["level"].max() else "pruned"
+        lines.append(f"level {level}: {kept} kept, {pruned} {word}, {illegal} illegal")
     return (
         "The number at a mark is a code; p(prefix) is the product of the probabilities of its "
         "codes, over all codes, not only legal ones. At each level the most probable legal "
         "prefixes are kept, at the last as many leaves as the list needs. "
         + "; ".join(lines)
         + ". "
-        "What was kept at the end, seen before or not, pruned and illegal add up to 1."
+        "What was kept at the end, seen before or not, what is below the list, what was pruned "
+        "and what is illegal add up to 1."
     )

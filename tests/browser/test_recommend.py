@@ -111,6 +111,33 @@ def test_back_from_another_person_is_one_step(page: Page, real_server: Server) -
     expect(page).to_have_url(re.compile(r"[?&]item=3"))
 
 
+def test_edits_do_not_follow_the_browser_to_another_person(page: Page, real_server: Server) -> None:
+    opened(page, real_server, "Edit")
+    field = page.get_by_label("Edits", exact=True)
+    field.fill("+3")
+    field.press("Enter")
+    settled(page)
+    expect(page.get_by_text("items were in the list before the edits")).to_be_visible()
+    page.get_by_text("choose another").click()
+    table = page.locator("[class*=st-key-people]").get_by_test_id("stDataFrame")
+    at_rest(page, table)
+    table.click(position={"x": 18, "y": 87})  # the box of the second person
+    expect(page).to_have_url(re.compile(r"[?&]user=\d+"))
+    settled(page)
+    expect(field).to_have_value("")
+    page.go_back()  # the address first loses the person, then takes the edits back
+    settled(page)
+    foreign = page.get_by_text("The edits in this link are another history's")
+    if foreign.is_visible():
+        expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
+        page.go_back()
+        settled(page)
+    expect(page).not_to_have_url(re.compile(r"[?&]user=\d+"))
+    expect(field).to_have_value("+3")
+    expect(foreign).to_be_hidden()
+    expect(page.get_by_text("items were in the list before the edits")).to_be_visible()
+
+
 def test_edits_survive_a_look_at_another_view(page: Page, real_server: Server) -> None:
     opened(page, real_server, "Edit")
     field = page.get_by_label("Edits", exact=True)
@@ -128,7 +155,7 @@ def test_edits_survive_a_look_at_another_view(page: Page, real_server: Server) -
 def test_the_end_of_a_branch_is_an_item_to_be_explained(page: Page, real_server: Server) -> None:
     opened(page, real_server, "Beam")
     expect(page.get_by_text(re.compile("lea(f|ves) of the list ha"))).to_be_visible()
-    for name in ("kept", "fell out of the beam", "leads to no item"):
+    for name in ("kept", "below the list", "leads to no item"):
         expect(page.locator(".legendtext", has_text=name)).to_be_visible()
     last = (
         page.locator(".js-plotly-plot .scatterlayer .trace")
