@@ -59,7 +59,7 @@ def compare(run: Run, who: Who) -> None:
                 column_config={
                     "rank": st.column_config.NumberColumn("#", width=40),
                     "title": st.column_config.TextColumn("Title", width="medium"),
-                    "probability": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+                    "probability": recommend_parts.PROBABILITY,
                     "both": st.column_config.TextColumn("In both", width="small"),
                 },
             )  # fmt: skip

@@ -141,7 +141,7 @@ def _lists(run: Run, who: Who) -> None:
         column_config={
             "rank": st.column_config.NumberColumn("#", width=40),
             "title": st.column_config.TextColumn("Title", width="medium"),
-            "probability": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+            "probability": recommend_parts.PROBABILITY,
             "moved": st.column_config.TextColumn(
                 "Before", help="Its place before the edits. Was hidden: it had been watched, so "
                 "the list left it out until you took that event away",
@@ -228,7 +228,7 @@ def _draws(run: Run, who: Who) -> None:
         column_config={
             "title": st.column_config.TextColumn("Title", width="medium"),
             "share": st.column_config.NumberColumn("Drawn", format="%.1f%%"),
-            "p": st.column_config.NumberColumn("Probability", format="%.2f%%"),
+            "p": recommend_parts.PROBABILITY,
             "watched": st.column_config.TextColumn("In the history"),
         },
     )  # fmt: skip

@@ -20,6 +20,10 @@ from onerec.viz import theme
 WHOLE = 1_000_000_000  # events of a history, all of them
 NAMES = {rf"\b{name}\b": theme.model_name(name) for name in widgets.MODELS}
 LINES = 66  # pixels of a row: only above 64 does Streamlit wrap a title
+PROBABILITY = st.column_config.NumberColumn(
+    "Probability", format="%.2f%%", help="Of the item's codes, over all codes. Items that have "
+    "all codes in common share it, so a list may add up to more than 100%",
+)  # fmt: skip
 
 
 def person(view: selection.Selection, run: Run) -> int:

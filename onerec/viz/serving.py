@@ -30,8 +30,9 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
     first = totals.iloc[0]
     means = -frame.groupby("level")["log_prob"].mean()
     hardest, parts = means.idxmax(), frame[frame["rank"] == frame["rank"].min()]
+    likely = theme.chance(np.exp(first["log_prob"]))
     fig = theme.figure(
-        title=f"The first item has probability {theme.chance(np.exp(first['log_prob']))}; "
+        title=f"The codes of the first item have probability {likely}; "
         f"level {hardest} is the least certain ({means.max():z.2f} nats on average)",
         alt="Stacked bars of -ln p per code for each recommended item: "
         + "; ".join(
@@ -39,7 +40,7 @@ def code_log_probs(frame: pd.DataFrame) -> go.Figure:
             for r in totals.to_dict("records")
         ),
         how="ln p(item) = Σ over levels of ln p(code | codes before it, user), not renormalised by "
-        "the trie. First item: "
+        "the trie; items that have all codes in common share it. First item: "
         + " + ".join(f"({value:.3f})" for value in parts["log_prob"])
         + f" = {first['log_prob']:.3f}, e^{first['log_prob']:.3f} = "
         f"{np.exp(first['log_prob']):.4f}.",

@@ -18,7 +18,9 @@ def test_codes_stack_to_the_surprise_of_the_item(run: Run) -> None:
     scores = explain.recommendations(run, 0, k=5)["score"]
     assert -np.sum([trace.x for trace in fig.data], axis=0) == pytest.approx(scores.to_numpy())
     assert fig.data[0].y[0] == "1. ✓ music clip 23"
-    assert theme.title(fig).startswith("The first item has probability 54.9%; level 3")
+    assert theme.title(fig).startswith(
+        "The codes of the first item have probability 54.9%; level 3"
+    )
     assert "(-0.150) + (-0.200) + (-0.250) = -0.600" in theme.how(fig)
 
 
@@ -70,7 +72,9 @@ def test_the_worth_of_lists_is_said_with_what_alignment_did() -> None:
 def test_an_unlikely_list_is_not_said_to_be_impossible() -> None:
     row = {"rank": 1, "item": 3, "title": "a", "level": 1, "code": 2, "hit": False}
     frame = pd.DataFrame([row | {"log_prob": -10.0, "probability": np.exp(-10)}])
-    assert "The first item has probability 0.005%;" in theme.title(viz.code_log_probs(frame))
+    assert "The codes of the first item have probability 0.005%;" in theme.title(
+        viz.code_log_probs(frame)
+    )
 
 
 def test_the_only_model_is_named_though_the_oracle_is_above_it() -> None:
