@@ -158,7 +158,7 @@ def past(history: pd.DataFrame, alt: str = "History of the user, newest first") 
         column_config={
             "title": st.column_config.TextColumn("Newest first", width="medium"),
             "behaviours": st.column_config.TextColumn("Behaviour", width=95),
-            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY", width=100),
+            "time": st.column_config.DatetimeColumn("When", format="D MMM YYYY", width=115),
         },
     )  # fmt: skip
 
