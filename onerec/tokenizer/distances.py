@@ -16,6 +16,8 @@ from onerec.common import tensor_cores
 
 BLOCK = 64
 """Columns at a time of `lowest` on a CPU."""
+FEW = 0.25
+"""Of rows that change by less than this share alone the new column is looked for."""
 # MKL leaves a part of an AMD core unused; on Intel, known by its matrix tiles, it is faster.
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and not torch.cpu._is_amx_tile_supported()
 
@@ -31,19 +33,46 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Label (n,) and squared distance (n,) float32 of each row to its nearest centroid.
 
-    The label comes from |c|^2 - 2 x.c, one matrix product; the distance from the difference itself,
-    so that it is 0 where a row lies on its centroid. `rounded` allows a GPU to take the product in
-    TF32; the distance stays float32's.
+    The label is that of `nearest_labels`; the distance comes from the difference itself, so that it
+    is 0 where a row lies on its centroid, and is float32's where the product is TF32's.
+    """
+    labels = nearest_labels(x, centroids, chunk, rounded=rounded)
+    return labels, squared(x, centroids, labels)
+
+
+def nearest_labels(
+    x: Tensor,
+    centroids: Tensor,
+    chunk: int | None = None,
+    *,
+    rounded: bool = False,
+    before: Tensor | None = None,
+) -> Tensor:
+    """The label (n,) of each row's nearest centroid, by |c|^2 - 2 x.c: one matrix product.
+
+    `rounded` allows a GPU to take it in TF32. On a CPU, which is faster so, labels `before` (n,) may
+    stay where they are as near as any.
     """
     lengths, twice = centroids.square().sum(1), -2 * centroids  # (k,), (k, d)
-    labels, distances = [], []
+    size = chunk or chunk_rows(x, len(centroids))
+    old = [None] * len(x) if before is None else torch.split(before, size)
     with tensor_cores() if rounded and x.is_cuda else contextlib.nullcontext():
-        for part in torch.split(x, chunk or chunk_rows(x, len(centroids))):
-            rows = part.float()  # (c, d)
-            own = lowest(scores(lengths, rows, twice))  # (c, k) -> (c,)
-            labels.append(own)
-            distances.append((rows - centroids[own]).square().sum(1))
-    return torch.cat(labels), torch.cat(distances)
+        labels = [
+            lowest(scores(lengths, part.float(), twice), was)  # (c, k) -> (c,)
+            for part, was in zip(torch.split(x, size), old, strict=False)
+        ]
+    return torch.cat(labels)
+
+
+def squared(x: Tensor, centroids: Tensor, labels: Tensor) -> Tensor:
+    """Squared distance (n,) float32 of each row to the centroid of its label (n,)."""
+    rows = chunk_rows(x, x.shape[1])
+    return torch.cat(
+        [
+            (part.float() - centroids[own]).square().sum(1)
+            for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
+        ]
+    )
 
 
 def scores(lengths: Tensor, x: Tensor, twice: Tensor) -> Tensor:
@@ -57,16 +86,22 @@ def scores(lengths: Tensor, x: Tensor, twice: Tensor) -> Tensor:
     return torch.addmm(lengths, x, twice.T)
 
 
-def lowest(values: Tensor) -> Tensor:
+def lowest(values: Tensor, before: Tensor | None = None) -> Tensor:
     """The column of each row's least value, the first of equals: (c, k) -> (c,) int64.
 
     `argmin` on a CPU goes value by value, the minimum alone by vectors: so the minimum of each
-    block of columns comes first, and `argmin` reads one block per row.
+    block of columns comes first, and `argmin` reads one block per row. Of rows whose column
+    `before` (c,) has the least value nothing more is read.
     """
+    if before is not None and values.device.type == "cpu":
+        own = values.gather(1, before[:, None])[:, 0]
+        rows = torch.nonzero(values.amin(1) < own)[:, 0]
+        if len(rows) < FEW * len(values):
+            return before.index_copy(0, rows, lowest(values[rows]))
     columns = values.shape[1]
     if values.device.type != "cpu" or columns % BLOCK or columns == BLOCK:
         return values.argmin(1)
-    blocks = values.view(len(values), -1, BLOCK)  # (c, k / BLOCK, BLOCK)
+    blocks = values.view(len(values), columns // BLOCK, BLOCK)
     block = blocks.amin(2).argmin(1)  # (c,)
     within: Tensor = blocks[torch.arange(len(values)), block]  # (c, BLOCK)
     return block * BLOCK + within.argmin(1)
@@ -79,4 +114,10 @@ def inertia_of(x: Tensor, centroids: Tensor, labels: Tensor) -> float:
         (part.float() - centroids[own]).square().sum(dtype=torch.float64)
         for part, own in zip(torch.split(x, rows), torch.split(labels, rows), strict=True)
     ]
+    return float(torch.stack(parts).sum())
+
+
+def sum_of_squares(x: Tensor) -> float:
+    """Of all numbers of x (n, d), in float64."""
+    parts = [part.double().square().sum() for part in torch.split(x, chunk_rows(x, x.shape[1]))]
     return float(torch.stack(parts).sum())

@@ -18,16 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
-from onerec.tokenizer.bounds import GroupBounds, worth_bounds
-from onerec.tokenizer.distances import chunk_rows, inertia_of, nearest
+from onerec.tokenizer.bounds import GroupBounds, few_open, groups, worth_bounds
+from onerec.tokenizer.distances import (
+    chunk_rows,
+    inertia_of,
+    nearest,
+    nearest_labels,
+    squared,
+    sum_of_squares,
+)
 
 INITS = ("k-means++", "k-means||", "near-mean", "random")
 NEAR = 0.25
 """The near-mean start leaves so much of a random row's way from the mean; ours."""
 SEED_ROWS_PER_CLUSTER, SEED_ROWS = 64, 2**17
 """The k-means++ start looks for seeds among so many random rows per cluster and in all; ours."""
-SETTLED = 0.1
-"""Bounds begin where centroids move by less than this share of a row's distance; measured."""
 ROUNDS = 64
 """The k-means|| start draws its seeds in so many rounds; ours."""
 
@@ -82,24 +87,32 @@ def lloyd(
     between two centroids to either; the labels and the inertia at the end are float32's.
     """
     k, repaired, made, before = len(centroids), 0, 0, math.inf
+    lengths = sum_of_squares(x)
     old_labels: Tensor | None = None
+    sums: Tensor | None = None
+    members: Tensor | None = None
     bounds: GroupBounds | None = None
     settled = False
     for _ in range(iterations):
         made += 1
-        if old_labels is None or not settled:
-            labels, distances = nearest(x, centroids, rounded=True)
-        else:
+        if settled and old_labels is not None:
             bounds = bounds or GroupBounds(x, centroids, old_labels)
-            labels, distances = bounds.step(centroids)
-        sums, counts = cluster_sums(x, labels, k)
+            labels = bounds.step(centroids)[0]
+        else:
+            labels = nearest_labels(x, centroids, rounded=True, before=old_labels)
+        sums = new_sums(x, labels, k, sums, old_labels)
+        counts = torch.bincount(labels, minlength=k)
+        inertia = lengths - float(_explained(centroids, sums, counts))
         full, left = counts > 0, centroids
         centroids = torch.where(full[:, None], sums / counts.clamp(min=1)[:, None], centroids)
         centroids = centroids.float()
-        settled = settled or (worth_bounds(x, k) and _settles(left, centroids, distances))
-        moved = repair(x, centroids, distances, torch.nonzero(~full)[:, 0], generator)
+        if worth_bounds(x, k) and not settled:
+            members = groups(centroids) if members is None else members
+            settled = few_open(x, members, left, centroids)
+        moved = 0
+        if len(empty := torch.nonzero(~full)[:, 0]):
+            moved = repair(x, centroids, squared(x, left, labels), empty, generator)
         repaired += moved
-        inertia = float(distances.sum(dtype=torch.float64))
         same = old_labels is not None and bool(torch.equal(labels, old_labels))
         if moved == 0 and (same or before - inertia <= tolerance * inertia):
             break
@@ -112,10 +125,11 @@ def lloyd(
     return KMeansResult(centroids, labels, inertia, made, repaired)
 
 
-def _settles(left: Tensor, centroids: Tensor, distances: Tensor) -> bool:
-    """Whether an iteration's move (k, d) to (k, d) is small beside squared distances (n,)."""
-    moved = (centroids - left).square().sum(1).mean()
-    return bool(moved <= SETTLED**2 * distances.mean())
+def _explained(centroids: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """What centroids (k, d) take off the sum of squares of all rows, whose sums and counts are
+    given: sum over clusters of 2 c.s - n |c|^2, in float64."""
+    c = centroids.double()
+    return (2 * c * sums).sum() - (counts * c.square().sum(1)).sum()
 
 
 def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
@@ -124,8 +138,7 @@ def assign(x: Tensor, centroids: Tensor, chunk: int | None = None) -> Tensor:
     Equal centroids and equal distances give the lowest index. `chunk` is the number of rows at a
     time (default: what keeps the distances within a few MiB on a CPU and 256 MiB on a GPU).
     """
-    labels, _ = nearest(x, centroids, chunk)
-    return _first_of_equal(centroids)[labels]
+    return _first_of_equal(centroids)[nearest_labels(x, centroids, chunk)]
 
 
 def check_vectors(x: Tensor, k: int, iterations: int, init: str) -> None:
@@ -176,6 +189,22 @@ def cluster_sums(x: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sizes = torch.bincount(own, minlength=k)
         sums += F.embedding_bag(order, part.double(), sizes.cumsum(0) - sizes, mode="sum")
     return sums, torch.bincount(labels, minlength=k)
+
+
+def new_sums(
+    x: Tensor, labels: Tensor, k: int, sums: Tensor | None, before: Tensor | None
+) -> Tensor:
+    """`cluster_sums` (k, d) of labels, from those of the labels before, where there are some.
+
+    On a CPU only rows that changed are read: the rounding of a few float64 sums is all that tells.
+    """
+    if sums is None or before is None or x.device.type != "cpu":
+        return cluster_sums(x, labels, k)[0]
+    rows = torch.nonzero(labels != before)[:, 0]
+    if 2 * len(rows) > len(x):
+        return cluster_sums(x, labels, k)[0]
+    part = x[rows]
+    return sums + cluster_sums(part, labels[rows], k)[0] - cluster_sums(part, before[rows], k)[0]
 
 
 def repair(

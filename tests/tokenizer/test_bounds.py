@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from onerec.tokenizer import bounds as module
-from onerec.tokenizer.bounds import GroupBounds, worth_bounds
+from onerec.tokenizer.bounds import GroupBounds, few_open, worth_bounds
 from onerec.tokenizer.distances import nearest
 from onerec.tokenizer.kmeans import cluster_sums
 
@@ -107,7 +107,7 @@ def test_of_equal_centroids_one_is_found() -> None:
 
 @pytest.mark.parametrize(("k", "shape"), [(256, (4, 64)), (64, (1, 64)), (4096, (32, 128))])
 def test_groups_are_of_one_size_and_hold_all(k: int, shape: tuple[int, int]) -> None:
-    groups = module._groups(torch.randn(k, 3, generator=generator()))
+    groups = module.groups(torch.randn(k, 3, generator=generator()))
     assert groups.shape == shape
     assert sorted(groups.flatten().tolist()) == list(range(k))
 
@@ -116,7 +116,7 @@ def test_groups_are_neighbourhoods() -> None:
     centres = 50 * torch.randn(4, 5, generator=generator())
     order = torch.randperm(256, generator=generator(2))
     centroids = (centres.repeat(64, 1) + torch.randn(256, 5, generator=generator(1)))[order]
-    groups = module._groups(centroids)
+    groups = module.groups(centroids)
     assert all(len((order[group] % 4).unique()) == 1 for group in groups)
 
 
@@ -126,3 +126,20 @@ def test_where_bounds_are_worth_it() -> None:
     assert not worth_bounds(x, 128)
     assert not worth_bounds(x, 300)  # not in whole groups
     assert not worth_bounds(torch.empty(2, 2, device="meta"), 256)
+
+
+def test_bounds_wait_until_a_move_leaves_few_of_them_open() -> None:
+    """Two groups far from each other: which of the 4 x 2 bounds a move leaves open, by hand."""
+    rows = torch.tensor([[0.0], [1.0], [100.0], [101.0]])
+    centroids = torch.tensor([[0.2], [1.2], [100.2], [101.2]])
+    members = torch.tensor([[0, 1], [2, 3]])
+    open_share = []
+    for moved in (0.1, 0.9, 50.0, 101.0):
+        shares = []
+        for least in (0.0, 0.01, 0.26, 0.51, 0.76, 1.01):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "OPEN", least)
+                shares.append(few_open(rows, members, centroids - moved, centroids))
+        open_share.append(shares.index(True))
+    # .9: the own group of rows 1 and 101, whose other centroid is .8 away; 50: of all; 101: all
+    assert open_share == [1, 2, 3, 5], "of 8: none, 2, 4, 8"

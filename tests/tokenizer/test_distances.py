@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onerec.tokenizer.distances import BLOCK, inertia_of, lowest, nearest
+from onerec.tokenizer.distances import BLOCK, inertia_of, lowest, nearest, nearest_labels
 
 
 def test_inertia_by_hand() -> None:
@@ -26,3 +26,19 @@ def test_nearest_equals_all_distances_in_float64() -> None:
     labels, squared = nearest(x, centroids, chunk=99)
     assert labels.equal(distances.argmin(1))
     torch.testing.assert_close(squared.double(), distances.amin(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("changed", [0, 20, 400])
+def test_labels_before_stay_only_where_they_are_as_near_as_any(changed: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, centroids = torch.randn(500, 7, generator=generator), torch.randn(128, 7)
+    centroids[5] = centroids[90]  # equally near, and 5 the first
+    own = (x.double()[:, None] - centroids.double()).square().sum(-1).argmin(1)
+    before = own.clone()
+    before[:changed] = torch.randint(128, (changed,), generator=generator)
+    before[own == 5] = 90
+    found = nearest_labels(x, centroids, 99, before=before)
+    assert found[own != 5].equal(own[own != 5])
+    kept = {90} if changed < 100 else {5}  # where many change all are looked for
+    assert set(found[own == 5].tolist()) == kept
+    assert nearest_labels(x, centroids, 99).equal(own)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from onerec.errors import DataError, RecipeError
+from onerec.tokenizer import bounds as bounds_module
 from onerec.tokenizer import distances as distances_module
 from onerec.tokenizer import kmeans as module
 from onerec.tokenizer.bounds import GroupBounds
-from onerec.tokenizer.kmeans import assign, kmeans, lloyd
+from onerec.tokenizer.distances import sum_of_squares
+from onerec.tokenizer.kmeans import assign, cluster_sums, kmeans, lloyd, new_sums
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -292,8 +294,8 @@ def test_when_bounds_begin_changes_no_cluster(
         return kept(*of)
 
     monkeypatch.setattr(module, "GroupBounds", bounds)
-    for settled in (1e9, module.SETTLED, 0.0):
-        monkeypatch.setattr(module, "SETTLED", settled)
+    for least in (1.1, bounds_module.OPEN, 0.0):
+        monkeypatch.setattr(bounds_module, "OPEN", least)
         found.append(lloyd(x, x[:256], iterations=iterations, generator=generator(0)))
     assert begun == ([0] if iterations == 4 else [0, 1]), "the last computes all distances"
     for one in found[1:]:
@@ -301,3 +303,25 @@ def test_when_bounds_begin_changes_no_cluster(
         torch.testing.assert_close(one.centroids, found[0].centroids)
         assert one.inertia == pytest.approx(found[0].inertia)
     assert torch.equal(found[0].labels, assign(x, found[0].centroids))
+
+
+@pytest.mark.parametrize("changed", [0, 30, 900])
+def test_sums_follow_the_rows_that_change(changed: int) -> None:
+    x, stream = torch.randn(1_000, 5, generator=generator(3)), generator(4)
+    before = torch.randint(20, (1_000,), generator=stream)
+    labels = before.clone()
+    labels[:changed] = torch.randint(20, (changed,), generator=stream)
+    old, _ = cluster_sums(x, before, 20)
+    found = new_sums(x, labels, 20, old, before)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, cluster_sums(x, labels, 20)[0], rtol=1e-12, atol=1e-12)
+    assert torch.equal(old, cluster_sums(x, before, 20)[0]), "not changed in place"
+
+
+def test_inertia_from_sums_is_that_of_distances_far_from_the_origin_too() -> None:
+    """By hand: rows 0, 2 about 1 and row 10 about 7 have 1 + 1 + 9; then 1,000 to the right."""
+    for offset in (0.0, 1_000.0):
+        x = torch.tensor([[0.0], [2.0], [10.0]]) + offset
+        centroids, labels = torch.tensor([[1.0], [7.0]]) + offset, torch.tensor([0, 0, 1])
+        explained = module._explained(centroids, *cluster_sums(x, labels, 2))
+        assert sum_of_squares(x) - float(explained) == pytest.approx(11.0, abs=1e-8)
