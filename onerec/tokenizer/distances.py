@@ -50,8 +50,8 @@ def nearest_labels(
 ) -> Tensor:
     """The label (n,) of each row's nearest centroid, by |c|^2 - 2 x.c: one matrix product.
 
-    `rounded` allows a GPU to take it in TF32. On a CPU, which is faster so, labels `before` (n,) may
-    stay where they are as near as any.
+    `rounded` allows a GPU to take it in TF32. On a CPU labels `before` (n,) may stay where they are
+    as near as any, which is faster.
     """
     lengths, twice = centroids.square().sum(1), -2 * centroids  # (k,), (k, d)
     size = chunk or chunk_rows(x, len(centroids))

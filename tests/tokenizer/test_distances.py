@@ -31,8 +31,8 @@ def test_nearest_equals_all_distances_in_float64() -> None:
 @pytest.mark.parametrize("changed", [0, 20, 400])
 def test_labels_before_stay_only_where_they_are_as_near_as_any(changed: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    x, centroids = torch.randn(500, 7, generator=generator), torch.randn(128, 7)
-    centroids[5] = centroids[90]  # equally near, and 5 the first
+    x, centroids = (torch.randn(n, 7, generator=generator) for n in (500, 128))
+    centroids[5] = centroids[90] = x[-1]  # equally near, and 5 the first
     own = (x.double()[:, None] - centroids.double()).square().sum(-1).argmin(1)
     before = own.clone()
     before[:changed] = torch.randint(128, (changed,), generator=generator)
