@@ -32,10 +32,13 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unknown = RecipeError(f"device {name!r}: unknown; use auto, cpu, cuda or cuda:0")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"device {name!r}: unknown; use auto, cpu, cuda or cuda:0") from None
+        raise unknown from None
+    if device.type not in ("cpu", "cuda"):
+        raise unknown
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"device {name!r}: no CUDA device is visible here; use --set device=cpu")
     count = torch.cuda.device_count() if device.type == "cuda" else 0

@@ -269,6 +269,7 @@ _AT_LEAST = {
     "baselines.sasrec_width": 8,
     "baselines.sasrec_batch_size": 1,
     "seed": 0,
+    **{f"content.{part}_weight": 0 for part in ("text", "tokens", "behaviour")},
 }
 _AT_MOST = {"tokenizer.levels": 100, "model.encoder_layers": 1_000, "model.decoder_layers": 1_000}
 BASELINES = ("popularity", "item_knn", "sasrec")

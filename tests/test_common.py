@@ -26,6 +26,8 @@ def test_auto_is_a_gpu_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(RecipeError, match=r"'cuda:1': no CUDA device.*--set device=cpu"):
         pick_device("cuda:1")
+    with pytest.raises(RecipeError, match="'mps': unknown; use auto, cpu, cuda"):
+        pick_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

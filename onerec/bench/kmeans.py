@@ -153,10 +153,10 @@ def run(
     Raises:
         OneRecError: fewer points than clusters, or a number below 1.
     """
-    if min(clusters, iterations, turns) < 1 or clusters > min(n for n, _ in shapes):
+    if min(clusters, iterations, turns, threads) < 1 or clusters > min(n for n, _ in shapes):
         raise OneRecError(
-            f"{clusters} clusters, {iterations} iterations, {turns} turns: each must be at least "
-            f"1, and clusters at most the {min(n for n, _ in shapes)} points"
+            f"{clusters} clusters, {iterations} iterations, {turns} turns, {threads} threads: each "
+            f"must be at least 1, and clusters at most the {min(n for n, _ in shapes)} points"
         )
     threads = set_threads(min(threads, set_threads()))
     keep_memory()  # for all of them, as every stage of the pipeline does

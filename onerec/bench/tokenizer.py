@@ -95,7 +95,8 @@ def read_vectors(path: Path) -> Tensor:
     """(n, d) float32 of a .npy file.
 
     Raises:
-        DataError: the file is not there, or holds no matrix of numbers.
+        DataError: the file is not there, holds no matrix of numbers, has a row that is not finite
+            in float32, or rows that are all equal.
     """
     try:
         found = np.load(path, allow_pickle=False)
@@ -103,7 +104,15 @@ def read_vectors(path: Path) -> Tensor:
         raise DataError(f"{path}: {error}; give a .npy file of shape (items, width)") from error
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
         raise DataError(f"{path}: holds no matrix of numbers; give an array (items, width)")
-    return torch.from_numpy(found.astype(np.float32))
+    if not found.size:
+        raise DataError(f"{path}: an array {found.shape} has no numbers; give (items, width)")
+    with np.errstate(over="ignore"):
+        rows = found.astype(np.float32)
+    if len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
+        raise DataError(f"{path}: row {bad[0]} has a value that is not finite; mend or drop it")
+    if (rows == rows[0]).all():
+        raise DataError(f"{path}: all {len(rows)} rows are equal; there is nothing to tell apart")
+    return torch.from_numpy(rows)
 
 
 def new_quantiser(kind: str, size: Size, seed: int) -> Quantiser:

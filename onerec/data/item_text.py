@@ -62,9 +62,16 @@ def as_one(texts: dict[str, list[str]], n: int) -> list[str]:
 
 def _words(value: object) -> str:
     """A cell as words: lists flattened, missing values empty."""
+    if isinstance(value, np.ma.MaskedArray):  # a list with gaps, as it comes from Parquet
+        value = value.compressed()
     if isinstance(value, list | tuple | np.ndarray):
-        return " ".join(dict.fromkeys(_words(part) for part in value if part is not None))
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        parts = (_words(part) for part in value if part is not None)
+        return " ".join(part for part in dict.fromkeys(parts) if part)
+    if (
+        value is None
+        or value is pd.NA
+        or (isinstance(value, float | np.floating) and np.isnan(value))
+    ):
         return ""
     return str(value)
 

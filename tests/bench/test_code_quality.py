@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import small_world
@@ -14,6 +16,7 @@ from onerec.bench.code_quality import (
     differences,
     foretells,
     kind_recipe,
+    measures,
     summary,
     table,
 )
@@ -32,6 +35,7 @@ def test_a_kind_changes_what_it_says() -> None:
     assert all(one.seed == 3 and one.train == base.train for one in found.values())
     assert found["balanced"].tokenizer.kind == "balanced"
     assert found["half"].tokenizer.codebook_size * 2 == base.tokenizer.codebook_size
+    assert found["quarter"].tokenizer.codebook_size * 4 == base.tokenizer.codebook_size
     assert found["content"].content.behaviour_weight == 0 < found["content"].content.tokens_weight
     assert found["consumed"].content.tokens_weight == 0 < found["consumed"].content.behaviour_weight
     assert found["near_mean"].tokenizer.init == "near-mean" != base.tokenizer.init
@@ -45,6 +49,45 @@ def test_a_kind_changes_what_it_says() -> None:
     assert found[SHUFFLED] == found["rq_kmeans"]
 
 
+def test_measures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pairs and categories less what chance gives, of the first two levels; use is the least."""
+    asked = []
+
+    def quality(*given: Any) -> list[dict[str, float]]:
+        asked.append(given)
+        chance = {"purity_chance": 0.25, "consumed_chance": 0.0625}
+        return [{"level": n, "purity": 1 / n, "consumed": 0.5 / n, **chance} for n in (1, 2, 3)]
+
+    pairs = SimpleNamespace(item_to_item="Swing's pairs", user_to_item="others")
+    monkeypatch.setattr(code_quality, "code_quality", quality)
+    monkeypatch.setattr(code_quality, "training_pairs", lambda *given: pairs)
+    monkeypatch.setattr(
+        code_quality, "load_semantic_ids", lambda run: (SimpleNamespace(codes="codes"), None)
+    )
+    report = {
+        "relative_reconstruction_loss": 0.3,
+        "collisions": {"share_sharing": 0.125},
+        "levels": [
+            {"utilisation": 1.0, "entropy_nats": 1.5, "max_entropy_nats": 2.0},
+            {"utilisation": 0.5, "entropy_nats": 0.5, "max_entropy_nats": 2.0},
+        ],
+    }
+    setting = SimpleNamespace(
+        dataset=SimpleNamespace(items={}), recipe=SimpleNamespace(seed=5), split=None
+    )
+    assert measures(SimpleNamespace(report=lambda: report), setting, "near") == {
+        "reconstruction": 0.3,
+        "utilisation": 0.5,
+        "entropy": 0.5,
+        "alone": 0.875,
+        "purity_1": 0.75,
+        "consumed_1": 0.4375,
+        "purity_2": 0.25,
+        "consumed_2": 0.1875,
+    }
+    assert asked == [("codes", None, "near", "Swing's pairs", 5)]
+
+
 def test_ranks_by_hand() -> None:
     def one(kind: str, seed: int, recall: float, **measures: float) -> dict:
         return {"kind": kind, "seed": seed, RECALL: recall, "measures": measures}
@@ -55,6 +98,28 @@ def test_ranks_by_hand() -> None:
     assert found["good"]["mean"] == pytest.approx((1 - 1) / 2)
     assert found["bad"]["mean"] == -1
     assert "same" not in found
+
+
+def test_ranks_are_those_within_a_seed() -> None:
+    """Over both seeds together the larger measures have the smaller recalls."""
+    values = {("a", 0): (1, 0.2), ("b", 0): (2, 0.3), ("a", 1): (11, 0.05), ("b", 1): (12, 0.1)}
+    parts = [
+        {"kind": kind, "seed": seed, RECALL: recall, "measures": {"good": measure}}
+        for (kind, seed), (measure, recall) in values.items()
+    ]
+    assert foretells(parts)["good"]["mean"] == pytest.approx(1)
+
+
+def test_what_shuffled_codes_tell_is_left_out_of_the_second_table() -> None:
+    """Rank correlations: 1, 2 and 0 against .2, .1 and .0 give .5, without the last -1."""
+    values = {"rq_kmeans": (1, 0.2), "half": (2, 0.1), SHUFFLED: (0, 0.0)}
+    parts = [
+        {"kind": kind, "seed": 0, RECALL: recall, "measures": {"good": measure}}
+        for kind, (measure, recall) in values.items()
+    ]
+    told = summary(parts)
+    assert told["foretells"]["good"]["mean"] == pytest.approx(0.5)
+    assert told["foretells_without_shuffled"]["good"]["mean"] == pytest.approx(-1)
 
 
 def test_differences_by_hand() -> None:

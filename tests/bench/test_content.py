@@ -28,7 +28,7 @@ def setting(tmp_path: Path) -> Setting:
     return Setting.of(toy_home.make_recipe(changes), open_dataset("toy", tmp_path))
 
 
-def test_later_pairs_by_hand() -> None:
+def test_later_pairs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """User 0 took 1 2 4 3 3, 4 without success and the 3s after training; user 1 took 3."""
     log = Interactions(
         user=np.array([0, 0, 0, 0, 0, 1], dtype=np.int32),
@@ -46,6 +46,8 @@ def test_later_pairs_by_hand() -> None:
     assert later_pairs(split, ~held).tolist() == []
     all_later = replace(split, train_end=np.array([0, 5]))
     assert later_pairs(all_later, ~held).tolist() == [[2, 1]]
+    monkeypatch.setattr(module, "RECENT", 1)
+    assert later_pairs(split, held).tolist() == [[3, 2]], "the one before it, and no less"
 
 
 def test_held_out_items_may_not_be_fitted_on_and_their_pairs_are_of_later_rows(
@@ -56,6 +58,8 @@ def test_held_out_items_may_not_be_fitted_on_and_their_pairs_are_of_later_rows(
     assert len(out) == toy_home.ITEMS // 10
     assert set(held.pairs[:, 0]) <= set(out)
     assert held.setting.recipe.seed == 1
+    other = Held.of(setting, seed=2).setting.split.fit_items
+    assert not np.array_equal(other, held.setting.split.fit_items), "a seed draws them"
     log, train = setting.split.log, setting.split.train
     log.positive[~train] = False
     with pytest.raises(DataError, match="no held-out item was taken after the training rows"):

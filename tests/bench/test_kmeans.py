@@ -42,6 +42,42 @@ def test_ratios_are_ours_over_theirs() -> None:
     assert kmeans.points("topics", 600, 5, 0).equal(kmeans.points("topics", 600, 5, 0))
 
 
+def test_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours takes 3 s to an inertia of 4 + 0 + 4, the other 6 s to 0 + 4 + 16."""
+    clock = [0.0]
+
+    def fit(seconds: float, place: float) -> kmeans.Fit:
+        def made(x: torch.Tensor, start: torch.Tensor, iterations: int) -> torch.Tensor:
+            clock[0] += seconds
+            return torch.tensor([[place]])
+
+        return made
+
+    monkeypatch.setattr(kmeans.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(kmeans, "points", lambda *of: torch.tensor([[0.0], [2.0], [4.0]]))
+    monkeypatch.setattr(kmeans, "peers", lambda: {"onerec": fit(3, 2.0), "other": fit(6, 0.0)})
+    row = kmeans.compare("topics", (3, 1), clusters=1, iterations=1, turns=2)
+    assert row["seconds"] == {"onerec": 3, "other": 6}
+    assert row["time_ratio"] == {"other": 0.5}
+    assert row["inertia"] == {"onerec": 8, "other": 20}
+    assert row["inertia_ratio"] == {"other": 0.4}
+
+
+def test_ours_does_not_stop_early_where_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tolerance above 0 would end before the iterations that the others make."""
+    asked = {}
+
+    def watched(*of: torch.Tensor, **how: object) -> object:
+        asked.update(how)
+        return fit(*of, **how)
+
+    fit = kmeans.lloyd
+    monkeypatch.setattr(kmeans, "lloyd", watched)
+    x = torch.arange(4.0)[:, None]
+    kmeans.ours(x, x[:2], 7)
+    assert (asked["tolerance"], asked["iterations"]) == (0.0, 7)
+
+
 def test_without_faiss_the_key_is_absent_and_the_output_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -80,3 +80,13 @@ def test_later_items_are_read_in_the_columns_of_those_before() -> None:
     assert as_one(texts, 2) == ["c", ""]
     named = pd.DataFrame({"shelf": [1, 2, 1]})
     assert same_columns(named.iloc[:1], list(text_columns(named))) == {"shelf=": ["shelf=1"]}
+
+
+def test_a_list_of_numbers_with_gaps_is_no_text_and_no_end() -> None:
+    """A missing number of a list column ended `tokenize` in a traceback."""
+    gap = np.ma.MaskedArray([0.5, 0.0], mask=[False, True])
+    whole = np.ma.MaskedArray([1.0, 2.0], mask=[True, True])
+    nan = np.array([np.nan, 0.25], dtype=np.float32)
+    items = pd.DataFrame({"title": ["a", "b", "c"], "scores": [gap, whole, nan]})
+    assert item_texts(items)[0] == ["a", "b", "c"]
+    assert same_columns(items, ["scores"])["scores"] == ["0.5", "", "0.25"]

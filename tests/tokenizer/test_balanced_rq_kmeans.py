@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from onerec.errors import RecipeError
-from onerec.tokenizer.balanced_kmeans import sizes_of
+from onerec.tokenizer.balanced_kmeans import balanced_kmeans, sizes_of
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeans, BalancedRQKmeansConfig
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig, quantisation_report
 
@@ -49,3 +49,15 @@ def test_state_goes_round_and_a_stream_is_refused() -> None:
     assert again.transform(X).equal(tokenizer.transform(X))
     with pytest.raises(RecipeError, match=r"from a stream.*tokenizer\.kind=rq_kmeans"):
         BalancedRQKmeans(config).fit_stream(lambda: iter([X.numpy()]))
+
+
+def test_the_first_level_is_balanced_k_means_with_the_recipes_start_and_cap() -> None:
+    """A cap of 1.5 lets a cluster have 39 of 210 rows, where even ones have 27 at most."""
+    config = BalancedRQKmeansConfig(levels=1, codebook_size=8, init="random", cap=1.5, seed=3)
+    tokenizer = BalancedRQKmeans(config)
+    codes = tokenizer.fit_transform(X)[:, 0]
+    random = torch.Generator().manual_seed(3)
+    expected = balanced_kmeans(X, 8, generator=random, init="random", cap=1.5)
+    assert codes.equal(expected.labels)
+    assert tokenizer.codebooks[0].equal(expected.centroids)
+    assert 27 < int(codes.bincount().max()) <= 39

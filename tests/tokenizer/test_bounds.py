@@ -143,3 +143,22 @@ def test_bounds_wait_until_a_move_leaves_few_of_them_open() -> None:
         open_share.append(shares.index(True))
     # .9: the own group of rows 1 and 101, whose other centroid is .8 away; 50: of all; 101: all
     assert open_share == [1, 2, 3, 5], "of 8: none, 2, 4, 8"
+
+
+def test_a_row_that_left_a_group_finds_the_centroid_that_it_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By hand, groups {0, 1} and {2, 3}: the row at 40 leaves centroid 1, 39 away, for centroid 2.
+
+    Its bound of the first group was 40, the way to centroid 0: kept, it hides centroid 1 from the
+    row once centroid 2 is 39.5 away.
+    """
+    monkeypatch.setattr(module, "GROUP", 2)
+    monkeypatch.setattr(module, "WHOLE", 1.0)
+    places = torch.tensor([[0.0], [1.0], [100.0], [101.0]])
+    bounds = GroupBounds(torch.tensor([[40.0]]), places, torch.tensor([1]))
+    labels = []
+    for third in (100.0, 40.5, 79.5):
+        places = torch.tensor([[0.0], [1.0], [third], [101.0]])
+        labels += bounds.step(places)[0].tolist()
+    assert labels == [1, 2, 1]

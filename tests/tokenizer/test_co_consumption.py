@@ -66,3 +66,31 @@ def test_items_of_the_same_users_are_near() -> None:
 def test_no_company_gives_zeros(user: list[int]) -> None:
     vectors = co_consumption_vectors(np.array(user, int), np.arange(len(user)), 5, 3, generator())
     assert vectors.tolist() == np.zeros((5, 3)).tolist()
+
+
+def test_vectors_are_those_of_the_formula() -> None:
+    """ln(count / expected), the context to the power .75, nothing below 0; then u sqrt(s)."""
+    rng = np.random.default_rng(1)
+    user, item = rng.integers(0, 40, 300), np.minimum(rng.geometric(0.2, 300) - 1, 11)
+    has = np.zeros((40, 12))
+    has[user, item] = 1
+    count = has.T @ has
+    np.fill_diagonal(count, 0)
+    weight = count.sum(1)
+    expected = np.outer(weight, weight**0.75) / (weight**0.75).sum()
+    ppmi = np.log(np.maximum(count / expected, 1))
+    u, s, _ = np.linalg.svd(ppmi)
+    wanted = u[:, :3] * np.sqrt(s[:3])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    vectors = co_consumption_vectors(user, item, 12, 3, generator())
+    np.testing.assert_allclose(vectors @ vectors.T, wanted @ wanted.T, atol=1e-4)
+
+
+def test_which_items_of_a_heavy_user_count_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first by number would leave most of the catalogue without company."""
+    monkeypatch.setattr(module, "USER_LIMIT", 4)
+    kept = set()
+    for seed in range(30):
+        user, item = np.zeros(20, dtype=np.int64), np.arange(20)
+        kept |= set(module._pair_counts(user, item, 20, generator(seed))[0].tolist())
+    assert kept == set(range(20))

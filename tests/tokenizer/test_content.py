@@ -112,3 +112,14 @@ def test_items_are_taken_in_the_order_asked_for() -> None:
     some = given.take(np.array([2, 0]))
     assert some.tokens[:, :, 0].tolist() == [[4.0, 5.0], [0.0, 1.0]]
     assert some.mask.tolist() == [[False, False], [True, True]]
+
+
+def test_tokens_behind_a_masked_place_move_up_when_joined() -> None:
+    """A token that stays behind a hole is masked out, and its place is read as a zero token."""
+    first = Precomputed(
+        np.array([[[9.0], [2.0]], [[1.0], [3.0]]]), np.array([[0, 1], [1, 1]], bool)
+    )
+    second = Precomputed(np.array([[[4.0]], [[5.0]]]), np.array([[True], [False]]))
+    joined = join_tokens([first, second])
+    assert joined.tokens.tolist() == [[[2.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [3.0, 0.0]]]
+    assert joined.mask.all()

@@ -325,3 +325,40 @@ def test_inertia_from_sums_is_that_of_distances_far_from_the_origin_too() -> Non
         centroids, labels = torch.tensor([[1.0], [7.0]]) + offset, torch.tensor([0, 0, 1])
         explained = module._explained(centroids, *cluster_sums(x, labels, 2))
         assert sum_of_squares(x) - float(explained) == pytest.approx(11.0, abs=1e-8)
+
+
+def test_the_tolerance_is_relative_whatever_the_scale() -> None:
+    """Rows a thousand times smaller stop as late: a tolerance of inertia itself stops at once."""
+    x = torch.randn(500, 4, generator=generator())
+    near, far = (kmeans(x * scale, 20, generator=generator(1)) for scale in (2.0**-12, 1.0))
+    assert near.iterations == far.iterations > 5
+    assert near.centroids.equal(far.centroids * 2.0**-12)
+
+
+def test_an_iteration_that_repairs_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, where any fall is too small to go on: the first two iterations repair, and without
+    a third the last centroid would stay at .5, the mean of two rows of which one has left it."""
+    rows = iter([11.0, 0.0])
+
+    def one(x: Tensor, centroids: Tensor, far: Tensor, empty: Tensor, random: object) -> int:
+        centroids[empty[0]] = next(rows)
+        return 1
+
+    monkeypatch.setattr(module, "repair", one)
+    x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    found = lloyd(x, torch.full((3, 1), 5.0), iterations=9, generator=generator(), tolerance=99.0)
+    assert (found.iterations, found.repaired, found.inertia) == (3, 2, 0.5)
+    assert found.centroids[:, 0].tolist() == [0.0, 10.5, 1.0]
+
+
+def test_each_seed_is_the_best_of_2_plus_ln_k_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 seeds each but the first from 2 + 2 rows; from one alone it is no greedy start."""
+    drawn, draw = [], module._draw
+
+    def watched(weights: Tensor, count: int, random: torch.Generator) -> Tensor:
+        drawn.append(count)
+        return draw(weights, count, random)
+
+    monkeypatch.setattr(module, "_draw", watched)
+    module.greedy_seeds(torch.randn(50, 3, generator=generator()), 8, generator())
+    assert drawn == [4] * 7

@@ -65,6 +65,7 @@ def test_nearest_pairs_equal_all_distances_and_no_item_is_its_own() -> None:
     pairs = nearest_pairs(x, 3, 20, torch.Generator().manual_seed(1))
     assert pairs.shape == (60, 2)
     assert len(set(pairs[:, 0].tolist())) == 20
+    assert set(pairs[:, 0].tolist()) != set(range(20)), "random items, not the first"
     apart = torch.cdist(x, x).fill_diagonal_(torch.inf)
     for item in set(pairs[:, 0].tolist()):
         near = set(pairs[pairs[:, 0] == item, 1].tolist())
@@ -89,3 +90,14 @@ def test_codes_of_the_categories_tell_them_and_shuffled_ones_do_not() -> None:
     last = code_quality(codes, category, None, neighbours)[-1]
     assert last["consumed"] < 0.1
     assert last["purity_chance"] > first["purity_chance"]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_chance_is_the_mean_over_five_shuffles_that_the_seed_draws(seed: int) -> None:
+    codes, category = random_codes(levels=1), random_codes(seed=4)[:, 0]
+    random = np.random.default_rng(seed)
+    shuffled = [random.permutation(category) for _ in range(5)]
+    row = code_quality(codes, category, seed=seed)[0]
+    for name, measure in (("purity", purity), ("information_nats", information_nats)):
+        by_hand = np.mean([measure(codes[:, 0], one) for one in shuffled])
+        assert row[f"{name}_chance"] == pytest.approx(by_hand)

@@ -57,9 +57,11 @@ def test_with_all_paths_the_codes_are_the_best_there_are() -> None:
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     books = randn(2, 8, 6, seed=2)
-    whole = search(X, books, 4)[0]
+    whole, error = search(X, books, 4)
     monkeypatch.setattr(module, "chunk_rows", lambda x, columns: 7)
-    assert search(X, books, 4)[0].equal(whole)
+    codes, in_blocks = search(X, books, 4)
+    assert codes.equal(whole)
+    assert in_blocks == pytest.approx(error, rel=1e-6), "the sum over all blocks"
 
 
 def test_codebooks_fitted_together_come_to_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +110,19 @@ def test_state_goes_round_and_what_cannot_be_is_refused() -> None:
         tokenizer.transform(torch.where(torch.arange(300)[:, None] == 2, torch.nan, X))
     with pytest.raises(ValueError, match="the codebooks take"):
         tokenizer.transform(X[:, :5])
+
+
+def test_rounds_go_on_from_the_one_before_and_one_that_loses_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses 9, 5, 4, 6: two rounds count, each fitted to the codes of the search before it."""
+    losses = iter([9.0, 5.0, 4.0, 6.0])
+    config = RefinedRQKmeansConfig(levels=2, codebook_size=8)
+    monkeypatch.setattr(module, "search", lambda *given: (search(*given)[0], next(losses)))
+    refined = RefinedRQKmeans(config)
+    codes = refined._fit(X)
+    books = RQKmeans(RQKmeansConfig(levels=2, codebook_size=8)).fit(X).codebooks
+    for _ in range(2):
+        books = fit_together(X, search(X, books, config.paths)[0], books)
+    assert refined.codebooks.equal(books)
+    assert codes.equal(search(X, books, config.paths)[0])

@@ -12,6 +12,7 @@ from onerec.tokenizer.rq_vae import (
     RQVAE,
     RQVAEConfig,
     RQVAENetwork,
+    _adamw,
     quantise,
     restart_dead_codes,
     straight_through,
@@ -260,3 +261,42 @@ def test_says_what_is_wrong(fitted: RQVAE) -> None:
     x[17, 1] = torch.nan
     with pytest.raises(DataError, match="content vector 17 has a value that is not finite"):
         RQVAE(SMALL).fit(x)
+
+
+@pytest.mark.parametrize("warm_up", [0, 5])
+def test_no_code_is_restarted_in_the_last_quarter(
+    warm_up: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 8 of 40 steps: at 8, 16 and 24, not at 32; the warm-up's steps do not count."""
+    calls = []
+
+    def watched(*given: Any) -> Tensor:
+        calls.append(given)
+        return torch.tensor([1, 0])
+
+    monkeypatch.setattr("onerec.tokenizer.rq_vae.restart_dead_codes", watched)
+    short = {"steps": 40, "restart_every": 8, "warm_up": warm_up}
+    tokenizer = RQVAE(RQVAEConfig(**{**vars(SMALL), **short})).fit(mixture())
+    assert len(calls) == 3
+    assert tokenizer.repaired == (3, 0)
+
+
+def test_the_matrices_of_the_mlps_alone_decay() -> None:
+    """Codebooks that decay are drawn to the latent's origin."""
+    model = network()
+    groups = _adamw(model, 1e-3).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    decays = {name for name, p in model.named_parameters() if decay[id(p)]}
+    assert len(decay) == len(list(model.parameters()))
+    assert decays == {f"{part}.{layer}.weight" for part in ("encoder", "decoder") for layer in "02"}
+
+
+def test_the_seed_draws_the_codebooks_start_too() -> None:
+    """The same weights and rows: only the k-means of the start can tell seeds apart."""
+    books = []
+    for seed in (0, 1):
+        tokenizer = RQVAE(RQVAEConfig(**{**vars(SMALL), "seed": seed}))
+        tokenizer._network = network(dim=12)
+        tokenizer._start(mixture(), torch.Generator().manual_seed(0))
+        books.append(tokenizer.codebooks.clone())
+    assert not books[0].equal(books[1])

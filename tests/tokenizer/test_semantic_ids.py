@@ -113,3 +113,17 @@ def test_new_items_may_not_collide_where_nobody_may() -> None:
         with_codes(ids, np.array([[1, 1]]))
     with pytest.raises(ValueError, match="outside 0 to 2"):
         with_codes(ids, np.array([[1, 3]]))
+
+
+def test_who_finds_no_free_code_still_shares_and_is_counted() -> None:
+    """Three items on (0, 0, 0), two codes at the last level: one moves, two are left on one id.
+
+    Code 1 is free behind (0, 0); that item 3 has it behind (0, 1) does not matter.
+    """
+    codes = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 1]])
+    residual = np.array([[0.1], [0.6], [0.2], [1.0]], dtype=np.float32)
+    last = LastLevel(residual, np.array([[0.0], [1.0]], dtype=np.float32))
+    ids = make_semantic_ids(codes, (1, 2, 2), "nearest_free", last)
+    assert sorted(ids.codes.tolist()) == [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]]
+    told = {"distinct": 2, "items_sharing": 3, "items_touched": 1, "share_touched": 0.25}
+    assert ids.report.items() >= (told | {"leaves": 3, "items_left": 2}).items()

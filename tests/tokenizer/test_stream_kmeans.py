@@ -162,3 +162,26 @@ def test_says_what_cannot_be_clustered() -> None:
     x[17, 1] = torch.nan
     with pytest.raises(DataError, match="content vector 17 has a value that is not finite"):
         kmeans_stream(cut(x, 7), 3, generator=generator())
+
+
+def test_a_sample_in_pieces_is_the_sample_of_the_whole() -> None:
+    """A row that beats the least of the sample enters, not only one that beats the largest."""
+    rows, weights = torch.arange(40.0)[:, None], torch.rand(40, generator=generator(1))
+    samples = []
+    for size in (1, 7, 40):
+        sample = module._Sample(5, generator(2))
+        for part, weight in zip(rows.split(size), weights.split(size), strict=True):
+            sample.add(part, weight)
+        samples.append(sample.rows[:, 0].tolist())
+    assert len(samples[0]) == 5
+    assert samples[0] == samples[1] == samples[2]
+
+
+@pytest.mark.parametrize("init", in_memory.INITS)
+def test_the_start_is_that_in_memory_far_from_the_origin_too(init: str) -> None:
+    """About 0 a mean by a wrong count is still about 0."""
+    x = randn(300, 5) + 100
+    streamed, rows = module._start(cut(x, 7), 9, generator(), init)
+    assert rows == 300
+    whole = in_memory.start(x, 9, generator(), init)
+    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-4)

@@ -152,3 +152,16 @@ def test_what_cannot_work_is_refused() -> None:
         SwingConfig(alpha=-1.0)
     with pytest.raises(RecipeError, match="swing item_limit is 1; it must be at least 2"):
         SwingConfig(item_limit=1)
+
+
+def test_each_limit_counts_what_it_leaves_out_itself() -> None:
+    """User 0 keeps 2 of 5 items, item 9 then 2 of 3 users; item 0 has few of 30 left by then."""
+    user, item = np.array([0, 0, 0, 0, 0, 1, 2, 3]), np.array([0, 1, 2, 3, 4, 9, 9, 9])
+    config = SwingConfig(user_limit=2, item_limit=2)
+    counts = swing(user, item, 10, generator(), config).counts
+    assert (counts["left_out_by_user_limit"], counts["left_out_by_item_limit"]) == (3, 1)
+    user, item = np.repeat(np.arange(30), 61), np.arange(30 * 61)
+    item[::61] = 0
+    config = SwingConfig(user_limit=2, item_limit=20)
+    counts = swing(user, item, 30 * 61, generator(), config).counts
+    assert (counts["heavy_users"], counts["heavy_items"]) == (30, 0)

@@ -233,3 +233,16 @@ def test_an_items_texts_as_one_are_what_the_encoder_reads_of_them_joined() -> No
     assert made.tokens[:, 0, 0].tolist() == [4, 1, 0]
     assert made.mask[:, 0].tolist() == [True, True, False]
     assert not encoder.encode(ItemContent({}, [[], []])).mask.any()
+
+
+def test_what_is_beyond_the_limit_of_a_text_is_not_cut_off() -> None:
+    """Four states in two tokens are the means of two each, not the first two."""
+
+    class Letters:
+        name, dim = "letters", 1
+
+        def states(self, texts: Sequence[str]) -> list[np.ndarray]:
+            return [np.array([[float(ord(letter))] for letter in text]) for text in texts]
+
+    made = TextTokens(Letters(), limit=2).encode(ItemContent({"title": ["abcd"]}, [[]]))
+    assert made.tokens[0, :, 0].tolist() == [97.5, 99.5]
