@@ -177,7 +177,9 @@ def status(run: Run) -> Job:
             state = "starting" if age < STARTING_LIMIT_SECONDS else "stalled"
             return Job(state, now.stage, now.step, now.of, now.share, "", age)
         if now.state != "done":
-            return Job("failed", now.stage, now.step, now.of, now.share, last_words(run), age)
+            ended = launch.get("ended", False)  # by `kill`, before it wrote a word
+            state, message = ("interrupted", "") if ended else ("failed", last_words(run))
+            return Job(state, now.stage, now.step, now.of, now.share, message, age)
     message = now.message or (last_words(run) if now.state == "failed" else "")
     return Job(
         now.state, now.stage, now.step, now.of, now.share, message, now.seconds_since_heartbeat
@@ -207,6 +209,7 @@ def kill(run: Run) -> None:
     if os.getpgid(pid) != pid:
         raise RunError(f"run {run.name}: process {pid} leads no group of its own; left alone")
     os.killpg(pid, signal.SIGKILL)
+    write_json(run.path / "launch.json", {**launch, "ended": True})
     child = _children.pop(pid, None)
     if child is not None:
         child.wait(timeout=10)

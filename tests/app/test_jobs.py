@@ -100,6 +100,16 @@ def test_kill_takes_the_children_of_the_trainer_too(tmp_path: Path) -> None:
     assert jobs.status(run).state not in ("running", "starting")
 
 
+def test_who_is_ended_before_a_word_has_not_failed(tmp_path: Path) -> None:
+    """It was "failed: the process ended without a word", after one's own press of End it."""
+    run = jobs.start(tmp_path, "early", [sys.executable, "-c", "import time; time.sleep(60)"])
+    launch = read_json(run.path / "launch.json")
+    jobs.kill(run)
+    assert jobs.status(run).state == "interrupted"
+    jobs.write_json(run.path / "launch.json", launch)
+    assert jobs.status(run).state == "failed", "as where nobody ended it"
+
+
 def test_kill_leaves_a_process_alone_that_only_has_the_same_number(tmp_path: Path) -> None:
     run = jobs.start(tmp_path, "short", [sys.executable, "-c", "pass"])
     until(lambda: jobs.status(run).state == "failed")
