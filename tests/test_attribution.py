@@ -230,12 +230,18 @@ def test_attention_by_hand_on_one_layer():
     torch.testing.assert_close(found.events[:5, 0], torch.stack(by_event))
 
 
-def test_clusters_are_units_of_their_own_and_their_states_no_events():
+def with_three_clusters():
+    """A model with the lifelong pathway and `one_user`, whose units 6, 7 and 8 are clusters."""
     model = doubled(toy.make_model(lifelong=QFormerConfig(2)))
     batch, places = one_user()
     batch.lifelong = toy.make_clusters([3], 4)
     batch.lifelong.label = batch.lifelong.label.double()
     places = Places(9, places.short, places.positive, torch.tensor([6, 7, 8, -1]))
+    return model, batch, places
+
+
+def test_clusters_are_units_of_their_own_and_their_states_no_events():
+    model, batch, places = with_three_clusters()
     codes = codes_of(model)
     effect = leave_one_out(model, batch, places, codes)
     whole = slow_log_prob(model, batch, codes)
@@ -272,11 +278,7 @@ def test_deletion_curves_equal_deleting_by_hand(model):
 
 def test_the_newest_events_are_deleted_before_any_cluster():
     """Clusters are numbered behind the events; they are older than what the windows hold."""
-    model = doubled(toy.make_model(lifelong=QFormerConfig(2)))
-    batch, places = one_user()
-    batch.lifelong = toy.make_clusters([3], 4)
-    batch.lifelong.label = batch.lifelong.label.double()
-    places = Places(9, places.short, places.positive, torch.tensor([6, 7, 8, -1]))
+    model, batch, places = with_three_clusters()
     codes = codes_of(model)
     recent = deletion_curves(model, batch, places, codes, {})["recent"]
     order = [4, 3, 2, 1, 0, 8, 7, 6]  # event 5 is unseen

@@ -8,6 +8,7 @@ Shapes: n vectors, d dimensions, k centroids, c rows of a chunk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def nearest_labels(
     """
     lengths, twice = centroids.square().sum(1), -2 * centroids  # (k,), (k, d)
     size = chunk or chunk_rows(x, len(centroids))
-    old = [None] * len(x) if before is None else torch.split(before, size)
+    old = itertools.repeat(None) if before is None else torch.split(before, size)
     with tensor_cores() if rounded and x.is_cuda else contextlib.nullcontext():
         labels = [
             lowest(scores(lengths, part.float(), twice), was)  # (c, k) -> (c,)

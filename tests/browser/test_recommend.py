@@ -91,17 +91,22 @@ def test_edit_a_history_and_take_it_back(page: Page, real_server: Server) -> Non
     expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
 
 
+def choose_the_second(page: Page) -> None:
+    """Open the chooser of people and tick the box of the second."""
+    page.get_by_text("choose another").click()
+    table = page.locator("[class*=st-key-people]").get_by_test_id("stDataFrame")
+    at_rest(page, table)
+    table.click(position={"x": 18, "y": 87})
+    expect(page).to_have_url(re.compile(r"[?&]user=\d+"))
+    settled(page)
+
+
 def test_back_from_another_person_is_one_step(page: Page, real_server: Server) -> None:
     page.goto(f"{real_server.url}/recommend?item=3")
     settled(page)
     chooser = page.get_by_text("choose another")
     first = chooser.inner_text()
-    chooser.click()
-    table = page.locator("[class*=st-key-people]").get_by_test_id("stDataFrame")
-    at_rest(page, table)
-    table.click(position={"x": 18, "y": 87})  # the box of the second person
-    expect(page).to_have_url(re.compile(r"[?&]user=\d+"))
-    settled(page)
+    choose_the_second(page)
     expect(page).to_have_url(re.compile(r"[?&]item=3"))
     expect(chooser).not_to_have_text(first)
     page.go_back()
@@ -118,20 +123,15 @@ def test_edits_do_not_follow_the_browser_to_another_person(page: Page, real_serv
     field.press("Enter")
     settled(page)
     expect(page.get_by_text("items were in the list before the edits")).to_be_visible()
-    page.get_by_text("choose another").click()
-    table = page.locator("[class*=st-key-people]").get_by_test_id("stDataFrame")
-    at_rest(page, table)
-    table.click(position={"x": 18, "y": 87})  # the box of the second person
-    expect(page).to_have_url(re.compile(r"[?&]user=\d+"))
-    settled(page)
+    choose_the_second(page)
     expect(field).to_have_value("")
-    page.go_back()  # the address first loses the person, then takes the edits back
+    page.go_back()  # a step for each value: first the edits, then the person
     settled(page)
     foreign = page.get_by_text("The edits in this link are another history's")
-    if foreign.is_visible():
-        expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
-        page.go_back()
-        settled(page)
+    expect(foreign).to_be_visible()
+    expect(page.get_by_text("Edit the history and this list follows")).to_be_visible()
+    page.go_back()
+    settled(page)
     expect(page).not_to_have_url(re.compile(r"[?&]user=\d+"))
     expect(field).to_have_value("+3")
     expect(foreign).to_be_hidden()

@@ -54,24 +54,33 @@ def test_where_seen_items_are_left_out_lists_are_as_long_as_those_of_recommend(
     assert read_parquet(out)["item_id"].tolist() == expected["item_id"].tolist()
 
 
-def test_a_killed_call_goes_on_with_the_next_part(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def dies_at_the_third(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, out: Path, made: list[int]
 ) -> None:
-    out, plain, made = tmp_path / "lists.parquet", tmp_path / "plain.parquet", []
-    recommend_all("first", plain, k=3, home=trained, part=9)
+    """A call for three items a user in parts of nine users, cut off after two; `made` starts."""
     own = everyone._lists
 
-    def dies_at_the_third(recommender, start, stop, k):
+    def lists(recommender, start, stop, k):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(start)
         return own(recommender, start, stop, k)
 
-    monkeypatch.setattr(everyone, "_lists", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        recommend_all("first", out, k=3, home=trained, part=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(everyone, "_lists", lists)
+        with pytest.raises(KeyboardInterrupt):
+            recommend_all("first", out, k=3, home=trained, part=9)
+
+
+def test_a_killed_call_goes_on_with_the_next_part(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plain, made = tmp_path / "lists.parquet", tmp_path / "plain.parquet", []
+    recommend_all("first", plain, k=3, home=trained, part=9)
+    dies_at_the_third(monkeypatch, trained, out, made)
     assert not out.exists()
     (tmp_path / "lists.parquet.parts" / "part-000001.parquet").write_bytes(b"cut off")
+    own = everyone._lists
     monkeypatch.setattr(everyone, "_lists", lambda *a: (made.append(a[1]), own(*a))[1])
     written = recommend_all("first", out, k=3, home=trained, part=9)
     assert made == [0, 9, 9, 18, 27, 36]  # the damaged one again, the whole one not
@@ -97,18 +106,7 @@ def test_a_call_for_other_lists_does_not_go_on_with_these(
     out, plain, made = tmp_path / "lists.parquet", tmp_path / "plain.parquet", []
     asked = {"k": 3, "part": 9} | other
     recommend_all("first", plain, home=trained, **asked)
-    own = everyone._lists
-
-    def dies_at_the_third(recommender, start, stop, k):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(start)
-        return own(recommender, start, stop, k)
-
-    monkeypatch.setattr(everyone, "_lists", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        recommend_all("first", out, k=3, home=trained, part=9)
-    monkeypatch.setattr(everyone, "_lists", own)
+    dies_at_the_third(monkeypatch, trained, out, made)
     assert recommend_all("first", out, home=trained, **asked).before == 0
     assert read_parquet(out).equals(read_parquet(plain))
 
