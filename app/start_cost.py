@@ -10,6 +10,7 @@ from onerec import cost
 from onerec.explain import cost as explain
 from onerec.recipes import Recipe
 
+LONG = 86_400  # seconds of pre-training that one should know of before pressing Start: a day
 WORLD_ITEMS = 4_000  # of the built-in world, before the first run has made it
 DEVICES = {"cpu": "the CPU", "cuda": "the GPU"}
 
@@ -39,6 +40,13 @@ def draw(recipe: Recipe, dataset: str) -> None:
     available = cost.memory_of(device)
     if available and (warning := cost.too_much(recipe, expected, available, device)):
         st.warning(warning, icon=":material/memory:")
+    if expected.seconds > LONG:
+        st.warning(
+            f"Pre-training would take {duration(expected.seconds)} here: lower train.steps (now "
+            f"{recipe.train.steps:,}), or choose a smaller recipe. A run can be stopped at any "
+            "time and goes on from its last checkpoint.",
+            icon=":material/hourglass_empty:",
+        )
 
 
 def _card(name: str, value: str, says: str) -> None:

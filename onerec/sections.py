@@ -101,8 +101,8 @@ class ModelConfig:
     `kind` is encoder_decoder (V1) or lazy (V2: no encoder, so `encoder_layers` is not read, and the
     section `context` is). `expert_blocks` says which blocks hold the `experts`: decoder (all of
     it), alternate (every second block of encoder and decoder) or late (the decoder's but the first
-    two). With one active expert a loss_free router learns nothing, since the one always has weight
-    1 (softmax then weighs it by its probability, as Switch).
+    two). With one active expert a competition router learns in its competitions alone, since the
+    one always has weight 1 (loss_free and softmax weigh it by what they give it, as Switch).
     """
 
     kind: str = "encoder_decoder"

@@ -227,12 +227,9 @@ def prepare(chosen: argparse.Namespace) -> Run:
     if BASE not in chosen.arms:
         raise RecipeError(f"--arms needs {BASE}, which the others are compared with")
     config = recipe(chosen.recipe, parse_overrides(chosen.set))
-    least = 2 if set(ROMA) & set(chosen.arms) else 1
-    if not config.model.experts or config.model.active_experts < least:
+    if not config.model.experts:
         raise RecipeError(
-            f"model.experts={config.model.experts} with "
-            f"model.active_experts={config.model.active_experts}: these arms need experts, and "
-            f"RoMA {least} active ones; --set model.experts=8 model.active_experts=2"
+            "model.experts=0: these arms need experts; --set model.experts=8 model.active_experts=2"
         )
     name = chosen.run or f"routers_{chosen.dataset}_{chosen.recipe}"
     return tokenized(name, config, chosen.dataset, chosen.home)

@@ -5,9 +5,8 @@
 
 Each point goes to one expert, e = argmax of s + b, and is answered with s_e E_e(x): s = sigmoid of
 linear scores, as in `onerec.model.routers.LossFreeRouter`, E_e linear. Where `balance` is on, b
-moves as there: b += rate * sign(mean load - load); no loss is added. With one active expert that
-router normalises its weight to 1 and gets no gradient; here the weight stays s_e (as Switch has
-it), which is the toy's own, as are the tasks, full batches and a head start of expert 0's score.
+moves as there: b += rate * sign(mean load - load); no loss is added. The tasks, full batches and a
+head start of expert 0's score are the toy's own.
 Gradients are written out by hand. A state is never changed: a step returns a new one.
 
 Shapes: n points, E experts; a parameter row holds (w_1, w_2, intercept). numpy alone.

@@ -10,10 +10,12 @@ width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
@@ -93,6 +95,66 @@ def attend_written(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) 
         scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, least)
     y: Tensor = scores.softmax(-1) @ v
     return y
+
+
+def attend_joined(qkv: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Self-attention of what one product made, (B, T, 3 D): queries, keys, values -> (B, T, D).
+
+    As `attend`, which serves but where a CPU trains: there each of the three is copied once, and
+    their gradients are written side by side, where the product wants them.
+    """
+    few = qkv.shape[1] ** 2 <= WRITTEN_OUT and qkv.dtype in (torch.float32, torch.float64)
+    trains = qkv.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if few and trains and not torch.is_autocast_enabled("cpu"):
+        y: Tensor = _Joined.apply(qkv, heads, mask)  # type: ignore[no-untyped-call]
+        return y
+    q, k, v = (split_heads(part, heads) for part in qkv.chunk(3, dim=-1))
+    return merge_heads(attend(q, k, v, mask))
+
+
+class _Joined(torch.autograd.Function):
+    """P = softmax(s q k'), y = P v, s = 1 / sqrt(Dh), per head.
+
+    With G = dy v' and dS = P (G - rowsum(G P)): dq = s dS k, dk = s dS' q, dv = P' dy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+        batch, length, width = qkv.shape
+        apart = qkv.view(batch, length, 3, heads, width // 3 // heads)
+        parts = apart.permute(2, 0, 3, 1, 4).contiguous()  # (3, B, H, T, Dh)
+        q, k, v = parts.flatten(1, 2)
+        hidden, beta = q.new_zeros(1, 1, 1), 0
+        if mask is not None and not mask.all():
+            hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(
+                ~mask, torch.finfo(q.dtype).min
+            )
+            hidden = hidden.expand(batch, heads, -1, -1).flatten(0, 1)
+            beta = 1
+        scores = torch.baddbmm(
+            hidden, q, k.transpose(1, 2), beta=beta, alpha=q.shape[-1] ** -0.5
+        )  # (B H, T, T)
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(parts, weights)
+        return merge_heads((weights @ v).view(parts.shape[1:]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        parts, weights = ctx.saved_tensors
+        _, batch, heads, length, head = parts.shape
+        q, k, v = parts.flatten(1, 2)
+        grad = split_heads(grad, heads).flatten(0, 1)  # (B H, T, Dh)
+        made = torch.empty_like(parts)
+        to_q, to_k, to_v = made.flatten(1, 2)
+        torch.bmm(weights.transpose(1, 2), grad, out=to_v)
+        to_weights = grad @ v.transpose(1, 2)
+        to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        scale = head**-0.5
+        torch.baddbmm(to_q, to_scores, k, beta=0, alpha=scale, out=to_q)
+        torch.baddbmm(to_k, to_scores.transpose(1, 2), q, beta=0, alpha=scale, out=to_k)
+        joined = made.permute(1, 3, 0, 2, 4).reshape(batch, length, 3 * heads * head)
+        return joined, None, None
 
 
 def attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from onerec.model.attention import (
     KeyValue,
     attend,
     attend_across,
+    attend_joined,
     attend_segments,
     merge_heads,
     split_heads,
@@ -125,10 +126,8 @@ class SelfAttention(nn.Module):
             segmented: Tensor = self.out(within.view(x.shape))
             return segmented
         grid = packing.unpack(qkv)  # (B, S, 3 D)
-        q, k, v = (split_heads(part, self.heads) for part in grid.chunk(3, dim=-1))
         hidden = None if packing.full else packing.mask[:, None, None]
-        y = merge_heads(attend(q, k, v, hidden))
-        result: Tensor = self.out(packing.pack(y))
+        result: Tensor = self.out(packing.pack(attend_joined(grid, self.heads, hidden)))
         return result
 
     def step(self, qkv: Tensor, past: list[KeyValue]) -> tuple[Tensor, list[KeyValue]]:

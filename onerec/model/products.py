@@ -6,7 +6,8 @@ each shape, half a millisecond or more, and keeps it for the next time. So it is
 comes again: for a grid (B, T, D), for packed tokens (T, D) of a rounded number (see
 `onerec.model.packing`), and for more work than a plan is worth. On Intel, known by its matrix
 tiles, MKL is the faster one. Elsewhere, in other dtypes and in what torch.compile makes, torch
-chooses. With AVX2 alone both reach 60 to 85.
+chooses. With AVX2 alone both reach 60 to 85, and so does, with AVX-512, a core whose other thread
+is busy: then 105 and 100. So nothing is asked of oneDNN that pays on a free core alone.
 
 Shapes: T rows, I and O features in and out.
 """
@@ -26,6 +27,8 @@ ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 MKL_IS_FAST = torch.cpu._is_amx_tile_supported()
 ROUND = 128  # packed tokens of a training batch come in multiples of it
 PLANNED = 1 << 27  # multiply-adds from which a plan is worth it though its shape never comes again
+SMALL = 1 << 23  # multiply-adds below which a step through Python costs more than oneDNN spares
+NARROW = 256  # features up to which turning the rows costs oneDNN what it spares of a gradient
 
 
 class Linear(nn.Linear):
@@ -60,11 +63,11 @@ def plain(x: Tensor, weight: Tensor) -> bool:
 
 def comes_again(x: Tensor, weight: Tensor) -> bool:
     """Whether a plan for this shape pays; packed tokens are rounded in training alone."""
-    if x.ndim > 2:
-        return True
-    if not torch.is_grad_enabled() or x.ndim < 2:
+    if not torch.is_grad_enabled():
+        return x.ndim > 2
+    if x.ndim < 2 or x.numel() * len(weight) < SMALL:
         return False
-    return len(x) % ROUND == 0 or len(x) * weight.numel() >= PLANNED
+    return x.ndim > 2 or len(x) % ROUND == 0 or len(x) * weight.numel() >= PLANNED
 
 
 def fused_gate(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
@@ -99,12 +102,18 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         to_x = _linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        to_weight = None
-        if ctx.needs_input_grad[1]:
-            given = x.flatten(0, -2)
-            wider = weight.shape[0] >= weight.shape[1]  # the faster way round
-            to_weight = _linear(given.t(), rows.t()).t() if wider else _linear(rows.t(), given.t())
+        to_weight = _over_rows(rows, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         return to_x, to_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _over_rows(left: Tensor, right: Tensor) -> Tensor:
+    """(T, O) and (T, I) -> left' right (O, I). oneDNN turns the first, so that is the narrower."""
+    outputs, inputs = left.shape[1], right.shape[1]
+    if max(outputs, inputs) <= NARROW:
+        return left.t() @ right
+    if outputs < inputs:
+        return _linear(left.t(), right.t())
+    return _linear(right.t(), left.t()).t()
 
 
 if ONEDNN:

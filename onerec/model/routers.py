@@ -86,7 +86,11 @@ class RouterConfig:
 
 
 class _LinearRouter(nn.Module):
-    """One linear score per expert, and what routers have in common."""
+    """One linear score per expert, and what routers have in common.
+
+    Weights are normalised over the chosen (GShard, k = 2; DeepSeek-V3). One active expert is
+    weighed by its affinity or probability (Switch): else the router would get no gradient.
+    """
 
     def __init__(self, width: int, experts: int, active: int) -> None:
         super().__init__()
@@ -94,6 +98,11 @@ class _LinearRouter(nn.Module):
         self.competing = False
         self.off: Tensor | None = None
         self.weight = nn.Parameter(torch.empty(experts, width))
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the weights of a token's experts have sum 1."""
+        return self.active > 1
 
     def scores(self, x: Tensor) -> Tensor:
         """(T, D) -> W x (T, E), in at least float32, under autocast too."""
@@ -119,15 +128,18 @@ class LossFreeRouter(_LinearRouter):
         self.register_buffer("bias", torch.zeros(experts))
 
     def forward(self, x: Tensor) -> Routing:
-        """(T, D) -> routing: the k largest s + b, weighed by s normalised over the chosen."""
+        """(T, D) -> routing: the k largest s + b, weighed by their s."""
         affinity = torch.sigmoid(self.scores(x))  # (T, E)
         order = affinity + self.bias
         if self.off is not None:
             order = order.masked_fill(self.off, -torch.inf)
         expert = order.topk(self.active, dim=-1).indices  # (T, k)
         weight = affinity.gather(-1, expert)
-        total = weight.sum(-1, keepdim=True) + torch.finfo(weight.dtype).tiny  # no 0 / 0
-        return Routing(expert, weight / total)
+        if self.normalised:
+            weight = weight / (
+                weight.sum(-1, keepdim=True) + torch.finfo(weight.dtype).tiny
+            )  # no 0/0
+        return Routing(expert, weight)
 
     @torch.no_grad()
     def update(self, load: Tensor, step: float) -> None:
@@ -136,11 +148,7 @@ class LossFreeRouter(_LinearRouter):
 
 
 class SoftmaxRouter(_LinearRouter):
-    """The k most probable experts of a softmax, with an auxiliary balance loss.
-
-    Weights are the probabilities normalised over the chosen (GShard, k = 2); one active expert is
-    weighed by its probability (Switch), without which the router would get no gradient.
-    """
+    """The k most probable experts of a softmax, with an auxiliary balance loss."""
 
     def __init__(
         self, width: int, experts: int, active: int, config: RouterConfig | None = None
@@ -153,13 +161,9 @@ class SoftmaxRouter(_LinearRouter):
         logits = self.scores(x)
         open_ = logits if self.off is None else logits.masked_fill(self.off, -torch.inf)
         weight, expert = open_.softmax(-1).topk(self.active, dim=-1)  # (T, k)
-        if self._normalised:
+        if self.normalised:
             weight = weight / weight.sum(-1, keepdim=True)
         return Routing(expert, weight, logits)
-
-    @property
-    def _normalised(self) -> bool:
-        return self.active > 1
 
     def losses(self, routing: Routing, counted: Tensor | None) -> Losses:
         """`balance` and `z` of a training step; see the functions of these names."""
@@ -180,7 +184,8 @@ class CompetitionRouter(SoftmaxRouter):
     """
 
     @property
-    def _normalised(self) -> bool:
+    def normalised(self) -> bool:
+        """Always: one active expert's router learns from competitions alone."""
         return True
 
     def compete(self, x: Tensor, outputs: Tensor, counted: Tensor | None) -> tuple[Routing, Losses]:

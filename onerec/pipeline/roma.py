@@ -126,7 +126,7 @@ def _refuse_source(run: Run, home: Path | None) -> Setting:
             f"run {run.name!r} is dense (model.experts=0): RoMA moves routers, and it has none; "
             "train one with --set model.experts=8 --set model.active_experts=2"
         )
-    if model.active_experts < 2 and router != "softmax":
+    if model.active_experts < 2 and router == "competition":
         raise RunError(
             f"run {run.name!r} has model.active_experts=1 and routing.router={router}: one expert "
             "alone always has weight 1, so its router cannot learn; train one with 2"

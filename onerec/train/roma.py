@@ -257,8 +257,8 @@ def _check(model: OneRec) -> None:
     config = model.config
     if not config.experts:
         raise ValueError("RoMA moves routers, and the model is dense: it needs model.experts")
-    if config.active_experts < 2 and config.router.kind != "softmax":
+    if config.active_experts < 2 and config.router.kind == "competition":
         raise ValueError(
-            "RoMA moves a router through the weights of the chosen, and one alone always has "
-            "weight 1: it needs model.active_experts of at least 2"
+            "RoMA moves a router through the weights of the chosen, and with routing.router="
+            "competition one alone always has weight 1: it needs model.active_experts of at least 2"
         )

@@ -76,6 +76,16 @@ def test_more_memory_than_there_is_warns_and_says_what_lowers_it(
     assert "Start training" in [button.label for button in form.button], "it is a warning"
 
 
+def test_more_than_a_day_warns_and_says_what_lowers_it(form: AppTest) -> None:
+    set_to(form, "train.steps=20000")
+    assert not form.warning
+    set_to(form, "train.steps=90000000")
+    assert len(form.warning) == 1
+    said = form.warning[0].value
+    assert "days here" in said
+    assert "lower train.steps (now 90,000,000)" in said
+
+
 def test_a_machine_whose_memory_is_not_known_warns_of_nothing(
     form: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,8 +176,7 @@ def test_what_cannot_be_compared_is_refused(words, here, tmp_path, capsys):
     for more, said in (
         (["--arms", "loss_fre"], "no arm 'loss_fre' (did you mean 'loss_free'?)"),
         (["--arms", "dense"], "--arms needs loss_free"),
-        (["--set", "model.experts=0"], "model.experts=0 with model.active_experts=2: these arms"),
-        (["--set", "model.active_experts=1"], "RoMA 2 active ones; --set model.experts=8"),
+        (["--set", "model.experts=0"], "model.experts=0: these arms"),
         (["--dataset", "nowhere"], "nowhere"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
         (["--roma-steps", "0"], "--roma-steps 0: at least 1"),

@@ -31,9 +31,12 @@ def test_tune_then_evaluate_and_recommend(cli: Any, check_refused: Any, home: Pa
 
 def test_for_people_it_says_what_moved(cli: Any, check_refused: Any, finished: Path) -> None:
     command = ("roma", "--run", "first", "--into", "tuned", *SHORT)
-    check_refused(cli(*command), "'first' has model.active_experts=1", "train one with 2")
     recipe = read_json(finished / "runs" / "first" / "recipe.json")
-    recipe["recipe"]["model"]["active_experts"] = 2  # of two: all weights have the same shapes
+    model, routing = recipe["recipe"]["model"], recipe["recipe"]["routing"]
+    routing["router"] = "competition"
+    write_json(finished / "runs" / "first" / "recipe.json", recipe)
+    check_refused(cli(*command), "'first' has model.active_experts=1", "train one with 2")
+    model["active_experts"], routing["router"] = 2, "loss_free"  # of two: shapes of weights stay
     write_json(finished / "runs" / "first" / "recipe.json", recipe)
     answer = cli(*command)
     assert answer.code == 0

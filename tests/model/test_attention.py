@@ -7,6 +7,7 @@ from onerec.model import attention
 from onerec.model.attention import (
     attend,
     attend_few,
+    attend_joined,
     cudnn_serves,
     merge_heads,
     segments_serve,
@@ -149,3 +150,44 @@ def test_a_cpu_trains_alike_by_both_of_its_ways(queries):
         torch.testing.assert_close(one, found[0], rtol=1e-9, atol=1e-12)
     mask[0] = False
     assert attention.attend_written(q, k, v, mask).isfinite().all()
+
+
+@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("masked", ["not", "some", "all true", "one row has nothing"])
+def test_self_attention_of_one_product_is_that_of_its_three_parts(masked, length):
+    """Where a CPU trains its gradients are written by hand."""
+    torch.manual_seed(1)
+    qkv = torch.randn(3, length, 3 * 8, dtype=torch.double, requires_grad=True)
+    mask = None if masked == "not" else torch.ones(3, 1, 1, length, dtype=torch.bool)
+    if masked in ("some", "one row has nothing"):
+        assert mask is not None
+        mask[1, ..., 1:] = False
+    if masked == "one row has nothing":
+        assert mask is not None
+        mask[2] = False
+    given = torch.randn(3, length, 8, dtype=torch.double)
+    parts = (split_heads(part, 2) for part in qkv.chunk(3, dim=-1))
+    slow = merge_heads(attention.attend_written(*parts, mask))
+    found = [(y, *torch.autograd.grad(y, qkv, given)) for y in (attend_joined(qkv, 2, mask), slow)]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    if masked != "one row has nothing":  # nobody reads its mean: the gradient is a number, not it
+        assert torch.autograd.gradcheck(lambda x: attend_joined(x, 2, mask), qkv)
+    with torch.no_grad():
+        torch.testing.assert_close(attend_joined(qkv, 2, mask), slow)
+
+
+def test_self_attention_of_one_product_is_written_by_hand_where_a_cpu_trains_and_it_fits(
+    monkeypatch,
+):
+    qkv = torch.randn(2, 5, 12, requires_grad=True)
+
+    def by_hand() -> bool:
+        return "_Joined" in type(attend_joined(qkv, 2).grad_fn).__name__
+
+    assert by_hand()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not by_hand()
+    with torch.no_grad():
+        assert attend_joined(qkv, 2).grad_fn is None
+    monkeypatch.setattr(attention, "WRITTEN_OUT", 24)
+    assert not by_hand()

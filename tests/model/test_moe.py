@@ -33,7 +33,7 @@ def token_by_token(mixture, x):
         affinity = torch.sigmoid(mixture.router.weight @ token)
         order = sorted(range(mixture.experts), key=lambda e: -(affinity + mixture.router.bias)[e])
         chosen = order[: mixture.router.active]
-        total = sum(affinity[e] for e in chosen)
+        total = sum(affinity[e] for e in chosen) if len(chosen) > 1 else 1.0
         row = torch.zeros_like(token)
         for e in chosen:
             gate, up = (token @ mixture.gate_up[e]).chunk(2)
@@ -54,8 +54,9 @@ def test_router_chooses_with_the_bias_and_weighs_without_it():
     torch.testing.assert_close(routing.weight[0], torch.tensor([0.75, 0.25]))
 
 
-def test_equals_the_loop_over_tokens_and_so_does_its_gradient():
-    mixture = make()
+@pytest.mark.parametrize("active", [1, 2])
+def test_equals_the_loop_over_tokens_and_so_does_its_gradient(active):
+    mixture = make(active=active)
     x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
     direction = torch.randn(7, 6, dtype=torch.float64)
     got = mixture(x)
@@ -68,6 +69,8 @@ def test_equals_the_loop_over_tokens_and_so_does_its_gradient():
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+    moved = torch.autograd.grad((mixture(x) * direction).sum(), mixture.router.weight)[0]
+    assert (moved != 0).any()  # one expert's router learns, too
 
 
 def test_the_grouped_kernel_gives_what_the_loop_gives():

@@ -17,8 +17,10 @@ SHAPES = [(4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5), (ROUND, 5)]
 
 @pytest.fixture(autouse=True)
 def mkl_is_slow(monkeypatch):
-    """As on AMD with AVX-512, whatever the machine of the tests."""
+    """As on AMD with AVX-512, whatever the machine of the tests, and for toys too."""
     monkeypatch.setattr(products, "MKL_IS_FAST", False)
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "NARROW", 0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -36,9 +38,11 @@ def test_it_is_the_linear_layer_with_and_without_gradients(shape, bias):
     torch.testing.assert_close(layer(wide), wanted)
 
 
+@pytest.mark.parametrize("narrow", [0, 4])
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (3, 5), (4, 4)])
 @pytest.mark.parametrize("shape", [(ROUND,), (2, 3), (2, 2, 3)], ids=str)
-def test_gradients_are_those_of_float64(shape, inputs, outputs):
+def test_gradients_are_those_of_float64(monkeypatch, shape, inputs, outputs, narrow):
+    monkeypatch.setattr(products, "NARROW", narrow)
     torch.manual_seed(8)
     x = torch.randn(*shape, inputs, requires_grad=True)
     weight = torch.randn(outputs, inputs, requires_grad=True)
@@ -77,8 +81,26 @@ def test_the_other_library_is_asked_where_a_shape_comes_again_or_the_work_is_wor
     monkeypatch.setattr(products, "PLANNED", 10 * 24)
     assert asks(torch.randn(10, 4))
     assert not asks(torch.randn(9, 4))
-    monkeypatch.setattr(products, "MKL_IS_FAST", True)
+    monkeypatch.setattr(products, "SMALL", 6 * 24 + 1)
     assert not asks(torch.randn(2, 3, 4))
+    assert asks(torch.randn(2, 4, 4))
+    with torch.no_grad():
+        assert asks(torch.randn(2, 3, 4)), "the price is that of a gradient"
+    monkeypatch.setattr(products, "MKL_IS_FAST", True)
+    assert not asks(torch.randn(2, 4, 4))
+
+
+@needs_onednn
+@pytest.mark.parametrize("inputs", [3, 6, 7])
+def test_the_gradient_of_a_narrow_weight_is_not_that_of_onednn(monkeypatch, inputs):
+    """It turns the rows for it, which takes what it spares; only the two others are its."""
+    monkeypatch.setattr(products, "NARROW", 6)
+    asked, linear = [], products._linear
+    monkeypatch.setattr(products, "_linear", lambda *a: (asked.append(a[0].shape), linear(*a))[1])
+    x = torch.randn(2, 4, inputs, requires_grad=True)
+    product(x, torch.randn(5, inputs, requires_grad=True)).sum().backward()
+    turned = [(5, 8)] if inputs == 7 else []
+    assert [tuple(shape) for shape in asked] == [(2, 4, inputs), (2, 4, 5), *turned]
 
 
 @needs_onednn

@@ -184,7 +184,10 @@ def test_what_is_there_or_out_of_range_is_refused(made, into, tuning, error, sai
     ("changes", "said"),
     [
         ({"model.experts": "0"}, r"dense \(model.experts=0\): RoMA moves routers"),
-        ({"model.active_experts": "1"}, r"model.active_experts=1 and routing.router=loss_free"),
+        (
+            {"model.active_experts": "1", "routing.router": "competition"},
+            r"model.active_experts=1 and routing.router=competition",
+        ),
         (
             {"model.expert_blocks": "alternate", "model.decoder_layers": "1"}
             | {"model.encoder_layers": "2"},

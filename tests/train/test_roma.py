@@ -275,15 +275,16 @@ def test_a_refreshed_bank_has_the_routing_of_the_new_routers():
 def test_models_that_cannot_be_post_trained_are_refused():
     with pytest.raises(ValueError, match=r"dense: it needs model\.experts"):
         collect(toy.make_model(), [make_batch()], RomaConfig())
-    single = toy.make_model(experts=3, active_experts=1)
+    single = toy.make_model(experts=3, active_experts=1, router=RouterConfig("competition"))
     with (
         pytest.raises(ValueError, match=r"model\.active_experts of at least 2"),
         routers_only(single),
     ):
         pass
-    softmax = toy.make_model(experts=3, active_experts=1, router=RouterConfig("softmax"))
-    with routers_only(softmax) as routers:
-        assert len(routers) == 2
+    for kind in ("loss_free", "softmax"):
+        weighed = toy.make_model(experts=3, active_experts=1, router=RouterConfig(kind))
+        with routers_only(weighed) as routers:
+            assert len(routers) == 2
     with pytest.raises(ValueError, match="no batch"):
         collect(toy.make_model(experts=3), [], RomaConfig())
     few = make_batch()
