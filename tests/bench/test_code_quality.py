@@ -5,6 +5,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import small_world
 
@@ -13,6 +15,7 @@ from onerec.bench.code_quality import (
     KINDS,
     RECALL,
     SHUFFLED,
+    deal_out,
     differences,
     foretells,
     kind_recipe,
@@ -21,8 +24,9 @@ from onerec.bench.code_quality import (
     table,
 )
 from onerec.data.sources.world import make_world_dataset
-from onerec.data.tables import read_parquet
+from onerec.data.tables import read_parquet, write_parquet
 from onerec.recipes import recipe
+from onerec.runs import Run
 from onerec.world import WorldConfig
 
 IDS = "tokenizer/semantic_ids.parquet"
@@ -182,6 +186,26 @@ def test_parts_on_a_small_world(tmp_path, monkeypatch, capsys) -> None:
     assert not first[codes].equals(second[codes])
     rows = [sorted(map(tuple, one[codes].to_numpy().tolist())) for one in (first, second)]
     assert rows[0] == rows[1]
+
+
+def test_codes_are_dealt_by_the_seed_and_everything_else_stays(tmp_path) -> None:
+    items = np.arange(40)
+    columns = {"item": items, "item_id": items.astype(str), "code_1": items % 7}
+    columns |= {"code_2": items // 7, "leaf_size": items % 3}
+
+    def dealt(seed: int) -> pd.DataFrame:
+        write_parquet(tmp_path / IDS, columns)
+        deal_out(Run(tmp_path), seed)
+        return read_parquet(tmp_path / IDS)
+
+    (tmp_path / IDS).parent.mkdir()
+    first, again, other = (dealt(seed) for seed in (1, 1, 2))
+    assert first.equals(again)
+    assert not first["code_1"].equals(other["code_1"])
+    assert first["item_id"].tolist() == columns["item_id"].tolist()
+    assert sorted(zip(first["code_1"], first["code_2"], first["leaf_size"], strict=True)) == sorted(
+        zip(columns["code_1"], columns["code_2"], columns["leaf_size"], strict=True)
+    )
 
 
 def test_an_unknown_kind_is_named(tmp_path, capsys) -> None:

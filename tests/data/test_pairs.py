@@ -70,3 +70,13 @@ def test_a_training_row_does_change_them() -> None:
     assert before.counts != after.counts
     assert before.counts["positive_train_rows"] == int((split.train & log.positive).sum())
     assert before.counts["user_to_item"] == len(before.user_to_item)
+
+
+def test_how_many_rows_before_a_target_are_looked_at_can_be_said() -> None:
+    split = make_split(make_log(), "leave_one_out")
+    few, many = (
+        training_pairs(split, torch.Generator().manual_seed(0), recent=recent).counts
+        for recent in (1, 20)
+    )
+    assert few["user_to_item"] < many["user_to_item"]
+    assert few["item_to_item"] == many["item_to_item"]
