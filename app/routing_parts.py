@@ -73,7 +73,8 @@ def needs_without(view: selection.Selection, run: Run) -> dict[str, Any]:
         return facts
     experts, active = routing.experts(run)
     if experts <= active:
-        st.info(f"Each token sees all {experts} experts: none can be spared. Train with more: "
+        every = f"all {experts} experts" if experts > 1 else "the one expert"
+        st.info(f"Each token sees {every}: none can be spared. Train with more: "
                 f"`{_again(view, run)} --set model.experts={max(4, 2 * active)} "
                 f"--set model.active_experts={max(2, active)}`.",
                 icon=":material/select_all:", title="No expert can be switched off")  # fmt: skip
@@ -106,6 +107,13 @@ def user(view: selection.Selection, known: list[int]) -> int:
         on_change=lambda: selection.choose(user=st.session_state["routing_user"], item=None),
     )  # fmt: skip
     return chosen
+
+
+def weighed(active: int) -> str:
+    """What a token's weights do, in a sentence."""
+    if active == 1:
+        return "The answer of its one expert is multiplied by the weight."
+    return f"Its {active} experts share it by their weights."
 
 
 def spared(frame: pd.DataFrame) -> str:
@@ -143,7 +151,7 @@ def balance_numbers(frame: pd.DataFrame, number: int) -> None:
     )
     with st.grid(4, min_column_width=140):
         for label, column, what in shown:
-            st.metric(label, f"{last[column]:.3f}", border=True, help=what, height="stretch",
+            st.metric(label, f"{abs(last[column]):.3f}", border=True, help=what, height="stretch",
                       chart_data=own[column].tolist()[-60:])  # fmt: skip
         st.metric("Dropped tokens", "0", border=True, height="stretch",
                   help="Experts have no capacity limit here, so this is always 0")  # fmt: skip
@@ -170,8 +178,12 @@ def off_numbers(facts: dict[str, Any], frame: pd.DataFrame, key: str) -> None:
             st.metric(label, f"{value:.4f}", change, border=True, delta_color=colour,
                       height="stretch")  # fmt: skip
         st.metric("Contexts", f"{facts['contexts']:,}", border=True, height="stretch",
-                  help=f"of valid users, with {facts['targets']:,} targets; lists by a beam of "
-                  f"{facts['beam']}, narrower than in the evaluation")  # fmt: skip
+                  help="Users of valid, their targets together")  # fmt: skip
+    st.caption(
+        f"Of {facts['contexts']:,} users of valid with {facts['targets']:,} targets, by a beam of "
+        f"{facts['beam']}: fewer users and a narrower beam than on the page Train, whose numbers "
+        "are others therefore."
+    )
 
 
 def _step(run: Run, known: list[int]) -> int:

@@ -11,7 +11,7 @@ from onerec.explain import cost as explain
 from onerec.recipes import Recipe
 
 LONG = 86_400  # seconds of pre-training that one should know of before pressing Start: a day
-WORLD_ITEMS = 4_000  # of the built-in world, before the first run has made it
+WORLD_ITEMS = 5_000  # of the built-in world, before the first run has made it
 DEVICES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
@@ -30,8 +30,9 @@ def draw(recipe: Recipe, dataset: str) -> None:
             "come on top: at tiny they take about half as long again.",
         )  # fmt: skip
     if not known:
-        st.caption("The world is made by the first run; its features, not counted yet, make the "
-                   "model somewhat larger.")  # fmt: skip
+        st.caption("The world is made by the first run. Until then its features are not counted, "
+                   "so the model will be somewhat larger, and every context is taken as full, so "
+                   "the time is the most that it can be.")  # fmt: skip
     more = st.expander("How it is computed", icon=":material/function:", key="train_cost_more",
                        on_change="rerun")  # fmt: skip
     if more.open:
@@ -40,11 +41,13 @@ def draw(recipe: Recipe, dataset: str) -> None:
     available = cost.memory_of(device)
     if available and (warning := cost.too_much(recipe, expected, available, device)):
         st.warning(warning, icon=":material/memory:")
-    if expected.seconds > LONG:
+    elif expected.seconds > LONG:
+        most = "" if known else "up to "
         st.warning(
-            f"Pre-training would take {duration(expected.seconds)} here: lower train.steps (now "
-            f"{recipe.train.steps:,}), or choose a smaller recipe. A run can be stopped at any "
-            "time and goes on from its last checkpoint.",
+            f"Pre-training would take {most}{duration(expected.seconds)} here: lower train.steps "
+            f"(now {recipe.train.steps:,}) or train.batch_size (now {recipe.train.batch_size:,}), "
+            "or choose a smaller recipe. A run can be stopped at any time and goes on from its "
+            "last checkpoint.",
             icon=":material/hourglass_empty:",
         )
 

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from onerec.units import byte_text
 CPU_RATE = 3.5e10
 GPU_RATES = {256: 2.5e13, 1024: 2.9e14}
 COMPILED = 1.5
+HOPELESS = 8  # times the memory that there is
+ROOM = 0.9  # of it for the training; the program and the data have the rest
 # Dense bfloat16, without sparsity, as NVIDIA's data sheets say; the first name that fits counts.
 PEAK_RATES = {
     "H100 PCIe": 756e12,
@@ -130,12 +132,34 @@ def too_much(recipe: Recipe, cost: Cost, available: int, device: str = "cpu") ->
     has = "this machine has" if device == "cpu" else "its GPU has"
     says = f"This training takes up to {byte_text(cost.memory_bytes)}, and {has} "
     says += f"{byte_text(available)}: "
-    fits = int((available - cost.state_bytes) / cost.sample_bytes)
+    fits = int((ROOM * available - cost.state_bytes) / cost.sample_bytes)
     if fits >= 1:
         now = recipe.train.batch_size
         return f"{says}lower train.batch_size from {now:,} to {fits:,} or less."
     says += f"its weights and their optimiser alone take {byte_text(cost.state_bytes)}; lower "
-    return f"{says}model.width (now {recipe.model.width:,})."
+    experts = f"model.experts (now {recipe.model.experts:,}) or " if recipe.model.experts else ""
+    return f"{says}{experts}model.width (now {recipe.model.width:,})."
+
+
+def refuse_hopeless(recipe: Recipe, n_items: int, shares: int, available: int | None) -> None:
+    """Refuse what would take many times the memory of a CPU, which no system says in time.
+
+    The estimate is of full contexts, so what is above memory by less than `HOPELESS` may fit.
+
+    Args:
+        shares: parts that work through a batch one after another, times the processes.
+        available: bytes; None where that is not known.
+
+    Raises:
+        RecipeError: it names the setting to lower.
+    """
+    if available is None:
+        return
+    rows = -(-recipe.train.batch_size // shares)
+    once = replace(recipe, train=replace(recipe.train, batch_size=rows))
+    expected = estimate(once, n_items)
+    if expected.memory_bytes > HOPELESS * available:
+        raise RecipeError(str(too_much(once, expected, available)))
 
 
 def peak_rate(device: str) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 
 from onerec import cost
 from onerec.common import pick_device
-from onerec.cost import code_sizes, device_of, estimate, memory_of, too_much
+from onerec.cost import ROOM, code_sizes, device_of, estimate, memory_of, refuse_hopeless, too_much
 from onerec.count import Cardinalities, Counter
 from onerec.errors import RecipeError
 from onerec.recipes import recipe
@@ -42,9 +42,9 @@ def test_too_much_memory_names_the_setting_that_lowers_it() -> None:
     made = recipe("tiny", {"train.batch_size": "1000"})
     cost = estimate(made, 1_200)
     assert too_much(made, cost, int(cost.memory_bytes) + 1) is None
-    half = int(cost.state_bytes + 500 * cost.sample_bytes) + 1
+    half = int((cost.state_bytes + 500 * cost.sample_bytes) / ROOM) + 1
     assert "lower train.batch_size from 1,000 to 500 or less." in str(too_much(made, cost, half))
-    assert "lower model.width (now 80)." in str(too_much(made, cost, int(cost.state_bytes)))
+    assert "model.width (now 80)." in str(too_much(made, cost, int(cost.state_bytes)))
 
 
 def test_the_memory_of_a_machine_is_what_a_container_may_use(
@@ -95,6 +95,26 @@ def test_utilisation_is_the_share_of_the_peak() -> None:
     assert cost.peak_rate("AMD EPYC") is None
     assert cost.mfu(989e9, 250.0, cost.peak_rate("NVIDIA H200")) == pytest.approx(0.25)
     assert cost.mfu(989e9, 250.0, None) is None
+
+
+def test_only_what_takes_many_times_the_memory_is_refused() -> None:
+    base = recipe("tiny", {"train.batch_size": "8000"})
+    whole = estimate(base, 1_000).memory_bytes
+    refuse_hopeless(base, 1_000, 1, None)
+    refuse_hopeless(base, 1_000, 1, int(whole / cost.HOPELESS) + 1)
+    few = int(whole / cost.HOPELESS) - 1
+    with pytest.raises(RecipeError, match=r"lower train\.batch_size from 8,000 to"):
+        refuse_hopeless(base, 1_000, 1, few)
+    refuse_hopeless(base, 1_000, 2, few)
+
+
+def test_what_weights_alone_take_is_told_by_experts_and_width() -> None:
+    def told(**model: str) -> str:
+        large = recipe("tiny", {f"model.{name}": value for name, value in model.items()})
+        return too_much(large, estimate(large, 1_000), 2**20) or ""
+
+    assert "lower model.experts (now 100,000) or model.width (now 80)" in told(experts="100000")
+    assert "lower model.width (now 80)" in told(experts="0")
 
 
 def test_more_steps_take_longer_and_a_gpu_less_long() -> None:

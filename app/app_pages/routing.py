@@ -87,8 +87,8 @@ def one_user(step: int, layer: int) -> None:
         run, routing.tokens, draw.tokens, key=f"tokens_{layer}", command=command,
         reading={"step": step, "user": user}, drawing={"layer": layer}, pick=pick_item,
         say=f"A bar is a token: the one that writes this code of what user {user} really watched "
-        f"next. Its {active} experts share it by their weights. The first bars are alike: nothing "
-        "of the item has been said yet. Click a bar to select its item.",
+        f"next. {routing_parts.weighed(active)} The first bars are alike: nothing of the item "
+        "has been said yet. Click a bar to select its item.",
     )  # fmt: skip
     for row in found[found["item"] == view.item].head(1).to_dict("records"):
         st.markdown(f"Selected: **{row['title']}**, item {row['item']}.")

@@ -18,6 +18,7 @@ last weights count: RoMA has no rule on valid, and neither have we.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -102,6 +103,9 @@ def _refuse_tuning(tuning: Tuning) -> None:
     for option, value, least in (("steps", tuning.steps, 1), ("bank", tuning.bank, 1)):
         if value < least:
             raise RecipeError(f"--{option} {value}: needs at least {least}")
+    for option, number in (("learning-rate", tuning.rate), ("weight", tuning.weight)):
+        if not math.isfinite(number):
+            raise RecipeError(f"--{option} {number:g}: needs a finite number")
     if not tuning.rate > 0:
         raise RecipeError(f"--learning-rate {tuning.rate:g}: needs more than 0")
     if not tuning.weight >= 0:

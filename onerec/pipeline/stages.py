@@ -12,6 +12,7 @@ import torch
 from onerec import __version__
 from onerec.assembly import Setting, setting_of
 from onerec.common import keep_memory, pick_device, set_threads
+from onerec.cost import memory_of, refuse_hopeless
 from onerec.data.batches import training_examples
 from onerec.data.dataset import Dataset, dataset_path, open_dataset
 from onerec.data.sources.world import WORLD, make_world_dataset
@@ -164,6 +165,9 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         refuse_unlearnable(setting)
         refuse_unalignable(setting)
     device = pick_device(setting.recipe.device)
+    if "pretrain" in stages and device.type == "cpu":
+        shares = processes.micro_batches * processes.world
+        refuse_hopeless(setting.recipe, setting.dataset.n_items, shares, memory_of("cpu"))
     if setting.recipe.train.compile and not {"pretrain", "align"}.isdisjoint(stages):
         refuse_without_compiler(device)
     return device

@@ -6,7 +6,7 @@ the same name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -51,14 +51,11 @@ def expert_load(load: pd.DataFrame, layer: int | None = None) -> go.Figure:
         legend=False,
         key=f"load-{layer}",
     )
-    reach = max(0.25, float(np.nanmax(np.abs(table.to_numpy() - 1))))
     fig.add_heatmap(
         x=table.columns,
         y=[str(expert) for expert in table.index],
         z=table.to_numpy(),
-        zmin=1 - reach,
-        zmax=1 + reach,
-        colorscale=theme.DIVERGING,
+        **_around_even(table.to_numpy()),
         colorbar={"title": {"text": "times even", "side": "right"}},
         hovertemplate="step %{x:,}, expert %{y}: %{z:.2f} times an even load<extra></extra>",
     )
@@ -89,17 +86,14 @@ def layers(load: pd.DataFrame) -> go.Figure:
         legend=False,
         key="layers",
     )
-    reach = max(0.25, float(np.nanmax(np.abs(table.to_numpy() - 1))))
     few = table.shape[1] <= 12
     fig.add_heatmap(
         x=[str(name) for name in table.columns],
         y=[str(name) for name in table.index],
         z=table.to_numpy(),
-        zmin=1 - reach,
-        zmax=1 + reach,
+        **_around_even(table.to_numpy()),
         xgap=2,
         ygap=2,
-        colorscale=theme.DIVERGING,
         texttemplate="%{z:.2f}" if few else "",
         colorbar={"title": {"text": "times even", "side": "right"}},
         hovertemplate="layer %{y}, expert %{x}: %{z:.2f} times an even load<extra></extra>",
@@ -107,6 +101,16 @@ def layers(load: pd.DataFrame) -> go.Figure:
     fig.update_xaxes(type="category", showgrid=False)
     fig.update_yaxes(type="category", showgrid=False)
     return fig
+
+
+def _around_even(loads: np.ndarray) -> dict[str, Any]:
+    """Range and colours of relative loads: 1 is grey, nothing is below 0."""
+    reach = max(0.25, float(np.nanmax(np.abs(loads - 1))))
+    low, high = max(0.0, 1 - reach), 1 + reach
+    colours = [colour for _, colour in theme.DIVERGING]
+    places = (0.0, (1 - low) / (high - low), 1.0)
+    scale = [list(pair) for pair in zip(places, colours, strict=True)]
+    return {"zmin": low, "zmax": high, "colorscale": scale}
 
 
 def balance(
@@ -140,6 +144,7 @@ def balance(
             line=theme.line(index),
             marker={"symbol": theme.SYMBOLS[index % 8], "size": 6},
         )
+    fig.update_yaxes(rangemode="normal" if low else "tozero")
     if low:
         bound = float(frame["max_entropy_nats"].iloc[0])
         fig.add_hline(y=bound, line_dash="dot", annotation_text=f"even: ln E = {bound:.2f}")

@@ -18,6 +18,11 @@ from onerec.explain.routing import FEW
 from onerec.viz import theme
 
 RECORD = "Runs record this while they are pre-trained: train one with experts (model.experts)."
+SHARED = (
+    "the router's score of an expert / the scores of all that the token goes to; the answers of "
+    "the experts are added by it"
+)
+ALONE = "what the router gives the token's one expert; its answer is multiplied by it"
 REACH = 2.0  # colours of a lift end at 1/4 and 4
 LINKS = 200  # of a flow, the largest
 EVEN = 0.1  # a lift this near to 1 is no preference
@@ -136,17 +141,17 @@ def tokens(frame: pd.DataFrame, layer: int | None = None) -> go.Figure:
     used = sorted(int(expert) for expert in part["expert"].unique())
     first = part[part["rank"] == 0]
     favourite = first["expert"].value_counts()
+    alone = not part["rank"].any()
     fig = theme.figure(
         title=f"Layer {layer}: of {theme.count(len(places), 'token')} expert "
-        f"{favourite.index[0]} is the first "
+        f"{favourite.index[0]} is the {'only' if alone else 'first'} "
         f"choice of {favourite.iloc[0]}",
         alt="Bars of a token's weights by expert: "
         + "; ".join(
             f"{r['title']}, code {r['level']}: expert {r['expert']} {r['weight']:.2f}"
             for r in first.to_dict("records")
         ),
-        how="weight = the router's score of an expert / the scores of all that the token goes to; "
-        "the answers of the experts are added by it. "
+        how=f"weight = {ALONE if alone else SHARED}. "
         + _example(part[part["row"] == part["row"].iloc[0]]),
         x="weight",
         height=110 + 30 * (int(part["row"].max()) + 1),

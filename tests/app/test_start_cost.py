@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import start_cost
 from streamlit.testing.v1 import AppTest
 
 from onerec import cost
 from onerec.explain import cost as explain
 from onerec.recipes import recipe
+from onerec.world import WorldConfig
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
@@ -52,6 +54,7 @@ def test_the_built_in_world_is_estimated_before_it_exists(form: AppTest) -> None
     form.selectbox(key="train_dataset").set_value("world").run()
     assert not form.exception
     assert "Parameters" in [metric.label for metric in form.metric]
+    assert WorldConfig().n_items == start_cost.WORLD_ITEMS
 
 
 @pytest.mark.parametrize(
@@ -82,8 +85,11 @@ def test_more_than_a_day_warns_and_says_what_lowers_it(form: AppTest) -> None:
     set_to(form, "train.steps=90000000")
     assert len(form.warning) == 1
     said = form.warning[0].value
+    assert "take up to" not in said
     assert "days here" in said
-    assert "lower train.steps (now 90,000,000)" in said
+    assert "lower train.steps (now 90,000,000) or train.batch_size (now 192)" in said
+    form.selectbox(key="train_dataset").set_value("world").run()
+    assert "take up to" in form.warning[0].value, "contexts are taken as full"
 
 
 def test_a_machine_whose_memory_is_not_known_warns_of_nothing(
@@ -91,4 +97,4 @@ def test_a_machine_whose_memory_is_not_known_warns_of_nothing(
 ) -> None:
     monkeypatch.setattr(cost, "memory_of", lambda device: None)
     set_to(form, "train.batch_size=500000000")
-    assert not form.warning
+    assert all("This training takes" not in warning.value for warning in form.warning)

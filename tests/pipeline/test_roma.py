@@ -1,5 +1,6 @@
 """RoMA as a run of its own: what moves, what goes along, what is refused, and starting again."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,8 @@ def test_a_stop_that_is_asked_for_ends_it(home):
         ("a/b", TUNING, RunError, "run name 'a/b'"),
         ("x", replace(TUNING, steps=0), RecipeError, "--steps 0: needs at least 1"),
         ("x", replace(TUNING, rate=0.0), RecipeError, "--learning-rate 0: needs more than 0"),
+        ("x", replace(TUNING, rate=math.nan), RecipeError, "--learning-rate nan: needs a finite"),
+        ("x", replace(TUNING, weight=math.inf), RecipeError, "--weight inf: needs a finite number"),
         ("x", replace(TUNING, weight=-1.0), RecipeError, "--weight -1: needs at least 0"),
         ("x", replace(TUNING, bank=0), RecipeError, "--bank 0: needs at least 1"),
     ],

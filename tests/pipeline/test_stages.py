@@ -216,6 +216,10 @@ def test_what_cannot_work_is_refused_before_anything_is_made(home: Path) -> None
         recipe=tiny({"tokenizer.codebook_size": "64"}),
         dataset="toy",
     )
+    much = tiny({"train.batch_size": "1000000000"})
+    refuse(
+        home, RecipeError, "lower train.batch_size from 1,000,000,000", recipe=much, dataset="toy"
+    )
     refuse(home, RecipeError, "device 'gpu'", recipe=tiny({"device": "gpu"}), dataset="toy")
     nope = tiny({**toy_home.ALIGNED, "industrial.column": "nope"})
     refuse(home, RecipeError, "industrial.column='nope': items have", recipe=nope, dataset="toy")

@@ -20,6 +20,16 @@ def test_load_is_relative_to_an_even_share(run: Run) -> None:
     assert not viz.expert_load(load, layer=9).data
 
 
+def test_an_even_load_is_grey_and_no_colour_stands_for_less_than_none() -> None:
+    rows = [(0, 0, expert, 1.0, share) for expert, share in enumerate((0.8, 0.2, 0.0, 0.0))]
+    load = pd.DataFrame(rows, columns=["step", "layer", "expert", "load", "share"])
+    for heat in (viz.expert_load(load).data[0], viz.layers(load).data[0]):
+        assert (heat.zmin, heat.zmax) == pytest.approx((0.0, 3.2))
+        places, colours = zip(*heat.colorscale, strict=True)
+        assert places == pytest.approx((0.0, 1 / 3.2, 1.0))
+        assert colours == tuple(colour for _, colour in theme.DIVERGING)
+
+
 def test_many_steps_are_thinned() -> None:
     rows = [(step, 1, expert, 1.0, 0.5) for step in range(1000) for expert in (0, 1)]
     load = pd.DataFrame(rows, columns=["step", "layer", "expert", "load", "share"])

@@ -60,6 +60,14 @@ def test_tokens_are_bars_of_weights_with_the_number_of_the_expert(run: Run) -> N
     assert len(fig.layout.annotations) == 2, "the title of each target"
 
 
+def test_one_expert_alone_is_an_only_choice_and_shares_no_weight(run: Run) -> None:
+    frame = explain.tokens(run, STEP, explain.users(run, STEP)[0])
+    alone = frame[frame["rank"] == 0].assign(weight=0.25)
+    assert "is the only choice of" in theme.title(viz.tokens(alone, 0))
+    assert viz.ALONE in viz.tokens(alone, 0).layout.meta["how"]
+    assert viz.SHARED in viz.tokens(frame, 0).layout.meta["how"]
+
+
 def test_experts_from_the_ninth_on_have_a_pattern() -> None:
     assert viz._look(1)["color"] == viz._look(9)["color"]
     assert viz._look(1)["pattern"] != viz._look(9)["pattern"]
