@@ -158,8 +158,7 @@ def _trouble(run: Run, job: jobs.Job) -> None:
         st.error(job.message, icon=":material/error:", title=title)
     elif job.state == "interrupted":
         st.warning(
-            "The process is gone without a word (killed, or the machine went down). Resume goes on "
-            "from the last checkpoint and ends with the same weights.",
+            f"The process is gone without a word (killed, or the machine went down). {_after(run)}",
             icon=":material/power_off:",
             title="Interrupted",
         )
@@ -173,6 +172,16 @@ def _trouble(run: Run, job: jobs.Job) -> None:
     if job.state in ("failed", "interrupted", "stalled"):
         with st.expander("The last lines of the log", icon=":material/article:"):
             st.code(run.log_tail(30) or "(empty)", language=None, wrap_lines=True)
+
+
+def _after(run: Run) -> str:
+    """What a resumed run begins with."""
+    if len(run.checkpoints()):
+        return "Resume goes on from the last checkpoint and ends with the same weights."
+    return (
+        "It had written no checkpoint: Resume begins the training anew. If that ends in the same "
+        "way, memory may be short: start a new run with a smaller train.batch_size."
+    )
 
 
 def _before_curves(job: jobs.Job) -> str:

@@ -62,6 +62,23 @@ def test_every_state_is_named_and_offers_the_next_step(
         assert "loss is not finite" in [box.value for box in app.error]
 
 
+def test_what_a_resumed_run_begins_with_is_said(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    use_home(own_home)
+    run = with_status(own_home, state="running", pid=999_999_999)
+
+    def warned() -> str:
+        app = AppTest.from_file(str(PAGE), default_timeout=30).run()
+        return " ".join(box.value for box in app.warning)
+
+    assert "goes on from the last checkpoint" in warned()
+    for path in (run.path / "pretrain").glob("checkpoint-*"):
+        path.unlink()
+    assert "Resume begins the training anew" in warned()
+    assert "smaller train.batch_size" in warned()
+
+
 def words(app: AppTest) -> str:
     parts = (app.markdown, app.caption, app.info)
     return "\n".join(box.value for boxes in parts for box in boxes)
