@@ -41,10 +41,15 @@ def test_the_parts_of_a_cost_add_up_and_tables_are_told_apart() -> None:
 def test_too_much_memory_names_the_setting_that_lowers_it() -> None:
     made = recipe("tiny", {"train.batch_size": "1000"})
     cost = estimate(made, 1_200)
-    assert too_much(made, cost, int(cost.memory_bytes) + 1) is None
-    half = int((cost.state_bytes + 500 * cost.sample_bytes) / ROOM) + 1
-    assert "lower train.batch_size from 1,000 to 500 or less." in str(too_much(made, cost, half))
-    assert "model.width (now 80)." in str(too_much(made, cost, int(cost.state_bytes)))
+    assert too_much(made, cost, int(cost.memory_bytes)) is None
+    for fits in (1, 500):
+        room = int((cost.state_bytes + fits * cost.sample_bytes) / ROOM) + 1
+        told = f"lower train.batch_size from 1,000 to {fits} or less."
+        assert told in str(too_much(made, cost, room))
+    none = int(cost.state_bytes)
+    assert "model.width (now 80)." in str(too_much(made, cost, none))
+    assert "this machine has" in str(too_much(made, cost, none))
+    assert "its GPU has" in str(too_much(made, cost, none, "cuda"))
 
 
 def test_the_memory_of_a_machine_is_what_a_container_may_use(
@@ -239,3 +244,5 @@ def test_a_gpus_rate_grows_with_the_width_between_what_was_measured() -> None:
     assert cost.gpu_rate(1024, compiled=True) == pytest.approx(4.35e14)
     wide = recipe("onerec_0_935b")
     assert cost.estimate(wide, 100, "NVIDIA H200").rate == pytest.approx(2.9e14)
+    compiled = recipe("onerec_0_935b", {"train.compile": "true"})
+    assert cost.estimate(compiled, 100, "NVIDIA H200").rate == pytest.approx(4.35e14)

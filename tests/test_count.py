@@ -205,6 +205,15 @@ def test_a_first_position_of_ones_own_is_a_decoder_for_each_target() -> None:
         assert counter.training_flops(10, 5) < counter.training_flops(10, 5, shared=False)
 
 
+def test_the_first_level_of_a_search_is_read_once() -> None:
+    counter = ready(small(**KINDS["lifelong"]), FEATURES["all"])[2]
+    first, *later = toy.SIZES
+    heads = {"heads": 2 * 32 * (first + 5 * sum(later))}
+    assert counter.search_flops(5) == counter.forward_flops(targets=5) | heads
+    fewer = counter.forward_flops(4, 5, clusters=2)
+    assert counter.search_flops(5, events=4, clusters=2) == fewer | heads
+
+
 def kept(model: OneRec, batch: Batch) -> int:
     """Floating-point values that autograd keeps: distinct storages, without weights and inputs."""
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}

@@ -69,6 +69,32 @@ def test_lift_by_level_and_by_tags_by_hand(written: Callable[..., Run]) -> None:
     assert tags.loc[("cooking", 0), "lift"] == pytest.approx(9 / 8)
 
 
+def test_items_without_tags_are_left_out_and_a_tag_twice_is_one(
+    written: Callable[..., Run],
+) -> None:
+    run = written(SEEN)
+    assert run.dataset_folder is not None
+    items = run.dataset_folder / "items.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE items AS SELECT * REPLACE ("
+            "CASE item WHEN 4 THEN NULL ELSE category END AS category, "
+            "CASE item WHEN 4 THEN [] WHEN 5 THEN ['goal', 'goal'] ELSE tags END AS tags) "
+            f"FROM '{items}'"
+        )
+        connection.execute(f"COPY items TO '{items}' (FORMAT parquet)")
+    frame = routing.lift(run, STEP, 0, "category").set_index(["group", "expert"])
+    assert frame["tokens"].to_dict() == {
+        ("cooking", 0): 6,
+        ("cooking", 1): 0,
+        ("football", 0): 2,
+        ("football", 1): 2,
+    }
+    assert frame["base"].tolist() == pytest.approx([0.6, 0.6, 0.4, 0.4])
+    tags = routing.lift(run, STEP, 0, "tags").set_index(["group", "expert"])
+    assert tags.loc[("goal", 1), ["tokens", "share", "base"]].tolist() == [2, 1.0, 0.2]
+
+
 def test_a_cell_with_enough_tokens_is_not_marked(written: Callable[..., Run]) -> None:
     rows = [(0, n, n, 0, 1, 0, n % 2, 0, 1.0) for n in range(2 * routing.FEW)]
     frame = routing.lift(written(rows), STEP, 0, "category")
@@ -94,6 +120,13 @@ def test_the_fake_run_has_one_expert_for_each_topic(run: Run) -> None:
     assert routing.experts(run) == (4, 2)
 
 
+def test_the_step_is_that_of_the_weights_else_the_last(written: Callable[..., Run]) -> None:
+    run = written(SEEN)
+    for step, chosen in ((40, 40), (30, 60)):
+        (run.path / "pretrain" / "done.json").write_text(json.dumps({"step": step}))
+        assert routing.chosen_step(run) == chosen
+
+
 def test_what_was_recorded_is_counted(run: Run) -> None:
     users = routing.users(run, STEP)
     counts = routing.sample(run, STEP)
@@ -109,6 +142,8 @@ def test_one_users_tokens_have_codes_titles_and_weights(run: Run) -> None:
     user = routing.users(run, STEP)[0]
     frame = routing.tokens(run, STEP, user)
     assert len(frame) == 2 * 2 * 3 * 2  # targets, layers, levels, choices
+    keys = frame[["target", "level", "layer", "rank"]]
+    assert keys.to_numpy().tolist() == sorted(keys.to_numpy().tolist())
     codes = run.semantic_ids().set_index("item")
     for row in frame.to_dict("records"):
         assert row["code"] == codes.loc[row["item"], f"code_{row['level']}"]
@@ -168,6 +203,9 @@ def test_a_run_from_before_has_none_of_it(tmp_path: Path) -> None:
     assert routing.chosen_step(old) is None
     assert routing.without(old).empty
     assert routing.without_facts(old) == {}
+    assert routing.experts(old) == (0, 0)
+    dense = {"recipe": {"model": {"experts": 0, "active_experts": 2}}}
+    (tmp_path / "recipe.json").write_text(json.dumps(dense))
     assert routing.experts(old) == (0, 0)
 
 

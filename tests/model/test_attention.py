@@ -58,6 +58,9 @@ def test_a_handful_of_positions_written_out_gives_the_same_values_and_gradients(
         for y in (attend_few(q, k, v, mask), attend(q, k, v, mask))
     ]
     torch.testing.assert_close(*found)
+    half = [x.bfloat16() for x in (q, k, v)]
+    summed = attend_few(*(x.float() for x in half), mask)
+    assert attend_few(*half, mask).equal(summed.bfloat16()), "in float32"
 
 
 def test_segments_are_for_gpus_under_autocast():
@@ -134,7 +137,7 @@ def test_on_a_gpu_attention_without_a_mask_is_that_with_a_mask_of_ones():
 
 
 @pytest.mark.parametrize("queries", [5, 300])
-def test_a_cpu_trains_alike_by_both_of_its_ways(queries):
+def test_a_cpu_trains_alike_by_both_of_its_ways(monkeypatch, queries):
     """Written out where it fits, else by torch's kernel; who may attend to nothing is a number."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, length, 8, dtype=torch.double) for length in (queries, 60, 60))
@@ -150,6 +153,13 @@ def test_a_cpu_trains_alike_by_both_of_its_ways(queries):
         torch.testing.assert_close(one, found[0], rtol=1e-9, atol=1e-12)
     mask[0] = False
     assert attention.attend_written(q, k, v, mask).isfinite().all()
+    asked, slow = [], attention.attend_written
+    monkeypatch.setattr(attention, "attend_written", lambda *a: (asked.append(a), slow(*a))[1])
+    attend(q, k, v, mask)
+    assert len(asked) == (queries == 5)
+    with torch.no_grad():
+        attend(q, k, v, mask)
+    assert len(asked) == 1 + (queries == 5), "without gradients nothing is kept"
 
 
 @pytest.mark.parametrize("length", [1, 7])
@@ -179,15 +189,25 @@ def test_self_attention_of_one_product_is_that_of_its_three_parts(masked, length
 def test_self_attention_of_one_product_is_written_by_hand_where_a_cpu_trains_and_it_fits(
     monkeypatch,
 ):
-    qkv = torch.randn(2, 5, 12, requires_grad=True)
+    qkv, asked = torch.randn(2, 5, 12, requires_grad=True), []
+    monkeypatch.setattr(attention, "attend", lambda *a: (asked.append(a), attend(*a))[1])
 
-    def by_hand() -> bool:
-        return "_Joined" in type(attend_joined(qkv, 2).grad_fn).__name__
+    def by_hand(qkv: torch.Tensor = qkv) -> bool:
+        asked.clear()
+        attend_joined(qkv, 2)
+        return not asked
 
     assert by_hand()
+    assert by_hand(qkv.double())
+    assert not by_hand(qkv.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not by_hand()
     with torch.no_grad():
-        assert attend_joined(qkv, 2).grad_fn is None
+        assert not by_hand()
+    monkeypatch.setattr(attention, "WRITTEN_OUT", 25)
+    assert by_hand()
     monkeypatch.setattr(attention, "WRITTEN_OUT", 24)
     assert not by_hand()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert "_Joined" not in str(attend_joined(qkv, 2).grad_fn)

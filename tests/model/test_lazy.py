@@ -165,7 +165,7 @@ def test_it_equals_loops_over_positions_in_values_and_gradients(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_step_with_the_cache_is_the_whole_sequence(kind, gradients):
-    model, batch = toy.make_lazy(**KINDS[kind]), toy.make_batch()
+    model, batch = exact(**KINDS[kind])[0].float(), toy.make_batch()
     codes = model.items.codes[batch.target]
     with torch.set_grad_enabled(gradients):
         memory, past = model.encode(batch), []
@@ -297,6 +297,13 @@ def test_dropout_acts_in_training_alone():
     assert model(batch)[0].equal(model(batch)[0])
     model.train()
     assert not model(batch)[0].equal(model(batch)[0])
+
+
+def test_all_that_is_read_can_be_dropped_and_so_can_each_step_of_a_block():
+    model, batch = toy.make_lazy(dropout=1.0).train(), toy.make_batch()
+    assert not any(part.any() for pair in model.encode(batch).keys_values for part in pair)
+    model.dropout.p = 0.0  # of what is read and written alone
+    torch.testing.assert_close(model(batch)[0][1, 2], model.logits(0, model.begin))
 
 
 def test_it_learns_a_rule():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_hash import uniform
 
+from onerec.model import lifelong, ragged_kmeans
 from onerec.model.lifelong import Clusters, compress, single_events
-from onerec.model.ragged_kmeans import ITERATIONS
 
 
 def offsets_of(lengths):
@@ -63,7 +63,7 @@ def reference(vectors, items, limit, seed, events=None, depth=0):
     k = max(k for k in range(1, 200) if k**3 <= len(events))
     centres = seeds_of(vectors, own, k, seed, depth)
     rows = vectors[own]  # an item that comes again is a row again
-    for _ in range(ITERATIONS):
+    for _ in range(ragged_kmeans.ITERATIONS):
         label = ((rows[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
         for j in set(label.tolist()):
             centres[j] = rows[label == j].mean(0)
@@ -75,8 +75,10 @@ def reference(vectors, items, limit, seed, events=None, depth=0):
     ]
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 10])
 @pytest.mark.parametrize("seed", [0, 5])
-def test_it_is_the_slow_recursion_of_each_user(seed):
+def test_it_is_the_slow_recursion_of_each_user(monkeypatch, seed, iterations):
+    monkeypatch.setattr(ragged_kmeans, "ITERATIONS", iterations)
     lengths = [300, 7, 0, 1, 90, 31]
     vectors, item, offsets = random_history(lengths, seed=seed)
     found = compress(vectors, item, offsets, limit=8, seed=seed, chunk=100)
@@ -101,11 +103,19 @@ def test_two_heaps_by_hand():
     # Means 1 and 11: items 1 and 4, and of their events the newest.
     assert found.representative.tolist() == [4, 8]
     assert found.size.tolist() == [4, 5]
-    turned = compress(vectors, item, torch.tensor([0, 9]), limit=8, time=-torch.arange(9))
+    seconds, begun = torch.arange(9), 1_700_000_000
+    same = compress(vectors, item, torch.tensor([0, 9]), limit=8, time=begun + seconds)
+    assert partition(same, 0) == partition(found, 0)
+    turned = compress(vectors, item, torch.tensor([0, 9]), limit=8, time=begun - seconds)
     assert partition(turned, 0) == [[0, 5, 6, 7, 8], [1, 2, 3, 4]]
     largest = compress(vectors, item, torch.tensor([0, 9]), limit=8, length=1)
     assert partition(largest, 0) == [[0, 5, 6, 7, 8]]
     assert (largest.offsets.tolist(), largest.representative.tolist()) == ([0, 1], [8])
+    item, offsets = torch.cat([item, item[1:2]]), torch.tensor([0, 10])
+    newer = compress(vectors, item, offsets, limit=8, length=1)  # of two heaps of five events
+    assert partition(newer, 0) == [[0, 5, 6, 7, 8]]
+    newer = compress(vectors, item, offsets, limit=8, length=1, time=-torch.arange(10))
+    assert partition(newer, 0) == [[1, 2, 3, 4, 9]]
 
 
 def test_the_mean_and_the_mode_of_a_position():
@@ -122,6 +132,11 @@ def test_the_mean_and_the_mode_of_a_position():
     )
     assert found.mode(torch.tensor([0, 0, 3, 2, 1, 0]), 4).tolist() == [3, 1, 0]
     assert found.mode(torch.tensor([3, 2, 3, 1, 1, 2]), 4).tolist() == [3, 1, 2]
+
+
+def test_a_chunk_is_whole_users_and_one_of_them_may_be_larger():
+    ends = torch.tensor([0, 50, 100, 101, 300, 301])
+    assert lifelong._chunks(ends, 100) == [(0, 2), (2, 3), (3, 4), (4, 5)]
 
 
 def test_single_events_by_hand():

@@ -131,6 +131,8 @@ def test_casts_are_kept_without_gradients_until_a_weight_changes():
         mixture.gate_up.add_(-1.0)
         mixture.keep(torch.bfloat16)
     torch.testing.assert_close(after.float(), before.float() - 1, rtol=0.01, atol=0.02)
+    mixture.keep(torch.float16)
+    assert [copy.dtype for copy in mixture.kept] == [torch.float16] * 2
 
 
 def test_an_expert_without_tokens_is_no_error():
@@ -146,10 +148,12 @@ def test_load_counts_only_what_counts_and_moves_the_bias():
     counted = torch.tensor([[True, True], [True, False]])
     mixture(torch.randn(2, 2, 6).double(), counted)
     assert mixture.load.tolist() == [3.0, 0.0, 0.0]
+    mixture(torch.randn(2, 6).double(), torch.tensor([2, 0]))  # once more, with a shared position
+    assert mixture.load.tolist() == [5.0, 0.0, 0.0]
     mixture.update_bias(0.5)
     torch.testing.assert_close(mixture.router.bias.float(), torch.tensor([8.5, 0.5, 0.5]))
     assert mixture.load.tolist() == [0.0, 0.0, 0.0]
-    assert mixture.last_load.tolist() == [3.0, 0.0, 0.0]
+    assert mixture.last_load.tolist() == [5.0, 0.0, 0.0]
     assert mixture.balance()["max_violation"] == pytest.approx(2.0)
 
 
@@ -200,6 +204,7 @@ def test_shared_experts_are_added_to_every_token(shared):
     expected = token_by_token(mixture, x)
     gate, up = mixture.shared.gate_up.weight.chunk(2)  # (shared F, D) each
     down = mixture.shared.down.weight  # (D, shared F)
+    assert down.shape == (6, 4 * shared)
     for n in range(shared):
         rows = slice(4 * n, 4 * n + 4)
         expected = expected + (F.silu(x @ gate[rows].T) * (x @ up[rows].T)) @ down[:, rows].T
@@ -255,8 +260,9 @@ def test_recording_ends_with_an_error_too_and_may_be_nested():
             mixture(x)
         with pytest.raises(ValueError, match="nobody"), mixture.record() as failed:
             raise ValueError("nobody has run it")
+        mixture(x)
     mixture(x)
-    assert [len(outer), len(inner), len(failed)] == [1, 1, 0]
+    assert [len(outer), len(inner), len(failed)] == [2, 1, 0]
 
 
 # --------------------------------------------------------------- switched off
@@ -287,10 +293,13 @@ def test_an_expert_that_is_off_gets_no_token_and_the_others_share_its_weight(kin
 
 def test_what_cannot_be_switched_off_is_refused():
     mixture = make(experts=3)
+    mixture.router.bias.copy_(torch.tensor([-9.0, -7.0, -9.0]))  # all would go to expert 1
     with pytest.raises(ValueError, match=r"experts \[3\]: there are 0 to 2"), mixture.without([3]):
         pass
     with mixture.without([1]):
         with pytest.raises(ValueError, match="leaves 1; a token needs 2"), mixture.without([2]):
+            pass
+        with mixture.without([1]):
             pass
         with mixture.record() as passes:
             mixture(torch.randn(9, 6).double())

@@ -8,7 +8,7 @@ import toy_model as toy
 
 from onerec.model import packing
 from onerec.model.onerec import Batch, Events
-from onerec.model.pathways import CodeEmbedding, age
+from onerec.model.pathways import CodeEmbedding, age, dense_pair
 from onerec.model.qformer import QFormerConfig
 
 BARE = dict.fromkeys(("n_authors", "n_tags", "n_time", "n_play", "n_duration", "behaviours"), 0)
@@ -80,6 +80,11 @@ def test_length_of_the_sequence_and_the_state_of_a_user_without_history():
     assert packing.mask.sum(1).tolist() == [1 + 4 + 4, 1]
     assert states.shape == (1 + 4 + 4 + 1, 16)
     nobody = toy.make_batch(lengths=(0, 0))
+    states, packing = model.pathways(nobody, model.items, model.codes)
+    static = model.pathways.static(nobody.static)
+    torch.testing.assert_close(
+        packing.unpack(states)[:, 0], static + model.pathways.static_position
+    )
     assert all(level.isfinite().all() for level in model(nobody))
     assert all(level.isfinite().all() for level in model(batch))
 
@@ -152,6 +157,20 @@ def test_a_length_of_zero_drops_the_pathway():
     model = toy.make_model(short_length=0)
     assert list(model.pathways.dense) == ["positive"]
     assert model.encode(toy.make_batch()).mask.shape[1] == 1 + 6
+
+
+def test_events_older_than_the_table_share_its_last_position():
+    pathways = toy.make_model(short_length=3).pathways
+    table = pathways.position["short"].weight
+    assert pathways._position("short", torch.tensor([0, 2, 3, 7])).equal(table[[0, 2, 2, 2]])
+
+
+def test_a_pathway_ends_in_dense_leaky_relu_dense():
+    pair = dense_pair(1, 1)
+    for parameter, value in zip(pair.parameters(), (1.0, -1.0, 2.0, 0.5), strict=True):
+        torch.nn.init.constant_(parameter, value)
+    expected = torch.tensor([[2 * 2.0 + 0.5], [2 * -0.03 + 0.5]])
+    torch.testing.assert_close(pair(torch.tensor([[3.0], [-2.0]])), expected)
 
 
 def test_order_of_events_matters():

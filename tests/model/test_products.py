@@ -12,7 +12,7 @@ from onerec.model import products
 from onerec.model.products import ROUND, Linear, product
 
 needs_onednn = pytest.mark.skipif(not products.ONEDNN, reason="torch was built without oneDNN")
-SHAPES = [(4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5), (ROUND, 5)]
+SHAPES = [(5,), (4, 5), (2, 3, 5), (2, 1, 3, 5), (0, 5), (2, 0, 5), (ROUND, 5)]
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,11 @@ def test_gradients_are_those_of_float64(monkeypatch, shape, inputs, outputs, nar
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one.double(), other, atol=2e-5, rtol=1e-5)
+    for place, one in enumerate(found):
+        frozen = [value.detach() for value in (x, weight, bias)]
+        frozen[place].requires_grad_()
+        alone = torch.autograd.grad(product(*frozen), frozen[place], grad)[0]
+        assert alone.equal(one), "the others are frozen"
 
 
 @needs_onednn
@@ -81,12 +86,20 @@ def test_the_other_library_is_asked_where_a_shape_comes_again_or_the_work_is_wor
     monkeypatch.setattr(products, "PLANNED", 10 * 24)
     assert asks(torch.randn(10, 4))
     assert not asks(torch.randn(9, 4))
+    monkeypatch.setattr(products, "ROUND", 4)
+    assert asks(torch.randn(4, 4))
+    assert not asks(torch.randn(4)), "one row alone"
+    monkeypatch.setattr(products, "SMALL", 6 * 24)
+    assert asks(torch.randn(2, 3, 4))
     monkeypatch.setattr(products, "SMALL", 6 * 24 + 1)
     assert not asks(torch.randn(2, 3, 4))
     assert asks(torch.randn(2, 4, 4))
     with torch.no_grad():
         assert asks(torch.randn(2, 3, 4)), "the price is that of a gradient"
     monkeypatch.setattr(products, "MKL_IS_FAST", True)
+    assert not asks(torch.randn(2, 4, 4))
+    monkeypatch.setattr(products, "MKL_IS_FAST", False)
+    monkeypatch.setattr(products, "ONEDNN", False)
     assert not asks(torch.randn(2, 4, 4))
 
 
@@ -122,6 +135,16 @@ def test_a_second_factor_is_never_a_part_of_wider_rows():
     assert len(weights) == 2 * 3
     for weight in weights:
         assert weight.is_contiguous() or weight.t().is_contiguous()
+
+
+@needs_onednn
+def test_the_gate_is_fused_for_a_grid_without_gradients():
+    grid, weight = torch.randn(2, 3, 4), torch.randn(6, 4)
+    assert not products.fusable(grid, weight)
+    with torch.no_grad():
+        assert products.fusable(grid, weight)
+        assert not products.fusable(grid[0], weight)
+        assert not products.fusable(grid[:, :0], weight)
 
 
 def test_torch_counts_the_operations():

@@ -53,6 +53,7 @@ def test_a_target_alone_is_routed_as_among_others():
 def test_the_table_counts_what_training_counts():
     model, batch = toy.make_model(experts=5), toy.make_batch()
     batch.target[0, 1] = batch.target[2] = 0
+    batch.target[1, 0] = 1
     table = target_routing(model, batch).columns()
     exists = int((batch.target > 0).sum())
     assert {len(column) for column in table.values()} == {2 * exists * 3 * 2}

@@ -1,6 +1,7 @@
 """The routers by hand and against loops over tokens in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,10 @@ def test_softmax_by_hand():
     single = SoftmaxRouter(1, 3, 1)
     single.weight = router.weight
     torch.testing.assert_close(single(torch.ones(1, 1)).weight[0], torch.tensor([9 / 13]))
+    router.off = torch.tensor([False, True, False])
+    without = router(torch.ones(1, 1))
+    assert without.expert[0].tolist() == [0, 2]
+    assert without.logits.equal(routing.logits)
 
 
 def test_balance_by_hand():
@@ -281,6 +286,7 @@ def test_auxiliary_losses_are_of_training_and_only_where_they_have_a_weight():
     some.router.competing = True
     some(x)
     assert some.take_losses().keys() == {"diversity"}
+    assert some.take_losses() == {}, "each pass once"
 
 
 def test_one_active_expert_competes_too():
@@ -325,9 +331,9 @@ def test_balance_improves_in_200_steps_on_a_skewed_toy_problem(kind, settings):
 
 
 def test_a_bias_moves_against_the_load_and_only_where_there_is_one():
-    router = LossFreeRouter(2, 3, 1)
-    router.update(torch.tensor([5.0, 1.0, 3.0]), 0.1)
-    torch.testing.assert_close(router.bias, torch.tensor([-0.1, 0.1, 0.0]))
+    router = LossFreeRouter(2, 4, 1)
+    router.update(torch.tensor([6.0, 1.0, 3.0, 2.0]), 0.1)  # mean 3
+    torch.testing.assert_close(router.bias, torch.tensor([-0.1, 0.1, 0.0, 0.1]))
     plain = SoftmaxRouter(2, 3, 1)
     plain.weight.data.fill_(1.0)  # a weight without a start may be NaN, which equals nothing
     before = plain.weight.clone()
@@ -370,6 +376,14 @@ def test_losses_are_not_rounded_under_autocast(kind):
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
 
 
+def test_a_weight_of_zero_is_no_weight():
+    weights = {"balance": 0.1, "z": 0.2, "distillation": 0.3, "diversity": 0.4}
+    config = RouterConfig(**{f"{name}_weight": weight for name, weight in weights.items()})
+    assert config.weights == weights
+    del weights["z"]
+    assert replace(config, z_weight=0.0).weights == weights
+
+
 def test_make_router_knows_three():
     kinds = [type(make_router(RouterConfig(kind), 4, 3, 2)) for kind in KINDS]
     assert kinds == [LossFreeRouter, SoftmaxRouter, CompetitionRouter]
@@ -406,7 +420,7 @@ def test_surplus_moves_to_the_nearest_free_step():
     assert schedule.sum() == crowded.sum()
     assert schedule.sum(0).equal(crowded.sum(0))  # each layer keeps its number of steps
     moved = (schedule & ~crowded).nonzero().tolist()
-    assert moved
+    assert {layer for _, layer in moved} == set(range(6)), "who gives way is drawn by lot"
     for step, layer in moved:  # from somewhere near: it left a crowded step
         left = (crowded & ~schedule)[:, layer].nonzero()[:, 0]
         assert (left - step).abs().min() <= 12
@@ -416,9 +430,16 @@ def test_surplus_moves_to_the_nearest_free_step():
         steps=4, layers=3, competition_rate=1.0, competition_layers=1, competition_warmup=0.5
     )
     assert late.sum(1).tolist() == [0, 0, 1, 1]  # nor is there any in the warm-up
+    all_of_them = plan(steps=4, layers=2, competition_rate=1.0, competition_warmup=0.5)
+    assert all_of_them.sum(1).tolist() == [0, 0, 2, 2]
+    rounded = plan(steps=10, layers=1, competition_rate=1.0, competition_warmup=0.28)
+    assert rounded.sum() == 7
+    assert not plan(competition_warmup=1.0).any()
     roomy = {"steps": 400, "layers": 6, "competition_rate": 0.2, "seed": 5}
     tossed = plan(competition_layers=6, **roomy)
-    assert plan(competition_layers=2, **roomy).sum(0).equal(tossed.sum(0))  # none meets itself
+    pairs = plan(competition_layers=2, **roomy)
+    assert pairs.sum(0).equal(tossed.sum(0))  # none meets itself
+    assert pairs.sum(1).max() == 2
     # two layers toss heads at the middle step alone: one of them goes one step on
     assert moved_by_hand() == [[0, 0], [1, 0], [0, 1], [0, 0]]
 

@@ -16,6 +16,7 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_its_share() -> None:
     assert rate(60) == pytest.approx(0.1 + 0.9 * 0.5)  # half of the way down
     assert rate(110) == pytest.approx(0.1)
     assert rate(1_000) == pytest.approx(0.1)
+    assert cosine_schedule(OptimConfig(learning_rate=1.0, warmup_steps=10), 10)(10) == 1.0
 
 
 def test_copies_of_experts_are_made_again_after_a_step() -> None:
@@ -40,11 +41,15 @@ def test_copies_of_experts_are_made_again_after_a_step() -> None:
 
 
 def test_decay_acts_on_matrices_and_not_on_tables_norms_or_biases() -> None:
+    """What is frozen is in no group."""
     model = nn.ModuleDict(
         {"table": nn.Embedding(5, 4), "linear": nn.Linear(4, 3), "norm": nn.RMSNorm(4)}
     )
-    optimizer = make_adamw(model, OptimConfig(weight_decay=0.5))
-    decayed, free = optimizer.param_groups
+    model["frozen"] = nn.Linear(4, 4).requires_grad_(False)
+    config = OptimConfig(learning_rate=0.3, weight_decay=0.5, beta1=0.7, beta2=0.8)
+    decayed, free = make_adamw(model, config).param_groups
+    assert decayed["lr"] == free["lr"] == 0.3
+    assert decayed["betas"] == free["betas"] == (0.7, 0.8)
     assert decayed["weight_decay"] == 0.5
     assert [p.shape for p in decayed["params"]] == [torch.Size([3, 4])]
     assert free["weight_decay"] == 0.0

@@ -9,6 +9,7 @@ import toy_model as toy
 from onerec.loop import Trainee, loop
 from onerec.model.recording import target_routing
 from onerec.model.routers import RouterConfig
+from onerec.train import roma
 from onerec.train.roma import (
     Bank,
     RomaBatch,
@@ -92,10 +93,12 @@ def test_random_neighbours_are_others_and_the_generators():
     assert counts[1:].min() > 70  # of 100 each, deviation 9
 
 
-def test_sigma_is_the_median_distance():
-    line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])  # nearest: 1, 1, 2, 4
+def test_sigma_is_the_median_distance(monkeypatch):
+    line = torch.tensor([[3.0], [0.0], [7.0], [1.0]])  # nearest: 2, 1, 4, 1
     assert median_distance(line, torch.arange(4), 1) == 1.0
     assert median_distance(line, torch.arange(4), 2) == 2.0  # 1 1 2 2 3 3 4 6: the lower one
+    monkeypatch.setattr(roma, "SIGMA_SAMPLE", 3)
+    assert median_distance(line, torch.arange(4), 1) == 2.0  # of 3 and 7, among all
 
 
 # ----------------------------------------------------------------- on a model
@@ -234,8 +237,10 @@ def test_only_routers_move_and_the_manifold_tightens():
 def test_nothing_but_routers_gets_a_gradient():
     model, one, config = toy.make_model(experts=5), make_batch(), RomaConfig()
     bank = collect(model, [one], config)
+    model.begin.requires_grad_(False)
     with routers_only(model) as routers:
         roma_loss(model, one, bank, config)[0].backward()
+    assert [p for p in model.parameters() if not p.requires_grad] == [model.begin]
     assert {id(p) for p in model.parameters() if p.grad is not None} == set(map(id, routers))
     assert all(router.grad.abs().max() > 0 for router in routers)
 
@@ -246,6 +251,7 @@ def test_controls():
     plain = model.loss(one.batch)[0]
     none, parts = roma_loss(model, one, bank, RomaConfig(weight=0.0))
     assert none.equal(plain)
+    assert not model.training
     assert parts["manifold"] > 0
     random = RomaConfig(choose="random")
     loss, parts = roma_loss(model, one, bank, random, toy.stream(5))
@@ -285,6 +291,9 @@ def test_models_that_cannot_be_post_trained_are_refused():
         weighed = toy.make_model(experts=3, active_experts=1, router=RouterConfig(kind))
         with routers_only(weighed) as routers:
             assert len(routers) == 2
+    two = toy.make_model(experts=3, active_experts=2, router=RouterConfig("competition"))
+    with routers_only(two) as routers:
+        assert len(routers) == 2
     with pytest.raises(ValueError, match="no batch"):
         collect(toy.make_model(experts=3), [], RomaConfig())
     few = make_batch()
