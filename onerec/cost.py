@@ -147,7 +147,7 @@ def refuse_hopeless(recipe: Recipe, n_items: int, shares: int, available: int | 
     The estimate is of full contexts, so what is above memory by less than `HOPELESS` may fit.
 
     Args:
-        shares: parts that work through a batch one after another, times the processes.
+        shares: parts of a batch of which a machine holds one at a time.
         available: bytes; None where that is not known.
 
     Raises:
@@ -155,11 +155,10 @@ def refuse_hopeless(recipe: Recipe, n_items: int, shares: int, available: int | 
     """
     if available is None:
         return
-    rows = -(-recipe.train.batch_size // shares)
-    once = replace(recipe, train=replace(recipe.train, batch_size=rows))
-    expected = estimate(once, n_items)
+    whole = estimate(recipe, n_items)
+    expected = replace(whole, sample_bytes=whole.sample_bytes / shares)
     if expected.memory_bytes > HOPELESS * available:
-        raise RecipeError(str(too_much(once, expected, available)))
+        raise RecipeError(str(too_much(recipe, expected, available)))
 
 
 def peak_rate(device: str) -> float | None:

@@ -111,6 +111,8 @@ def test_only_what_takes_many_times_the_memory_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"lower train\.batch_size from 8,000 to"):
         refuse_hopeless(base, 1_000, 1, few)
     refuse_hopeless(base, 1_000, 2, few)
+    with pytest.raises(RecipeError, match=r"from 8,000 to 8\d\d or less"):
+        refuse_hopeless(base, 1_000, 2, few // 2)
 
 
 def test_what_weights_alone_take_is_told_by_experts_and_width() -> None:

@@ -79,7 +79,7 @@ def test_attention_adds_up_and_curves_begin_alike(recommender: Recommender) -> N
 def test_experts_are_those_of_the_items_tokens(recommender: Recommender, lazy: Recommender) -> None:
     found = explain(recommender, recommender.prompts.history("u08"), 3).experts
     assert found["level"].tolist() == [level for _ in range(len(found) // 2) for level in (1, 2)]
-    assert (found["weight"] == 1).all()  # one active expert has all of the weight
+    assert found["weight"].between(0, 1, inclusive="neither").all()  # the affinity of the one
     dense = explain(lazy, lazy.prompts.history("u08"), 3)
     assert dense.experts.empty
 

@@ -166,7 +166,7 @@ def _refuse_early(setting: Setting, stages: Sequence[str], processes: Processes)
         refuse_unalignable(setting)
     device = pick_device(setting.recipe.device)
     if "pretrain" in stages and device.type == "cpu":
-        shares = processes.micro_batches * processes.world
+        shares = processes.micro_batches * (processes.world // processes.local_world)
         refuse_hopeless(setting.recipe, setting.dataset.n_items, shares, memory_of("cpu"))
     if setting.recipe.train.compile and not {"pretrain", "align"}.isdisjoint(stages):
         refuse_without_compiler(device)
