@@ -151,7 +151,7 @@ def balance_numbers(frame: pd.DataFrame, number: int) -> None:
     )
     with st.grid(4, min_column_width=140):
         for label, column, what in shown:
-            st.metric(label, f"{abs(last[column]):.3f}", border=True, help=what, height="stretch",
+            st.metric(label, f"{last[column]:.3f}", border=True, help=what, height="stretch",
                       chart_data=own[column].tolist()[-60:])  # fmt: skip
         st.metric("Dropped tokens", "0", border=True, height="stretch",
                   help="Experts have no capacity limit here, so this is always 0")  # fmt: skip

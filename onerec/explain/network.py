@@ -15,6 +15,7 @@ import pandas as pd
 
 from onerec.errors import DataError, RunError
 from onerec.explain.query import empty, fetch
+from onerec.metrics import entropy_nats
 from onerec.runs import Run
 
 LOAD = ("step", "layer", "expert", "load", "share")
@@ -66,11 +67,10 @@ def balance(run: Run, *, through: int | None = None) -> pd.DataFrame:
     rows = []
     for (step, layer), group in load.groupby(["step", "layer"]):
         values = group["load"].to_numpy(dtype=np.float64)
-        mean, share = values.mean(), group["share"].to_numpy(dtype=np.float64)
+        mean = values.mean()
         if mean <= 0:
             continue
-        used = share[share > 0]
-        entropy = float(-(used * np.log(used)).sum())
+        entropy = entropy_nats(values)
         excess, spread = values.max() / mean - 1, values.std() / mean
         rows.append((step, layer, excess, spread, entropy, float(np.log(len(values)))))
     return pd.DataFrame(rows, columns=list(BALANCE)) if rows else empty(BALANCE)

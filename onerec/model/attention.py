@@ -91,10 +91,14 @@ def attend_written(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) 
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, S)
     if mask is not None and not mask.all():
-        least = torch.finfo(q.dtype).min
-        scores += torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, least)
+        scores += _hidden(mask, q.dtype)
     y: Tensor = scores.softmax(-1) @ v
     return y
+
+
+def _hidden(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: the least number where a mask says no, else 0."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def attend_joined(qkv: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -126,10 +130,7 @@ class _Joined(torch.autograd.Function):
         q, k, v = parts.flatten(1, 2)
         hidden, beta = q.new_zeros(1, 1, 1), 0
         if mask is not None and not mask.all():
-            hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(
-                ~mask, torch.finfo(q.dtype).min
-            )
-            hidden = hidden.expand(batch, heads, -1, -1).flatten(0, 1)
+            hidden = _hidden(mask, q.dtype).expand(batch, heads, -1, -1).flatten(0, 1)
             beta = 1
         scores = torch.baddbmm(
             hidden, q, k.transpose(1, 2), beta=beta, alpha=q.shape[-1] ** -0.5

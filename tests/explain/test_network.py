@@ -37,6 +37,11 @@ def test_a_layer_without_tokens_is_no_division_by_zero(tmp_path: Path) -> None:
     assert network.balance(run).empty
 
 
+def test_one_expert_has_an_entropy_of_0_and_not_of_less(tmp_path: Path) -> None:
+    write(Run(tmp_path), [(1, 1, 0, 6.0)])
+    assert str(network.balance(Run(tmp_path))["entropy_nats"][0]) == "0.0"
+
+
 def test_a_dense_model_has_no_load(run: Run, tmp_path: Path) -> None:
     assert network.has_routing(run)
     assert len(network.expert_load(run)) == 6 * 2 * 4
