@@ -238,6 +238,7 @@ def flow(frame: pd.DataFrame) -> go.Figure:
     coloured = into if levels else ends
     fig.add_sankey(
         arrangement="snap",
+        domain={"y": [0.08, 1.0]},  # small nodes overflow it a little: the heads stand below
         node=_places(list(nodes), kept)
         | {"label": [name.partition(" of ")[0] for name in names], "customdata": names}
         | {"pad": 14, "thickness": 16, "line": {"width": 0}}
@@ -260,7 +261,7 @@ def _head_columns(fig: go.Figure, layers: list[int]) -> None:
         side = "left" if share == 0 else "right" if share == 1 else "center"
         fig.add_annotation(
             text=f"<b>layer {layer}</b>" if layer >= 0 else "<b>level of the code</b>",
-            showarrow=False, x=share, y=-0.04, xref="paper", yref="paper", xanchor=side,
+            showarrow=False, x=share, y=0, xref="paper", yref="paper", xanchor=side,
             yanchor="top",
         )  # fmt: skip
 
