@@ -41,6 +41,7 @@ MISTAKES = {  # of each benchmark a mistake, and what is said of it; HOME is an 
     "sizes": ("--out HOME", "HOME"),
     "stability": ("--run nope --home HOME --out OUT", "no run 'nope'"),
     "stream": ("--run nope --home HOME --out OUT", "no run 'nope'"),
+    "swing": ("--rows 0", "--rows 0: at least 1"),
     "tilts": ("--arms foo --home HOME --out OUT", "no arm 'foo'"),
     "tokenizer": ("--vectors HOME/no.npy", "HOME/no.npy"),
     "train": ("--set train.stepz=1", "did you mean 'train.steps'"),
