@@ -305,6 +305,11 @@ def _lead(
         print_json(summary | ({"evaluate": measured} if measured else {}))
         return
     err.print(f"run {finished.name!r}: {status.state} ({finished.path})")
+    if stage == "tokenize":
+        from onerec.explain.contents import left_out
+
+        for line in left_out(finished):
+            say(line)
     if stage == "recommend":
         one = f"`onerec recommend --run {finished.name} --user ID` shows one person's"
         err.print(f"lists of the test users: {finished.path}/recommendations.parquet; {one}")

@@ -96,7 +96,11 @@ class Dataset:
         return _read_frame(self.path / "users.parquet")
 
     def content(self) -> Content | None:
-        """The content tokens that came with the dataset, or None."""
+        """The content tokens that came with the dataset, or None.
+
+        Raises:
+            DataError: the file cannot be read, lacks an array, or does not fit the items.
+        """
         path = self.path / "content.safetensors"
         if not path.exists():
             return None
@@ -104,11 +108,13 @@ class Dataset:
             arrays = load_file(path)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: cannot be read ({error}); make the dataset again") from error
+        names = tuple(self.info.get("modalities", ()))
+        _check_content(path, arrays, self.n_items, len(names))
         return Content(
             tokens=arrays["tokens"].astype(np.float32),
             mask=arrays["mask"].astype(bool),
             modality=arrays["modality"],
-            names=tuple(self.info.get("modalities", ())),
+            names=names,
         )
 
     def user_index(self, ids: Iterable[object]) -> Array:
@@ -246,6 +252,23 @@ def write_dataset(
         new.modalities = list(content.names)
     write_folder(Path(path), new, interactions, items, users, arrays, extra_files)
     return open_dataset(path)
+
+
+def _check_content(path: Path, arrays: dict[str, Array], items: int, names: int) -> None:
+    """Tokens (n, N_M, d), mask (n, N_M) and modality (N_M,) of a file agree with the dataset."""
+    if missing := [name for name in ("tokens", "mask", "modality") if name not in arrays]:
+        raise DataError(f"{path}: has no array {missing[0]!r}; make the dataset again")
+    tokens, mask, modality = arrays["tokens"], arrays["mask"], arrays["modality"]
+    found = f"{path}: tokens {tokens.shape}, mask {mask.shape} and modality {modality.shape}"
+    if tokens.ndim != 3 or mask.shape != tokens.shape[:2] or modality.shape != mask.shape[1:]:
+        raise DataError(f"{found} do not agree; give (n, N_M, d), (n, N_M) and (N_M,)")
+    if len(tokens) != items:
+        raise DataError(f"{found} are of {len(tokens)} items, the dataset has {items}")
+    if names and modality.size and not 0 <= modality.min() <= modality.max() < names:
+        raise DataError(
+            f"{path}: modality goes from {modality.min()} to {modality.max()}, "
+            f"dataset.json names {names}; number them from 0"
+        )
 
 
 def _read_frame(path: Path) -> pd.DataFrame:

@@ -33,6 +33,30 @@ def sources(run: Run) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(counts, "Int64"))
 
 
+def left_out(run: Run) -> list[str]:
+    """What the tokenizer did without, a line each: items without a source of content, images that
+    could not be read, and codebooks that few items made smaller than the recipe's."""
+    report, told = run.report() or {}, []
+    for row in sources(run).astype(object).where(lambda frame: frame.notna(), 0).to_dict("records"):
+        if row["items_without"]:
+            told.append(
+                f"{row['part']}: {row['items_without']:,} of {report['items']:,} items have none; "
+                "the mean of the others stands in"
+            )
+        if row["images_left_out"]:
+            told.append(
+                f"{row['part']}: {row['images_left_out']:,} could not be read, the first of "
+                f"{row['first_left_out']}"
+            )
+    size, ceiling = report.get("codebook_size", 0), report.get("codebook_ceiling", 0)
+    if size < ceiling:
+        told.append(
+            f"codebooks of {size:,} codes, not {ceiling:,}: {report['fit_items']:,} items to fit "
+            "on allow no more"
+        )
+    return told
+
+
 def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
     """A QFormer's own sources, else the part itself; behind each its modalities."""
     inner = part.get("reads")

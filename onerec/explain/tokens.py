@@ -362,7 +362,7 @@ def residual_walk(run: Run, item: int) -> pd.DataFrame:
     columns = ("level", "code", "norm_before", "norm_after", "share_left")
     if ids.empty or vectors is None or books is None:
         return empty(columns)
-    _check_rows(run, ids, vectors)
+    _check_rows(run, ids, vectors, books.shape[2])
     _check_item(item, len(ids))
     codes = ids[code_columns(ids)].to_numpy()[item][: len(books)]
     residual = vectors[item].astype(np.float64)
@@ -391,9 +391,10 @@ def _check_item(item: int, n: int) -> None:
         raise RunError(f"item {item}: this run knows the items 0 to {n - 1}")
 
 
-def _check_rows(run: Run, ids: pd.DataFrame, vectors: np.ndarray) -> None:
-    if len(ids) != len(vectors):
-        raise RunError(
-            f"{run.path}/tokenizer: {len(ids)} semantic ids but {len(vectors)} vectors; "
-            f"run `onerec tokenize --run {run.name}` again"
-        )
+def _check_rows(run: Run, ids: pd.DataFrame, vectors: np.ndarray, width: int = 0) -> None:
+    told = f"{len(ids)} semantic ids but {len(vectors)} vectors"
+    if len(ids) == len(vectors):
+        told = f"codebooks of width {width} but vectors of width {vectors.shape[1]}"
+        if width in (0, vectors.shape[1]):
+            return
+    raise RunError(f"{run.path}/tokenizer: {told}; run `onerec tokenize --run {run.name}` again")

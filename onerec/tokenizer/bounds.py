@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onerec.common import spread
 from onerec.tokenizer import distances
 
 LEAST_CENTROIDS = 256
@@ -81,19 +82,18 @@ class GroupBounds:
         books = centroids[self.members]  # (G, g, d)
         self.twice, self.lengths = -2 * books, books.square().sum(2)  # (G, g, d), (G, g)
         count = max(1, ENTRIES // self.x.shape[1])
-        squared = [
-            self._chunk(rows.float(), labels, lower)
-            for rows, labels, lower in zip(
-                torch.split(self.x, count),
-                torch.split(self.labels, count),
-                torch.split(self.lower, count, dim=1),
-                strict=True,
-            )
-        ]
+        parts = zip(
+            torch.split(self.x, count),
+            torch.split(self.labels, count),
+            torch.split(self.lower, count, dim=1),
+            strict=True,
+        )
+        squared = spread(self._chunk, list(parts), distances.workers(self.x))
         return self.labels.clone(), torch.cat(squared)
 
-    def _chunk(self, x: Tensor, labels: Tensor, lower: Tensor) -> Tensor:
+    def _chunk(self, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Squared distances (c,) of x (c, d); labels (c,) and lower (G, c) change in place."""
+        x, labels, lower = part[0].float(), *part[1:]
         squared = (x - self.centroids[labels]).square().sum(1)
         norm = x.square().sum(1)
         open_to = lower < squared.sqrt() * (1 + MARGIN)  # (G, c)
@@ -101,7 +101,7 @@ class GroupBounds:
         few = max(1, SCORES // len(self.centroids))
         if whole and len(x) > few:
             parts = torch.split(x, few), torch.split(labels, few), torch.split(lower, few, dim=1)
-            return torch.cat([self._chunk(*part) for part in zip(*parts, strict=True)])
+            return torch.cat([self._chunk(part) for part in zip(*parts, strict=True)])
         scores = self._all(x, labels) if whole else None  # (c, G, g)
         if scores is not None:
             least = scores.amin(2).T + norm  # (G, c)

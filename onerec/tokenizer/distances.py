@@ -13,7 +13,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from onerec.common import tensor_cores
+from onerec.common import spread, tensor_cores
 
 BLOCK = 64
 """Columns at a time of `lowest` on a CPU."""
@@ -27,6 +27,11 @@ def chunk_rows(x: Tensor, columns: int) -> int:
     """Rows at a time such that rows * columns fits the cache of a CPU or a part of a GPU."""
     entries = 2**26 if x.is_cuda else 2**20
     return max(1, entries // max(columns, x.shape[1]))
+
+
+def workers(x: Tensor) -> int:
+    """Threads for the chunks of x, one each: small operations do not share one well."""
+    return 1 if x.is_cuda else torch.get_num_threads()
 
 
 def nearest(
@@ -54,15 +59,17 @@ def nearest_labels(
     `rounded` allows a GPU to take it in TF32. On a CPU labels `before` (n,) may stay where they are
     as near as any, which is faster.
     """
+    x, centroids = x.detach(), centroids.detach()
     lengths, twice = centroids.square().sum(1), -2 * centroids  # (k,), (k, d)
     size = chunk or chunk_rows(x, len(centroids))
+
+    def label(part: tuple[Tensor, Tensor | None]) -> Tensor:
+        return lowest(scores(lengths, part[0].float(), twice), part[1])  # (c, k) -> (c,)
+
     old = itertools.repeat(None) if before is None else torch.split(before, size)
+    parts = list(zip(torch.split(x, size), old, strict=False))
     with tensor_cores() if rounded and x.is_cuda else contextlib.nullcontext():
-        labels = [
-            lowest(scores(lengths, part.float(), twice), was)  # (c, k) -> (c,)
-            for part, was in zip(torch.split(x, size), old, strict=False)
-        ]
-    return torch.cat(labels)
+        return torch.cat(spread(label, parts, workers(x)))
 
 
 def squared(x: Tensor, centroids: Tensor, labels: Tensor) -> Tensor:

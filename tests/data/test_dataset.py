@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from onerec.data import dataset as module
 from onerec.data.dataset import (
@@ -39,6 +40,40 @@ def test_a_dataset_opens_by_name_and_by_path(made: Dataset, tmp_path: Path) -> N
 
 def test_a_behaviour_of_which_nothing_is_known_is_none(made: Dataset) -> None:
     assert made.behaviours == ("click",)
+
+
+def arrays_of(made: Dataset, **changed: np.ndarray) -> Path:
+    """A file of content tokens for the three items, two tokens each."""
+    arrays = {
+        "tokens": np.zeros((3, 2, 4), np.float32),
+        "mask": np.ones((3, 2), np.uint8),
+        "modality": np.zeros(2, np.int64),
+    }
+    path = made.path / "content.safetensors"
+    save_file({k: v for k, v in (arrays | changed).items() if v.ndim}, path)
+    return path
+
+
+def test_content_that_does_not_fit_the_items_names_the_file(made: Dataset) -> None:
+    arrays_of(made)
+    content = made.content()
+    assert content is not None
+    assert content.tokens.shape == (3, 2, 4)
+    for changed, said in (
+        ({"tokens": np.zeros((2, 2, 4), np.float32), "mask": np.ones((2, 2), np.uint8)},
+         r"are of 2 items, the dataset has 3"),
+        ({"mask": np.ones((3, 5), np.uint8)}, r"mask \(3, 5\) .* do not agree"),
+        ({"modality": np.zeros(3, np.int64)}, r"modality \(3,\) do not agree"),
+        ({"modality": np.array(0)}, "has no array 'modality'"),
+        ({"tokens": np.array(0)}, "has no array 'tokens'"),
+    ):  # fmt: skip
+        path = arrays_of(made, **changed)
+        with pytest.raises(DataError, match=f"^{path}: .*{said}"):
+            made.content()
+    arrays_of(made, modality=np.array([0, 2]))
+    made.info["modalities"] = ["caption", "cover"]
+    with pytest.raises(DataError, match=r"goes from 0 to 2, dataset\.json names 2"):
+        made.content()
 
 
 def test_ids_are_found_as_text(made: Dataset) -> None:

@@ -65,3 +65,25 @@ def test_without_a_tokenizer_there_is_an_empty_frame(tmp_path: Path) -> None:
     found = contents.sources(Run(tmp_path))
     assert found.empty
     assert list(found.columns) == list(contents.COLUMNS)
+
+
+def test_what_the_tokenizer_did_without_is_told_in_lines(run: Run) -> None:
+    images = {"read": 27, "left_out": 2, "items_without": 3, "first_left_out": "item 28: 28.png"}
+    told(
+        run,
+        {"part": "hashed text", "dim": 8, "weight": 1.0, "items_without": 3},
+        {"part": "images", "dim": 4, "weight": 0.5, "items_without": 0, "images": images},
+        {"part": "co-consumption", "dim": 6, "weight": 0.7},
+    )
+    path = run.path / "tokenizer" / "report.json"
+    report = json.loads(path.read_text())
+    more = {"items": 48, "codebook_size": 4, "codebook_ceiling": 16, "fit_items": 44}
+    path.write_text(json.dumps(report | more))
+    assert contents.left_out(Run(run.path)) == [
+        "hashed text: 3 of 48 items have none; the mean of the others stands in",
+        "images: 2 could not be read, the first of item 28: 28.png",
+        "codebooks of 4 codes, not 16: 44 items to fit on allow no more",
+    ]
+    path.write_text(json.dumps(report | more | {"codebook_ceiling": 4, "content": []}))
+    assert contents.left_out(Run(run.path)) == []
+    assert contents.left_out(Run(run.path.parent)) == []

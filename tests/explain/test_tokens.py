@@ -159,6 +159,17 @@ def test_the_residual_walk_ends_at_the_reconstruction_error(run: Run) -> None:
     assert (walk["norm_after"][:-1].to_numpy() == walk["norm_before"][1:].to_numpy()).all()
 
 
+def test_a_walk_through_codebooks_of_another_width_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = run.codebooks()
+    assert books is not None
+    monkeypatch.setattr(Run, "codebooks", lambda self: books[:, :, 1:])
+    width = books.shape[2]
+    with pytest.raises(RunError, match=f"width {width - 1} but vectors of width {width}; run `one"):
+        tokens.residual_walk(run, 7)
+
+
 def test_names_are_those_that_the_policy_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before, said = tokens.names(run), tokens.collisions(run)
     assert before["words"] == 3
