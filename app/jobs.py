@@ -215,6 +215,11 @@ def kill(run: Run) -> None:
         child.wait(timeout=10)
 
 
+def ended_here(run: Run) -> bool:
+    """Whether the last process of this run was ended by `kill`."""
+    return bool(_launch(run.path).get("ended", False))
+
+
 def last_words(run: Run) -> str:
     """The last line of the log that says something, for a run that ended too early."""
     lines = [line.strip() for line in run.log_tail(20).splitlines() if line.strip()]

@@ -74,9 +74,9 @@ def _things_to_try() -> None:
         "1. Press **Play** and wait for step 300: one expert has nearly all points, the others "
         "learn nothing, the loss stays high. Left alone, this toy needs about 1,500 steps until "
         "all have their share.\n"
-        "2. At step 300 set the **balancing bias** to **On**: idle experts are preferred until the "
-        "load is even, a hundred steps later, and the loss falls far below. Nothing is added to "
-        "the loss for that.\n"
+        "2. At step 300 set the **balancing bias** to **On**: idle experts are preferred, a "
+        "hundred steps later none has half as much again as its share, and the loss falls far "
+        "below. Nothing is added to the loss for that.\n"
         "3. With the bias on, raise the **bias rate** to 0.1: the load jumps to and fro. Then take "
         "2 experts and the target *fold*, the bias off: these share without help."
     )

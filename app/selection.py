@@ -19,7 +19,7 @@ import streamlit as st
 from onerec import plain
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens as explain_tokens
-from onerec.runs import Run
+from onerec.runs import Run, RunInfo
 
 MARKS = {"item": "Item", "code": "Code", "user": "User", "step": "Step"}
 TEACHER = ("lock", "hide")  # in the URL, but no widget of ours
@@ -77,12 +77,13 @@ def sidebar() -> None:
             st.session_state[key] = st.session_state.pop(f"follow_{key}")
     infos, folders = places.run_infos(), places.dataset_folders()
     if infos:
-        _picker("run", "Run", list(infos), 0, _follow_run)
+        _picker("run", "Run", list(infos), list(infos).index(_usual(infos) or ""), _follow_run)
     if folders:
         names = list(folders)
         info = infos.get(raw("run") or "")
         home = places.dataset_of(raw("run") or "", info) if info else ""
-        _picker("dataset", "Dataset", names, names.index(home) if home in names else 0, clear)
+        own = names.index(home) if home in names else 0
+        _picker("dataset", "Dataset", names, own, clear, left_out=True)
     with st.container(key="marks"), st.grid(2, min_column_width=90, gap="xsmall"):
         for key, label in MARKS.items():
             st.text_input(label, key=key, bind="query-params", placeholder="none")
@@ -100,7 +101,7 @@ def current() -> Selection:
     """The selection, checked against what is on disk; what does not fit becomes a notice."""
     notices = list(st.session_state.get(REMEMBERED, []))
     infos, folders = places.run_infos(), places.dataset_folders()
-    run_name = _known("Run", "run", list(infos), notices)
+    run_name = _known("Run", "run", list(infos), notices, _usual(infos))
     info = infos.get(run_name or "")
     home = places.dataset_of(run_name, info) if run_name and info else None
     dataset_name = _known("Dataset", "dataset", list(folders), notices, home)
@@ -156,16 +157,22 @@ def refused(label: str, asked: object, why: str, instead: str) -> str:
 
 
 def _picker(
-    key: str, label: str, names: list[str], default: int, changed: Callable[[], None]
+    key: str,
+    label: str,
+    names: list[str],
+    default: int,
+    changed: Callable[[], None],
+    left_out: bool = False,
 ) -> None:
+    """`left_out`: the URL may be without it, since what else it has leads to the default."""
     if notice := bad_parameter(label, key, names, names[default]):
         st.session_state[REMEMBERED].append(notice)
     asked = st.session_state.get(key, st.query_params.get(key))
-    if asked not in names:  # not asked for, or deleted or renamed meanwhile
+    if asked not in names and not (left_out and asked is None):  # deleted or renamed meanwhile
         st.session_state[key] = names[default]
-    st.selectbox(  # no default of its own: a default would be left out of the URL
-        label, names, index=None, required=True, key=key, bind="query-params",
-        on_change=changed, disabled=locked(),
+    st.selectbox(
+        label, names, index=default if left_out else None, required=True, key=key,
+        bind="query-params", on_change=changed, disabled=locked(),
     )  # fmt: skip
 
 
@@ -200,6 +207,12 @@ def _known(
     return fallback
 
 
+def _usual(infos: dict[str, RunInfo]) -> str | None:
+    """The run that is shown where none is asked for: the newest that did not fail."""
+    sound = (name for name, info in infos.items() if info.state != "failed")
+    return next(sound, next(iter(infos), None))
+
+
 def _number(key: str, limit: int | None, notices: list[str]) -> int | None:
     text = raw(key)
     if text is None:
@@ -224,6 +237,8 @@ def _code(run: Run | None, notices: list[str]) -> tuple[int, ...] | None:
     fits = len(codes) == len(parts) <= len(sizes)
     if fits and all(code < size for code, size in zip(codes, sizes, strict=False)):
         return codes
-    asked = plain.text(text)
-    notices.append(f"Code “{asked}” is not in this run's codebooks (write 3-1-7); it is ignored.")
+    why = (
+        "is not in this run's codebooks (write 3-1-7)" if run else "belongs to a run; none is here"
+    )
+    notices.append(f"Code “{plain.text(text)}” {why}; it is ignored.")
     return None

@@ -20,8 +20,8 @@ TASK_WORDS = {
     "umap": "UMAP puts items near each other that are near in all dimensions. It takes a minute, "
     "in a process of its own; the map below is there meanwhile.",
     "quantisers": "The same items quantised by RQ-Kmeans (plain, refined, balanced), an RQ-VAE and "
-    "codes drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes a minute or "
-    "more a seed, in a process of its own.",
+    "codes drawn by lot: what is lost, and how evenly codes are used. The RQ-VAE takes longest, up "
+    "to a minute a seed, in a process of its own.",
     "rival": "Is that good? Gradient-boosted trees, a model for each behaviour, learn from the "
     "same rows and are measured beside the towers. It takes seconds, in a process of its own.",
 }
@@ -49,8 +49,12 @@ def _task(
         if job.state == "failed":
             st.error(job.message, icon=":material/error:", title="The last one failed")
         elif job.state == "interrupted":
-            st.warning(f"The process is gone without a word, at: {job.message or 'the start'}.",
-                       icon=":material/power_off:", title="The last one was ended")  # fmt: skip
+            at = f"at: {job.message or 'the start'}."
+            if jobs.ended_here(folder):
+                st.info(f"It was {at}", icon=":material/stop:", title="You ended the last one")
+            else:
+                st.warning(f"The process is gone without a word, {at}",
+                           icon=":material/power_off:", title="The last one broke off")  # fmt: skip
     else:
         text = job.message or "The process is loading its libraries"
         st.progress(job.share if job.of else 0.0, text=text)

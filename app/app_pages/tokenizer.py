@@ -55,6 +55,11 @@ def pick_code(points: list[dict]) -> None:
     An icicle's event has no customdata; the id is the path, as in `all/3/1/item 7`.
     """
     path = points[0]["id"].split("/")[1:]
+    if path[-1:] == ["other"]:  # no code of its own: the tree is drawn anew, closed
+        st.session_state["trees"] = st.session_state.get("trees", 0) + 1
+        st.toast("That box is many small codes or items. To look inside one, write its code under "
+                 "Code, at the side.", icon=":material/touch_app:")  # fmt: skip
+        return
     selection.choose(code="-".join(part for part in path if part.isdigit()) or None)
     if path and path[-1].startswith("item "):
         selection.choose(item=int(path[-1].removeprefix("item ")))
@@ -105,8 +110,9 @@ elif part == "Tree":
     weight = WEIGHTS[widgets.options("Size by", list(WEIGHTS), "tree_weight")]
     widgets.show(
         run, tokens.code_tree, draw.code_tree,
-        key="tree", command=command, pick=pick_code,
+        key=f"tree{st.session_state.get('trees', '')}", command=command, pick=pick_code,
         reading={"prefix": prefix, "weight": weight, "chosen": view.item},
+        drawing={"weight": weight},
         say="Read it from left to right: first code, second code, and so on, down to the items. "
         "Click a box to look inside it. The box of the other codes is no larger than its largest "
         "neighbour; to look inside one of them, write its number under Code, at the side.",

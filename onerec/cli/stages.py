@@ -309,7 +309,7 @@ def _lead(
         from onerec.explain.contents import left_out
 
         for line in left_out(finished):
-            say(line)
+            err.print(line, markup=False)
     if stage == "recommend":
         one = f"`onerec recommend --run {finished.name} --user ID` shows one person's"
         err.print(f"lists of the test users: {finished.path}/recommendations.parquet; {one}")

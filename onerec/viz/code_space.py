@@ -225,7 +225,8 @@ def residual_walk(frame: pd.DataFrame) -> go.Figure:
     ]
     norms = [float(frame["norm_before"].iloc[0]), *frame["norm_after"]]
     worse = frame.loc[frame["norm_after"] > frame["norm_before"], "level"].tolist()
-    added = f"; level {' and '.join(map(str, worse))} made that larger" if worse else ""
+    which = f"level{'s' * (len(worse) > 1)} {' and '.join(map(str, worse))}"
+    added = f"; {which} made that larger" if worse else ""
     fig = theme.figure(
         title=f"The codes {codes} describe {theme.percent(1 - last['share_left'])} of this item; "
         f"{theme.percent(last['share_left'])} of its squared norm is left{added}",

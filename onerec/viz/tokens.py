@@ -220,8 +220,10 @@ def leaf_sizes(frame: pd.DataFrame) -> go.Figure:
     return fig
 
 
-def code_tree(frame: pd.DataFrame) -> go.Figure:
+def code_tree(frame: pd.DataFrame, weight: str = "items") -> go.Figure:
     """An icicle: codes of level 1, below them those of level 2, ..., at the end the items.
+
+    `weight` says what the rows' weights are: the number of items, or their "popularity".
 
     `ids` are the rows' ids; customdata[0] is the code as text, customdata[1] the item or -1. Rows
     that lead to a chosen item have an outline.
@@ -232,11 +234,12 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
     children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
     branches = frame[frame["parent"] == root["id"]]
     below = "" if root["codes"] == "" else f" below code {root['codes']}"
-    finding = f"{theme.count(root['items'], 'item')}{below}"
+    finding, popular = f"{theme.count(root['items'], 'item')}{below}", weight == "popularity"
     if len(children) and root["weight"] > 0:
         first = children.iloc[0]
         share = first["weight"] / root["weight"]
-        finding += f"; the fullest branch, {first['label']}, holds {theme.percent(share)}"
+        most, of = ("most popular", " of their popularity") if popular else ("fullest", " of them")
+        finding += f"; the {most} branch, {first['label']}, holds {theme.percent(share)}{of}"
     way = frame[frame["chosen"]]
     if len(way):
         finding += f"; the chosen item is in {theme.drawn(way['label'].iloc[0])}"
@@ -261,7 +264,9 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
         labels=[theme.label(label) for label in frame["label"]],
         values=drawn_widths(frame),
         customdata=frame[["codes", "item", "items", "label", "weight"]].assign(
-            label=frame["label"].map(theme.drawn)
+            label=frame["label"].map(theme.drawn),
+            items=[theme.count(items, "item") for items in frame["items"]],
+            weight=[f", popularity {w:,}" if popular else "" for w in frame["weight"]],
         ),
         branchvalues="remainder",
         maxdepth=3 if len(frame) > 300 else 4,  # below, a click shows more
@@ -271,8 +276,8 @@ def code_tree(frame: pd.DataFrame) -> go.Figure:
             "line": {"width": [4 * int(way) for way in frame["chosen"]], "color": theme.ORANGE},
         },
         textfont={"size": 13, "color": "white"},
-        hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>%{customdata[2]:,} items, "
-        "weight %{customdata[4]:,}<extra></extra>",
+        hovertemplate="%{customdata[3]}<br>code %{customdata[0]}<br>"
+        "%{customdata[2]}%{customdata[4]}<extra></extra>",
         pathbar={"visible": True, "thickness": 22},
         sort=False,
         root_color=theme.GREY,

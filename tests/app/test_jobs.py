@@ -106,7 +106,9 @@ def test_who_is_ended_before_a_word_has_not_failed(tmp_path: Path) -> None:
     launch = read_json(run.path / "launch.json")
     jobs.kill(run)
     assert jobs.status(run).state == "interrupted"
+    assert jobs.ended_here(run)
     jobs.write_json(run.path / "launch.json", launch)
+    assert not jobs.ended_here(run)
     assert jobs.status(run).state == "failed", "as where nobody ended it"
 
 

@@ -1,6 +1,7 @@
 """Selection: read from widgets or the URL, checked, and never trusted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_what_does_not_fit_is_ignored_and_said(
     assert (view.item, view.user, view.code) == (None, None, None)
     assert len(view.notices) == 1
     assert value in view.notices[0]
+
+
+def test_unless_a_run_is_asked_for_the_newest_that_did_not_fail_is_shown(
+    look: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import places
+
+    ((name, info),) = places.run_infos().items()
+    broken = {"newer": replace(info, name="newer", state="failed")}
+    monkeypatch.setattr(places, "run_infos", lambda: broken | {name: info})
+    assert look().session_state["seen"].run_name == name
+    assert look(run="newer").session_state["seen"].run_name == "newer"
+    monkeypatch.setattr(places, "run_infos", lambda: broken)
+    assert look().session_state["seen"].run_name == "newer"
 
 
 def test_a_code_may_be_written_as_it_is_shown(look: Callable[..., AppTest]) -> None:

@@ -56,6 +56,23 @@ def test_every_step_finds_the_nearest(
     assert labels.equal(nearest(x, centroids)[0])
 
 
+def test_threads_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = topics()
+    centroids = x[torch.randperm(len(x), generator=generator(2))[:256]].clone()
+    monkeypatch.setattr(module, "ENTRIES", 2_000)  # chunks of 222 rows
+    steps = {}
+    for count in (1, 3):
+        monkeypatch.setattr(module.distances, "workers", lambda x, count=count: count)
+        bounds, at = GroupBounds(x, centroids, torch.zeros(len(x), dtype=torch.int64)), centroids
+        for _ in range(4):
+            found = bounds.step(at)
+            at = moved(x, at, found[0])
+        steps[count] = (*found, bounds.lower)
+    assert steps[1][0].equal(steps[3][0])
+    for one, three in zip(steps[1], steps[3], strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-4)
+
+
 def test_a_start_from_any_labels() -> None:
     x = topics(600)
     centroids = x[:256].clone()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from onerec.tokenizer import distances
 from onerec.tokenizer.distances import BLOCK, inertia_of, lowest, nearest, nearest_labels
 
 
@@ -42,3 +43,17 @@ def test_labels_before_stay_only_where_they_are_as_near_as_any(changed: int) -> 
     chunk = found[own == 5][-1:]  # the last five rows, of which none has changed
     assert chunk.tolist() == [90]
     assert nearest_labels(x, centroids, 99).equal(own)
+
+
+def test_chunks_on_threads_of_their_own_give_the_labels_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = torch.Generator().manual_seed(4)
+    x, centroids = torch.randn(500, 6, generator=random), torch.randn(32, 6, generator=random)
+    monkeypatch.setattr(distances, "workers", lambda x: 1)
+    alone = nearest_labels(x, centroids, 40)
+    monkeypatch.setattr(distances, "workers", lambda x: 3)
+    threads = torch.get_num_threads()
+    assert nearest_labels(x, centroids.requires_grad_(), 40).equal(alone)
+    assert nearest_labels(x, centroids, 40, before=alone.flip(0)).equal(alone)
+    assert torch.get_num_threads() == threads

@@ -68,7 +68,19 @@ def test_the_tree_is_an_icicle_whose_branches_add_up(run: Run) -> None:
     assert list(icicle.ids) == frame["id"].tolist()
     assert list(icicle.customdata[1][:2]) == ["0", -1]
     below = viz.code_tree(explain.code_tree(run, prefix=(2,)))
-    assert theme.title(below).startswith("12 items below code 2; the fullest branch, 0,")
+    assert theme.title(below).startswith("12 items below code 2; the fullest branch, 0, holds ")
+    assert theme.title(below).endswith("% of them")
+    assert list(icicle.customdata[0][[2, 4]]) == ["48 items", ""]
+
+
+def test_the_tree_by_popularity_says_that_its_widths_are_no_items(run: Run) -> None:
+    frame = explain.code_tree(run, weight="popularity")
+    fig = viz.code_tree(frame, weight="popularity")
+    assert "; the most popular branch, " in theme.title(fig)
+    assert theme.title(fig).endswith(" of their popularity")
+    (one,) = {told for told in fig.data[0].customdata[:, 2] if told.startswith("1 ")}
+    assert one == "1 item"
+    assert fig.data[0].customdata[0][4] == f", popularity {frame['weight'].iloc[0]:,}"
 
 
 def test_the_way_to_the_chosen_item_has_an_outline(run: Run) -> None:
