@@ -18,7 +18,7 @@ TOKENIZE = "Make them with: onerec tokenize --run NAME --recipe RECIPE --dataset
 MAP = "Make it with: onerec map --run NAME"
 WEBGL_FROM = 2000  # points; below, SVG is sharper and needs no graphics context
 MAP_GROUPS = 7  # the most frequent first codes get a colour and a symbol each, the rest is grey
-COLOURINGS = ("code_1", "popularity", "leaf_size")
+COLOURINGS = {"code_1": "first code", "popularity": "popularity", "leaf_size": "items per name"}
 
 
 def projection(
@@ -39,7 +39,7 @@ def projection(
     fig = theme.figure(
         title=f"{items}; the two axes hold {theme.percent(both)} of the variance of their vectors",
         alt=f"A scatter of {items} by the first two principal components of their "
-        f"content vectors, coloured by {colour.replace('_', ' ')}.",
+        f"content vectors, coloured by {COLOURINGS[colour]}.",
         how="x, y = (v - mean) · the first two principal axes of the vectors v that were "
         f"quantised; they hold {shares[0]:.3f} + {shares[1]:.3f} = {both:.3f} of the variance, "
         "so nearness here is only as true as that.",
@@ -70,7 +70,7 @@ def umap(
         title=f"{items}; {kept} of an item's ten nearest are among its ten nearest "
         f"here, {pca} on the map of principal components",
         alt=f"A scatter of {items}, laid out by UMAP from their content vectors, "
-        f"coloured by {colour.replace('_', ' ')}.",
+        f"coloured by {COLOURINGS[colour]}.",
         how=f"UMAP of the vectors that were quantised: {facts['neighbours']} neighbours, least "
         f"distance {facts['min_dist']:g}, seed {facts['seed']}. It keeps who is near whom; sizes "
         "of groups and distances between them mean little. Neighbours kept: "
@@ -95,13 +95,15 @@ def _colour(fig: go.Figure, points: pd.DataFrame, colour: str) -> None:
             _add_points(fig, part, name, look)
         fig.update_layout(legend={"title": {"text": "first code "}, "itemsizing": "constant"})
     else:
+        points = points.sort_values(colour)  # what is rare and high lies above
         values = np.log10(points[colour].to_numpy(dtype=float) + 1)
         ticks = [
             n
             for n in (0, *(a * 10**b for b in range(9) for a in (1, 3)))
             if n <= 10 ** values.max()
         ]
-        bar: dict[str, Any] = {"title": {"text": colour.replace("_", " "), "side": "right"}}
+        bar: dict[str, Any] = {"title": {"text": COLOURINGS[colour], "side": "right"}}
+        bar |= {"len": 0.85, "y": 0, "yanchor": "bottom"}  # below the toolbar
         bar |= {"tickvals": np.log10(np.array(ticks) + 1), "ticktext": [f"{n:,}" for n in ticks]}
         look = {"color": values, "colorscale": theme.SEQUENTIAL, "colorbar": bar}
         _add_points(fig, points, "items", look)

@@ -33,6 +33,16 @@ def test_the_map_of_umap_says_what_it_keeps(run: Run) -> None:
         umap(points, facts, colour="mood")  # type: ignore[arg-type]
 
 
+def test_items_that_share_a_name_lie_above_those_that_do_not(run: Run) -> None:
+    points, shares = tokens.projection(run)
+    fig = code_space.projection(points, shares, "leaf_size")
+    drawn = [int(row[0]) for row in fig.data[0].customdata]
+    sizes = points.set_index("item")["leaf_size"].loc[drawn]
+    assert sizes.is_monotonic_increasing
+    assert sizes.nunique() > 1
+    assert fig.data[0].marker.colorbar.title.text == "items per name"
+
+
 def test_a_ring_is_drawn_around_the_chosen_item_alone(run: Run) -> None:
     points, shares = tokens.projection(run)
     bare = code_space.projection(points, shares)
