@@ -11,6 +11,7 @@ from onerec.bench import added
 from onerec.data.sources.world import make_world_dataset
 from onerec.errors import RecipeError
 from onerec.pipeline import run as run_stages
+from onerec.tokenizer.kmeans import lloyd
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig
 from onerec.world import WorldConfig
 
@@ -47,6 +48,29 @@ def test_codebooks_go_on_from_where_they_stood() -> None:
     assert (more - after).square().sum() < (more - before).square().sum()
 
 
+def test_a_level_moves_on_what_the_moved_ones_before_it_left() -> None:
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    books = RQKmeans(RQKmeansConfig(levels=2, codebook_size=8)).fit(x[:100] - 1).codebooks
+    moved, left = added.moved(x, books, 0), x.clone()
+    for begun, found in zip(books, moved, strict=True):
+        expected = lloyd(left, begun, iterations=25, generator=torch.Generator().manual_seed(0))
+        assert found.equal(expected.centroids)
+        left = left - found[torch.cdist(left, found).argmin(1)]
+
+
+def test_fitted_items_have_the_balanced_codes_and_another_seed_gives_others() -> None:
+    x = torch.randn(120, 3, generator=torch.Generator().manual_seed(1)) ** 3
+    new = torch.arange(120) >= 100
+    balanced = added.ways("balanced", x, new, 6, 2, 0)
+    assert sorted(balanced["kept"][0][~new, 0].bincount().tolist()) == [16, 16, 17, 17, 17, 17]
+    assert sorted(balanced["refit"][0][:, 0].bincount().tolist()) == [20] * 6
+    for kind in added.KINDS:
+        found = added.ways(kind, x, new, 6, 2, 0)
+        again = added.ways(kind, x, new, 6, 2, added.OTHER)
+        assert found["reseeded"][0].equal(again["kept"][0])
+        assert not found["reseeded"][0].equal(found["kept"][0])
+
+
 def test_ways_leave_new_items_out_of_what_they_had_no_part_in() -> None:
     x = torch.randn(120, 3, generator=torch.Generator().manual_seed(1))
     new = torch.arange(120) >= 100
@@ -63,6 +87,11 @@ def test_a_share_that_leaves_nothing_is_refused() -> None:
     for share, count in ((0.001, 0), (0.9, 90)):
         with pytest.raises(RecipeError, match=f"{count} of 100 items would be new"):
             added.compare(torch.randn(100, 2), 16, 2, share, 1)
+
+
+def test_as_many_old_items_as_codes_are_enough() -> None:
+    told = added.compare(torch.randn(100, 2), 16, 1, 0.84, 1)
+    assert (told["new"], told["results"]["rq_kmeans"]["kept"]["old_error"]["mean"]) == (84, 0)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,23 @@ def test_later_pairs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert later_pairs(split, held).tolist() == [[3, 2]], "the one before it, and no less"
 
 
+def test_what_another_user_took_before_is_no_partner() -> None:
+    """Users 0 and 1 took items 1 and 2, user 2 then 3 and 4."""
+    log = Interactions(
+        user=np.array([0, 1, 2, 2], dtype=np.int32),
+        item=np.array([1, 2, 3, 4], dtype=np.int32),
+        offsets=np.array([0, 1, 2, 4]),
+        n_users=3,
+        n_items=5,
+        columns={},
+        positive=np.ones(4, dtype=bool),
+        positive_rule="click",
+    )
+    begin = np.array([0, 1, 2])
+    split = Split("temporal", log, begin, NO_CASES, NO_CASES, np.ones(5, dtype=bool))
+    assert later_pairs(split, np.ones(5, dtype=bool)).tolist() == [[4, 3]]
+
+
 def test_held_out_items_may_not_be_fitted_on_and_their_pairs_are_of_later_rows(
     setting: Setting,
 ) -> None:
@@ -64,6 +81,18 @@ def test_held_out_items_may_not_be_fitted_on_and_their_pairs_are_of_later_rows(
     log.positive[~train] = False
     with pytest.raises(DataError, match="no held-out item was taken after the training rows"):
         Held.of(setting, seed=1)
+
+
+def test_items_that_first_appear_later_are_asked_for_too(setting: Setting) -> None:
+    split = setting.split
+    drawn = split.fit_items & ~Held.of(setting, seed=1).setting.split.fit_items
+    late = np.zeros(toy_home.ITEMS, dtype=bool)
+    late[np.flatnonzero(~drawn)[:10]] = True
+    split.fit_items[late] = False
+    held = Held.of(setting, seed=1)
+    assert len(later_pairs(split, late))
+    assert held.pairs.tolist() == later_pairs(split, late | drawn).tolist()
+    assert not held.setting.split.fit_items[late | drawn].any()
 
 
 def test_the_mean_stands_on_items_that_may_be_fitted_on(setting: Setting) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onerec.bench import tokenizer
-from onerec.bench.tokenizer import Size, claims, compare, measure, until_flat
+from onerec.bench.tokenizer import VAES, Size, claims, compare, measure, until_flat
 from onerec.errors import DataError, OneRecError
 
 SMALL = Size(levels=2, codes=8, steps=4, most_steps=16)
@@ -97,6 +97,24 @@ def test_steps_double_until_the_held_out_loss_is_flat(
     assert found["held_out_loss"] == min(losses)
 
 
+def test_other_seeds_make_as_many_steps_as_the_first_ended_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def fake(kind: str, x: Any, size: Size, seed: int) -> dict[str, float]:
+        asked.append((size.steps, seed))
+        return {"held_out_loss": {4: 0.5, 8: 0.4, 16: 0.399}[size.steps]}
+
+    monkeypatch.setattr(tokenizer, "measure", fake)
+    every, told = tokenizer.over_seeds("rq_vae", items(), SMALL, 3)
+    assert asked == [(4, 0), (8, 0), (16, 0), (16, 1), (16, 2)]
+    assert (len(every), told["steps"], told["flat"]) == (3, 16, True)
+    asked.clear()
+    tokenizer.over_seeds("rq_kmeans", items(), SMALL, 3)
+    assert asked == [(4, 0), (4, 1), (4, 2)]
+
+
 def one(loss: float, used: float, entropy: float) -> dict[str, Any]:
     return {
         "reconstruction_loss": loss,
@@ -126,6 +144,13 @@ def test_claims_by_hand() -> None:
     told = claims(found, codes=8)
     assert not told["loss_lower_by_a_quarter"]["holds"]  # lower by a fifth
     assert not told["utilisation_is_1"]["holds"]
+    assert told["entropy_is_higher"]["holds"]
+
+
+def test_one_seed_has_its_difference_for_an_interval() -> None:
+    found = {"rq_kmeans": [one(0.3, 1.0, 2.0)]} | {kind: [one(0.6, 1.0, 1.8)] for kind in VAES}
+    told = claims(found, codes=8)
+    assert told["loss_lower_by_a_quarter"]["holds"]
     assert told["entropy_is_higher"]["holds"]
 
 

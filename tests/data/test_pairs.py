@@ -9,6 +9,7 @@ import torch
 from onerec.data.log import Interactions, user_offsets
 from onerec.data.pairs import ItemPairs, training_pairs
 from onerec.data.split import make_split
+from onerec.tokenizer.swing import swing
 
 
 def make_log(seed: int = 0, users: int = 60, items: int = 20) -> Interactions:
@@ -80,3 +81,20 @@ def test_how_many_rows_before_a_target_are_looked_at_can_be_said() -> None:
     )
     assert few["user_to_item"] < many["user_to_item"]
     assert few["item_to_item"] == many["item_to_item"]
+
+
+def test_how_many_neighbours_an_item_has_can_be_said() -> None:
+    split = make_split(make_log(), "leave_one_out")
+    made = training_pairs(split, torch.Generator().manual_seed(0), neighbours=3)
+    assert np.bincount(made.item_to_item[:, 0]).max() == 3
+    log = split.train_log()
+    similarity = swing(
+        log.user[log.positive],
+        log.item[log.positive],
+        log.n_items,
+        torch.Generator().manual_seed(0),
+    )
+    nearest = np.stack(similarity.nearest(3)[:2], axis=1)
+    np.testing.assert_array_equal(made.item_to_item, nearest)
+    assert made.counts["similar_pairs"] == len(similarity) > len(nearest)
+    assert made.counts["item_to_item"] == len(nearest) != made.counts["user_to_item"]

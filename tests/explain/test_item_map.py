@@ -85,6 +85,12 @@ def test_neighbours_kept_against_slow_sorting() -> None:
     assert tenth == pytest.approx(np.mean(slow[::10]))
 
 
+def test_a_few_items_have_as_many_neighbours_as_there_are_others() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    assert neighbours_kept(x, x) == neighbours_kept(x, -x[::-1]) == 1
+    assert neighbours_kept(x[:2], x[:2]) == 1
+
+
 def test_a_large_catalogue_is_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn(5, 0).tolist() == [0, 1, 2, 3, 4]
     monkeypatch.setattr(item_map, "LIMIT", 3)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fake_run
 import numpy as np
+import pandas as pd
 import pytest
 
 from onerec.errors import RunError
@@ -213,3 +214,69 @@ def test_dead_codes_are_listed_by_level(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Run, "semantic_ids", lambda self: kept)
     frame = tokens.dead_codes(run)
     assert frame[frame["level"] == 2].to_numpy().tolist() == [[2, 2, 4, "1, 3"]]
+
+
+@pytest.fixture
+def seven(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Items 0, 1 on code 0 0, items 2, 3 on 0 1, items 4 to 6 on 1 0."""
+    ids = pd.DataFrame({"item": np.arange(7), "item_id": [f"v{1000 + i}" for i in range(7)]})
+    ids = ids.assign(code_1=[0, 0, 0, 0, 1, 1, 1], code_2=[0, 0, 1, 1, 0, 0, 0])
+    ids = ids.assign(popularity=[1, 1, 2, 9, 1, 9, 4])
+    monkeypatch.setattr(Run, "semantic_ids", lambda self: ids)
+    return run
+
+
+def test_of_codes_with_as_many_items_the_lower_comes_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = pd.DataFrame({"code_1": [3, 1, 2, 3, 1, 0]})
+    monkeypatch.setattr(Run, "semantic_ids", lambda self: ids)
+    frame = tokens.rank_frequency(run)
+    assert frame["code"].tolist() == [1, 3, 0, 2]
+    assert frame["share"].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 6, 1 / 6])
+
+
+def test_of_leaves_as_full_the_more_popular_comes_first_and_so_do_its_items(seven: Run) -> None:
+    frame = tokens.shared_leaves(seven)
+    assert frame["codes"].tolist() == ["1 · 0", "0 · 1", "0 · 0"]
+    assert frame["popularity"].tolist() == [14, 11, 2]
+    assert frame["item_ids"].tolist() == ["v1005, v1006, v1004", "v1003, v1002", "v1000, v1001"]
+
+
+def test_the_heaviest_branches_and_the_most_popular_items_stand_alone(seven: Run) -> None:
+    for weight, labels in (
+        ("items", ["0", "1 other code: 3 items"]),
+        ("popularity", ["1", "1 other code: 4 items"]),
+    ):
+        tree = tokens.code_tree(seven, top=1, items=2, weight=weight)  # type: ignore[arg-type]
+        assert tree.loc[tree["parent"] == "all", "label"].tolist() == labels
+    below = tokens.code_tree(seven, prefix=(0,), top=1, weight="popularity")
+    assert below.loc[below["parent"] == "all/0", "label"].tolist() == [
+        "1",
+        "1 other code: 2 items",
+    ]
+    leaf = tokens.code_tree(seven, prefix=(1, 0), items=2)
+    assert leaf.loc[leaf["parent"] == "all/1/0", "item"].tolist() == [5, 6, -1]
+
+
+def test_a_cosine_is_that_of_the_vectors(run: Run) -> None:
+    vectors, frame = run.vectors(), tokens.neighbours(run, 5)
+    assert vectors is not None
+    for item, cosine in zip(frame["item"], frame["cosine"], strict=True):
+        lengths = np.linalg.norm(vectors[5]) * np.linalg.norm(vectors[item])
+        assert cosine == pytest.approx(float(vectors[5] @ vectors[item] / lengths), abs=1e-5)
+
+
+def test_what_is_left_of_an_item_is_a_share_of_its_squared_norm(run: Run) -> None:
+    walk = tokens.residual_walk(run, 7)
+    share = (walk["norm_after"] / walk["norm_before"].iloc[0]) ** 2
+    assert walk["share_left"].tolist() == pytest.approx(share.tolist())
+
+
+def test_vectors_of_other_items_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = run.vectors()
+    assert vectors is not None
+    monkeypatch.setattr(Run, "vectors", lambda self: vectors[:47])
+    for read in (tokens.projection, lambda run: tokens.neighbours(run, 5)):
+        with pytest.raises(RunError, match="48 semantic ids but 47 vectors; run `onerec tokenize"):
+            read(run)

@@ -45,6 +45,13 @@ def test_an_empty_code_stays_or_moves_to_a_point_that_is_badly_said() -> None:
     assert moved.counts.min() > 0
 
 
+def test_a_point_on_a_centroid_is_never_drawn() -> None:
+    x, book = np.array([[0.0, 0.0], [9.0, 9.0], [1.0, 0.0]]), np.array([[0.0, 0.0], [9.0, 9.0]])
+    for seed in range(9):
+        drawn = toy_codes._drawn(x, book, np.random.default_rng(seed))
+        assert drawn.tolist() == [1.0, 0.0]
+
+
 def test_repair_goes_on_where_a_level_had_settled_with_a_code_left_empty() -> None:
     x, book = [[0, 0], [0, 2], [9, 0]], [[3, 1], [50, 50]]
     state = by_hand(x, book, repair=False)
@@ -173,3 +180,47 @@ def test_done_stays_done() -> None:
 def test_a_setting_that_cannot_be_shown_is_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         CodesSetting(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_a_walk_leaves_is_a_share_of_the_points_squared_length() -> None:
+    state = after(CodesSetting(levels=2), 60)
+    walk, length = toy_codes.walk(state, 7), float(np.linalg.norm(state.x[7]))
+    share = (walk["norm_after"] / length) ** 2
+    assert walk["share_left"].tolist() == pytest.approx(share.tolist())
+
+
+def test_codes_by_lot_are_the_mean_of_several_draws_of_what_is_left() -> None:
+    setting = CodesSetting(levels=2, size=5, seed=2)
+    x, found = begin(setting).x, []
+    for lot in range(toy_codes.LOTS):
+        random, left, errors = np.random.default_rng((2, lot, 3)), x, []
+        for _ in range(2):
+            book = left[random.permutation(len(x))[:5]]
+            left = left - book[np.square(left[:, None] - book).sum(-1).argmin(1)]
+            errors.append(np.square(left).sum() / np.square(x - x.mean(0)).sum())
+        found.append(errors)
+    assert len(set(map(tuple, found))) == toy_codes.LOTS
+    assert toy_codes.by_lot(x, setting) == pytest.approx(np.mean(found, 0))
+    told = toy_codes.history(after(setting, 60)).groupby("level")["lot_error"].first()
+    assert told.tolist() == pytest.approx(np.mean(found, 0))
+
+
+def test_the_seed_draws_where_centroids_start() -> None:
+    x, none = begin(CodesSetting()).x, np.empty((240, 0), dtype=np.int64)
+    one, two = (
+        toy_codes._level_begun(Codes(CodesSetting(seed=seed), x, (), none, (), (1.0, 1.0)))
+        for seed in (0, 1)
+    )
+    assert not np.array_equal(one.books[0], two.books[0])
+
+
+def test_a_changed_setting_takes_the_place_of_its_step_in_the_history() -> None:
+    state = after(CodesSetting(size=6), 5)
+    told = toy_codes.history(changed(state, replace(state.setting, size=4)))
+    assert told["step"].tolist() == list(range(6))
+    assert told["size"].tolist() == [6, 6, 6, 6, 6, 4]
+
+
+def test_no_more_steps_are_made_than_a_page_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_codes, "MOST_STEPS", 3)
+    assert [after(CodesSetting(), steps).step for steps in (2, 3, 99)] == [2, 3, 3]

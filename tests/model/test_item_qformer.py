@@ -153,3 +153,12 @@ def test_the_paper_has_4_queries_4_blocks_of_512_and_prints_no_residual() -> Non
         ItemQFormerConfig(queries=0)
     with pytest.raises(RecipeError, match="width 10 is not a multiple of its 4 heads"):
         ItemQFormerConfig(width=10, heads=4)
+
+
+def test_flat_vectors_are_at_least_single_precision() -> None:
+    for given, made in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        assert flat_vectors(torch.ones(2, 3, 4, dtype=given)).dtype == made

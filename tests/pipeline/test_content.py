@@ -1,9 +1,12 @@
 """Content vectors: what they are made of, what may enter them, and what cannot be used."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy_home
 
@@ -314,3 +317,54 @@ def test_what_an_item_without_a_picture_gets_knows_no_item_outside_fit_items(hom
     other = content_vectors(setting).vectors
     assert not np.array_equal(one[26], other[26])
     assert np.array_equal(one[27:], other[27:])
+
+
+def test_tokens_are_counted_and_items_that_have_none() -> None:
+    mask = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0]], dtype=bool)
+    assert module._count(mask) == {"tokens": 3, "items_without": 1}
+
+
+def test_images_are_counted_one_by_one() -> None:
+    """Item 0 has both of its two, item 1 one of three, item 2 none of two, item 3 has none."""
+    paths = [["a", "b"], ["c", "d", "e"], ["f", "g"], []]
+    items = pd.DataFrame({"item_id": ["i0", "i1", "i2", "i3"]})
+    reader = SimpleNamespace(paths=paths, dataset=SimpleNamespace(items=items))
+    told = module._images_read(reader, SimpleNamespace(images=np.array([2, 1, 0, 0])))
+    assert told == {
+        "read": 3, "left_out": 4, "items_without": 2, "first_left_out": "item i1: c",
+    }  # fmt: skip
+    whole = module._images_read(reader, SimpleNamespace(images=np.array([2, 3, 2, 0])))
+    assert whole == {"read": 7, "left_out": 0, "items_without": 1}
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(("tokens", "weight"), [("0.5", 0.5), ("0", 0.25)])
+def test_images_weigh_what_tokens_weigh_or_else_texts(
+    home: Path, tokens: str, weight: float
+) -> None:
+    changes = {"content.images": "true", "content.tokens_weight": tokens}
+    made = content_vectors(make_setting(home, changes | {"content.text_weight": "0.25"}))
+    assert [(part["part"], part["weight"]) for part in made.parts[:2]] == [
+        ("hashed text", 0.25),
+        ("images", weight),
+    ]
+
+
+def test_rows_that_are_no_success_do_not_enter_the_vectors(home: Path) -> None:
+    setting = make_setting(home)
+    log, before = setting.split.log, content_vectors(setting).vectors
+    rows = np.flatnonzero(setting.split.train & ~log.positive)
+    assert len(rows) > 10
+    log.item[rows] = (log.item[rows] + 11) % toy_home.ITEMS
+    assert np.array_equal(content_vectors(setting).vectors, before)
+
+
+def test_a_models_file_of_another_time_is_another_file(tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "weights.bin"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    os.utime(weights, ns=(1, 1))
+    first = module._cache(tmp_path, str(weights.parent))
+    assert first == module._cache(tmp_path, str(weights.parent)) != tmp_path
+    os.utime(weights, ns=(2, 2))
+    assert first != module._cache(tmp_path, str(weights.parent))

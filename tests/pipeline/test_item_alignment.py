@@ -18,6 +18,7 @@ from onerec.pipeline.item_alignment import (
     AlignedContent,
     align_content,
     held_out,
+    mean_vectors,
     qformer_config,
 )
 from onerec.tokenizer.content import Precomputed
@@ -62,6 +63,13 @@ def test_a_twentieth_of_the_items_is_held_out_and_never_too_many() -> None:
     assert held_out(ring(20_000), many, seed=1).sum() == HELD_MOST
 
 
+def test_another_seed_holds_other_items_out() -> None:
+    fit = np.ones(2_000, dtype=bool)
+    one, other = (held_out(ring(2_000), fit, seed) for seed in (0, 1))
+    assert one.sum() == other.sum() == 100
+    assert not np.array_equal(one, other)
+
+
 def test_queries_are_as_wide_as_the_tokens_within_bounds() -> None:
     assert [qformer_config(dim).width for dim in (5, 64, 384, 385, 4_096)] == [
         64, 64, 384, 392, 512,
@@ -91,6 +99,76 @@ def test_held_out_items_are_in_no_pair_and_tell_no_caption(
     assert report["pairs"]["taught"] == len(seen["pairs"]) > 100
     assert seen["fit"].sum() == N - 3
     assert seen["captions"].shape[0] == N
+
+
+def test_captions_know_the_words_of_taught_items_alone(home: Path) -> None:
+    """Zebra is said by two items, which may not be fitted on."""
+    setting = make_setting(home)
+    setting.dataset.items["title"] = ["red cup"] * N
+    setting.dataset.items["tags"] = [[]] * N
+    setting.dataset.items.loc[[4, 5], "title"] = "zebra cup"
+    assert align(setting).report["captioner"].endswith("3 words")
+    setting.split.fit_items[[4, 5]] = False
+    assert align(setting).report["captioner"].endswith("2 words")
+
+
+def test_partners_of_held_out_items_are_looked_for_among_items_to_fit_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, calls, training = make_setting(home), [], {}
+    setting.split.fit_items[[4, 5]] = False
+
+    def watched(vectors: np.ndarray, pairs: np.ndarray, k: int, among: np.ndarray) -> np.ndarray:
+        calls.append((vectors, pairs, k, among))
+        return np.full(1, len(calls) / 4)
+
+    def spy(aligner, content, pairs, captions, fit, device):  # type: ignore[no-untyped-def]
+        training.update(fit=fit)
+        return real(aligner, content, pairs, captions, fit, device)
+
+    real = module.align_items
+    monkeypatch.setattr(module, "align_items", spy)
+    monkeypatch.setattr(module, "partner_recall", watched)
+    content = tokens()
+    made = align(setting, content)
+    (before, *one), (after, *two) = calls
+    np.testing.assert_array_equal(before, mean_vectors(content, setting.split.fit_items))
+    np.testing.assert_array_equal(after, made.vectors)
+    for pairs, k, among in (one, two):
+        assert k == 10
+        assert not training["fit"][pairs[:, 0]].any()
+        assert setting.split.fit_items[pairs].all()
+        np.testing.assert_array_equal(among, setting.split.fit_items)
+    told = made.report["retrieval"]
+    assert (told["before"], told["after"]) == (0.25, 0.5)
+    assert told["by_chance"] == pytest.approx(10 / 27, abs=1e-5)
+
+
+def test_the_mean_of_tokens_is_that_of_items_to_fit_on() -> None:
+    """Means 1, 3 and 9; about 2, that of the first two, they are -1, 1 and 7, of length 1."""
+    given = np.array(
+        [[[0.0, 4.0], [2.0, 4.0]], [[3.0, 4.0]] * 2, [[9.0, 4.0]] * 2, [[5.0, 4.0]] * 2]
+    )
+    mask = np.array([[1, 1], [1, 0], [1, 1], [0, 0]], dtype=bool)
+    made = mean_vectors(Precomputed(given, mask), np.array([True, True, False, False]))
+    assert made.tolist() == [[-1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+
+
+def test_the_report_has_the_losses_of_both_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    monkeypatch.setattr(module, "SHOWN", 2)
+    report = align_content(
+        make_setting(home, steps="5"),
+        tokens(),
+        CPU,
+        lambda message: None,
+        lambda result, of: losses.append(result.loss),
+    ).report
+    assert len(losses) == 5
+    assert report["first_losses"]["loss"] == pytest.approx(np.mean(losses[:2]), abs=1e-4)
+    assert report["last_losses"]["loss"] == pytest.approx(np.mean(losses[-2:]), abs=1e-4)
 
 
 def test_the_report_says_what_was_done(home: Path) -> None:
@@ -132,6 +210,10 @@ def test_items_without_content_are_left_out_of_training_and_take_the_mean(home: 
     others = np.setdiff1d(np.arange(N), [0, 7])
     np.testing.assert_allclose(made.vectors[0], made.vectors[others].mean(0), atol=1e-6)
     assert np.array_equal(made.vectors[0], made.vectors[7])
+    setting.split.fit_items[[3, 4]] = False
+    made = align(setting, content)
+    others = np.setdiff1d(np.arange(N), [0, 3, 4, 7])
+    np.testing.assert_allclose(made.vectors[0], made.vectors[others].mean(0), atol=1e-6)
 
 
 def test_nothing_to_read_and_nothing_to_tell_are_refused(home: Path) -> None:

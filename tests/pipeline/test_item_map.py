@@ -10,6 +10,7 @@ import pytest
 from onerec.errors import RunError
 from onerec.explain import item_map as explain
 from onerec.explain.item_map import MapConfig
+from onerec.explain.tokens import principal_components
 from onerec.pipeline.item_map import make_map
 from onerec.run_writer import RunWriter
 from onerec.runs import Run
@@ -61,6 +62,24 @@ def test_what_is_there_is_not_made_again_and_another_seed_is(finished: Path) -> 
     run = Run(finished / "runs" / "first")
     assert explain.umap(run, neighbours=5, seed=3)[1]["seed"] == 3
     assert explain.umap(run, seed=9)[0].empty
+
+
+def test_the_facts_tell_the_map_of_principal_components_beside_it(finished: Path) -> None:
+    facts = make_map("first", finished, MapConfig(seed=3))
+    vectors = Run(finished / "runs" / "first").vectors()
+    assert vectors is not None
+    pca, _ = principal_components(vectors)
+    assert facts["kept_pca"] == explain.neighbours_kept(vectors, pca) != facts["kept"]
+    assert calls[0]["random_state"] == facts["seed"] == 3
+
+
+def test_a_map_needs_four_items(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    monkeypatch.setattr(Run, "vectors", lambda self: vectors[:3])
+    with pytest.raises(RunError, match="'first' has 3 items; a map needs at least 4"):
+        make_map("first", finished)
+    monkeypatch.setattr(Run, "vectors", lambda self: vectors)
+    assert make_map("first", finished)["items"] == 4
 
 
 def test_what_has_no_map_is_refused(finished: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,33 @@ def test_codes_by_lot_are_rows_of_what_was_left_and_say_less() -> None:
     lot = measure(items, "random", shape, seed=3)
     assert fit["loss"] < lot["loss"] < 1
     assert set(lot) == set(fit)
+
+
+def test_the_second_codes_by_lot_are_rows_of_what_the_first_left() -> None:
+    x = made_up().vectors
+    first, second = quantisers.by_lot(x, Shape(8, 2), seed=0).codebooks
+    left = x - first[torch.cdist(x, first).argmin(1)]
+    assert all(torch.isclose(x, row).all(1).any() for row in first)
+    assert all(torch.isclose(left, row, atol=1e-6).all(1).any() for row in second)
+
+
+def test_the_seed_draws_the_fifth_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, fit, x = [], quantisers.fitted, made_up().vectors
+
+    def watched(rows: torch.Tensor, *given: Any) -> Any:
+        seen.append({tuple(row) for row in rows.tolist()})
+        return fit(rows, *given)
+
+    monkeypatch.setattr(quantisers, "fitted", watched)
+    for seed in (0, 1):
+        quantisers.held_out_loss(x, "random", Shape(8, 1), seed)
+    assert [len(rows) for rows in seen] == [128, 128]
+    assert seen[0] != seen[1]
+
+
+def test_a_fit_that_leaves_items_out_has_no_more_codes_than_items() -> None:
+    """Sixteen of twenty are seen."""
+    assert quantisers.held_out_loss(made_up(20).vectors, "rq_kmeans", Shape(20, 1), 0) > 0
 
 
 def test_a_balanced_fit_has_all_the_entropy_there_is() -> None:

@@ -1,6 +1,7 @@
 """The tokenizer stage: what it is fitted on, how large its codebooks get, what it reports."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from onerec.errors import DataError, RecipeError, RunError
 from onerec.explain import tokens
 from onerec.pipeline import run, run_stage
 from onerec.pipeline.content import content_vectors
-from onerec.pipeline.tokenize import codebook_size
+from onerec.pipeline.tokenize import _quantise, codebook_size
 from onerec.recipes import from_dict, recipe
 from onerec.rewards import own_content
 from onerec.runs import Run, open_run, read_json, write_json
+from onerec.tokenizer.quantiser import make_quantiser
 
 
 def tokenized(home: Path, changes: dict[str, str] | None = None, name: str = "x") -> Run:
@@ -272,3 +274,27 @@ def test_vectors_of_another_width_are_refused_by_the_quantiser_of_a_run(trained:
     quantiser = trained_quantiser(open_run("first", trained))
     with pytest.raises(ValueError, match=r"x is \(2, 5\); the codebooks take \(n, 16\)"):
         quantiser.transform(torch.zeros(2, 5))
+
+
+def test_codebooks_are_fitted_on_some_items_which_have_the_codes_of_the_fit(home: Path) -> None:
+    """Balanced codes need not be the nearest; the other items get those."""
+    setting = make_setting(home, {"tokenizer.kind": "balanced"})
+    setting.split.fit_items[24:] = False
+    vectors = content_vectors(setting).vectors
+    session = SimpleNamespace(setting=setting, device=torch.device("cpu"))
+    quantiser, ids, report = _quantise(session, vectors, 4)  # type: ignore[arg-type]
+    x, slow = torch.from_numpy(vectors), make_quantiser("balanced", quantiser.config)
+    codes = slow.fit_transform(x[:24])
+    assert quantiser.codebooks.equal(slow.codebooks)
+    assert ids.codes[:24].tolist() == codes.tolist() != slow.transform(x[:24]).tolist()
+    assert ids.codes[24:].tolist() == slow.transform(x[24:]).tolist()
+    assert report["fit_items"] == 24
+
+
+def test_items_that_may_not_be_fitted_on_make_no_room_for_codes(home: Path) -> None:
+    setting = make_setting(home, {"tokenizer.codebook_size": "21"})
+    setting.split.fit_items[20:] = False
+    with pytest.raises(RecipeError, match="codebook_size=21 is above the 20 items"):
+        codebook_size(setting)
+    setting.split.fit_items[20] = True
+    assert codebook_size(setting) == 21

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,13 @@ def test_a_full_cluster_keeps_those_whose_next_choice_costs_most() -> None:
     x, centroids = torch.tensor([[-5.0], [0.0], [1.0], [9.0]]), torch.tensor([[0.0], [10.0]])
     labels, _ = transport(x, centroids, torch.zeros(2), passes=0)
     assert labels.tolist() == [0, 0, 1, 1]
+
+
+def test_the_odd_row_goes_to_the_cluster_that_most_ask_for() -> None:
+    """Of five rows three are nearer to 10."""
+    x, centroids = torch.tensor([[0.0], [1.0], [9.0], [10.0], [11.0]]), torch.tensor([[0.0], [10]])
+    labels, _ = transport(x, centroids, torch.zeros(2), passes=0)
+    assert labels.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_algorithm_1_equals_the_obvious_loop() -> None:
@@ -137,6 +145,32 @@ def test_a_cluster_that_nobody_wants_moves_where_only_a_cap_holds(
     assert int(torch.bincount(result.labels, minlength=5).min()) > 0
 
 
+def test_a_cluster_that_nobody_wants_stays_until_it_is_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = torch.tensor([[0.0, 0.0], [100.0, 100.0]])
+    monkeypatch.setattr(module, "start", lambda *given: begun.clone())
+    result = balanced_kmeans(randn(30, 2), 2, iterations=1, generator=generator(), cap=2.0)
+    assert result.labels.tolist() == [0] * 30
+    assert result.centroids[1].tolist() == [100.0, 100.0]
+
+
+def test_prices_go_on_from_the_iteration_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Tensor] = []
+    told = [torch.zeros(12)]
+
+    def watched(x: Tensor, centroids: Tensor, prices: Tensor, **more: Any) -> tuple[Tensor, ...]:
+        labels, after = transport(x, centroids, prices, **more)
+        given.append(prices)
+        told.append(after)
+        return labels, after
+
+    monkeypatch.setattr(module, "transport", watched)
+    result = balanced_kmeans(randn(300, 4), 12, generator=generator())
+    assert len(given) == result.iterations > 2
+    assert all(one.equal(before) for one, before in zip(given, told[:-1], strict=True))
+
+
 def test_a_cap_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"cap.*is 0\.9 times the mean; it must be at least 1"):
         balanced_kmeans(randn(9, 2), 3, generator=generator(), cap=0.9)
@@ -155,6 +189,34 @@ def test_transport_ends_no_worse_than_algorithm_1(seed: int) -> None:
         for how in ("transport", "greedy")
     )
     assert ours.inertia <= 1.01 * theirs.inertia
+
+
+def test_the_best_iteration_counts_and_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = randn(200, 3)
+    second = balanced_kmeans(x, 8, iterations=2, generator=generator(), init="random")
+    third = balanced_kmeans(x, 8, iterations=3, generator=generator(), init="random")
+    assert not third.centroids.equal(second.centroids)
+    inertia = iter([9.0, 5.0, 7.0])
+    monkeypatch.setattr(module, "inertia_of", lambda *given: next(inertia))
+    found = balanced_kmeans(x, 8, generator=generator(), init="random")
+    assert (found.inertia, found.iterations) == (5.0, 3)
+    assert found.centroids.equal(second.centroids)
+    assert found.labels.equal(second.labels)
+
+
+def test_algorithm_1_goes_on_until_no_label_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transport ends where the inertia no longer falls, here after two iterations."""
+    x = randn(200, 3)
+    centroids, rounds, old = plain.start(x, 8, generator(), "random"), 0, torch.zeros(0)
+    while not torch.equal(labels := algorithm_1(x, centroids)[0], old):
+        centroids, old, rounds = algorithm_1(x, centroids)[1], labels, rounds + 1
+    assert rounds > 2
+    monkeypatch.setattr(module, "inertia_of", lambda *given: 1.0)
+    for how, made in (("greedy", rounds + 1), ("transport", 2)):
+        found = balanced_kmeans(
+            x, 8, iterations=99, generator=generator(), init="random", assignment=how
+        )
+        assert found.iterations == made
 
 
 def test_balance_costs_little_where_clusters_are_of_one_size() -> None:

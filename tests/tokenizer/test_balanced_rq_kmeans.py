@@ -1,5 +1,7 @@
 """Balanced residual k-means: every code of a level stands for as many of the fitted items."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,3 +63,16 @@ def test_the_first_level_is_balanced_k_means_with_the_recipes_start_and_cap() ->
     assert codes.equal(expected.labels)
     assert tokenizer.codebooks[0].equal(expected.centroids)
     assert 27 < int(codes.bincount().max()) <= 39
+
+
+def test_the_first_level_is_algorithm_1_where_the_recipe_says_so() -> None:
+    shape: dict[str, Any] = {
+        "levels": 1,
+        "codebook_size": 8,
+        "init": "random",
+        "assignment": "greedy",
+    }
+    codes = BalancedRQKmeans(BalancedRQKmeansConfig(**shape)).fit_transform(X)[:, 0]
+    random = torch.Generator().manual_seed(0)
+    expected = balanced_kmeans(X, 8, generator=random, init="random", assignment="greedy")
+    assert codes.equal(expected.labels)

@@ -45,6 +45,13 @@ def test_a_heavy_user_counts_for_a_limited_number_of_items(monkeypatch: pytest.M
     assert sum(found.values()) == 4 * 3 + 2
 
 
+def test_a_user_after_a_heavy_one_has_the_pairs_of_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "USER_LIMIT", 4)
+    found = pairs([0] * 50 + [1, 1], [*range(50), 50, 51], 52)
+    assert found[50, 51] == found[51, 50] == 1
+    assert len({first for first, _ in found}) == 4 + 2
+
+
 def test_items_of_the_same_users_are_near() -> None:
     """Two groups of ten items; every user consumes six of one group."""
     rng = np.random.default_rng(0)

@@ -123,3 +123,9 @@ def test_tokens_behind_a_masked_place_move_up_when_joined() -> None:
     joined = join_tokens([first, second])
     assert joined.tokens.tolist() == [[[2.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [3.0, 0.0]]]
     assert joined.mask.all()
+
+
+def test_the_length_of_a_part_is_the_mean_of_its_rows_lengths() -> None:
+    """Lengths 2, 1 and 3 about the mean of 2: their mean is 2, their root mean square 2.16."""
+    joined = join_vectors([(np.array([[0.0], [1.0], [5.0]]), 1.0)])
+    assert joined.tolist() == [[-1.0], [-0.5], [1.5]]

@@ -75,6 +75,13 @@ def test_case_and_punctuation_do_not_matter() -> None:
     assert len(one) == 3
 
 
+@pytest.mark.parametrize("fast", [word_ngrams, character_ngrams])
+def test_forms_of_one_letter_are_that_letter(fast: object) -> None:
+    texts = ["ＣＡＴ ﬁn", "cat fin"]
+    one, two = grouped(texts, *fast(texts))  # type: ignore[operator]
+    assert one == two
+
+
 def test_order_of_letters_and_of_words_matters() -> None:
     texts = ["abc cab", "cab abc", "acb cab"]
     one, two, three = grouped(texts, *word_ngrams(texts))

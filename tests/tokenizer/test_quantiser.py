@@ -1,9 +1,12 @@
 """One interface: every kind is made, used, saved and loaded the same way."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from onerec.errors import RecipeError
+from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeansConfig
 from onerec.tokenizer.quantiser import (
     KINDS,
     Quantiser,
@@ -11,7 +14,9 @@ from onerec.tokenizer.quantiser import (
     make_quantiser,
     quantiser_config,
 )
+from onerec.tokenizer.refined_rq_kmeans import RefinedRQKmeansConfig
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig, quantisation_report
+from onerec.tokenizer.rq_vae import RQVAEConfig
 
 X = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
 
@@ -58,3 +63,26 @@ def test_says_what_is_wrong() -> None:
         make_quantiser("vq", config)
     with pytest.raises(ValueError, match="balanced takes a BalancedRQKmeansConfig, not a RQVAE"):
         make_quantiser("balanced", config)
+
+
+def test_each_kind_takes_the_numbers_that_are_its_own() -> None:
+    given: dict[str, Any] = {
+        "levels": 2,
+        "codebook_size": 8,
+        "iterations": 9,
+        "init": "random",
+        "seed": 4,
+    }
+    more = {**given, "cap": 1.5, "steps": 30}
+    assert quantiser_config("rq_kmeans", **more) == RQKmeansConfig(**given)
+    assert quantiser_config("refined", **more) == RefinedRQKmeansConfig(**given)
+    assert quantiser_config("balanced", **more) == BalancedRQKmeansConfig(**given, cap=1.5)
+    assert quantiser_config("rq_vae", **more) == RQVAEConfig(
+        levels=2, codebook_size=8, steps=30, seed=4
+    )
+
+
+def test_a_config_of_a_kind_that_is_more_is_another_kinds() -> None:
+    config = quantiser_config("balanced", levels=2, codebook_size=8, seed=0)
+    with pytest.raises(ValueError, match="rq_kmeans takes a RQKmeansConfig, not a Balanced"):
+        make_quantiser("rq_kmeans", config)

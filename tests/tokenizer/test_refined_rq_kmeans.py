@@ -126,3 +126,18 @@ def test_rounds_go_on_from_the_one_before_and_one_that_loses_is_not_kept(
         books = fit_together(X, search(X, books, config.paths)[0], books)
     assert refined.codebooks.equal(books)
     assert codes.equal(search(X, books, config.paths)[0])
+
+
+def test_rounds_end_where_the_loss_falls_by_less_than_the_tolerance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """9 to 8 is a ninth, 8 to 7.999 less than a thousandth, and there is no fourth search."""
+    losses = iter([9.0, 8.0, 7.999])
+    config = RefinedRQKmeansConfig(levels=2, codebook_size=8)
+    monkeypatch.setattr(module, "search", lambda *given: (search(*given)[0], next(losses)))
+    refined = RefinedRQKmeans(config).fit(X)
+    books = RQKmeans(RQKmeansConfig(levels=2, codebook_size=8)).fit(X).codebooks
+    for _ in range(2):
+        books = fit_together(X, search(X, books, config.paths)[0], books)
+    assert refined.codebooks.equal(books)
+    assert next(losses, None) is None

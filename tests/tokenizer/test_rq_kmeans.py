@@ -7,6 +7,7 @@ import torch
 
 from onerec.errors import DataError, RecipeError, RunError
 from onerec.tokenizer import rq_kmeans as module
+from onerec.tokenizer.kmeans import kmeans
 from onerec.tokenizer.rq_kmeans import (
     RQKmeans,
     RQKmeansConfig,
@@ -116,6 +117,14 @@ def test_the_same_seed_and_any_batch_give_the_same_codes(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "ROWS", 100)
     assert tokenizer.transform(x).equal(codes)
     assert RQKmeans(config).fit(x).codebooks.equal(tokenizer.codebooks)
+
+
+def test_the_first_level_is_k_means_of_the_recipes_iterations_start_and_seed() -> None:
+    x = randn(1000, 6)
+    config = RQKmeansConfig(levels=1, codebook_size=32, iterations=2, init="random", seed=5)
+    drawn = torch.Generator().manual_seed(5)
+    expected = kmeans(x, 32, iterations=2, generator=drawn, init="random").centroids
+    assert RQKmeans(config).fit(x).codebooks[0].equal(expected)
 
 
 def test_fit_leaves_its_input_alone() -> None:

@@ -183,6 +183,20 @@ def test_dead_codes_move_to_rows_and_forget_their_moments() -> None:
     assert moments["exp_avg"][~changed].eq(1).all()
 
 
+def test_rows_for_dead_codes_are_drawn_and_none_twice() -> None:
+    drawn = []
+    for seed in (0, 1):
+        model, x = network(), randn(30, 5)
+        latent, optimizer = model.encoder(x).detach(), torch.optim.AdamW(model.parameters())
+        restart_dead_codes(model, optimizer, x, torch.Generator().manual_seed(seed))
+        book = model.codebooks[0].detach()
+        rows = torch.cdist(book, latent).argmin(1)
+        torch.testing.assert_close(book, latent[rows])
+        assert len(rows.unique()) == 8
+        drawn.append(rows.tolist())
+    assert drawn[0] != drawn[1] != list(range(8))
+
+
 def test_restarts_bring_codes_back_that_training_alone_leaves_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -300,3 +314,18 @@ def test_the_seed_draws_the_codebooks_start_too() -> None:
         tokenizer._start(mixture(), torch.Generator().manual_seed(0))
         books.append(tokenizer.codebooks.clone())
     assert not books[0].equal(books[1])
+
+
+def test_the_seed_draws_the_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, loss = [], RQVAENetwork.loss
+
+    def watched(self: RQVAENetwork, x: Tensor) -> Any:
+        batches.append(x)
+        return loss(self, x)
+
+    monkeypatch.setattr(RQVAENetwork, "loss", watched)
+    for seed in (0, 1):
+        config = RQVAEConfig(**{**vars(SMALL), "steps": 1, "batch_size": 64, "seed": seed})
+        RQVAE(config).fit(mixture())
+    assert [len(batch) for batch in batches] == [64, 64]
+    assert not batches[0].equal(batches[1])

@@ -72,9 +72,46 @@ def test_an_empty_cluster_is_repaired_and_counted(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found[0].centroids, found[1].centroids, rtol=0, atol=1e-6)
 
 
+def test_the_seed_draws_the_rows_that_empty_clusters_move_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = randn(80, 2)
+    monkeypatch.setattr(module, "start_from", lambda rows, k, *more: x[:1].repeat(k, 1))
+    one, other, again = (
+        kmeans_stream(cut(x, 7), 4, iterations=1, generator=generator(seed)).centroids
+        for seed in (0, 1, 0)
+    )
+    assert one.equal(again)
+    assert not one.equal(other)
+
+
+def test_an_iteration_that_repaired_is_never_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inertia stands still, as each repair puts the empty cluster far away again."""
+
+    class Far:
+        def __init__(self, *given: object) -> None:
+            self.rows = torch.full((1, 2), 1e3)
+
+        def add(self, *given: Tensor) -> None:
+            pass
+
+    monkeypatch.setattr(module, "_Sample", Far)
+    begun = torch.tensor([[0.0, 0.0], [1e3, 1e3]])
+    monkeypatch.setattr(module, "start_from", lambda *given: begun)
+    result = kmeans_stream(cut(randn(80, 2), 7), 2, iterations=6, generator=generator())
+    assert (result.iterations, result.repaired) == (6, 6)
+
+
 def test_constant_rows_are_one_cluster_and_nothing_is_repaired() -> None:
     result = kmeans_stream(cut(torch.full((50, 3), 0.1), 8), 4, generator=generator())
     assert (result.inertia, result.repaired) == (0, 0)
+
+
+def test_as_many_clusters_as_rows_leave_nothing() -> None:
+    x = randn(30, 3)
+    result = kmeans_stream(cut(x, 7), 30, generator=generator())
+    assert result.inertia == 0
+    torch.testing.assert_close(result.centroids.sort(0).values, x.sort(0).values)
 
 
 def test_a_sample_draws_by_weight_without_replacement() -> None:

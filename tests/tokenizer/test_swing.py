@@ -165,3 +165,16 @@ def test_each_limit_counts_what_it_leaves_out_itself() -> None:
     config = SwingConfig(user_limit=2, item_limit=20)
     counts = swing(user, item, 30 * 61, generator(), config).counts
     assert (counts["heavy_users"], counts["heavy_items"]) == (30, 0)
+
+
+def test_an_item_with_as_many_users_as_the_limit_is_not_heavy() -> None:
+    """Item 0 has 4 users, the others 3."""
+    for limit, heavy, left_out in ((4, 0, 0), (3, 1, 1)):
+        counts = swing(USER, ITEM, 4, generator(), SwingConfig(item_limit=limit)).counts
+        assert (counts["heavy_items"], counts["left_out_by_item_limit"]) == (heavy, left_out)
+
+
+def test_a_user_of_a_single_item_would_make_no_pair() -> None:
+    with pytest.raises(RecipeError, match="swing user_limit is 1; it must be at least 2"):
+        SwingConfig(user_limit=1)
+    assert SwingConfig(user_limit=2).user_limit == 2

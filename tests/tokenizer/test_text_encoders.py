@@ -68,6 +68,14 @@ def test_what_was_fitted_is_kept_and_made_again() -> None:
     assert len(fitted.state_dict()["buckets"]) < 2**10  # of the buckets that texts have alone
 
 
+def test_of_document_frequencies_those_of_its_texts_are_kept_alone() -> None:
+    texts = ["red cup", "blue cup of tea", "tall grass"]
+    fitted = HashedNgrams(dim=4, buckets=2**10).fit(texts)
+    state, seen = fitted.state_dict(), np.unique(fitted._counts(texts).column)
+    assert state["seen_buckets"].tolist() == seen.tolist()
+    assert len(state["idf"]) == len(seen)
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     one, two = (HashedNgrams(dim=8, seed=3).fit(TEXTS).encode(TEXTS) for _ in range(2))
     assert np.array_equal(one, two)

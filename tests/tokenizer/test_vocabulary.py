@@ -27,6 +27,15 @@ def test_a_chinese_caption_is_told_character_by_character() -> None:
     assert known.encode(["食美", "猫"], 8).tolist() == [[2, 1], [0, 0]]
 
 
+def test_a_word_that_one_text_says_twice_is_not_known() -> None:
+    assert Vocabulary.fit(["cup cup cup", "tea", "hot tea"], 9).known == ("tea",)
+
+
+def test_unknown_words_take_no_place_of_known_ones() -> None:
+    known = Vocabulary(("cup", "tea"))
+    assert known.encode(["a hot cup of green tea"], 2).tolist() == [[1, 2]]
+
+
 def test_a_grid_has_a_column_even_without_a_token() -> None:
     assert padded([]).shape == (0, 1)
     assert padded([[], []]).tolist() == [[0], [0]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from onerec.model.item_qformer import ItemQFormer, ItemQFormerConfig, item_vecto
 from onerec.tokenizer.content import Precomputed
 from onerec.train.item_alignment import (
     LOWEST_TEMPERATURE,
+    AlignmentBatch,
     AlignmentConfig,
     ItemAligner,
     align_items,
@@ -241,3 +243,30 @@ def test_settings_that_cannot_work_are_refused() -> None:
         AlignmentConfig(batch_size=1)
     with pytest.raises(RecipeError, match="no language model to tell captions"):
         ItemAligner(make().qformer, None, AlignmentConfig())
+
+
+def test_the_seed_draws_pairs_and_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one step of 6 pairs and 5 captions; weights and content are the same."""
+    content, pairs, captions = toy()
+    seen, loss = [], ItemAligner.loss
+
+    def watched(self: ItemAligner, batch: AlignmentBatch) -> Any:
+        seen.append(batch)
+        return loss(self, batch)
+
+    monkeypatch.setattr(ItemAligner, "loss", watched)
+    for seed in (0, 1):
+        config = AlignmentConfig(steps=1, batch_size=6, caption_batch=5, seed=seed)
+        list(align_items(make(config), content, pairs, captions))
+    one, other = seen
+    assert (one.items.shape, len(one.told)) == ((6, 2), 5)
+    assert not one.items.equal(other.items)
+    assert not (one.captions.shape == other.captions.shape and one.captions.equal(other.captions))
+
+
+def test_the_learning_rate_rises_over_a_twentieth_of_the_steps() -> None:
+    content, pairs, captions = toy()
+    config = AlignmentConfig(steps=40, batch_size=6, learning_rate=1e-3)
+    rates = [result.lr for result in align_items(make(config), content, pairs, captions)]
+    assert rates[:2] == pytest.approx([5e-4, 1e-3])
+    assert rates[2:] == sorted(rates[2:], reverse=True)

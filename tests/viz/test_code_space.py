@@ -1,5 +1,6 @@
 """Words and limits of the pictures of vectors; what they show is tested in `test_tokens`."""
 
+import numpy as np
 import pytest
 
 from onerec.explain import tokens
@@ -10,7 +11,8 @@ from onerec.viz.theme import COLOURS, SYMBOLS
 
 
 @pytest.mark.parametrize(
-    ("codes", "words"), [(0, "no code shared"), (1, "1 code shared"), (3, "3 codes shared")]
+    ("codes", "words"),
+    [(0, "no code shared"), (1, "1 code shared"), (2, "2 codes shared"), (3, "3 codes shared")],
 )
 def test_shared_codes_in_words(codes: int, words: str) -> None:
     assert shared_words(codes) == words
@@ -74,3 +76,26 @@ def test_one_neighbour_shares(run: Run) -> None:
     said = theme.title(neighbours(frame, "a clip"))
     assert said == "1 of the 1 item nearest to “a clip” shares at least its first code"
     assert theme.alt_text(neighbours(frame)).endswith("1 code shared")
+
+
+def test_neighbours_without_a_common_code_are_not_counted(run: Run) -> None:
+    frame = tokens.neighbours(run, 3).head(3).assign(shared_prefix=[2, 0, 1])
+    assert theme.title(neighbours(frame, "a clip")).startswith("2 of the 3 items nearest")
+
+
+def test_a_count_is_coloured_by_its_logarithm_and_the_scale_says_so(run: Run) -> None:
+    points, shares = tokens.projection(run)
+    points["popularity"] = np.arange(len(points))
+    marker = code_space.projection(points, shares, "popularity").data[0].marker
+    assert list(marker.color) == pytest.approx(np.log10(np.arange(len(points)) + 1))
+    assert list(marker.colorbar.ticktext) == ["0", "1", "3", "10", "30"]
+    assert list(marker.colorbar.tickvals) == pytest.approx(np.log10([1, 2, 4, 11, 31]))
+
+
+def test_a_walk_says_what_its_codes_describe_and_what_they_leave(run: Run) -> None:
+    walk = tokens.residual_walk(run, 5)
+    left = walk["share_left"].iloc[-1]
+    assert (
+        f"describe {theme.percent(1 - left)} of this item; {theme.percent(left)} of its squared"
+        in theme.title(code_space.residual_walk(walk))
+    )

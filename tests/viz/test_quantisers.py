@@ -83,3 +83,10 @@ def test_losses_that_are_unknown_make_no_finding(
     none = viz.losses(compared.assign(loss=np.nan))
     assert theme.title(none) == theme.title(viz.by_level(by_level.assign(spread_left=np.nan)))
     assert "do not vary" in theme.title(none)
+
+
+def test_whiskers_reach_from_the_least_to_the_greatest_seed(compared: pd.DataFrame) -> None:
+    fig = viz.losses(compared.assign(loss_low=[0.1, 0.05, 0.3], loss_high=[0.2, 0.1, 0.5]))
+    bars = next(trace for trace in fig.data if trace.name == "fitted")
+    assert list(bars.error_y.array) == pytest.approx([0.04, 0.02, 0.14])
+    assert list(bars.error_y.arrayminus) == pytest.approx([0.06, 0.03, 0.06])

@@ -134,6 +134,14 @@ def test_many_points_are_drawn_by_webgl_and_many_codes_joined(run: Run) -> None:
     assert popular.data[0].type == "scattergl"
 
 
+def test_the_most_frequent_codes_have_a_colour_and_the_rarest_are_joined(run: Run) -> None:
+    points = explain.projection(run)[0].head(45)
+    points["code_1"] = np.repeat(np.arange(9), np.arange(1, 10))
+    fig = viz.projection(points, (0.5, 0.2))
+    assert [trace.name for trace in fig.data] == ["2 others", *"8765432"]
+    assert len(fig.data[0].x) == 1 + 2
+
+
 def test_neighbours_say_how_many_codes_they_share(run: Run) -> None:
     frame = explain.neighbours(run, 5, 4)
     fig = viz.neighbours(frame, "football clip 5")

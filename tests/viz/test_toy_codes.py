@@ -90,3 +90,18 @@ def test_codes_with_the_same_colour_differ_in_symbol_and_ground() -> None:
         )
     }
     assert len(set(looks.values())) == 16
+
+
+def test_the_way_of_a_level_is_drawn_where_that_level_is() -> None:
+    state = after(CodesSetting(levels=2), 80)
+    assert (state.level, len(state.trail) > 2) == (2, True)
+    plane, below = viz.plane(state), viz.residual(state, 2)
+    assert len(plane.data) == len(viz.plane(begin(CodesSetting())).data)
+    assert below.data[3].x[:3] == tuple(book[0, 0] for book in state.trail[:3])
+
+
+def test_entropy_is_told_as_a_share_of_its_bound() -> None:
+    state = after(CodesSetting(), 5)
+    last = toy_codes.history(state).iloc[-1]
+    share = last["entropy_nats"] / last["max_entropy_nats"]
+    assert theme.alt_text(viz.course(state)).endswith(f"entropy over its bound {share:.3f}.")
