@@ -69,7 +69,8 @@ def balanced_kmeans(
     check_balance(assignment, cap)
     centroids = start(x, k, generator, init)
     prices = torch.zeros(k, device=x.device)
-    most = None if cap == 1.0 else max(math.ceil(len(x) / k), int(cap * len(x) / k))
+    whole = math.floor(cap * len(x) / k + 1e-9)  # 1.15 of 20 is 23, not 22.999…
+    most = None if cap == 1.0 else max(math.ceil(len(x) / k), whole)
     best: tuple[float, Tensor, Tensor] | None = None
     old, before, made, repaired = None, math.inf, 0, 0
     for _ in range(iterations):

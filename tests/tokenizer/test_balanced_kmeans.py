@@ -124,6 +124,13 @@ def test_no_cluster_exceeds_the_cap_and_all_rows_have_one(cap: float) -> None:
     assert result.inertia == pytest.approx(cost(x, result.centroids, result.labels), rel=1e-5)
 
 
+def test_a_cap_that_comes_to_whole_rows_is_not_a_row_less() -> None:
+    assert int(1.15 * 200 / 10) == 22, "the product is 22.999..."
+    x = torch.randn(200, 3, generator=generator()).exp()
+    sizes = torch.bincount(balanced_kmeans(x, 10, generator=generator(), cap=1.15).labels)
+    assert int(sizes.max()) == 23
+
+
 def test_error_falls_with_the_cap_down_to_that_of_plain_k_means() -> None:
     x = randn(600, 3) ** 3
     free = plain.kmeans(x, 20, generator=generator(), tolerance=0)
