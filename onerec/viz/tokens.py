@@ -231,20 +231,10 @@ def code_tree(frame: pd.DataFrame, weight: str = "items") -> go.Figure:
     if frame.empty:
         return theme.nothing("There are no semantic IDs yet.", TOKENIZE, "code_tree")
     root = frame.iloc[0]
-    children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
-    branches = frame[frame["parent"] == root["id"]]
-    below = "" if root["codes"] == "" else f" below code {root['codes']}"
-    finding, popular = f"{theme.count(root['items'], 'item')}{below}", weight == "popularity"
-    if len(children) and root["weight"] > 0:
-        first = children.iloc[0]
-        share = first["weight"] / root["weight"]
-        most, of = ("most popular", " of their popularity") if popular else ("fullest", " of them")
-        finding += f"; the {most} branch, {first['label']}, holds {theme.percent(share)}{of}"
-    way = frame[frame["chosen"]]
-    if len(way):
-        finding += f"; the chosen item is in {theme.drawn(way['label'].iloc[0])}"
+    branches, way = frame[frame["parent"] == root["id"]], frame[frame["chosen"]]
+    popular = weight == "popularity"
     fig = theme.figure(
-        title=finding,
+        title=_tree_finding(frame, popular),
         alt=f"A tree of codes from left to right. {len(branches)} branches below "
         f"{root['label']}: "
         + ", ".join(f"{r['label']} {r['weight']:,}" for r in branches.to_dict("records")),
@@ -284,6 +274,23 @@ def code_tree(frame: pd.DataFrame, weight: str = "items") -> go.Figure:
     )
     fig.update_layout(margin={"l": 8, "r": 8, "b": 8}, uniformtext={"minsize": 11, "mode": "hide"})
     return fig
+
+
+def _tree_finding(frame: pd.DataFrame, popular: bool) -> str:
+    """How many items there are below the root, which branch weighs most, where the chosen one is."""
+    root, way = frame.iloc[0], frame[frame["chosen"]]
+    children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
+    finding = theme.count(root["items"], "item")
+    if root["codes"]:
+        finding += f" below code {root['codes']}"
+    if len(children) and root["weight"] > 0:
+        first = children.iloc[0]
+        share = theme.percent(first["weight"] / root["weight"])
+        most, of = ("most popular", "their popularity") if popular else ("fullest", "them")
+        finding += f"; the {most} branch, {first['label']}, holds {share} of {of}"
+    if len(way):
+        finding += f"; the chosen item is in {theme.drawn(way['label'].iloc[0])}"
+    return finding
 
 
 def drawn_widths(frame: pd.DataFrame) -> list[float]:
