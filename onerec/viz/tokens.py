@@ -277,7 +277,7 @@ def code_tree(frame: pd.DataFrame, weight: str = "items") -> go.Figure:
 
 
 def _tree_finding(frame: pd.DataFrame, popular: bool) -> str:
-    """How many items there are below the root, which branch weighs most, where the chosen one is."""
+    """How many items the root has, which of its branches weighs most, where the chosen item is."""
     root, way = frame.iloc[0], frame[frame["chosen"]]
     children = frame[(frame["parent"] == root["id"]) & ~frame["other"]]
     finding = theme.count(root["items"], "item")
