@@ -125,7 +125,22 @@ def _contents(run: Run) -> None:
             "items_without": column("items without", help="Items that have nothing of this source: "
                                     "they stand where the others' mean is"),
             "images_read": column("images read"), "images_left_out": column("images left out"),
-            "first_left_out": "the first left out",
+            "first_left_out": "the first left out", "left_out_of": "items that lack one",
+        },
+    )  # fmt: skip
+
+
+def items(frame: pd.DataFrame, *, key: str, title: str) -> None:
+    """Items with their codes, under words for the columns."""
+    codes = [name for name in frame.columns if name.startswith("code_")]
+    widgets.table(
+        frame, key=key, title=title,
+        column_config={name: name.replace("_", " ") for name in codes} | {
+            "item_id": "id in the data",
+            "leaf_size": st.column_config.NumberColumn("items of this name",
+                                                       help="1: the name is this item's alone"),
+            "popularity": st.column_config.NumberColumn(help="Its positive rows in the training "
+                                                        "part"),
         },
     )  # fmt: skip
 

@@ -203,7 +203,7 @@ def table(frame: pd.DataFrame, *, key: str, title: str, empty: str = "", **setti
     if frame.empty and empty:
         st.markdown(empty)
         return
-    st.dataframe(frame, hide_index=True, alt=title, **settings)
+    st.dataframe(frame, hide_index=True, alt=title, placeholder="–", **settings)
     _download(st, "CSV", frame.to_csv(index=False), f"{key}.csv", "text/csv", type="tertiary")
 
 

@@ -22,8 +22,8 @@ from onerec.data.item_text import as_one, same_columns
 from onerec.errors import DataError, RunError
 from onerec.model.item_qformer import item_vectors
 from onerec.runs import Run
-from onerec.tokenizer.co_consumption import CO_CONSUMPTION
 from onerec.tokenizer.content import (
+    CO_CONSUMPTION,
     HASHED,
     OWN_TOKENS,
     QFORMER,

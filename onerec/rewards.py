@@ -23,7 +23,7 @@ from onerec.errors import RecipeError, RunError
 from onerec.metrics import auc, grouped_auc
 from onerec.reward.pscore import Pairs, PScore, PScoreConfig, PScoreVocabulary, Scores
 from onerec.runs import Run
-from onerec.tokenizer.co_consumption import CO_CONSUMPTION
+from onerec.tokenizer.content import CO_CONSUMPTION
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

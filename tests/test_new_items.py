@@ -14,8 +14,7 @@ from onerec.new_items import new_item_vectors, textless
 from onerec.pipeline import run_stage
 from onerec.recommend import Recommender
 from onerec.runs import Run, open_run
-from onerec.tokenizer.co_consumption import CO_CONSUMPTION
-from onerec.tokenizer.content import Precomputed
+from onerec.tokenizer.content import CO_CONSUMPTION, Precomputed
 
 TEXTS = {"content.behaviour_weight": "0"}
 ALIGNED = {"qformer.steps": "4", "qformer.width": "16"}

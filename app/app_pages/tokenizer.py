@@ -46,7 +46,7 @@ def circled_table(points: pd.DataFrame) -> None:
     counts = found["code_1"].value_counts()
     most = f"{counts.iloc[0]:,} of them have the first code {counts.index[0]}"
     title = f"{len(found):,} items in your selection; {most}"
-    widgets.table(found, key="circled_items", title=title)
+    token_parts.items(found, key="circled_items", title=title)
 
 
 def pick_code(points: list[dict]) -> None:
@@ -131,7 +131,7 @@ elif part == "Tree":
             st.info(f"No item's name begins with {name}.", icon=":material/hourglass_empty:")
         else:
             title = f"{len(items):,} item{'s' * (len(items) > 1)} with a name that begins {name}"
-            widgets.table(items, key="items_of_code", title=title)
+            token_parts.items(items, key="items_of_code", title=title)
 elif part == "Codebooks":
     token_parts.codebooks(run, command)
 elif part == "Quantisers":

@@ -115,6 +115,15 @@ def read_vectors(path: Path) -> Tensor:
     return torch.from_numpy(rows)
 
 
+def refuse_few(rows: int, size: Size, what: str) -> None:
+    """A `DataError` where fewer rows are fitted than a level has codes: each starts at a row."""
+    seen = rows - max(1, int(HELD_OUT * rows))
+    if seen < size.codes:
+        enough = math.ceil(size.codes / (1 - HELD_OUT)) + 1
+        few = f"of {rows:,} rows {seen:,} are fitted, fewer than {size.codes:,} codes"
+        raise DataError(f"{what}: {few}; give {enough:,} or more")
+
+
 def new_quantiser(kind: str, size: Size, seed: int) -> Quantiser:
     """One of `KINDS` that learns by itself, not fitted."""
     shape: dict[str, Any] = {"levels": size.levels, "codebook_size": size.codes, "seed": seed}
@@ -233,7 +242,7 @@ def claims(
     return {
         "rival": rival,
         "loss_lower_by_a_quarter": {
-            "holds": all(_upper(change) <= -LOWER for change in loss.values()),
+            "holds": all(_bound(change, "high") <= -LOWER for change in loss.values()),
             "relative_difference": loss,
         },
         "utilisation_is_1": {
@@ -241,7 +250,7 @@ def claims(
             "difference": by_level["utilisation"],
         },
         "entropy_is_higher": {
-            "holds": all(_lower(change) > 0 for change in by_level["entropy_nats"]),
+            "holds": all(_bound(change, "low") > 0 for change in by_level["entropy_nats"]),
             "difference": by_level["entropy_nats"],
             "most": round(math.log(codes), 5),
         },
@@ -261,12 +270,8 @@ def balance(found: dict[str, list[dict[str, Any]]], codes: int, kind: str) -> di
     }
 
 
-def _upper(change: dict[str, float]) -> float:
-    return change["mean"] if math.isnan(change["high"]) else change["high"]
-
-
-def _lower(change: dict[str, float]) -> float:
-    return change["mean"] if math.isnan(change["low"]) else change["low"]
+def _bound(change: dict[str, float], side: str) -> float:
+    return change["mean"] if math.isnan(change[side]) else change[side]
 
 
 def compare(x: Tensor, size: Size, seeds: int, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
@@ -302,16 +307,20 @@ def run(
     """The benchmark's JSON; on the CPU but for another `device`; `world` 0 leaves the world out.
 
     Raises:
-        OneRecError: nothing to measure, or fewer than one seed.
+        OneRecError: nothing to measure, fewer than one seed, or fewer rows than codes.
     """
     if seeds < 1 or (vectors is None and world < 1):
         raise OneRecError("nothing to measure; give --vectors FILE.npy or --world ITEMS, --seeds 1")
     set_threads(threads)
     device, inputs = device or torch.device("cpu"), dict[str, Any]()
+    if world:
+        refuse_few(world, world_size, f"--world {world}")
     if vectors is None:
         inputs["vectors_are_absent"] = "give --vectors FILE.npy, such as embeddings of items' texts"
     else:
-        inputs["vectors"] = compare(read_vectors(vectors).to(device), vector_size, seeds, kinds)
+        x = read_vectors(vectors)
+        refuse_few(len(x), vector_size, str(vectors))
+        inputs["vectors"] = compare(x.to(device), vector_size, seeds, kinds)
     if world:
         inputs["world"] = compare(world_vectors(world).to(device), world_size, seeds, kinds)
     return {

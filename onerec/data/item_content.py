@@ -87,6 +87,10 @@ class ItemReader:
         found = (self._decoded(_bytes(path)) for path in self.paths[row])
         return [image for image in found if image is not None]
 
+    def unreadable(self, row: int) -> list[Path]:
+        """Those of an item's files that are missing or no image."""
+        return [path for path in self.paths[row] if self._decoded(_bytes(path)) is None]
+
     def _decoded(self, data: bytes) -> Image | None:
         """The middle square of a picture, (P, P, 3); None where it cannot be read."""
         pillow, ops = self._pillow()

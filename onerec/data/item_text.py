@@ -23,7 +23,7 @@ def item_texts(items: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 def text_columns(items: pd.DataFrame) -> dict[str, list[str]]:
     """The text of each column used, "" where a row has none; `name=` for categories."""
-    columns = [name for name in _FIRST if name in items.columns and items[name].notna().any()]
+    columns = [name for name in _FIRST if name in items.columns and _has_words(items[name])]
     columns += [
         str(name)
         for name in items.columns
@@ -39,6 +39,11 @@ def text_columns(items: pd.DataFrame) -> dict[str, list[str]]:
         for name, column in texts.items()
         if 1 < len(set(column)) < len(items)
     }
+
+
+def empty_columns(items: pd.DataFrame) -> list[str]:
+    """The columns made for words in which no item has one: they are there and not read."""
+    return [name for name in _FIRST if name in items.columns and not _has_words(items[name])]
 
 
 def same_columns(items: pd.DataFrame, columns: list[str]) -> dict[str, list[str]]:
@@ -78,6 +83,10 @@ def _words(value: object) -> str:
 
 def _as_text(column: pd.Series) -> pd.Series:
     return column.map(_words)
+
+
+def _has_words(column: pd.Series) -> bool:
+    return bool(_as_text(column).str.strip().ne("").any())
 
 
 def _has_letters(column: pd.Series) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from onerec.explain.query import empty
 from onerec.runs import Run
+from onerec.tokenizer.content import CO_CONSUMPTION
 
 COLUMNS = (
     *("part", "reads", "width", "weight", "tokens", "items_without"),
-    *("images_read", "images_left_out", "first_left_out"),
+    *("images_read", "images_left_out", "first_left_out", "left_out_of"),
 )
 
 
@@ -21,8 +23,9 @@ def sources(run: Run) -> pd.DataFrame:
     part: its name; reads: columns or encoder; width of a token, or of the vector where there is no
     token; weight in the joined vector; tokens of all items; items_without: items that have nothing
     of it, which stand at the mean of the others. Images that could not be read are counted, the
-    first is named. A number that a source does not have, or that the run is too old to tell, is
-    missing. Empty while the tokenizer has not finished.
+    first is named, and `left_out_of` are the ids of the first ten items that lack one. What a
+    source does not have, or the run is too old to tell, is missing. Empty while the tokenizer has
+    not finished.
     """
     report = run.report()
     if report is None:
@@ -34,9 +37,11 @@ def sources(run: Run) -> pd.DataFrame:
 
 
 def left_out(run: Run) -> list[str]:
-    """What the tokenizer did without, a line each: items without a source of content, images that
-    could not be read, and codebooks that few items made smaller than the recipe's."""
-    report, told = run.report() or {}, []
+    """What the tokenizer did without, a line each: columns without a word, items without a source
+    of content, images that could not be read, and codebooks that few items made smaller than the
+    recipe's."""
+    report = run.report() or {}
+    told = _words_missing(report)
     for row in sources(run).astype(object).where(lambda frame: frame.notna(), 0).to_dict("records"):
         if row["items_without"]:
             told.append(
@@ -46,7 +51,7 @@ def left_out(run: Run) -> list[str]:
         if row["images_left_out"]:
             told.append(
                 f"{row['part']}: {row['images_left_out']:,} could not be read, the first of "
-                f"{row['first_left_out']}"
+                f"{row['first_left_out']}{_of_items(row)}"
             )
     size, ceiling = report.get("codebook_size", 0), report.get("codebook_ceiling", 0)
     if size < ceiling:
@@ -55,6 +60,34 @@ def left_out(run: Run) -> list[str]:
             "on allow no more"
         )
     return told
+
+
+def _words_missing(report: dict[str, Any]) -> list[str]:
+    """Columns that no item fills, categories that stand for words, and codes without any content.
+
+    A run that is too old to tell says nothing of the first.
+    """
+    parts = [own for part in report.get("content", []) for own in part.get("reads") or [part]]
+    told = []
+    if parts and all(part["part"] == CO_CONSUMPTION for part in parts):
+        told.append(
+            "no text, image or token is read: codes say only who takes items together; items that "
+            "nobody took stand in one place"
+        )
+    for part in parts:
+        if empty := part.get("empty_columns"):
+            told.append(f"{part['part']}: no item has a word in {', '.join(empty)}")
+        columns = part.get("columns", [])
+        if columns and all(name.endswith("=") for name in columns):
+            names = ", ".join(name.removesuffix("=") for name in columns)
+            told.append(f"{part['part']}: no column holds words; values stand for them ({names})")
+    return told
+
+
+def _of_items(row: Mapping[Any, Any]) -> str:
+    """The first of the items with an image that was not read; one alone is named already."""
+    names = str(row["left_out_of"])
+    return f" (items {names})" if ", " in names else ""
 
 
 def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
@@ -84,4 +117,5 @@ def _row(part: dict[str, Any]) -> dict[str, Any]:
         "images_read": images.get("read"),
         "images_left_out": images.get("left_out"),
         "first_left_out": images.get("first_left_out"),
+        "left_out_of": ", ".join(images.get("left_out_of", [])) or None,
     }

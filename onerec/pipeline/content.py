@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from onerec.assembly import Setting
 from onerec.common import generator
 from onerec.data.content_cache import Encoded, encode_items
 from onerec.data.item_content import ItemReader
-from onerec.data.item_text import item_texts
+from onerec.data.item_text import empty_columns, item_texts
 from onerec.errors import DataError, RecipeError
 from onerec.loop import StepResult
 from onerec.model.item_qformer import ItemQFormer
 from onerec.pipeline.item_alignment import align_content
-from onerec.tokenizer.co_consumption import CO_CONSUMPTION, co_consumption_vectors
+from onerec.tokenizer.co_consumption import co_consumption_vectors
 from onerec.tokenizer.content import (
+    CO_CONSUMPTION,
     HASHED,
     OWN_TOKENS,
     QFORMER,
@@ -53,6 +54,7 @@ from onerec.tokenizer.text_encoders import (
 )
 
 CACHE = "cache/content"  # of the home that runs and datasets stand in
+NAMED = 10  # items with an image that cannot be read, in the report
 
 Vectors = NDArray[np.float32]
 
@@ -164,7 +166,11 @@ def token_sources(setting: Setting, watch: Watch) -> list[TokenSource]:
         reads_images = False
     elif content.text != "none" and content.text_weight > 0:
         text = _text_tokens(setting, watch)
-        found += [] if text is None else [text]
+        if text is not None:
+            empty = empty_columns(setting.dataset.items)
+            found.append(
+                replace(text, more=text.more | ({"empty_columns": empty} if empty else {}))
+            )
     if content.images and not reads_images:
         weight = content.tokens_weight or content.text_weight
         encoder = EfficientNetLite(device=str(watch.device))
@@ -282,8 +288,10 @@ def _images_read(reader: ItemReader, encoded: Encoded) -> dict[str, Any]:
         "items_without": int((encoded.images == 0).sum()),
     }
     if len(lost):
-        item = reader.dataset.items["item_id"].iloc[lost[0]]
-        told["first_left_out"] = f"item {item}: {reader.paths[lost[0]][0]}"
+        ids = reader.dataset.items["item_id"]
+        path = next(iter(reader.unreadable(lost[0])), reader.paths[lost[0]][0])
+        told["first_left_out"] = f"item {ids.iloc[lost[0]]}: {path}"
+        told["left_out_of"] = [str(ids.iloc[row]) for row in lost[:NAMED]]
     if not told["read"]:
         raise DataError(
             f"none of {told['left_out']} images can be read (the first is of "

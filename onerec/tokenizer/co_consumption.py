@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from onerec.tokenizer.sparse import SparseMatrix, truncated_svd
 
-CO_CONSUMPTION = (
-    "co-consumption of training positives"  # the name of this part of an item's vectors
-)
 PAIRS_AT_A_TIME = 2**22
 USER_LIMIT = 128
 """Most items of one user that are paired with one another; ours."""

@@ -27,6 +27,7 @@ Image = NDArray[np.uint8]  # (P, P, 3), red, green and blue
 
 
 QFORMER, OWN_TOKENS = "QFormer", "content tokens"  # parts of what is quantised, in reports
+CO_CONSUMPTION = "co-consumption of training positives"
 HASHED = "hashed."  # before the names of what hashed n-grams have learned
 
 

@@ -210,6 +210,11 @@ def test_an_amount_that_is_none_is_refused() -> None:
         ("tokenizer", "--steps 0", "--steps 0: at least 1"),
         ("tokenizer", "--most-steps -1", "--most-steps -1: at least 1"),
         ("tokenizer", "--world -1", "--world -1: a number from 0 up"),
+        (
+            "tokenizer",
+            "--world 500",
+            "--world 500: of 500 rows 450 are fitted, fewer than 1,024 codes; give 1,139 or more",
+        ),
         ("worth", "--home HOME --seeds 0", "--seeds 0: at least 1"),
         ("worth", "--home HOME --prepare --items 0", "--items 0: at least 1"),
     ],

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from onerec.bench import tokenizer
-from onerec.bench.tokenizer import VAES, Size, claims, compare, measure, until_flat
+from onerec.bench.tokenizer import (
+    VAES,
+    Size,
+    claims,
+    compare,
+    measure,
+    refuse_few,
+    until_flat,
+)
 from onerec.errors import DataError, OneRecError
 
 SMALL = Size(levels=2, codes=8, steps=4, most_steps=16)
@@ -281,3 +289,15 @@ def test_rows_that_cannot_be_coded_are_named(tmp_path: Path, rows: np.ndarray, s
     np.save(tmp_path / "v.npy", rows)
     with pytest.raises(DataError, match=said):
         tokenizer.read_vectors(tmp_path / "v.npy")
+
+
+def test_fewer_rows_than_codes_are_refused_with_how_many_do() -> None:
+    """Of ten rows one is held out; of nine one too, the least that is."""
+    size = Size(codes=9)
+    for rows in (1, 5, 9):
+        with pytest.raises(DataError, match=rf"rows\.npy: of {rows} rows .* give 11 or more$"):
+            refuse_few(rows, size, "rows.npy")
+    refuse_few(10, size, "rows.npy")
+    with pytest.raises(DataError, match=r"of 283 rows 255 .* 256 codes; give 286 or more$"):
+        refuse_few(283, Size(), "rows.npy")
+    refuse_few(284, Size(), "rows.npy")

@@ -74,6 +74,8 @@ def test_images_are_the_middle_square_and_those_that_cannot_be_read_are_left_out
     assert shown[0][0].dtype == np.uint8
     assert shown[0][0].min() == 200
     assert reader.read([0]).texts == {}
+    assert reader.unreadable(0) == []
+    assert reader.unreadable(1) == [images / "1.png"]
 
 
 def test_the_hash_follows_the_content_and_nothing_else(toy: Dataset) -> None:

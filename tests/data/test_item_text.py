@@ -3,7 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from onerec.data.item_text import as_one, item_texts, same_columns, text_columns
+from onerec.data.item_text import (
+    as_one,
+    empty_columns,
+    item_texts,
+    same_columns,
+    text_columns,
+)
 
 LONG = ("a quiet walk along the river", "how to mend a bicycle at home", None)
 
@@ -90,3 +96,12 @@ def test_a_list_of_numbers_with_gaps_is_no_text_and_no_end() -> None:
     items = pd.DataFrame({"title": ["a", "b", "c"], "scores": [gap, whole, nan]})
     assert item_texts(items)[0] == ["a", "b", "c"]
     assert same_columns(items, ["scores"])["scores"] == ["0.5", "", "0.25"]
+
+
+def test_a_column_of_blanks_is_not_read_and_is_named() -> None:
+    items = frame(title=["", " ", None], tags=[[], [""], []], caption=["a", "", "b"], x=[1, 2, 3])
+    assert list(text_columns(items)) == ["caption"]
+    assert empty_columns(items) == ["title", "tags"]
+    blank = frame(title=["", "", ""], shelf=[1, 1, 2])
+    assert list(text_columns(blank)) == ["shelf="]
+    assert empty_columns(frame(title=["a", "b", "c"])) == []

@@ -7,6 +7,7 @@ import pandas as pd
 
 from onerec.explain import contents
 from onerec.runs import Run
+from onerec.tokenizer.content import CO_CONSUMPTION
 
 
 def told(run: Run, *parts: dict) -> pd.DataFrame:
@@ -36,6 +37,41 @@ def test_images_are_counted_and_the_first_left_out_is_named(run: Run) -> None:
     assert found.loc[0, "images_left_out"] == 2
     assert found.loc[0, "first_left_out"] == "item 28: 28.png"
     assert found["items_without"].isna().all(), "an old run does not tell"
+
+
+def test_a_column_without_a_word_and_values_in_place_of_words_are_told(run: Run) -> None:
+    told(
+        run,
+        {"part": "hashed text", "dim": 8, "weight": 1.0, "columns": ["brand=", "author_id="],
+         "empty_columns": ["title", "tags"]},
+        {"part": CO_CONSUMPTION, "dim": 6, "weight": 0.7},
+    )  # fmt: skip
+    assert contents.left_out(run)[:2] == [
+        "hashed text: no item has a word in title, tags",
+        "hashed text: no column holds words; values stand for them (brand, author_id)",
+    ]
+    reads = [{"part": "text", "dim": 8, "columns": ["title"], "empty_columns": ["asr"]}]
+    told(run, {"part": "QFormer", "dim": 64, "weight": 2.0, "reads": reads})
+    assert contents.left_out(run)[0] == "text: no item has a word in asr"
+
+
+def test_codes_of_co_consumption_alone_are_told(run: Run) -> None:
+    told(run, {"part": CO_CONSUMPTION, "dim": 6, "weight": 0.7})
+    assert contents.left_out(run)[0].startswith("no text, image or token is read: codes say only")
+    told(run)
+    assert not any("is read" in line for line in contents.left_out(run)), "too old to tell"
+
+
+def test_the_first_items_with_an_image_left_out_are_named(run: Run) -> None:
+    images = {"read": 1, "left_out": 3, "first_left_out": "item 7: 7.png"}
+    for named, end in ((["7", "9"], "7.png (items 7, 9)"), (["7"], "7.png"), ([], "7.png")):
+        told(
+            run,
+            {"part": "images", "dim": 4, "weight": 1, "images": images | {"left_out_of": named}},
+        )
+        assert (
+            contents.left_out(run)[0] == f"images: 3 could not be read, the first of item 7: {end}"
+        )
 
 
 def test_what_a_qformer_reads_is_told_in_its_place(run: Run) -> None:

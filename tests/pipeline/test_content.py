@@ -131,6 +131,7 @@ def test_images_stand_beside_texts_and_what_cannot_be_read_is_counted(home: Path
         "items_without": 3,
         "first_left_out": f"item {setting.dataset.items['item_id'].iloc[28]}: "
         f"{setting.dataset.path / 'images' / '28.png'}",
+        "left_out_of": setting.dataset.items["item_id"].iloc[[28, 29]].astype(str).tolist(),
     }
     assert told == ["images: 30 of 30 items encoded"]
     light = made.vectors[:, 8]
@@ -328,11 +329,22 @@ def test_images_are_counted_one_by_one() -> None:
     """Item 0 has both of its two, item 1 one of three, item 2 none of two, item 3 has none."""
     paths = [["a", "b"], ["c", "d", "e"], ["f", "g"], []]
     items = pd.DataFrame({"item_id": ["i0", "i1", "i2", "i3"]})
-    reader = SimpleNamespace(paths=paths, dataset=SimpleNamespace(items=items))
+    lost = {1: ["d", "e"], 2: ["f", "g"]}
+    reader = SimpleNamespace(
+        paths=paths, dataset=SimpleNamespace(items=items), unreadable=lost.__getitem__
+    )
     told = module._images_read(reader, SimpleNamespace(images=np.array([2, 1, 0, 0])))
     assert told == {
-        "read": 3, "left_out": 4, "items_without": 2, "first_left_out": "item i1: c",
+        "read": 3, "left_out": 4, "items_without": 2, "first_left_out": "item i1: d",
+        "left_out_of": ["i1", "i2"],
     }  # fmt: skip
+    lost[1] = []  # mended since
+    assert (
+        module._images_read(reader, SimpleNamespace(images=np.array([2, 1, 0, 0])))[
+            "first_left_out"
+        ]
+        == "item i1: c"
+    )
     whole = module._images_read(reader, SimpleNamespace(images=np.array([2, 3, 2, 0])))
     assert whole == {"read": 7, "left_out": 0, "items_without": 1}
 
