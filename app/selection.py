@@ -84,6 +84,8 @@ def sidebar() -> None:
         home = places.dataset_of(raw("run") or "", info) if info else ""
         own = names.index(home) if home in names else 0
         _picker("dataset", "Dataset", names, own, clear, left_out=True)
+        if home in names and raw("dataset") not in (None, home):
+            st.caption(f"The chosen run's own data are {plain.text(home)}.")
     with st.container(key="marks"), st.grid(2, min_column_width=90, gap="xsmall"):
         for key, label in MARKS.items():
             st.text_input(label, key=key, bind="query-params", placeholder="none")

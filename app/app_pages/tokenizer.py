@@ -47,6 +47,8 @@ def circled_table(points: pd.DataFrame) -> None:
     most = f"{counts.iloc[0]:,} of them have the first code {counts.index[0]}"
     title = f"{len(found):,} items in your selection; {most}"
     token_parts.items(found, key="circled_items", title=title)
+    st.button("Forget these items", icon=":material/close:", on_click=st.session_state.pop,
+              args=("circled",))  # fmt: skip
 
 
 def pick_code(points: list[dict]) -> None:

@@ -1,5 +1,6 @@
 """Selection: read from widgets or the URL, checked, and never trusted."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,3 +78,26 @@ def test_a_link_carries_the_teachers_settings(look: Callable[..., AppTest]) -> N
     link = look(run="toy_run", lock="1", hide="import").session_state["link"]
     assert "lock=1" in link
     assert "hide=import" in link
+
+
+def test_data_that_are_not_the_runs_are_said_beside_the_picker(
+    use_home: Callable[..., Path], own_home: Path
+) -> None:
+    """A run's pages draw its own data, whatever is picked for the page Dataset."""
+
+    def whole() -> None:
+        import selection
+
+        selection.sidebar()
+        selection.current()
+
+    use_home(own_home)
+    shutil.copytree(own_home / "datasets" / "toy", own_home / "datasets" / "other")
+    said = {}
+    for name in ("toy", "other"):
+        app = AppTest.from_function(whole, default_timeout=30)
+        app.query_params["run"], app.query_params["dataset"] = "toy_run", name
+        app.run()
+        assert not app.exception
+        said[name] = [line.value for line in app.caption if "own data" in line.value]
+    assert said == {"toy": [], "other": ["The chosen run's own data are toy."]}

@@ -213,3 +213,16 @@ def test_the_tree_offers_the_branch_of_the_chosen_item(open_page: Open, toy_run:
     assert f"the chosen item is in {code}" in said(app)
     inside = open_page(tokens_view="Tree", item="3", code=str(code))
     assert not [b for b in inside.button if "where the chosen item is" in b.label]
+
+
+def test_items_drawn_around_are_listed_under_words_and_can_be_forgotten(open_page: Open) -> None:
+    app = open_page()
+    app.session_state["circled"] = ("toy_run", [1, 2, 5])
+    app.run()
+    assert not app.exception
+    assert "3 items in your selection" in said(app)
+    (table,) = (frame for frame in app.dataframe if "item_id" in frame.value.columns)
+    assert table.value["item"].tolist() == [1, 2, 5]
+    assert json.loads(table.proto.columns)["code_1"]["label"] == "code 1"
+    next(button for button in app.button if button.label == "Forget these items").click().run()
+    assert "in your selection" not in said(app)
