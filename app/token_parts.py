@@ -17,6 +17,7 @@ import streamlit as st
 import tasks
 import widgets
 
+from onerec import plain
 from onerec.explain import contents, item_map, quantisers, tokens
 from onerec.runs import Run
 from onerec.viz import code_space
@@ -128,6 +129,9 @@ def _contents(run: Run) -> None:
             "first_left_out": "the first left out", "left_out_of": "items that lack one",
         },
     )  # fmt: skip
+    if lacking := cache.read(contents.left_out, run):
+        lines = "".join(f"\n- {plain.text(line)}" for line in lacking)
+        st.markdown(f"**What they are made without**\n{lines}")
 
 
 def items(frame: pd.DataFrame, *, key: str, title: str) -> None:

@@ -44,8 +44,9 @@ def left_out(run: Run) -> list[str]:
     told = _words_missing(report)
     for row in sources(run).astype(object).where(lambda frame: frame.notna(), 0).to_dict("records"):
         if row["items_without"]:
+            of = f" of {report['items']:,}" if "items" in report else ""
             told.append(
-                f"{row['part']}: {row['items_without']:,} of {report['items']:,} items have none; "
+                f"{row['part']}: {row['items_without']:,}{of} items have none; "
                 "the mean of the others stands in"
             )
         if row["images_left_out"]:
@@ -75,8 +76,8 @@ def _words_missing(report: dict[str, Any]) -> list[str]:
             "nobody took stand in one place"
         )
     for part in parts:
-        if empty := part.get("empty_columns"):
-            told.append(f"{part['part']}: no item has a word in {', '.join(empty)}")
+        if blank := part.get("empty_columns"):
+            told.append(f"{part['part']}: no item has a word in {', '.join(blank)}")
         columns = part.get("columns", [])
         if columns and all(name.endswith("=") for name in columns):
             names = ", ".join(name.removesuffix("=") for name in columns)

@@ -226,3 +226,17 @@ def test_items_drawn_around_are_listed_under_words_and_can_be_forgotten(open_pag
     assert json.loads(table.proto.columns)["code_1"]["label"] == "code 1"
     next(button for button in app.button if button.label == "Forget these items").click().run()
     assert "in your selection" not in said(app)
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_what_the_codes_lack_is_said_below_what_they_are_made_from(
+    open_page: Open, toy_run: Run, lacking: bool
+) -> None:
+    path = toy_run.path / "tokenizer" / "report.json"
+    report = json.loads(path.read_text())
+    report["content"][0] |= {"items_without": 0, "empty_columns": ["*title*"] * lacking}
+    path.write_text(json.dumps(report))
+    words = said(open_page(tokens_view="Codebooks"))
+    head = "**What they are made without**\n\n- hashed text: no item has a word in \\*title\\*"
+    assert (head in words) == lacking
+    assert ("made without" in words) == lacking
