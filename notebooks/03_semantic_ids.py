@@ -259,14 +259,16 @@ assert at["rq_kmeans"][3] < at["rq_kmeans"][1], "k-means is less even where only
 #
 # The same on the titles of 12,101 items of Amazon Beauty, 384 numbers each, 3 x 256 codes, three
 # seeds, with an RQ-VAE trained until its held-out loss is flat and a wider one as well. Measured
-# once by `python -m onerec.bench.tokenizer`; the result ships with the library. All of the report's
-# three claims are tested with their intervals.
+# once by `onerec bench tokenizer --vectors FILE.npy --world 0`; the result ships with the library.
+# All of the report's three claims are tested with their intervals. Two more kinds of residual
+# k-means, `near_mean` and `refined`, and a `cap` stand in the table; part 4 says what they are.
 
 # %%
 path = resources.files("onerec.bench") / "results" / "tokenizer_beauty.json"
 beauty = json.loads(path.read_text(encoding="utf-8"))["vectors"]
 told = {}
-for kind in ("rq_kmeans", "near_mean", "balanced_rq_kmeans", "rq_vae", "rq_vae_wide", "random"):
+kinds = ("rq_kmeans", "near_mean", "refined", "balanced_rq_kmeans", "capped_rq_kmeans")
+for kind in (*kinds, "rq_vae", "rq_vae_wide", "random"):
     own = beauty[kind]
     told[kind] = {
         "fitted": own["reconstruction_loss"]["mean"],
@@ -280,20 +282,34 @@ show(real.round(3))
 claims = beauty["claims"]
 for name in ("loss_lower_by_a_quarter", "utilisation_is_1", "entropy_is_higher"):
     print(f"{name.replace('_', ' ')}: {'holds' if claims[name]['holds'] else 'does not hold'}")
+against = {}  # error beside the best RQ-VAE's, with its interval over the seeds
+for kind, key in (("rq_kmeans", ""), ("near_mean", "_near_mean"), ("refined", "_refined")):
+    change = beauty[f"claims{key}"]["loss_lower_by_a_quarter"]["relative_difference"]
+    against[kind] = change["held_out_loss"]
+    told_of = ", ".join(
+        f"{where} {own['mean']:+.1%} [{own['low']:+.1%}, {own['high']:+.1%}]"
+        for where, own in (("fitted", change["reconstruction_loss"]), ("new", against[kind]))
+    )
+    print(f"{kind} against {claims['rival']}: {told_of}")
 
-assert real["held out"].drop("near_mean").idxmin() == "rq_kmeans", "it says new items best"
-assert real["held out"].idxmin() == "near_mean", "and better still with another start"
+assert real["held out"].idxmin() == "refined", "it says new items best"
+assert against["refined"]["high"] < 0, "by more than seeds change"
+assert against["near_mean"]["high"] < 0, "and so does the plain kind from another start"
+assert against["rq_kmeans"]["low"] < 0 < against["rq_kmeans"]["high"], "from its own it may not"
 assert real.loc["near_mean", "H_3"] > real.loc["rq_kmeans", "H_3"] + 1
 assert real["fitted"].idxmin() == "rq_vae_wide", "and a wide network the items that it has seen"
+assert (real["held out"] / real["fitted"]).idxmax() == "rq_vae_wide", "partly by heart"
 assert not claims["loss_lower_by_a_quarter"]["holds"]
 assert claims["utilisation_is_1"]["holds"]
 assert not claims["entropy_is_higher"]["holds"], "on the contrary"
 
 # %% [markdown]
-# So of the three claims one holds here: all codes are used. RQ-Kmeans says *new* items best, by a
-# few percent and not by a quarter, and its entropy is lower than RQ-VAE's, not higher. (Other data,
-# other sizes; the report does not say how its rival was trained.) The lowest of its entropies is
-# far below $\ln 256 = 5.55$, and that can be mended.
+# So of the three claims one holds here: all codes are used. Residual k-means says *new* items best,
+# but not by a quarter: by 3% as it comes, which seeds alone may change, by 5% from another start
+# and by 10% refined. Items that it has seen a wide network says better, partly by heart: of all
+# kinds it loses most from seen to new. And the entropy of RQ-Kmeans is lower than RQ-VAE's, not
+# higher. (Other data, other sizes; the report does not say how its rival was trained.) The lowest
+# of its entropies is far below $\ln 256 = 5.55$, and that can be mended.
 #
 # ## 4. Why later levels get lopsided
 #
