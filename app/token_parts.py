@@ -7,6 +7,7 @@ in the run's cache; until then the page says what there is, and offers to start 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cache
 import jobs
@@ -132,6 +133,25 @@ def _contents(run: Run) -> None:
     if lacking := cache.read(contents.left_out, run):
         lines = "".join(f"\n- {plain.text(line)}" for line in lacking)
         st.markdown(f"**What they are made without**\n{lines}")
+
+
+def picked(points: list[dict[str, Any]]) -> list[int]:
+    """Items that were clicked or drawn around; their rings, which stand on them, say no number."""
+    numbers = (int(point["customdata"][0]) for point in points if point.get("customdata"))
+    return list(dict.fromkeys(numbers))
+
+
+def circled(run: Run, points: pd.DataFrame) -> None:
+    """The items that the last line was drawn around: do neighbours on the map share codes?"""
+    name, chosen = st.session_state.get("circled", ("", []))
+    if name != run.name or not chosen:
+        return
+    found = points[points["item"].isin(chosen)].drop(columns=["x", "y"])
+    counts = found["code_1"].value_counts()
+    most = f"{counts.iloc[0]:,} of them have the first code {counts.index[0]}"
+    items(found, key="circled_items", title=f"{len(found):,} items in your selection; {most}")
+    st.button("Forget these items", icon=":material/close:", on_click=st.session_state.pop,
+              args=("circled",))  # fmt: skip
 
 
 def items(frame: pd.DataFrame, *, key: str, title: str) -> None:

@@ -1,13 +1,13 @@
 """Tokenizer: how items become code words, and how well the codebooks are used."""
 
 import cache
-import pandas as pd
 import places
 import selection
 import streamlit as st
 import token_parts
 import widgets
 
+from onerec import plain
 from onerec.explain import dataset as explain_dataset
 from onerec.explain import tokens
 from onerec.viz import tokens as draw
@@ -31,24 +31,10 @@ command = places.command(f"runs show {run.name} --json", run)
 
 def pick_items(points: list[dict]) -> None:
     """A click on the map selects that item everywhere; a line drawn around some lists them."""
-    items = [int(point["customdata"][0]) for point in points]
+    items = token_parts.picked(points)
     st.session_state["circled"] = (run.name, items if len(items) > 1 else [])
     if len(items) == 1:
         selection.choose(item=items[0])
-
-
-def circled_table(points: pd.DataFrame) -> None:
-    """The items that the last line was drawn around: do neighbours on the map share codes?"""
-    name, items = st.session_state.get("circled", ("", []))
-    if name != run.name or not items:
-        return
-    found = points[points["item"].isin(items)].drop(columns=["x", "y"])
-    counts = found["code_1"].value_counts()
-    most = f"{counts.iloc[0]:,} of them have the first code {counts.index[0]}"
-    title = f"{len(found):,} items in your selection; {most}"
-    token_parts.items(found, key="circled_items", title=title)
-    st.button("Forget these items", icon=":material/close:", on_click=st.session_state.pop,
-              args=("circled",))  # fmt: skip
 
 
 def pick_code(points: list[dict]) -> None:
@@ -59,7 +45,9 @@ def pick_code(points: list[dict]) -> None:
     path = points[0]["id"].split("/")[1:]
     if path[-1:] == ["other"]:  # no code of its own: the tree is drawn anew, closed
         st.session_state["trees"] = st.session_state.get("trees", 0) + 1
-        st.toast("That box is many small codes or items. To look inside one, write its code under "
+        named = sum(part.isdigit() for part in path) == facts["words"]  # items, not codes
+        st.toast("That box is many items of one name. Below the tree is a list of them." if named
+                 else "That box is many small codes. To look inside one, write its code under "
                  "Code, at the side.", icon=":material/touch_app:")  # fmt: skip
         return
     selection.choose(code="-".join(part for part in path if part.isdigit()) or None)
@@ -85,7 +73,7 @@ if facts["touched"]:
 part = widgets.options("Show", VIEWS, "tokens_view")
 if part == "Map":
     points = token_parts.the_map(view, run, pick_items)
-    circled_table(points)
+    token_parts.circled(run, points)
     if view.item is None:
         st.info(
             "Click a point to see the item's codes and its neighbours. To list several, take the "
@@ -95,7 +83,7 @@ if part == "Map":
     else:
         title = explain_dataset.titles(run.dataset_folder, [view.item])[0]
         codes = " · ".join(map(str, cache.read(tokens.codes_of, run, view.item)))
-        st.header(f"{title or f'item {view.item}'}  :blue-badge[{codes}]")
+        st.header(f"{plain.text(title) or f'item {view.item}'}  :blue-badge[{codes}]")
         widgets.show(
             run, tokens.residual_walk, draw.residual_walk,
             key="walk", command=command, reading={"item": view.item},

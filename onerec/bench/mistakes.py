@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import math
 import subprocess
 import sys
@@ -39,16 +40,37 @@ def told_in_a_line(main: Callable[[Sequence[str] | None], int | None]) -> Main:
 
     @functools.wraps(main)
     def told(argv: Sequence[str] | None = None, /) -> int:
+        words = sys.argv[1:] if argv is None else list(argv)
         try:
+            _refuse_folder(words)
             with as_mistakes():
                 return main(argv) or 0
         except OneRecError as error:
-            print(f"onerec: {error}", file=sys.stderr)
+            said = str(error)
+            if any(word.startswith("--device") for word in words):
+                said = said.replace("--set device=", "--device ")
+            print(f"onerec: {said}", file=sys.stderr)
             return MISTAKE
         except subprocess.CalledProcessError as error:
             return _case_failed(error)
 
     return told
+
+
+def _refuse_folder(words: Sequence[str]) -> None:
+    """Before hours of work: where the result should go to, `--out`, is no file that can be made.
+
+    Raises:
+        DataError: it is a folder, or stands below a file.
+    """
+    for word, after in itertools.pairwise([*words, ""]):
+        name = after if word == "--out" else word.removeprefix("--out=") if "--out=" in word else ""
+        out = Path(name)
+        if name and out.is_dir():
+            raise DataError(f"--out {name}: is a folder; name a file in it")
+        for above in out.parents if name else ():
+            if above.exists() and not above.is_dir():
+                raise DataError(f"--out {name}: {above} is a file, no folder")
 
 
 @contextlib.contextmanager

@@ -47,19 +47,16 @@ from onerec.bench.kmeans import faiss as faiss_kmeans
 from onerec.bench.kmeans import has_faiss
 from onerec.bench.mistakes import refuse_below_one, refuse_no_amount, told_in_a_line
 from onerec.bench.paired import interval
+from onerec.bench.vectors import read_vectors, refuse_few, world_vectors
 from onerec.common import generator, pick_device, set_threads
-from onerec.errors import DataError, OneRecError
+from onerec.errors import OneRecError
 from onerec.tokenizer.balanced_rq_kmeans import BalancedRQKmeans, BalancedRQKmeansConfig
-from onerec.tokenizer.content import join_vectors, mean_pool
 from onerec.tokenizer.kmeans import assign, permutation, start
 from onerec.tokenizer.quantiser import Quantiser
 from onerec.tokenizer.refined_rq_kmeans import RefinedRQKmeans, RefinedRQKmeansConfig
 from onerec.tokenizer.rq_kmeans import RQKmeans, RQKmeansConfig, quantisation_report
 from onerec.tokenizer.rq_vae import RQVAE, RQVAEConfig
 from onerec.tokenizer.semantic_ids import make_semantic_ids
-from onerec.world.catalogue import make_catalogue
-from onerec.world.config import WorldConfig
-from onerec.world.tokens import content_tokens
 
 CAP = 1.2
 VAES: dict[str, dict[str, Any]] = {
@@ -82,46 +79,6 @@ class Size:
     codes: int = 256
     steps: int = 1_000
     most_steps: int = 32_000
-
-
-def world_vectors(items: int) -> Tensor:
-    """(items, d): the world's content tokens, pooled and scaled as the tokenizer stage does."""
-    config = WorldConfig(n_items=items)
-    tokens, mask, _, _ = content_tokens(config, make_catalogue(config))
-    return torch.from_numpy(join_vectors([(mean_pool(tokens, mask), 1.0)]))
-
-
-def read_vectors(path: Path) -> Tensor:
-    """(n, d) float32 of a .npy file.
-
-    Raises:
-        DataError: the file is not there, holds no matrix of numbers, has a row that is not finite
-            in float32, or rows that are all equal.
-    """
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: {error}; give a .npy file of shape (items, width)") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
-        raise DataError(f"{path}: holds no matrix of numbers; give an array (items, width)")
-    if not found.size:
-        raise DataError(f"{path}: an array {found.shape} has no numbers; give (items, width)")
-    with np.errstate(over="ignore"):
-        rows = found.astype(np.float32)
-    if len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
-        raise DataError(f"{path}: row {bad[0]} has a value that is not finite; mend or drop it")
-    if (rows == rows[0]).all():
-        raise DataError(f"{path}: all {len(rows)} rows are equal; there is nothing to tell apart")
-    return torch.from_numpy(rows)
-
-
-def refuse_few(rows: int, size: Size, what: str) -> None:
-    """A `DataError` where fewer rows are fitted than a level has codes: each starts at a row."""
-    seen = rows - max(1, int(HELD_OUT * rows))
-    if seen < size.codes:
-        enough = math.ceil(size.codes / (1 - HELD_OUT)) + 1
-        few = f"of {rows:,} rows {seen:,} are fitted, fewer than {size.codes:,} codes"
-        raise DataError(f"{what}: {few}; give {enough:,} or more")
 
 
 def new_quantiser(kind: str, size: Size, seed: int) -> Quantiser:
@@ -228,7 +185,7 @@ def claims(
     rival = min(held, key=lambda kind: held[kind])
     pairs = list(zip(found[kind], found[rival], strict=True))
     loss = {
-        name: interval([mine[name] / other[name] - 1 for mine, other in pairs])
+        name: interval([_more(mine[name], other[name]) for mine, other in pairs])
         for name in ("reconstruction_loss", "held_out_loss")
     }
     used = [[level["utilisation"] for level in pair] for pair in pairs]
@@ -263,11 +220,18 @@ def balance(found: dict[str, list[dict[str, Any]]], codes: int, kind: str) -> di
     levels = zip(*[one["entropy_nats"] for one in found[kind]], strict=True)
     return {
         "extra_error": {
-            name: interval([mine[name] / other[name] - 1 for mine, other in pairs])
+            name: interval([_more(mine[name], other[name]) for mine, other in pairs])
             for name in ("reconstruction_loss", "held_out_loss")
         },
         "entropy_share": [interval([nats / math.log(codes) for nats in level]) for level in levels],
     }
+
+
+def _more(mine: float, other: float) -> float:
+    """How much more a loss is than another, relative to it; one of 0 is every row said exactly."""
+    if other == 0:
+        return 0.0 if mine == 0 else math.inf
+    return mine / other - 1
 
 
 def _bound(change: dict[str, float], side: str) -> float:
@@ -314,12 +278,12 @@ def run(
     set_threads(threads)
     device, inputs = device or torch.device("cpu"), dict[str, Any]()
     if world:
-        refuse_few(world, world_size, f"--world {world}")
+        refuse_few(world, HELD_OUT, world_size.codes, f"--world {world}")
     if vectors is None:
         inputs["vectors_are_absent"] = "give --vectors FILE.npy, such as embeddings of items' texts"
     else:
         x = read_vectors(vectors)
-        refuse_few(len(x), vector_size, str(vectors))
+        refuse_few(len(x), HELD_OUT, vector_size.codes, str(vectors))
         inputs["vectors"] = compare(x.to(device), vector_size, seeds, kinds)
     if world:
         inputs["world"] = compare(world_vectors(world).to(device), world_size, seeds, kinds)
@@ -379,6 +343,8 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(words)
     refuse_below_one(asked, ("seeds", "steps", "most_steps", "threads"))
     refuse_no_amount(asked, ["world"])
+    if asked.most_steps < asked.steps:
+        raise OneRecError(f"--most-steps {asked.most_steps}: at least --steps {asked.steps}")
     size = Size(steps=asked.steps, most_steps=asked.most_steps)
     result = run(
         vectors=asked.vectors,
@@ -387,7 +353,7 @@ def main(words: Sequence[str] | None = None) -> None:
         vector_size=size,
         world_size=replace(size, codes=1024),
         threads=asked.threads,
-        kinds=asked.kinds,
+        kinds=tuple(dict.fromkeys(asked.kinds)),
         device=pick_device(asked.device),
     )
     if asked.out is not None:

@@ -58,7 +58,7 @@ def left_out(run: Run) -> list[str]:
     if size < ceiling:
         told.append(
             f"codebooks of {size:,} codes, not {ceiling:,}: {report['fit_items']:,} items to fit "
-            "on allow no more"
+            "on are too few (tokenizer.exact_size=true insists)"
         )
     return told
 
@@ -76,6 +76,8 @@ def _words_missing(report: dict[str, Any]) -> list[str]:
             "nobody took stand in one place"
         )
     for part in parts:
+        if part.get("alike"):
+            told.append(f"{part['part']}: the same for all items, so it tells none apart")
         if blank := part.get("empty_columns"):
             told.append(f"{part['part']}: no item has a word in {', '.join(blank)}")
         columns = part.get("columns", [])

@@ -111,6 +111,8 @@ def content_vectors(setting: Setting, watch: Watch | None = None) -> ContentVect
 
     def add(name: str, vectors: Vectors, weight: float, more: dict[str, Any]) -> None:
         parts.append((vectors, weight))
+        if (vectors == vectors[:1]).all():
+            more = {**more, "alike": True}
         names.append({"part": name, "dim": vectors.shape[1], "weight": weight, **more})
 
     if setting.recipe.qformer.steps:

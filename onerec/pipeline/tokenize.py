@@ -118,7 +118,7 @@ def codebook_size(setting: Setting) -> int:
     if asked > n:
         raise RecipeError(
             f"tokenizer.codebook_size={asked} is above the {n} items of {setting.dataset.name!r} "
-            f"that may be fitted on; set at most {codebook_size_for(n, asked)}"
+            f"that may be fitted on; set at most {n}"
         )
     return asked
 

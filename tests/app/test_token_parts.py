@@ -5,10 +5,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jobs
 import psutil
 import pytest
+import token_parts
 from streamlit.testing.v1 import AppTest
 
 from onerec.data.tables import write_parquet
@@ -240,3 +242,11 @@ def test_what_the_codes_lack_is_said_below_what_they_are_made_from(
     head = "**What they are made without**\n\n- hashed text: no item has a word in \\*title\\*"
     assert (head in words) == lacking
     assert ("made without" in words) == lacking
+
+
+def test_rings_among_the_points_drawn_around_are_no_items() -> None:
+    """Box and lasso take what stands on an item too; it has no number, and ended the page."""
+    ring: dict[str, Any] = {"curve_number": 9}
+    points = [ring, {"customdata": [7]}, {"customdata": [3, "x"]}, {"customdata": [7]}, ring]
+    assert token_parts.picked(points) == [7, 3]
+    assert token_parts.picked([ring]) == []

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,35 @@ def test_results_that_do_not_belong_together_are_named() -> None:
         refuse({"rows": 3, "seed": 0}, {"rows": 3, "seed": 0})
     with pytest.raises(DataError, match=r"^b\.json: holds no 'seed'"):
         refuse({"rows": 3, "seed": 0}, {"rows": 3})
+
+
+def test_a_result_that_has_no_place_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+    main = mistakes.told_in_a_line(done.append)
+    file = tmp_path / "file"
+    file.write_text("")
+    for words, said in (
+        (["--out", str(tmp_path)], f"--out {tmp_path}: is a folder; name a file in it"),
+        ([f"--out={tmp_path}"], f"--out {tmp_path}: is a folder; name a file in it"),
+        (["--out", f"{file}/a/b"], f"--out {file}/a/b: {file} is a file, no folder"),
+    ):
+        assert main(words) == mistakes.MISTAKE
+        assert capsys.readouterr().err == f"onerec: {said}\n"
+    assert not done
+    for fine in ([], ["--out"], ["--out", str(file)], ["--out", str(tmp_path / "new" / "x.json")]):
+        assert main(fine) == 0
+    assert len(done) == 4
+
+
+def test_a_device_that_is_not_there_is_told_in_the_words_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(words: Sequence[str] | None) -> int:
+        raise RecipeError("no device; use --set device=cpu")
+
+    told = mistakes.told_in_a_line(main)
+    for words, said in ((["--device", "cuda"], "--device cpu"), (["-x"], "--set device=cpu")):
+        assert told(words) == mistakes.MISTAKE
+        assert capsys.readouterr().err == f"onerec: no device; use {said}\n"

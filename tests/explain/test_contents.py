@@ -43,10 +43,11 @@ def test_a_column_without_a_word_and_values_in_place_of_words_are_told(run: Run)
     told(
         run,
         {"part": "hashed text", "dim": 8, "weight": 1.0, "columns": ["brand=", "author_id="],
-         "empty_columns": ["title", "tags"]},
+         "empty_columns": ["title", "tags"], "alike": True},
         {"part": CO_CONSUMPTION, "dim": 6, "weight": 0.7},
     )  # fmt: skip
-    assert contents.left_out(run)[:2] == [
+    assert contents.left_out(run)[:3] == [
+        "hashed text: the same for all items, so it tells none apart",
         "hashed text: no item has a word in title, tags",
         "hashed text: no column holds words; values stand for them (brand, author_id)",
     ]
@@ -118,7 +119,8 @@ def test_what_the_tokenizer_did_without_is_told_in_lines(run: Run) -> None:
     assert contents.left_out(Run(run.path)) == [
         "hashed text: 3 of 48 items have none; the mean of the others stands in",
         "images: 2 could not be read, the first of item 28: 28.png",
-        "codebooks of 4 codes, not 16: 44 items to fit on allow no more",
+        "codebooks of 4 codes, not 16: 44 items to fit on are too few "
+        "(tokenizer.exact_size=true insists)",
     ]
     path.write_text(json.dumps(report | more | {"codebook_ceiling": 4, "content": []}))
     assert contents.left_out(Run(run.path)) == []

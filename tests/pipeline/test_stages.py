@@ -212,7 +212,7 @@ def test_what_cannot_work_is_refused_before_anything_is_made(home: Path) -> None
     refuse(
         home,
         RecipeError,
-        r"codebook_size=64 is above the 30 items of 'toy' that may be fitted on; set at most 4",
+        r"codebook_size=64 is above the 30 items of 'toy' that may be fitted on; set at most 30",
         recipe=tiny({"tokenizer.codebook_size": "64"}),
         dataset="toy",
     )
