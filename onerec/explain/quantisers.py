@@ -17,6 +17,7 @@ from onerec.runs import Run
 
 RESULT = "cache/quantisers.json"
 KINDS = ("rq_kmeans", "refined", "balanced", "rq_vae", "random")
+LEAST = 10  # items that a comparison needs
 VALUES = ("loss", "held_out_loss", "share_sharing", "purity", "chance", "seconds")
 BY_LEVEL = ("utilisation", "entropy_nats", "perplexity", "dead_codes", "spread_left")
 COLUMNS = ("kind", "seeds", *(f"{name}{end}" for name in VALUES for end in ("", "_low", "_high")))

@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from onerec.data.tables import write_parquet
 from onerec.explain import item_map, quantisers
 from onerec.explain.tokens import codes_of
+from onerec.pipeline import quantisers as pipeline_quantisers
 from onerec.pipeline.quantisers import KINDS
 from onerec.runs import Run
 
@@ -250,3 +251,21 @@ def test_rings_among_the_points_drawn_around_are_no_items() -> None:
     points = [ring, {"customdata": [7]}, {"customdata": [3, "x"]}, {"customdata": [7]}, ring]
     assert token_parts.picked(points) == [7, 3]
     assert token_parts.picked([ring]) == []
+
+
+def test_a_comparison_of_too_few_items_is_not_offered(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quantisers.LEAST == pipeline_quantisers.LEAST
+    monkeypatch.setattr(quantisers, "LEAST", 49)  # the run has 48
+    app = open_page(tokens_view="Quantisers")
+    assert "so it needs 49; here are 48" in said(app)
+    assert "quantisers_start" not in [button.key for button in app.button]
+
+
+@pytest.mark.parametrize(("least", "words"), [(1.0, "hold only a part"), (0.0, "hold all that")])
+def test_what_two_axes_hold_is_said_as_it_is(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, least: float, words: str
+) -> None:
+    monkeypatch.setattr(token_parts, "WHOLE", least)
+    assert words in said(open_page())
