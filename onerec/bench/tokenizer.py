@@ -353,7 +353,7 @@ def main(words: Sequence[str] | None = None) -> None:
         vector_size=size,
         world_size=replace(size, codes=1024),
         threads=asked.threads,
-        kinds=tuple(dict.fromkeys(asked.kinds)),
+        kinds=list(dict.fromkeys(asked.kinds)),
         device=pick_device(asked.device),
     )
     if asked.out is not None:

@@ -175,7 +175,7 @@ def test_a_run_without_a_trained_model_says_what_to_do(
         (("--set", "seed=1"), ("name it with --recipe",)),
         (
             ("--recipe", "tiny", "--dataset", "toy", "--set", "tokenizer.codebook_size=4096"),
-            ("codebook_size=4096", "30 items", "at most 4"),
+            ("codebook_size=4096", "30 items", "at most 30"),
         ),
         (
             ("--recipe", "tiny", "--dataset", "toy", "--set", "device=gpu"),
