@@ -64,7 +64,8 @@ def _refuse_folder(words: Sequence[str]) -> None:
         DataError: it is a folder, or stands below a file.
     """
     for word, after in itertools.pairwise([*words, ""]):
-        name = after if word == "--out" else word.removeprefix("--out=") if "--out=" in word else ""
+        option, given, value = word.partition("=")
+        name = (value if given else after) if option == "--out" else ""
         out = Path(name)
         if name and out.is_dir():
             raise DataError(f"--out {name}: is a folder; name a file in it")

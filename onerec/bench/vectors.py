@@ -46,10 +46,10 @@ def read_vectors(path: Path) -> Tensor:
         raise DataError(f"{path}: an array {found.shape} has no numbers; give (items, width)")
     with np.errstate(over="ignore"):
         rows = found.astype(np.float32)
-        squares = np.square(rows).sum(axis=1)
+        squares = np.square(rows).sum(axis=1) * len(rows)  # what a sum over rows may come to
     if len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
         raise DataError(f"{path}: row {bad[0]} has a value that is not finite; mend or drop it")
-    if len(bad := np.flatnonzero(~np.isfinite(squares * len(rows)))):
+    if len(bad := np.flatnonzero(~np.isfinite(squares))):
         raise DataError(
             f"{path}: row {bad[0]} is so long that squares are not finite in float32; divide the "
             "rows by a number"

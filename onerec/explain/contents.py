@@ -68,16 +68,19 @@ def _words_missing(report: dict[str, Any]) -> list[str]:
 
     A run that is too old to tell says nothing of the first.
     """
-    parts = [own for part in report.get("content", []) for own in part.get("reads") or [part]]
-    told = []
+    whole = report.get("content", [])
+    parts = [own for part in whole for own in _sources(part)]
+    told = [
+        f"{part['part']}: the same for all items, so it tells none apart"
+        for part in whole
+        if part.get("alike")
+    ]
     if parts and all(part["part"] == CO_CONSUMPTION for part in parts):
         told.append(
             "no text, image or token is read: codes say only who takes items together; items that "
             "nobody took stand in one place"
         )
     for part in parts:
-        if part.get("alike"):
-            told.append(f"{part['part']}: the same for all items, so it tells none apart")
         if blank := part.get("empty_columns"):
             told.append(f"{part['part']}: no item has a word in {', '.join(blank)}")
         columns = part.get("columns", [])
@@ -93,11 +96,15 @@ def _of_items(row: Mapping[Any, Any]) -> str:
     return f" (items {names})" if ", " in names else ""
 
 
-def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
-    """A QFormer's own sources, else the part itself; behind each its modalities."""
+def _sources(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """A QFormer's own sources, else the part itself."""
     inner = part.get("reads")
-    found = [{"weight": part["weight"], **own} for own in inner] if inner else [part]
-    return [row for own in found for row in (own, *_modalities(own))]
+    return [{"weight": part["weight"], **own} for own in inner] if inner else [part]
+
+
+def _read_by(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sources of a part, behind each its modalities."""
+    return [row for own in _sources(part) for row in (own, *_modalities(own))]
 
 
 def _modalities(part: dict[str, Any]) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ def test_files_that_hold_no_rows_are_named_once(tmp_path: Path) -> None:
         (np.array([[0.0, 1.0], [2.0, 3.0], [np.nan, 0.0]]), "v.npy: row 2 has a value that is not"),
         (np.array([[0.0, 1.0], [1e200, 3.0]]), "v.npy: row 1 has a value that is not finite"),
         (np.array([[0.0, 1.0], [2e19, 3.0]]), "v.npy: row 1 is so long that squares are not"),
+        (np.diag([1.0, 1.0, 1e19, 1.0]), "v.npy: row 2 is so long that squares are not"),
         (np.ones((600, 8)), "v.npy: all 600 rows are equal"),
         (np.ones((1, 8)), "v.npy: one row is there"),
     ],

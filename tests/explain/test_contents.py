@@ -52,8 +52,11 @@ def test_a_column_without_a_word_and_values_in_place_of_words_are_told(run: Run)
         "hashed text: no column holds words; values stand for them (brand, author_id)",
     ]
     reads = [{"part": "text", "dim": 8, "columns": ["title"], "empty_columns": ["asr"]}]
-    told(run, {"part": "QFormer", "dim": 64, "weight": 2.0, "reads": reads})
-    assert contents.left_out(run)[0] == "text: no item has a word in asr"
+    told(run, {"part": "QFormer", "dim": 64, "weight": 2.0, "reads": reads, "alike": True})
+    assert contents.left_out(run)[:2] == [
+        "QFormer: the same for all items, so it tells none apart",
+        "text: no item has a word in asr",
+    ]
 
 
 def test_codes_of_co_consumption_alone_are_told(run: Run) -> None:
