@@ -275,10 +275,10 @@ def test_rows_that_are_said_exactly_are_no_more_wrong_than_each_other() -> None:
 def test_most_steps_are_no_fewer_than_steps_and_a_kind_is_measured_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tokenizer.main(["--steps", "50", "--most-steps", "10"]) == 2
-    assert "--most-steps 10: at least --steps 50" in capsys.readouterr().err
     file = tmp_path / "x.npy"
     np.save(file, items(400).numpy())
     words = ["--vectors", str(file), "--world", "0", "--seeds", "1", "--kinds", "random", "random"]
+    assert tokenizer.main([*words, "--steps", "50", "--most-steps", "10"]) == 2
+    assert "--most-steps 10: at least --steps 50" in capsys.readouterr().err
     assert tokenizer.main(words) == 0
     assert capsys.readouterr().err.count("random, seed 0") == 1
