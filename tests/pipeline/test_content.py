@@ -380,3 +380,19 @@ def test_a_models_file_of_another_time_is_another_file(tmp_path: Path) -> None:
     assert first == module._cache(tmp_path, str(weights.parent)) != tmp_path
     os.utime(weights, ns=(2, 2))
     assert first != module._cache(tmp_path, str(weights.parent))
+
+
+@pytest.mark.parametrize(("words", "alike"), [("the same words", True), (None, False)])
+def test_columns_of_blanks_and_texts_that_are_all_the_same_are_in_the_report(
+    home: Path, words: str | None, alike: bool
+) -> None:
+    setting = make_setting(home, {})
+    kept = setting.dataset.items
+    titles = kept["title"] if words is None else [words] * len(kept)
+    setting.dataset.__dict__["items"] = kept[["item_id"]].assign(title=titles, ocr="", asr=" ")
+    text, behaviour = content_vectors(setting).parts
+    assert text["empty_columns"] == ["ocr", "asr"]
+    assert text.get("alike", False) is alike
+    assert "alike" not in behaviour
+    setting.dataset.__dict__["items"] = kept
+    assert "empty_columns" not in content_vectors(setting).parts[0]
